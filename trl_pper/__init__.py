@@ -1,0 +1,64 @@
+"""Prioritised experience replay of judged programs for TRL: fine-tune a code model on what it wrote (arXiv 2410.12236).
+
+Public names load on first use, so that importing the package costs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_EXPORTS = {
+    "BeamSampleCollector": "trl_pper.collector",
+    "BeamSearchSource": "trl_pper.generation.beam_search",
+    "CodingTask": "trl_pper.task",
+    "DatasetSource": "trl_pper.generation.dataset",
+    "Experience": "trl_pper.experience",
+    "FunctionTests": "trl_pper.task",
+    "Judge": "trl_pper.judge",
+    "Limits": "trl_pper.judge",
+    "PPERConfig": "trl_pper.config",
+    "PPERTrainer": "trl_pper.trainer",
+    "ReplayBuffer": "trl_pper.replay",
+    "ServerSource": "trl_pper.generation.server",
+    "StdioTests": "trl_pper.task",
+    "Verdict": "trl_pper.verdict",
+    "draw_probabilities": "trl_pper.priority",
+    "load_tasks": "trl_pper.formats",
+    "p2value": "trl_pper.priority",
+}
+
+__all__ = [*sorted(_EXPORTS)]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'trl_pper' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+if TYPE_CHECKING:
+    from trl_pper.collector import BeamSampleCollector as BeamSampleCollector
+    from trl_pper.config import PPERConfig as PPERConfig
+    from trl_pper.experience import Experience as Experience
+    from trl_pper.formats import load_tasks as load_tasks
+    from trl_pper.generation.beam_search import BeamSearchSource as BeamSearchSource
+    from trl_pper.generation.dataset import DatasetSource as DatasetSource
+    from trl_pper.generation.server import ServerSource as ServerSource
+    from trl_pper.judge import Judge as Judge
+    from trl_pper.judge import Limits as Limits
+    from trl_pper.priority import draw_probabilities as draw_probabilities
+    from trl_pper.priority import p2value as p2value
+    from trl_pper.replay import ReplayBuffer as ReplayBuffer
+    from trl_pper.task import CodingTask as CodingTask
+    from trl_pper.task import FunctionTests as FunctionTests
+    from trl_pper.task import StdioTests as StdioTests
+    from trl_pper.trainer import PPERTrainer as PPERTrainer
+    from trl_pper.verdict import Verdict as Verdict

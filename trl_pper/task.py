@@ -1,0 +1,184 @@
+"""A coding task: what the model is asked, and the tests its program is judged by.
+
+Enters: text. Leaves: frozen records that the judge, the generation sources and the trainer share. Nothing here runs
+code or reads files; `trl_pper.formats` builds tasks from benchmark files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Message: TypeAlias = dict[str, str]
+Prompt: TypeAlias = str | list[Message]
+
+COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdioCase:
+    """One test of a program that reads standard input: the text that goes in and the text expected to come out."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdioTests:
+    """Tests of a whole program: every case is one test.
+
+    Args:
+        cases: The input and expected output of each test, in order.
+        compare: How output is compared with what is expected; one of `COMPARISONS`.
+    """
+
+    cases: tuple[StdioCase, ...]
+    compare: str = "tokens"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cases", tuple(self.cases))
+        if self.compare not in COMPARISONS:
+            raise ValueError(f"compare: must be one of {', '.join(COMPARISONS)}; got {self.compare!r}")
+        if not self.cases:
+            raise ValueError("cases: a task needs at least one test; got none. Add a case or drop the task")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionTests:
+    """Tests of a function: Python test code whose asserts call the program's function.
+
+    Args:
+        code: Test code; each statement that holds an assert, at top level or in the body of a function such as
+            HumanEval's `check` that the top level calls, is one test.
+        entry_point: The name the program must define, or None when the asserts alone name it.
+        setup: Code run before the tests, for instance imports.
+    """
+
+    code: str
+    entry_point: str | None = None
+    setup: str = ""
+
+    def __post_init__(self) -> None:
+        if "assert" not in self.code:
+            raise ValueError("code: a task needs at least one test; the test code holds no assert")
+
+
+Tests: TypeAlias = StdioTests | FunctionTests
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodingTask:
+    """A task X with its test set S (arXiv 2410.12236, section 3).
+
+    Args:
+        task_id: Unique name within a collection of tasks.
+        prompt: What the model continues or answers: plain text, or a list of chat messages with "role" and "content".
+        tests: What a program must pass.
+
+    Example:
+        >>> task = CodingTask(
+        ...     task_id="double",
+        ...     prompt="def double(x):\\n",
+        ...     tests=FunctionTests(entry_point="double", code="assert double(2) == 4"),
+        ... )
+        >>> task.entry_point
+        'double'
+    """
+
+    task_id: str
+    prompt: Prompt
+    tests: Tests
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task_id, str) or not self.task_id:
+            raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
+        check_prompt(self.prompt)
+
+    @property
+    def entry_point(self) -> str | None:
+        """The function name a program must define, or None for whole programs."""
+        return self.tests.entry_point if isinstance(self.tests, FunctionTests) else None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the native row: `{"task_id", "prompt", "tests"}`, `tests` as a JSON string."""
+        return {"task_id": self.task_id, "prompt": self.prompt, "tests": tests_to_json(self.tests)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> CodingTask:
+        """Build a task from a native row.
+
+        Raises:
+            ValueError: A column is missing or malformed; the message names it.
+        """
+        for column in ("task_id", "prompt", "tests"):
+            if row.get(column) is None:
+                raise ValueError(f"{column}: required in a native task row; the row has {sorted(row)}")
+        return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]))
+
+
+def check_prompt(prompt: object) -> None:
+    """Raise ValueError unless `prompt` is non-empty text or a list of chat messages."""
+    if isinstance(prompt, str) and prompt:
+        return
+    if isinstance(prompt, list) and prompt:
+        if all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt):
+            return
+        raise ValueError('prompt: chat messages need the keys "role" and "content"; got ' + repr(prompt)[:200])
+    raise ValueError(f"prompt: must be non-empty text or a list of chat messages; got {prompt!r}"[:300])
+
+
+def tests_to_json(tests: Tests) -> str:
+    """Serialise tests as the JSON string of the native `tests` column."""
+    if isinstance(tests, StdioTests):
+        cases = [{"input": case.input, "output": case.output} for case in tests.cases]
+        return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare})
+    return json.dumps(
+        {"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code}
+    )
+
+
+def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
+    """Parse the native `tests` column.
+
+    Args:
+        text: The JSON string, or the object it stands for.
+
+    Raises:
+        ValueError: Malformed JSON, an unknown type, a missing field or no test at all; the message names the field.
+    """
+    value = _json_object(text)
+    kind = value.get("type")
+    if kind == "stdio":
+        return StdioTests(cases=_stdio_cases(value.get("cases")), compare=value.get("compare", "tokens"))
+    if kind == "function":
+        code = value.get("code")
+        if not isinstance(code, str):
+            raise ValueError(f"tests.code: must be a string of Python test code; got {type(code).__name__}")
+        return FunctionTests(code=code, entry_point=value.get("entry_point") or None, setup=value.get("setup") or "")
+    raise ValueError(f'tests.type: must be "stdio" or "function"; got {kind!r}')
+
+
+def _json_object(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(text, Mapping):
+        return text
+    try:
+        value = json.loads(text)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"tests: malformed JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"tests: must be a JSON object; got {type(value).__name__}")
+    return value
+
+
+def _stdio_cases(cases: object) -> tuple[StdioCase, ...]:
+    if not isinstance(cases, Sequence) or isinstance(cases, str):
+        raise ValueError(f"tests.cases: must be a list of input and output pairs; got {type(cases).__name__}")
+    parsed = []
+    for index, case in enumerate(cases):
+        for field in ("input", "output"):
+            if not isinstance(case, Mapping) or not isinstance(case.get(field), str):
+                raise ValueError(f"tests.cases[{index}].{field}: must be a string")
+        parsed.append(StdioCase(input=case["input"], output=case["output"]))
+    return tuple(parsed)

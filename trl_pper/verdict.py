@@ -1,0 +1,84 @@
+"""What the judge says of one program: an outcome for every test, and the pass rate that follows from them.
+
+A failed program is data. A program that could not be judged (no test ran, or the sandbox itself failed) has no pass
+rate at all, so that an infrastructure failure never reads as a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How one test ended."""
+
+    PASSED = "passed"
+    WRONG_ANSWER = "wrong_answer"
+    RUNTIME_ERROR = "runtime_error"
+    TIMEOUT = "timeout"
+    MEMORY_LIMIT = "memory_limit"
+    OUTPUT_LIMIT = "output_limit"
+    SYNTAX_ERROR = "syntax_error"
+    NOT_RUN = "not_run"
+    UNSUPPORTED = "unsupported"
+    SANDBOX_ERROR = "sandbox_error"
+
+
+#: Outcomes that say nothing about the program: one of them leaves the whole verdict without a pass rate.
+UNJUDGED = frozenset({Outcome.NOT_RUN, Outcome.UNSUPPORTED, Outcome.SANDBOX_ERROR})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judgement of one program on all tests of one task.
+
+    Args:
+        outcomes: One outcome per test, in the order of the tests.
+        message: The first failure in words, for people; never parsed.
+        cpu_seconds: CPU time the program used over all tests.
+
+    Example:
+        >>> Verdict(outcomes=(Outcome.PASSED, Outcome.WRONG_ANSWER)).pass_rate
+        0.5
+    """
+
+    outcomes: tuple[Outcome, ...]
+    message: str = ""
+    cpu_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
+
+    @property
+    def total(self) -> int:
+        """Number of tests."""
+        return len(self.outcomes)
+
+    @property
+    def passed(self) -> int:
+        """Number of tests passed."""
+        return sum(outcome is Outcome.PASSED for outcome in self.outcomes)
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Passed / total in [0, 1], or None when the program was not judged."""
+        if not self.outcomes or UNJUDGED.intersection(self.outcomes):
+            return None
+        return self.passed / self.total
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the program was judged and passed every test (strict accuracy)."""
+        return self.pass_rate == 1.0
+
+    @classmethod
+    def uniform(cls, outcome: Outcome, total: int, message: str = "", cpu_seconds: float = 0.0) -> Verdict:
+        """Return a verdict with the same outcome for every one of `total` tests."""
+        return cls(outcomes=(outcome,) * total, message=message, cpu_seconds=cpu_seconds)
+
+
+def pass_rates(verdicts: Iterable[Verdict]) -> list[float]:
+    """Return the pass rates of the judged programs, leaving out those that were not judged."""
+    return [rate for verdict in verdicts if (rate := verdict.pass_rate) is not None]
