@@ -1,4 +1,4 @@
-"""Prioritised experience replay of judged programs for TRL: fine-tune a code model on what it wrote (arXiv 2410.12236).
+"""Prioritised experience replay of judged programs for TRL (arXiv 2410.12236).
 
 Public names load on first use, so that importing the package costs neither torch nor transformers.
 """
@@ -28,7 +28,7 @@ _EXPORTS = {
     "p2value": "trl_pper.priority",
 }
 
-__all__ = [*sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = [*sorted(_EXPORTS)]
 __version__ = "0.1.0"
 
 

@@ -70,7 +70,7 @@ Tests: TypeAlias = StdioTests | FunctionTests
 
 @dataclass(frozen=True, kw_only=True)
 class CodingTask:
-    """A task X with its test set S (arXiv 2410.12236, section 3).
+    r"""A task X with its test set S (arXiv 2410.12236, section 3).
 
     Args:
         task_id: Unique name within a collection of tasks.
@@ -80,7 +80,7 @@ class CodingTask:
     Example:
         >>> task = CodingTask(
         ...     task_id="double",
-        ...     prompt="def double(x):\\n",
+        ...     prompt="def double(x):\n",
         ...     tests=FunctionTests(entry_point="double", code="assert double(2) == 4"),
         ... )
         >>> task.entry_point
@@ -134,9 +134,7 @@ def tests_to_json(tests: Tests) -> str:
     if isinstance(tests, StdioTests):
         cases = [{"input": case.input, "output": case.output} for case in tests.cases]
         return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare})
-    return json.dumps(
-        {"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code}
-    )
+    return json.dumps({"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code})
 
 
 def tests_from_json(text: str | Mapping[str, Any]) -> Tests:

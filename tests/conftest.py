@@ -1,0 +1,64 @@
+"""Tiny models, tokenizers and tasks, made in memory: no test needs a network, a GPU or files from elsewhere."""
+
+import os
+
+# Before any import of a Hugging Face library: nothing in the tests may look for the Hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+from trl_pper.task import CodingTask, FunctionTests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """One intra-op thread is about three times faster for tiny models, and leaves a core to each test worker."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def tokenizer():
+    """A byte-level tokenizer without merges: every text round-trips, end and padding tokens differ."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<eos>", "<pad>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """Build a GPT-2 of a few thousand parameters, the same for the same seed."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(1)
+
+    def build(seed: int = 0, dropout: float = 0.0, **overrides):
+        torch.manual_seed(seed)
+        settings = dict(
+            vocab_size=len(tokenizer), n_positions=256, n_embd=16, n_layer=2, n_head=2, resid_pdrop=dropout,
+            embd_pdrop=dropout, attn_pdrop=dropout, eos_token_id=0, bos_token_id=0, pad_token_id=1,
+        )  # fmt: skip
+        return GPT2LMHeadModel(GPT2Config(**{**settings, **overrides}))
+
+    return build
+
+
+@pytest.fixture
+def tasks() -> list[CodingTask]:
+    """Four small tasks with prompts of different lengths."""
+    return [
+        CodingTask(
+            task_id=f"add-{n}",
+            prompt=f"# add {'one ' * n}\ndef f(x):\n",
+            tests=FunctionTests(entry_point="f", code=f"assert f(1) == {n + 1}\nassert f(0) == {n}\nassert f(-{n}) == 0"),
+        )
+        for n in range(1, 5)
+    ]

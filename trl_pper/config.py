@@ -1,0 +1,154 @@
+"""Every option of a PPER run in one dataclass: `SFTConfig` plus generation, judging, replay and their checks.
+
+Enters: keyword arguments, or YAML and command line through `TrlParser`. Leaves: a validated configuration; what PPER
+cannot honour (packing, dataloader workers, ...) is refused here, before any model is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import SFTConfig
+
+from trl_pper.experience import POSSIBILITIES
+from trl_pper.priority import PRIORITIES
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
+    "paper": {"num_beams": 3, "possibility": "product", "priority": "proportional"},
+}
+
+
+def _option(default: Any, help: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class PPERConfig(SFTConfig):  # type: ignore[misc]
+    r"""Configuration of [`PPERTrainer`]; every option of `SFTConfig` stays, those below are added.
+
+    Raises:
+        ValueError: An option is out of range or contradicts another; the message names it and the remedy.
+
+    Example:
+        >>> PPERConfig("outputs", num_beams=5, priority="rank", bf16=False, use_cpu=True).num_beams
+        5
+    """
+
+    completion_only_loss: bool | None = _option(
+        True, "Whether the loss covers only the program, not the prompt. Set to False to learn the prompt as well."
+    )
+    preset: str | None = _option(
+        None, "'paper' sets num_beams, possibility and priority as in arXiv 2410.12236.", choices=[None, "paper"]
+    )
+    num_beams: int = _option(3, "k: beams searched and programs kept per task (the paper uses 3).")
+    max_completion_length: int = _option(256, "Longest generated program, in tokens.")
+    generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
+    steps_per_round: int | None = _option(
+        None,
+        "Optimizer steps between two collections; one Trainer epoch is one round. If None, as many as draw, on "
+        "average, each program of one collection once.",
+    )
+    possibility_weight: float = _option(
+        0.5, "a of Eq. 6, in [0, 1]: the weight of the possibility against the pass rate in P2Value."
+    )
+    possibility: str = _option(
+        "mean",
+        "How P(program) follows from its log-probability: 'mean' is the geometric mean token probability, 'product' "
+        "the raw product of the paper, which vanishes for programs of about a hundred tokens.",
+        choices=list(POSSIBILITIES),
+    )
+    priority: str = _option(
+        "proportional",
+        "How P2Values become draw probabilities: 'proportional' or 'rank' (Eq. 8), 'uniform', or 'filter' (uniform "
+        "over fully passing programs).",
+        choices=list(PRIORITIES),
+    )
+    priority_exponent: float = _option(1.0, "e of Eq. 7: 0 draws uniformly, larger values draw greedily.")
+    buffer_capacity: int | None = _option(
+        None, "Most experiences kept; the lowest P2Value leaves first. If None, all are kept."
+    )
+    judge_workers: int | None = _option(None, "Judging processes per training process. If None, the cores shared out.")
+    judge_isolation: str = _option("auto", "Isolation level of the judge; 'auto' takes the strongest available.")
+    judge_cpu_seconds: float = _option(10.0, "CPU time a program may use on one test, in seconds.")
+    judge_memory_bytes: int = _option(4 * 2**30, "Memory a program may allocate, in bytes.")
+
+    def __post_init__(self) -> None:
+        self._apply_preset()
+        self._check_ranges()
+        self._check_training_options()
+        super().__post_init__()
+        self._check_dataloader_options()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads.
+        return {**self.__dict__, "hub_token": None}
+
+    def _apply_preset(self) -> None:
+        if self.preset is None:
+            return
+        _require("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}", self.preset)
+        for name, value in PRESETS[self.preset].items():
+            setattr(self, name, value)
+
+    def _check_ranges(self) -> None:
+        for name in ("num_beams", "max_completion_length", "generation_batch_size", "judge_memory_bytes"):
+            _require(name, _is_count(getattr(self, name)), "a whole number of at least 1", getattr(self, name))
+        for name in ("steps_per_round", "buffer_capacity", "judge_workers"):
+            value = getattr(self, name)
+            _require(name, value is None or _is_count(value), "None or a whole number of at least 1", value)
+        weight, exponent = self.possibility_weight, self.priority_exponent
+        _require("possibility_weight", _is_number(weight) and 0 <= weight <= 1, "a number in [0, 1]", weight)
+        _require("priority_exponent", _is_number(exponent) and exponent >= 0, "a number of at least 0", exponent)
+        seconds = self.judge_cpu_seconds
+        _require("judge_cpu_seconds", _is_number(seconds) and seconds > 0, "a number above 0", seconds)
+        _require(
+            "possibility", self.possibility in POSSIBILITIES, f"one of {', '.join(POSSIBILITIES)}", self.possibility
+        )
+        _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
+
+    def _check_training_options(self) -> None:
+        _require(
+            "packing", not self.packing, "False, since each drawn experience is one row", True, "use padding_free"
+        )
+        _require(
+            "dataloader_num_workers",
+            not self.dataloader_num_workers,
+            "0, since a worker process would hold a stale copy of the buffer",
+            self.dataloader_num_workers,
+        )
+        room = self.max_length is None or self.max_completion_length < self.max_length
+        _require(
+            "max_completion_length",
+            room,
+            f"below max_length ({self.max_length}), so that the prompt has room",
+            self.max_completion_length,
+            "raise max_length or set it to None",
+        )
+
+    def _check_dataloader_options(self) -> None:
+        private = not self.push_to_hub or self.hub_strategy not in ("checkpoint", "all_checkpoints")
+        _require(
+            "hub_strategy",
+            private,
+            "'every_save' or 'end', since checkpoints hold the buffer with every task and program",
+            self.hub_strategy,
+        )
+        accelerator_config = self.accelerator_config
+        for name in ("split_batches", "dispatch_batches"):
+            value = getattr(accelerator_config, name, None)
+            _require(f"accelerator_config.{name}", not value, "unset: every process draws its own share", value)
+
+
+def _require(name: str, condition: bool, requirement: str, got: object, remedy: str = "") -> None:
+    if not condition:
+        raise ValueError(f"{name}: must be {requirement}; got {got!r}" + (f"; {remedy}" if remedy else ""))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value

@@ -1,0 +1,192 @@
+"""A transformers model held for inference: encode prompts, generate beside training, score completions.
+
+Enters: a model (wrapped by Accelerate or not) and its tokenizer. Leaves: token ids and log-probabilities. Every use
+puts the model back as it was found: training flags, gradient checkpointing and generation configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from trl.models.utils import unwrap_model_for_generation
+
+from trl_pper.task import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalModel:
+    """A causal language model with its tokenizer.
+
+    Args:
+        model: A `PreTrainedModel` or `PeftModel`, possibly wrapped for distributed training.
+        processing_class: Its tokenizer.
+        accelerator: The trainer's Accelerator while training, else None.
+        gradient_checkpointing_kwargs: What to re-enable gradient checkpointing with afterwards.
+        name: What the record says of who generated or scored.
+    """
+
+    model: Any
+    processing_class: Any
+    accelerator: Any = None
+    gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    name: str = "model"
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs have to be."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    @property
+    def config(self) -> Any:
+        """The text configuration of the bare model."""
+        return _unwrapped(self.model).config.get_text_config()
+
+    @property
+    def pad_token_id(self) -> int:
+        """The padding token, or the end token where the tokenizer has none."""
+        pad = self.processing_class.pad_token_id
+        return int(pad if pad is not None else self.processing_class.eos_token_id)
+
+    def eos_token_ids(self) -> list[int]:
+        """Every token that ends a completion: the tokenizer's and those of the generation configuration."""
+        configured = _unwrapped(self.model).generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the token ids of each prompt; chat messages go through the chat template with a generation prompt."""
+        return [self._encode_one(prompt) for prompt in prompts]
+
+    def _encode_one(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return list(self.processing_class(text=prompt)["input_ids"])
+        encoded = self.processing_class.apply_chat_template(
+            prompt, tokenize=True, add_generation_prompt=True, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+    def encode_completion(self, prompt: Prompt, completion: str) -> tuple[list[int], list[int]]:
+        """Return (prompt ids, completion ids); the completion ends with the end token, as it does in training."""
+        prompt_ids = self._encode_one(prompt)
+        if isinstance(prompt, str):
+            eos = self.processing_class.eos_token or ""
+            text = prompt + (completion if completion.endswith(eos) else completion + eos)
+            ids = list(self.processing_class(text=text)["input_ids"])
+        else:
+            messages = [*prompt, {"role": "assistant", "content": completion}]
+            ids = list(
+                self.processing_class.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+            )
+        # Tokens may merge across the border: the completion starts where the two encodings part.
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b),
+            min(len(prompt_ids), len(ids)),
+        )
+        return ids[:shared], ids[shared:]
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[Any]:
+        """Yield the bare model in evaluation mode without gradients, and restore everything on the way out.
+
+        Train mode together with gradient checkpointing, TRL's default, makes `generate` drop its cache and write
+        garbage without a word; a generation configuration shipped with the weights turns beam search into sampling.
+        """
+        bare = _unwrapped(self.model)
+        training = {module: module.training for module in self.model.modules()}
+        checkpointing = bool(getattr(bare, "is_activation_checkpointing", False))
+        configs = {holder: holder.generation_config for holder in _config_holders(bare)}
+        with contextlib.ExitStack() as stack:
+            # Registered before the unwrap so that an exception inside it is cleaned up after, too.
+            stack.callback(self._restore, bare, training, checkpointing, configs)
+            if checkpointing:
+                bare.activation_checkpointing_disable()
+            if self.accelerator is not None:
+                bare = _enter_unwrapped(stack, self.model, self.accelerator)
+            self.model.eval()
+            for holder in configs:
+                holder.generation_config = GenerationConfig()
+            stack.enter_context(torch.no_grad())
+            yield bare
+
+    def _restore(
+        self, bare: Any, training: dict[Any, bool], checkpointing: bool, configs: dict[Any, GenerationConfig]
+    ) -> None:
+        for holder, config in configs.items():
+            holder.generation_config = config
+        for module, flag in training.items():
+            module.training = flag
+        if checkpointing:
+            bare.activation_checkpointing_enable(self.gradient_checkpointing_kwargs)
+
+    def logprobs(
+        self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], *, batch_size: int = 8
+    ) -> list[float]:
+        """Return log P(completion | prompt) of each pair by one teacher-forced pass.
+
+        Args:
+            prompt_ids: n prompts as token ids, none empty.
+            completion_ids: n completions as token ids; an empty one has log-probability 0.
+            batch_size: How many sequences go through the model at once.
+
+        Returns:
+            n sums of token log-probabilities, in nats, computed in float32.
+        """
+        results: list[float] = []
+        with self.inference() as bare:
+            for start in range(0, len(prompt_ids), batch_size):
+                stop = start + batch_size
+                results += self._score_batch(bare, prompt_ids[start:stop], completion_ids[start:stop])
+        return results
+
+    def _score_batch(
+        self, bare: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[float]:
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        width = max(map(len, rows))
+        input_ids = torch.full((len(rows), width), self.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(input_ids)
+        scored = torch.zeros_like(input_ids, dtype=torch.bool)
+        for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            input_ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+            scored[i, len(prompt) : len(row)] = True
+        # Only the positions that predict completion tokens need logits: steps * vocabulary floats each.
+        first = max(min(map(len, prompts)) - 1, 0)
+        keep = {"logits_to_keep": width - first} if _takes(bare, "logits_to_keep") else {}
+        input_ids, mask, scored = (tensor.to(self.device) for tensor in (input_ids, mask, scored))
+        logits = bare(input_ids=input_ids, attention_mask=mask, use_cache=False, **keep).logits
+        logits = logits[:, -(width - first) : -1]
+        targets = input_ids[:, first + 1 :]
+        chosen = logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        return [float(total) for total in (chosen * scored[:, first + 1 :]).sum(-1).tolist()]
+
+
+def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any) -> Any:
+    with warnings.catch_warnings():
+        # TRL 1.16 asks for the state of checkpointing by a name that transformers 5.23 deprecates.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return stack.enter_context(unwrap_model_for_generation(model, accelerator))
+
+
+def _unwrapped(model: Any) -> Any:
+    while not hasattr(model, "generation_config") and hasattr(model, "module"):
+        model = model.module
+    return model
+
+
+def _config_holders(bare: Any) -> list[Any]:
+    # A PeftModel copies its own generation_config onto the base model on each `generate`.
+    return [bare, bare.get_base_model()] if hasattr(bare, "get_base_model") else [bare]
+
+
+def _takes(bare: Any, argument: str) -> bool:
+    model = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
+    return argument in inspect.signature(model.forward).parameters

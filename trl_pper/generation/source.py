@@ -1,0 +1,49 @@
+"""What every source of programs promises: for each task a list of completions, with log-probabilities where known.
+
+Enters: tasks, and the model in training for sources that have none of their own. Leaves: `GeneratedProgram` records,
+one list per task, in the order of the tasks. Extraction and judging happen later, in the collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from trl_pper.task import CodingTask
+
+if TYPE_CHECKING:
+    from trl_pper.generation.local_model import LocalModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedProgram:
+    """One completion t_i of a task's prompt.
+
+    Args:
+        completion: The text as generated, before a program is extracted from it.
+        logprob: log P(t_i), the sum of the token log-probabilities in nats; None when the source does not know it.
+        num_tokens: How many tokens `logprob` sums over.
+        source: Who generated it, for the record.
+    """
+
+    completion: str
+    logprob: float | None
+    num_tokens: int | None
+    source: str
+
+
+@runtime_checkable
+class ProgramSource(Protocol):
+    """Anything that writes programs for tasks."""
+
+    def generate(
+        self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
+    ) -> Iterator[list[GeneratedProgram]]:
+        """Yield the programs of each task, in the order of the tasks.
+
+        Args:
+            tasks: What to write programs for.
+            student: The model in training, for a source without a model of its own.
+        """
+        ...

@@ -1,0 +1,371 @@
+"""`PPERTrainer`: TRL's `SFTTrainer`, fine-tuning on programs drawn from a replay buffer that it fills itself.
+
+Enters: a model, tasks (or programs already judged) and a `PPERConfig`. Leaves: a fine-tuned model and its buffer. The
+trainer wires the rooms together and owns no mathematics; the hooks it overrides are pinned by
+`tests/test_trl_contract.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTTrainer
+
+from trl_pper.collector import BeamSampleCollector, CollectionReport
+from trl_pper.config import PPERConfig
+from trl_pper.evaluation import evaluate_tasks
+from trl_pper.experience import Experience
+from trl_pper.generation.beam_search import BeamSearchSource
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.judge import Judge, Limits
+from trl_pper.replay import ReplayBuffer
+from trl_pper.replay_dataset import ReplayDataset
+from trl_pper.sampler import PrioritizedSampler
+from trl_pper.task import CodingTask, Prompt
+
+TASK_COLUMNS = {"task_id", "prompt", "tests"}
+JUDGED_COLUMNS = {"prompt", "completion", "pass_rate"}
+BUFFER_FILE = Path("_pper") / "buffer.parquet"
+STATE_FILE = Path("_pper") / "state.json"
+
+
+class PPERTrainer(SFTTrainer):  # type: ignore[misc]
+    """Fine-tune a code model by prioritised experience replay of judged programs (arXiv 2410.12236).
+
+    One Trainer epoch is one round: before it the collector fills the buffer, during it minibatches are drawn by
+    P2Value.
+
+    Args:
+        model: A model id, a path, or a `PreTrainedModel`, as in `SFTTrainer`.
+        args: A `PPERConfig`.
+        train_dataset: Tasks (a list of `CodingTask`, or a data set with the columns task_id, prompt and tests), or
+            programs already judged (a data set with the columns prompt, completion, logprob and pass_rate), which are
+            replayed without collecting more.
+        eval_dataset: Tasks, to be generated for and judged, or what `SFTTrainer` takes.
+        processing_class: The tokenizer; the model's own by default.
+        callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default one.
+        buffer: A buffer to go on with; an empty one with the settings of `args` by default.
+        **sft_arguments: Everything else `SFTTrainer` takes, by keyword: `peft_config`, `quantization_config`, ...
+
+    Raises:
+        TypeError: `args` is not a `PPERConfig`.
+        ValueError: The data sets, the buffer and the collector do not fit together.
+
+    Example:
+        See `docs/quickstart.md`, which is run by the tests.
+    """
+
+    _tag_names = ["trl", "pper"]  # noqa: RUF012
+    _name = "PPER"
+    _paper = {  # noqa: RUF012
+        "title": "Enhancing LLM Agents for Code Generation with Possibility and Pass-rate Prioritized Experience "
+        "Replay",
+        "id": "2410.12236",
+    }
+
+    def __init__(
+        self,
+        model: Any,
+        args: PPERConfig | None = None,
+        *,
+        train_dataset: Sequence[CodingTask] | datasets.Dataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        buffer: ReplayBuffer | None = None,
+        **sft_arguments: Any,
+    ) -> None:
+        args = _config(args, model)
+        train = _as_dataset("train_dataset", train_dataset)
+        _check_train_columns(train)
+        callbacks = list(callbacks or [])
+        self.buffer = buffer if buffer is not None else _buffer(args)
+        self.collector = _collector(callbacks, train)
+        if self.collector is not None and self.collector not in callbacks:
+            callbacks.append(self.collector)
+        self._judge: Judge | None = None
+        self._train_rows = train
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=_as_eval_dataset(eval_dataset),
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **sft_arguments,
+        )
+        self._complete_collector(args)
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of collection and evaluation, started on first use."""
+        if self._judge is None:
+            collector = self.collector
+            self._judge = (
+                collector.judge if collector is not None and collector.judge is not None else _judge(self.args)
+            )
+        return self._judge
+
+    @property
+    def student(self) -> LocalModel:
+        """The model in training, held for inference."""
+        return LocalModel(
+            model=self.model_wrapped,
+            processing_class=self.processing_class,
+            accelerator=self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            name=getattr(self.model.config, "_name_or_path", "") or "student",
+        )
+
+    def beam_search(self) -> BeamSearchSource:
+        """Return beam search with the settings of `args`, for collection and for evaluation."""
+        return BeamSearchSource(
+            num_beams=self.args.num_beams,
+            max_completion_length=self.args.max_completion_length,
+            batch_size=self.args.generation_batch_size,
+            length_penalty=1.0 if self.args.possibility == "mean" else 0.0,
+        )
+
+    @property
+    def draws_per_step(self) -> int:
+        """Size of the global minibatch of one optimizer step."""
+        return int(self._train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes)
+
+    @property
+    def steps_per_round(self) -> int:
+        """Optimizer steps between two collections."""
+        if self.args.steps_per_round is not None:
+            return int(self.args.steps_per_round)
+        if self.collector is None:
+            programs = len(self.buffer)
+        elif isinstance(self.collector.source, Sized):
+            programs = len(self.collector.source)
+        else:
+            programs = len(self.collector.tasks or []) * self.args.num_beams
+        return max(1, math.ceil(programs / self.draws_per_step))
+
+    def _complete_collector(self, args: PPERConfig) -> None:
+        collector = self.collector
+        if collector is None:
+            self.train_dataset.refresh()
+            return
+        collector.source = collector.source or self.beam_search()
+        collector.judge = collector.judge or self.judge
+        collector.buffer = self.buffer
+        collector.steps_per_round = self.steps_per_round
+        # Asked for at each collection: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
+        collector.find_student = lambda: self.student
+        collector.on_collected = self._on_collected
+        self._check_prompt_room([task.prompt for task in collector.tasks or []])
+
+    def _check_prompt_room(self, prompts: Sequence[Prompt]) -> None:
+        if self.args.max_length is None:
+            return
+        local = LocalModel(model=self.model, processing_class=self.processing_class)
+        longest = max(map(len, local.encode(prompts)), default=0)
+        if longest + self.args.max_completion_length > self.args.max_length:
+            raise ValueError(
+                f"max_length: must hold the longest prompt ({longest} tokens) and max_completion_length "
+                f"({self.args.max_completion_length}); got {self.args.max_length}. Raise it, set it to None, or drop "
+                "the longest tasks"
+            )
+
+    def _on_collected(self, report: CollectionReport) -> None:
+        if not len(self.buffer):
+            raise ValueError(
+                f"buffer: empty after round {report.round_index}: none of {report.programs} programs could be judged. "
+                "Look at `Judge().report()`; the sandbox may not work here"
+            )
+        self.train_dataset.refresh()
+        self.log(report.metrics())
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; see `Trainer.train`. The collector generates with the model in training."""
+        if self.collector is not None:
+            self.collector.next_round = 0
+        return super().train(*args, **kwargs)
+
+    # Hooks of SFTTrainer and Trainer, fewest first; each is pinned by the contract test.
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: Any,
+        packing: bool,
+        formatting_func: Callable[[dict[str, Any]], str] | None,
+        dataset_name: str,
+    ) -> Any:
+        prepare = super()._prepare_dataset
+        if dataset is self._train_rows:
+            if self.collector is None:
+                self.buffer.add(_experiences(dataset, processing_class))
+            return ReplayDataset(
+                self.buffer, lambda rows: prepare(rows, processing_class, args, False, None, "replayed")
+            )
+        if _is_tasks(dataset):
+            return dataset
+        return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
+        return PrioritizedSampler(
+            self.buffer,
+            draws_per_step=self.draws_per_step,
+            steps_per_round=self.steps_per_round,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            global_step=lambda: self.state.global_step,
+        )
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Return the draws of one round for the replay data set, whose own length grows."""
+        if isinstance(dataloader.dataset, ReplayDataset):
+            return self.steps_per_round * self.draws_per_step
+        return int(super().num_examples(dataloader))
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate; on tasks by generating and judging, on anything else as `SFTTrainer` does.
+
+        Returns:
+            For tasks `eval_pass_rate`, `eval_accuracy`, `eval_solved` and the counts of `TaskScores`.
+        """
+        chosen = self.eval_dataset if eval_dataset is None else _as_eval_dataset(eval_dataset)
+        if isinstance(chosen, str):
+            chosen = self.eval_dataset[chosen]
+        if not _is_tasks(chosen):
+            return dict(super().evaluate(_as_eval_dataset(eval_dataset), ignore_keys, metric_key_prefix))
+        # As Trainer.evaluation_loop does; TRL's `log` looks at this flag to tell the two kinds of metrics apart.
+        self.model.eval()
+        tasks = [CodingTask.from_row(row) for row in chosen]
+        scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
+        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            # Before the rest: a checkpoint that looks whole always has its buffer.
+            (folder / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
+            self.buffer.save(folder / BUFFER_FILE)
+            next_round = self.collector.next_round if self.collector is not None else 0
+            state = {"next_round": next_round, "digest": self.buffer.digest()}
+            (folder / STATE_FILE).write_text(json.dumps(state))
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self._load_buffer(Path(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_buffer(self, checkpoint: Path) -> None:
+        for file in (BUFFER_FILE, STATE_FILE):
+            if not (checkpoint / file).is_file():
+                raise ValueError(
+                    f"resume_from_checkpoint: {checkpoint} has no {file}, so its draws cannot be continued; resume "
+                    "from a checkpoint written by PPERTrainer, or start anew with model=<that checkpoint>"
+                )
+        state = json.loads((checkpoint / STATE_FILE).read_text())
+        priority = self.buffer.priority if callable(self.buffer.priority) else None
+        stored = ReplayBuffer.load(checkpoint / BUFFER_FILE, priority=priority)
+        if stored.digest() != state["digest"]:
+            raise ValueError(
+                f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint"
+            )
+        if stored.settings() != self.buffer.settings():
+            raise ValueError(
+                f"resume_from_checkpoint: the buffer was written with {stored.settings()}; this run has "
+                f"{self.buffer.settings()}. Resume with the same settings"
+            )
+        self.buffer.load_state_dict(stored.state_dict())
+        if self.collector is not None:
+            self.collector.next_round = int(state["next_round"])
+        self.train_dataset.refresh()
+
+
+def _config(args: PPERConfig | None, model: Any) -> PPERConfig:
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return PPERConfig(f"{Path(name).name or 'model'}-PPER")
+    if not isinstance(args, PPERConfig):
+        raise TypeError(
+            f"args: must be a PPERConfig; got {type(args).__name__}. PPERConfig takes every SFTConfig option"
+        )
+    return args
+
+
+def _buffer(args: PPERConfig) -> ReplayBuffer:
+    return ReplayBuffer(
+        args.buffer_capacity,
+        seed=args.seed,
+        possibility_weight=args.possibility_weight,
+        possibility=args.possibility,
+        priority=args.priority,
+        priority_exponent=args.priority_exponent,
+    )
+
+
+def _judge(args: PPERConfig) -> Judge:
+    limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
+    return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
+
+
+def _collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
+    given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
+    if len(given) > 1:
+        raise ValueError(f"callbacks: at most one BeamSampleCollector; got {len(given)}")
+    if not _is_tasks(train):
+        if given and given[0].tasks is None:
+            raise ValueError("callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs")
+        return given[0] if given else None
+    collector = given[0] if given else BeamSampleCollector()
+    if collector.tasks is None:
+        collector.tasks = [CodingTask.from_row(row) for row in train]
+    return collector
+
+
+def _experiences(rows: datasets.Dataset, processing_class: Any) -> Iterator[Experience]:
+    """Read judged programs; where a row has a log-probability without its number of tokens, count them."""
+    local = LocalModel(model=None, processing_class=processing_class)
+    for row in rows:
+        if row.get("logprob") is not None and row.get("num_tokens") is None:
+            row = {**row, "num_tokens": len(local.encode_completion(row["prompt"], row["completion"])[1])}
+        yield Experience.from_row(row)
+
+
+def _as_dataset(name: str, data: Any) -> datasets.Dataset:
+    if isinstance(data, datasets.Dataset):
+        return data
+    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(t, CodingTask) for t in data):
+        if not data:
+            raise ValueError(f"{name}: must hold at least one task; got none")
+        return datasets.Dataset.from_list([task.to_row() for task in data])
+    raise TypeError(f"{name}: must be a list of CodingTask or a datasets.Dataset; got {type(data).__name__}")
+
+
+def _as_eval_dataset(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _as_eval_dataset(part) for name, part in data.items()}
+    return _as_dataset("eval_dataset", data) if isinstance(data, list | tuple) else data
+
+
+def _is_tasks(data: Any) -> bool:
+    return isinstance(data, datasets.Dataset) and set(data.column_names) >= TASK_COLUMNS
+
+
+def _check_train_columns(train: datasets.Dataset) -> None:
+    if not _is_tasks(train) and not set(train.column_names) >= JUDGED_COLUMNS:
+        raise ValueError(
+            f"train_dataset: needs the columns {sorted(TASK_COLUMNS)} (tasks) or {sorted(JUDGED_COLUMNS)} and logprob "
+            f"(judged programs); got {sorted(train.column_names)}"
+        )
