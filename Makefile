@@ -1,0 +1,48 @@
+# `make help` lists the targets; `make demo` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format docs bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with the tested versions
+
+demo: $(STAMP)  ## improve a tiny code model from its own judged programs, under three minutes
+	$(BIN)/trl-pper demo --output outputs/demo
+
+test: $(STAMP)  ## the fast tests
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(STAMP)  ## every test, the slow ones too
+	$(BIN)/pytest -n 2
+
+check: $(STAMP)  ## lint, format, types, floors, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(STAMP)  ## put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP)  ## build the documentation site into site/
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP)  ## measure, and write JSON beside the committed baselines
+	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) outputs site

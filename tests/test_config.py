@@ -1,0 +1,68 @@
+"""PPERConfig: defaults, presets and what it refuses."""
+
+import pickle
+
+import pytest
+
+from trl_pper.config import PPERConfig
+
+
+def config(**options) -> PPERConfig:
+    return PPERConfig(**{"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": [], **options})
+
+
+def test_every_option_has_a_help_text():
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    own = {field.name for field in fields(PPERConfig)} - {field.name for field in fields(SFTConfig)}
+    assert own
+    for field in fields(PPERConfig):
+        if field.name in own:
+            assert field.metadata["help"].endswith("."), field.name
+
+
+def test_the_paper_preset_sets_what_the_paper_says():
+    chosen = config(preset="paper", num_beams=7)
+    assert (chosen.num_beams, chosen.possibility, chosen.priority) == (3, "product", "proportional")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_beams": 0}, "num_beams"),
+        ({"num_beams": True}, "num_beams"),
+        ({"num_beams": "3"}, "num_beams"),
+        ({"max_completion_length": 0}, "max_completion_length"),
+        ({"max_completion_length": 1024}, "max_completion_length"),
+        ({"generation_batch_size": 0}, "generation_batch_size"),
+        ({"steps_per_round": 0}, "steps_per_round"),
+        ({"buffer_capacity": 0}, "buffer_capacity"),
+        ({"judge_workers": -1}, "judge_workers"),
+        ({"judge_cpu_seconds": 0}, "judge_cpu_seconds"),
+        ({"judge_memory_bytes": 0.5}, "judge_memory_bytes"),
+        ({"possibility_weight": 1.5}, "possibility_weight"),
+        ({"possibility_weight": float("nan")}, "possibility_weight"),
+        ({"priority_exponent": -1}, "priority_exponent"),
+        ({"possibility": "sum"}, "possibility"),
+        ({"priority": "best"}, "priority"),
+        ({"preset": "other"}, "preset"),
+        ({"packing": True}, "packing"),
+        ({"dataloader_num_workers": 2}, "dataloader_num_workers"),
+        ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config.dispatch_batches"),
+        ({"push_to_hub": True, "hub_strategy": "all_checkpoints"}, "hub_strategy"),
+    ],
+)
+def test_bad_options_are_named_before_any_work(options, named):
+    with pytest.raises(ValueError, match=rf"^{named}: must be .*; got "):
+        config(**options)
+
+
+def test_max_length_none_leaves_room_for_any_completion():
+    assert config(max_length=None, max_completion_length=5000).max_completion_length == 5000
+
+
+def test_the_hub_token_is_not_pickled():
+    assert b"hf_secret" not in pickle.dumps(config(hub_token="hf_secret"))

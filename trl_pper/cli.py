@@ -1,0 +1,165 @@
+"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `report` and `export`.
+
+Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
+that needs it, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trl_pper import __version__
+
+TRAIN_HELP = """\
+usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
+
+Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
+  --tasks FILE               tasks to write programs for (.jsonl, .jsonl.gz, .json, .parquet)
+  --task_format FORMAT       auto, humaneval, mbpp or native
+  --eval_tasks FILE          held-out tasks, evaluated before and after training
+  --programs FILE            a teacher's programs for the tasks, instead of the model's own
+  --buffer FILE              replay a collected buffer and collect nothing
+  --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
+  and every option of PPERConfig, SFTConfig and TrainingArguments.
+
+trl-pper train --help_all lists them all (this loads the libraries first).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 for success, 2 for bad input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["train"]:
+        return _train(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        return int(_COMMANDS[options.command](options))
+    except (ValueError, FileNotFoundError, ConnectionError) as error:
+        print(f"trl-pper {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trl-pper", description="Fine-tune a code model on programs it wrote.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_demo(commands.add_parser("demo", help="improve an embedded tiny model on held-out tasks, in a minute"))
+    commands.add_parser("train", help="fine-tune a model: trl-pper train --config x.yaml", add_help=False)
+    _add_collect(commands.add_parser("collect", help="fill a buffer with judged programs, without training"))
+    _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
+    _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
+    _add_export(commands.add_parser("export", help="turn a buffer into an SFT, preference or KTO data set"))
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for summary and report")
+    parser.add_argument("--seed", type=int, default=0, help="seed of tasks, draws and optimizer")
+    parser.add_argument("--rounds", type=int, default=None, help="rounds of collection and training")
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    formats = ("auto", "humaneval", "mbpp", "native")
+    parser.add_argument("--tasks", type=Path, required=True, help="tasks: .jsonl, .jsonl.gz, .json or .parquet")
+    parser.add_argument("--format", default="auto", choices=formats, help="format of the tasks")
+
+
+def _add_judge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=None, help="judging processes (default: the cores)")
+    parser.add_argument("--isolation", default="auto", help="isolation level (default: the strongest available)")
+    parser.add_argument("--cpu_seconds", type=float, default=None, help="CPU time per test, in seconds")
+    parser.add_argument("--memory_bytes", type=int, default=None, help="memory per program, in bytes")
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    _add_task_options(parser)
+    parser.add_argument(
+        "--programs",
+        type=Path,
+        required=True,
+        help='rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...',
+    )
+    parser.add_argument("--output", type=Path, required=True, help="verdicts, one JSON row per program, same order")
+    _add_judge_options(parser)
+
+
+def _add_collect(parser: argparse.ArgumentParser) -> None:
+    _add_task_options(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="model id or path that writes the programs by beam search")
+    source.add_argument("--programs", type=Path, help="a teacher's programs: rows with task_id and completion")
+    source.add_argument("--server", help="OpenAI-compatible address, for instance http://localhost:8000/v1")
+    parser.add_argument("--server_model", default=None, help="name of the model on the server")
+    parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
+    parser.add_argument("--num_beams", type=int, default=3, help="programs per task")
+    parser.add_argument("--max_completion_length", type=int, default=256, help="longest program, in tokens")
+    parser.add_argument("--batch_size", type=int, default=8, help="prompts generated for at once")
+    _add_judge_options(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("buffer", type=Path, help="buffer file (.parquet), or a checkpoint that holds one")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="HTML file to write")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("buffer", type=Path, help="buffer file (.parquet)")
+    parser.add_argument("--to", required=True, choices=("sft", "preference", "kto"), help="kind of data set")
+    parser.add_argument("--output", type=Path, required=True, help="data set file (.parquet or .jsonl)")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from trl_pper.demo.run import run_demo
+
+    run_demo(options.output, seed=options.seed, rounds=options.rounds)
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    if "--help" in arguments or "-h" in arguments or not arguments:
+        print(TRAIN_HELP, end="")
+        return 0
+    from trl_pper.commands import train
+
+    return train(["--help" if argument == "--help_all" else argument for argument in arguments])
+
+
+def _collect(options: argparse.Namespace) -> int:
+    from trl_pper.commands import collect
+
+    return collect(options)
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from trl_pper.judge_rows import judge_file
+
+    return judge_file(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from trl_pper.replay import ReplayBuffer
+    from trl_pper.report import write_report
+
+    inside = options.buffer / "_pper" / "buffer.parquet"
+    buffer = ReplayBuffer.load(inside if options.buffer.is_dir() else options.buffer)
+    write_report(options.output, buffer, title=str(options.buffer))
+    print(f"report of {len(buffer)} programs: {options.output}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from trl_pper import export
+    from trl_pper.replay import ReplayBuffer
+
+    buffer = ReplayBuffer.load(options.buffer)
+    rows = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to](buffer)
+    write = rows.to_json if options.output.suffix == ".jsonl" else rows.to_parquet
+    write(str(options.output))
+    print(f"{len(rows)} rows: {options.output}")
+    return 0
+
+
+_COMMANDS = {"demo": _demo, "collect": _collect, "judge": _judge, "report": _report, "export": _export}

@@ -1,0 +1,130 @@
+"""The commands that load a model: `trl-pper train` and `trl-pper collect`.
+
+Enters: parsed options, or a YAML file with overrides. Leaves: a trained model or a buffer on disk. Options are checked
+before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import ModelConfig, TrlParser, get_kbit_device_map, get_peft_config, get_quantization_config
+
+from trl_pper.collector import BeamSampleCollector
+from trl_pper.config import PPERConfig
+from trl_pper.formats import load_tasks
+from trl_pper.generation.beam_search import BeamSearchSource
+from trl_pper.generation.dataset import DatasetSource
+from trl_pper.generation.server import ServerSource
+from trl_pper.generation.source import ProgramSource
+from trl_pper.judge_rows import make_judge
+from trl_pper.replay import ReplayBuffer
+from trl_pper.trainer import PPERTrainer
+
+
+@dataclass
+class DataArguments:
+    """Which tasks and which programs a training run uses."""
+
+    tasks: str | None = field(default=None, metadata={"help": "File of tasks to write programs for."})
+    task_format: str = field(default="auto", metadata={"help": "Format of the tasks: auto, humaneval, mbpp, native."})
+    eval_tasks: str | None = field(default=None, metadata={"help": "File of held-out tasks, evaluated by generating."})
+    programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
+    buffer: str | None = field(default=None, metadata={"help": "Buffer file to replay without collecting."})
+
+    def __post_init__(self) -> None:
+        if (self.tasks is None) == (self.buffer is None):
+            raise ValueError("tasks: exactly one of tasks and buffer is required; give the file of tasks or a buffer")
+        if self.programs is not None and self.tasks is None:
+            raise ValueError("programs: needs tasks, whose tests judge the programs; give the file of tasks")
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run `trl-pper train` and return its exit code."""
+    parser = TrlParser((DataArguments, PPERConfig, ModelConfig))
+    data, config, model_config = parser.parse_args_and_config(list(arguments))
+    if model_config.model_name_or_path is None:
+        raise ValueError("model_name_or_path: required; give a model id or a path")
+    trainer = PPERTrainer(
+        model=model_config.model_name_or_path,
+        args=_with_model_options(config, model_config),
+        train_dataset=_train_dataset(data),
+        eval_dataset=load_tasks(data.eval_tasks, format=data.task_format) if data.eval_tasks else None,
+        callbacks=[BeamSampleCollector(source=DatasetSource(data.programs))] if data.programs else None,
+        peft_config=get_peft_config(model_config),
+        quantization_config=get_quantization_config(model_config),
+    )
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.save_model()
+    if data.eval_tasks:
+        trainer.save_metrics("eval", trainer.evaluate())
+    if config.push_to_hub:
+        trainer.push_to_hub()
+    return 0
+
+
+def _train_dataset(data: DataArguments) -> Any:
+    if data.buffer is not None:
+        return ReplayBuffer.load(data.buffer).to_dataset()
+    return load_tasks(str(data.tasks), format=data.task_format)
+
+
+def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERConfig:
+    given = {
+        "revision": model_config.model_revision,
+        "attn_implementation": model_config.attn_implementation,
+        "dtype": model_config.dtype,
+    }
+    if get_quantization_config(model_config) is not None:
+        given["device_map"] = get_kbit_device_map()
+    chosen = {name: value for name, value in given.items() if value is not None}
+    config.model_init_kwargs = {**chosen, **(config.model_init_kwargs or {})}
+    return config
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Run `trl-pper collect` and return its exit code."""
+    tasks = load_tasks(options.tasks, format=options.format)
+    buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
+    source = _source(options)
+    datasets.disable_progress_bars()
+    with make_judge(options) as judge:
+        collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
+        collector.buffer = buffer
+        report = collector.collect(quiet=False)
+    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    buffer.save(options.output)
+    print(
+        f"{report.programs} programs for {len(tasks)} tasks: {report.added} new, {report.duplicates} repeated, "
+        f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
+        f"{len(buffer)} programs in {options.output}"
+    )
+    return 0
+
+
+def _source(options: argparse.Namespace) -> ProgramSource:
+    if options.programs is not None:
+        return DatasetSource(options.programs)
+    if options.server is not None:
+        if options.server_model is None:
+            raise ValueError("server_model: required with --server; name the model to ask for")
+        return ServerSource(
+            options.server,
+            model=options.server_model,
+            num_programs=options.num_beams,
+            max_completion_length=options.max_completion_length,
+        )
+    model = AutoModelForCausalLM.from_pretrained(options.model)
+    return BeamSearchSource(
+        model.eval(),
+        AutoTokenizer.from_pretrained(options.model),
+        num_beams=options.num_beams,
+        max_completion_length=options.max_completion_length,
+        batch_size=options.batch_size,
+    )

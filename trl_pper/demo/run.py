@@ -1,0 +1,200 @@
+"""`trl-pper demo`: the whole pipeline on an embedded model, from judged programs to a better score on held-out tasks.
+
+Enters: an output folder and a seed. Leaves: a table on the terminal, `summary.json` and `report.html`. It is an ordinary
+training run (collector, judge, buffer, sampler, trainer) on a model small enough for two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers.trainer_callback import ProgressCallback
+
+from trl_pper.config import PPERConfig
+from trl_pper.demo.tasks import demo_tasks
+from trl_pper.report import write_report
+from trl_pper.trainer import PPERTrainer
+
+MODEL = Path(__file__).parent / "model"
+ROUNDS = 3
+STEPS_PER_ROUND = 50
+SCORES = {
+    "accuracy": "tasks solved by the first program",
+    "pass_rate": "tests passed by the first program",
+    "solved": "tasks solved by any of 3 programs",
+}
+
+
+def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[str, Any]:
+    """Run the demo and return what it writes to `summary.json`.
+
+    Args:
+        output: Folder for `summary.json`, `report.html` and the run's checkpoints.
+        seed: Seed of tasks, draws and optimizer.
+        rounds: Rounds of collection and training; `ROUNDS` by default.
+
+    Returns:
+        `{"pass_rate": {"before", "after"}, "accuracy": {"before", "after"}, "solved": {...}, "programs_judged",
+        "isolation", "seconds": {...}}`.
+    """
+    started = time.perf_counter()
+    # Tiny matrices: a second thread costs more than it brings, and the judge wants the other core.
+    torch.set_num_threads(1)
+    console = Console()
+    trainer = _trainer(output, seed, rounds or ROUNDS)
+    seconds = {"load": time.perf_counter() - started}
+    console.print(
+        f"[bold]{trainer.model.num_parameters():,}[/] parameters, {len(trainer.collector.tasks)} tasks to learn from, "
+        f"{len(trainer.eval_dataset)} held out; programs are judged at isolation level [bold]{trainer.judge.isolation}[/]"
+    )
+    with trainer.judge:
+        before = _timed(seconds, "evaluate_before", trainer.evaluate)
+        _timed(seconds, "train", trainer.train)
+        after = _timed(seconds, "evaluate_after", trainer.evaluate)
+    seconds["generate"] = sum(report.generate_seconds for report in trainer.collector.reports)
+    seconds["judge"] = sum(report.judge_seconds for report in trainer.collector.reports)
+    seconds["total"] = time.perf_counter() - started
+    summary = _summary(trainer, before, after, seconds)
+    _write(output, trainer, summary)
+    _show(console, output, summary)
+    return summary
+
+
+def _trainer(output: Path, seed: int, rounds: int) -> PPERTrainer:
+    config = PPERConfig(
+        output_dir=str(output / "run"),
+        num_train_epochs=rounds,
+        steps_per_round=STEPS_PER_ROUND,
+        num_beams=3,
+        max_completion_length=64,
+        generation_batch_size=32,
+        per_device_train_batch_size=32,
+        learning_rate=2e-3,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=5,
+        priority_exponent=3.0,
+        judge_cpu_seconds=2.0,
+        judge_memory_bytes=2**30,
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        report_to=[],
+        logging_steps=STEPS_PER_ROUND,
+    )
+    trainer = PPERTrainer(
+        model=AutoModelForCausalLM.from_pretrained(MODEL),
+        args=config,
+        train_dataset=demo_tasks("train", seed=seed),
+        eval_dataset=demo_tasks("test", seed=seed),
+        processing_class=AutoTokenizer.from_pretrained(MODEL),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(RoundProgress(trainer))
+    return trainer
+
+
+class RoundProgress(TrainerCallback):  # type: ignore[misc]
+    """Show the training steps of a round as a bar, and each finished round as one line.
+
+    Args:
+        trainer: Whose collector is reported.
+    """
+
+    def __init__(self, trainer: PPERTrainer) -> None:
+        self._trainer = trainer
+        self._console = Console()
+        self._bar: Progress | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Open the bar of the round; not earlier, since the collection before it has a bar of its own."""
+        if self._bar is None:
+            columns = [
+                TextColumn("[bold]training"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            ]
+            self._bar = Progress(*columns, transient=True, disable=not self._console.is_terminal)
+            self._bar.add_task("training", total=self._trainer.steps_per_round)
+            self._bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Advance the bar."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0])
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the bar and say what the round did."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        report = self._trainer.collector.reports[-1]
+        self._console.print(
+            f"round {report.round_index + 1}: {report.programs} programs judged, {report.added} new, "
+            f"pass rate [bold]{report.pass_rate:.1%}[/], [bold]{report.solved:.1%}[/] of the tasks solved; "
+            f"{len(self._trainer.buffer)} programs in the buffer"
+        )
+
+
+def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+    started = time.perf_counter()
+    result = work()
+    seconds[name] = time.perf_counter() - started
+    return result
+
+
+def _summary(
+    trainer: PPERTrainer, before: Mapping[str, float], after: Mapping[str, float], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    collected = sum(report.programs - report.unjudged for report in trainer.collector.reports)
+    return {
+        **{name: {"before": before[f"eval_{name}"], "after": after[f"eval_{name}"]} for name in SCORES},
+        "programs_judged": int(collected + before["eval_programs"] + after["eval_programs"]),
+        "held_out_tasks": int(after["eval_tasks"]),
+        "isolation": trainer.judge.isolation,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+
+
+def _write(output: Path, trainer: PPERTrainer, summary: Mapping[str, Any]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(
+        output / "report.html",
+        trainer.buffer,
+        title="trl_pper demo",
+        rounds=trainer.collector.reports,
+        scores={SCORES[name]: (summary[name]["before"], summary[name]["after"]) for name in SCORES},
+        facts={
+            "programs judged": f"{summary['programs_judged']:,}",
+            "isolation level": summary["isolation"],
+            "seconds in all": summary["seconds"]["total"],
+        },
+    )
+
+
+def _show(console: Console, output: Path, summary: Mapping[str, Any]) -> None:
+    table = Table(title=f"{summary['held_out_tasks']} held-out tasks")
+    for heading in ("", "before", "after", "change"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, label in SCORES.items():
+        before, after = (100 * summary[name][when] for when in ("before", "after"))
+        colour = "green" if after >= before else "red"
+        table.add_row(label, f"{before:.1f} %", f"{after:.1f} %", f"[{colour}]{after - before:+.1f} points[/]")
+    console.print(table)
+    seconds = summary["seconds"]
+    console.print(
+        f"{summary['programs_judged']} programs judged in {seconds['total']:.0f} s in all; "
+        f"{output / 'summary.json'}, {output / 'report.html'}"
+    )

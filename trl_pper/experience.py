@@ -1,0 +1,211 @@
+"""An experience: one judged program, (X, S, t_i, P(t_i), pass_rate_i) of arXiv 2410.12236, and its columns.
+
+Enters: a program, its verdict and its log-probability. Leaves: a frozen record, or a flat row for a data set. The
+tests S are named by `task_id`, not carried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trl_pper.task import Prompt, check_prompt
+from trl_pper.verdict import Outcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+POSSIBILITIES = ("mean", "product")
+
+#: How far above 0 a log-probability may lie: sums of token log-probabilities in half precision round.
+LOGPROB_TOLERANCE = 1e-3
+
+#: Columns of an experience in a data set, in order, and their Arrow types; a chat prompt is a list of structs instead.
+COLUMNS = {
+    "task_id": "string",
+    "prompt": "string",
+    "completion": "string",
+    "program": "string",
+    "pass_rate": "float64",
+    "outcomes": "list<string>",
+    "logprob": "float64",
+    "num_tokens": "int64",
+    "source": "string",
+    "round_index": "int64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """One judged program.
+
+    Args:
+        task_id: The task the program answers.
+        prompt: What the model was asked: text, or a list of chat messages.
+        completion: What the model wrote; what it is trained on.
+        program: The program in the completion, the one that was judged.
+        pass_rate: Share of tests passed, in [0, 1].
+        outcomes: One outcome per test, in the order of the tests; empty when only the pass rate is known.
+        logprob: Natural logarithm of P(completion | prompt), at most 0; None when unknown.
+        num_tokens: Number of tokens `logprob` sums over, at least 1; required with `logprob`.
+        source: Where the program came from, for instance a model's name.
+        round_index: Round of the BTP pipeline it was generated in, from 0.
+
+    Raises:
+        ValueError: A field is out of range; the message names it.
+
+    Example:
+        >>> experience = Experience(
+        ...     task_id="one", prompt="def one():", completion=" return 1", program="def one(): return 1",
+        ...     pass_rate=1.0, logprob=-2.0, num_tokens=4,
+        ... )
+        >>> round(experience.possibility(), 4), round(experience.possibility("product"), 4)
+        (0.6065, 0.1353)
+    """
+
+    task_id: str
+    prompt: Prompt
+    completion: str
+    program: str
+    pass_rate: float
+    outcomes: tuple[Outcome, ...] = ()
+    logprob: float | None = None
+    num_tokens: int | None = None
+    source: str = ""
+    round_index: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.task_id, str) or not self.task_id:
+            raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
+        check_prompt(self.prompt)
+        for field in ("task_id", "completion", "program", "source"):
+            _check_text(field, getattr(self, field))
+        _check_pass_rate(self.pass_rate)
+        _check_likelihood(self.logprob, self.num_tokens)
+        if self.round_index < 0:
+            raise ValueError(f"round_index: must not be negative; got {self.round_index!r}")
+        object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
+        # NumPy and torch scalars are welcome at the door; rows, digests and JSON hold plain numbers only.
+        object.__setattr__(self, "pass_rate", float(self.pass_rate))
+        object.__setattr__(self, "round_index", int(self.round_index))
+        if self.logprob is not None:
+            object.__setattr__(self, "logprob", float(self.logprob))
+        if self.num_tokens is not None:
+            object.__setattr__(self, "num_tokens", int(self.num_tokens))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes two experiences the same: the task and the program."""
+        return (self.task_id, self.program)
+
+    def possibility(self, kind: str = "mean") -> float:
+        """Return P(program), the possibility of Eq. 6.
+
+        Args:
+            kind: "mean", the geometric mean of the token probabilities, `exp(logprob / num_tokens)`; or "product",
+                the probability of the whole completion, `exp(logprob)`, which vanishes with length.
+
+        Returns:
+            A number in [0, 1], or NaN when the log-probability is unknown.
+        """
+        if kind not in POSSIBILITIES:
+            raise ValueError(f"possibility: must be one of {', '.join(POSSIBILITIES)}; got {kind!r}")
+        if self.logprob is None or self.num_tokens is None:
+            return math.nan
+        return min(1.0, math.exp(self.logprob / self.num_tokens if kind == "mean" else self.logprob))
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the experience as a flat row with the keys of `COLUMNS`, made of plain values only."""
+        row: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
+        row["outcomes"] = [str(outcome) for outcome in self.outcomes]
+        if isinstance(self.prompt, list):
+            row["prompt"] = [dict(message) for message in self.prompt]
+        return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Experience:
+        """Build an experience from a row; columns that are not its own are ignored.
+
+        Args:
+            row: At least `prompt`, `completion` and `pass_rate`. Without a `program` the completion is the program;
+                without a `task_id` the prompt names the task, so that equal prompts are one task.
+
+        Raises:
+            ValueError: A column is missing or malformed; the message names it.
+        """
+        for column in ("prompt", "completion", "pass_rate"):
+            if row.get(column) is None:
+                raise ValueError(f"{column}: required in an experience row; the row has {sorted(row)}")
+        fields = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+        fields["prompt"] = _without_padding(row["prompt"])
+        fields.setdefault("program", fields["completion"])
+        fields.setdefault("task_id", _prompt_name(fields["prompt"]))
+        return cls(**fields)
+
+
+def arrow_schema(*, chat: bool = False) -> pa.Schema:
+    """Return the Arrow schema of `COLUMNS`.
+
+    Args:
+        chat: Whether prompts are lists of chat messages rather than text.
+    """
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "float64": pa.float64(),
+        "int64": pa.int64(),
+        "list<string>": pa.list_(pa.string()),
+    }
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    fields = [(name, types[kind]) for name, kind in COLUMNS.items()]
+    return pa.schema([(name, pa.list_(message) if chat and name == "prompt" else kind) for name, kind in fields])
+
+
+def _check_text(field: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{field}: must be a string; got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{field}: must be valid Unicode text, as no tokenizer or file takes lone surrogates; got {error}. "
+            'Clean it with text.encode("utf-8", "replace").decode()'
+        ) from error
+
+
+def _check_pass_rate(pass_rate: float | None) -> None:
+    if pass_rate is None:
+        raise ValueError("pass_rate: got None; programs that were not judged are not experiences, leave them out")
+    if not 0.0 <= pass_rate <= 1.0:
+        raise ValueError(f"pass_rate: must be in [0, 1]; got {pass_rate!r}")
+
+
+def _check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
+    if num_tokens is not None and num_tokens < 1:
+        raise ValueError(f"num_tokens: must be at least 1; got {num_tokens!r}")
+    if logprob is None:
+        return
+    if num_tokens is None:
+        raise ValueError("num_tokens: required with logprob, to derive the mean token probability; got None")
+    # Written so that NaN fails too; minus infinity is a program of probability 0.
+    if not logprob <= LOGPROB_TOLERANCE:
+        raise ValueError(f"logprob: must be at most 0, or None when unknown; got {logprob!r}")
+
+
+def _without_padding(prompt: Any) -> Any:
+    # Arrow gives every message of a column the same keys and fills the missing ones with None.
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {key: value for key, value in message.items() if value is not None or key == "content"} for message in prompt
+    ]
+
+
+def _prompt_name(prompt: Prompt) -> str:
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+    return f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

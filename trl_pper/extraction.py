@@ -1,0 +1,273 @@
+"""Completion text to program text: what a model wrote, without fences, prose and half-finished ends.
+
+Enters: a completion and the prompt it answers. Leaves: one program, as the judge will see it. It promises neither that
+the program parses nor that it is the one the model meant; it never raises, and the same text gives the same program.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trl_pper.syntax import Parser, definitions, is_idle, is_stub, top_level_return
+from trl_pper.task import Prompt
+
+_FENCE = re.compile(r"(?P<before>.*?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
+_FENCE_LINES = re.compile(r"^.*?(?:`{3,}|~{3,}).*$", re.MULTILINE)
+_PYTHON_INFO = re.compile(r"(python|py)[0-9.]*\b", re.IGNORECASE)
+_CODE_START = re.compile(
+    r"""\s*(?:(?:async\s+def|def|class|if|elif|for|while|with|try|match)\b.*:|import\s+\w|from\s+[\w.]+\s+import\b
+    |@\w|[#]|\"\"\"|[A-Za-z_][\w.,\[\]() ]*[-+*/%|&^]?=|[A-Za-z_][\w.]*\(|(?:return|assert|raise|del|pass)\b)""",
+    re.VERBOSE,
+)
+_READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0")
+_SINGLE_LINE_CUTS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What a program has to have: the entry point (if one is asked for), and no `return` outside a function."""
+
+    name: str | None
+    allow_return: bool = True
+
+    def refused_at(self, tree: ast.Module) -> int:
+        """Return 0 if the program will do, else the line before which it has to end."""
+        if not self.allow_return and (line := top_level_return(tree)):
+            return line
+        if self.name is None:
+            return 1 if is_idle(tree) else 0
+        found = definitions(tree, self.name)
+        # A stub at the end, as when a model starts over and is cut off, must not replace the finished function.
+        return found[-1].lineno if found and is_stub(found[-1]) else 0 if found else 1
+
+
+def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str:
+    r"""Return the program in a completion.
+
+    Code in fences is preferred to code without: of several blocks the first that defines `entry_point`; without
+    an entry point the last that parses and reads standard input, or else the longest that parses. Prose before the code and prose or half a function after it are cut off.
+
+    A prompt is part of the program only if it is Python that defines something, such as HumanEval's signature and
+    docstring. A prompt that is a docstring alone (MBPP) is not, for it may hold expected answers, and neither are chat
+    messages. When the completion repeats the function, the prompt still goes before it, so that its imports and
+    helpers stay.
+
+    Args:
+        completion: What the model wrote.
+        prompt: What it was asked: text or chat messages.
+        entry_point: The function the program must define, if known; of `Solution().f` the part `Solution`.
+
+    Returns:
+        The program. When nothing parses, the completion as it is (its longest fenced block, if it has any), after the
+        prompt if that is continued.
+
+    Example:
+        >>> extract_program("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
+        'print(1)\n'
+        >>> extract_program("    return x\n\nThis returns", prompt="def f(x):\n", entry_point="f")
+        'def f(x):\n    return x\n'
+    """
+    text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
+    name = _identifier(entry_point)
+    parser = Parser(2_000_000 + 2 * (len(text) + len(prompt)))
+    opened = _last_definition(prompt, parser) if isinstance(prompt, str) else None
+    blocks = _fenced_blocks(text)
+    # What is left when nothing parses: still the block rather than the chat around it, for an honest syntax error.
+    raw = max(blocks, key=len) if blocks else text
+    if isinstance(prompt, str) and opened:
+        prefix = prompt.replace("\r\n", "\n")
+        wanted = _Wanted(name=name or opened, allow_return=False)
+        return _continuation([*blocks, text], prefix, wanted, parser) or prefix + raw
+    wanted = _Wanted(name=name)
+    found = None if _refused_at(text.split("\n"), wanted, parser) else text
+    found = found or _best_block(blocks, wanted, parser)
+    if name or not blocks:
+        found = found or _passage(_FENCE_LINES.sub("", text), wanted, parser)
+    if found is None and name:
+        return extract_program(completion, prompt=prompt)
+    return found or raw
+
+
+def _identifier(entry_point: str | None) -> str | None:
+    found = re.match(r"\w+", entry_point or "")
+    return found[0] if found else None
+
+
+def _fenced_blocks(text: str) -> list[str]:
+    """Return the contents of fenced blocks: those marked as Python or not at all, the others only without these."""
+    python: list[str] = []
+    other: list[str] = []
+    marks, info = "", ""
+    before, lines = list[str](), list[str]()
+    for line in text.split("\n"):
+        fence = _FENCE.match(line)
+        if not marks and fence and _opens_block(fence):
+            marks, info = fence["marks"], fence["info"].strip()
+            before, lines = lines, []
+        elif marks and fence and fence["marks"].startswith(marks) and not fence["info"].strip():
+            lines.append(fence["before"])
+            (python if not info or _PYTHON_INFO.match(info) else other).append(_block(lines))
+            marks, lines = "", []
+        else:
+            lines.append(line)
+    if marks:
+        (python if not info or _PYTHON_INFO.match(info) else other).append(_block(lines))
+        # The prompt may have opened the fence that this one closes.
+        if not info:
+            python.append(_block(before))
+    return [block for block in python if block.strip()] or [block for block in other if block.strip()]
+
+
+def _block(lines: list[str]) -> str:
+    return textwrap.dedent("\n".join(lines).rstrip() + "\n")
+
+
+def _opens_block(fence: re.Match[str]) -> bool:
+    info = fence["info"].strip()
+    if _PYTHON_INFO.match(info):
+        return True
+    return not fence["before"].strip() and (len(info.split()) <= 1 or info.startswith("{"))
+
+
+def _best_block(blocks: list[str], wanted: _Wanted, parser: Parser) -> str | None:
+    parsed = [block for block in blocks if (tree := parser.parse(block)[0]) and not wanted.refused_at(tree)]
+    if wanted.name is None:
+        # A chat reply works through examples before it gives the program; that one reads its input.
+        readers = [block for block in parsed if _READS_INPUT.search(block)]
+        return readers[-1] if readers else max(parsed, key=len, default=None)
+    return parsed[0] if parsed else next(filter(None, (_passage(block, wanted, parser) for block in blocks)), None)
+
+
+def _continuation(texts: list[str], prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
+    """Return prompt and completion as one program, the completion being a body or the whole function again."""
+    if not _refused_at((prefix + texts[-1]).split("\n"), wanted, parser):
+        return prefix + texts[-1]
+    for text in texts:
+        program = _with_body(text, prefix, wanted, parser) or _with_function(text, prefix, wanted, parser)
+        if program:
+            return program
+    return None
+
+
+def _with_body(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
+    bodies = [text]
+    if not re.search(rf"^\s*(?:async\s+def|def|class)\s+{wanted.name}\b", text, re.MULTILINE):
+        # Models and post-processing strip the indent of the first line, or of all of them.
+        indent, stripped = _body_indent(prefix), text.lstrip("\n")
+        bodies += [indent + stripped.lstrip(" "), textwrap.indent(textwrap.dedent(stripped), indent)]
+    kept, best = 0, None
+    for body in bodies:
+        lines = (prefix + body).split("\n")
+        first = prefix.count("\n")
+        end = _usable_lines(lines, wanted, parser, at_least=first)
+        if end - first > kept:
+            kept, best = end - first, _text(lines[:end], whole=end == len(lines))
+    return best
+
+
+def _with_function(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
+    function = _passage(text, wanted, parser)
+    if function is None:
+        return None
+    for head in (prefix + "\n", _before_last_definition(prefix)):
+        if parser.parse(head + function)[0]:
+            return head + function
+    return function
+
+
+def _passage(text: str, wanted: _Wanted, parser: Parser) -> str | None:
+    """Return the first passage that has the entry point, or without one the longest that does something."""
+    if wanted.name is not None and wanted.name not in text:
+        return None
+    passages = []
+    for candidate in dict.fromkeys((text, textwrap.dedent(text), text.lstrip())):
+        for passage in _passages(candidate, wanted, parser):
+            if wanted.name is not None or passage == candidate:
+                return passage
+            passages.append(passage)
+    return max(passages, key=len, default=None)
+
+
+def _passages(text: str, wanted: _Wanted, parser: Parser) -> Iterator[str]:
+    lines = text.split("\n")
+    start = 0
+    while start < len(lines):
+        # Looking before parsing: prose is passed over at the price of a regular expression a line.
+        end = 0
+        if start == 0 or _CODE_START.match(lines[start]):
+            end = _usable_lines(lines[start:], wanted, parser)
+        if end:
+            yield _text(lines[start : start + end], whole=end == len(lines))
+        start += max(end, 1)
+
+
+def _usable_lines(lines: list[str], wanted: _Wanted, parser: Parser, *, at_least: int = 0) -> int:
+    """Return how many lines from the first are a program that will do; 0 if none.
+
+    Cuts go back to the last whole top-level statement when that still will do: what follows a finished function is
+    half of another. Otherwise they go back line by line.
+    """
+    end, tries = len(lines), 0
+    while end > at_least and parser.left_chars > 0:
+        stop = _refused_at(lines[:end], wanted, parser)
+        if not stop:
+            return end
+        end = min(stop - 1, end - 1)
+        block = next((i for i in range(end, at_least, -1) if i < len(lines) and _starts_statement(lines[i])), 0)
+        if block and not _refused_at(lines[:block], wanted, parser):
+            return block
+        tries += 1
+        if tries > _SINGLE_LINE_CUTS:
+            end = _enclosing_line(lines, end)
+    return 0
+
+
+def _refused_at(lines: list[str], wanted: _Wanted, parser: Parser) -> int:
+    tree, line = parser.parse("\n".join(lines) + "\n")
+    return wanted.refused_at(tree) if tree else line
+
+
+def _starts_statement(line: str) -> bool:
+    return bool(line) and not line[0].isspace() and line[0] not in ")]}#"
+
+
+def _enclosing_line(lines: list[str], end: int) -> int:
+    """Return the number of lines before the block that the last of `end` lines stands in."""
+    inner = len(lines[end - 1]) - len(lines[end - 1].lstrip()) if end else 0
+    for index in range(end - 1, -1, -1):
+        if lines[index].strip() and len(lines[index]) - len(lines[index].lstrip()) < max(inner, 1):
+            return index
+    return 0
+
+
+def _text(lines: list[str], *, whole: bool) -> str:
+    text = "\n".join(lines)
+    return text if whole else text.rstrip() + "\n"
+
+
+def _last_definition(prompt: str, parser: Parser) -> str | None:
+    """Return the name of the last function or class of a prompt that is Python, perhaps left open; else None."""
+    if not re.search(r"^\s*(?:async\s+def|def|class)\s", prompt, re.MULTILINE):
+        return None
+    indent = _body_indent(prompt)
+    for closing in ("", f"\n{indent}pass\n", " pass\n", "0\n"):
+        tree = parser.parse(prompt + closing)[0]
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
+        if names:
+            return names[-1]
+    return None
+
+
+def _body_indent(prefix: str) -> str:
+    last = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
+    indent = last[: len(last) - len(last.lstrip())]
+    return indent + "    " if last.rstrip().endswith(":") else indent or "    "
+
+
+def _before_last_definition(prefix: str) -> str:
+    starts = [match.start() for match in re.finditer(r"^(?:@|async\s+def\b|def\b|class\b)", prefix, re.MULTILINE)]
+    return prefix[: starts[-1]] if starts else ""

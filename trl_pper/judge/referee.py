@@ -1,0 +1,145 @@
+"""Runs the test code of one task against one candidate and tells the host how each test ended.
+
+Enters: the tests, on a descriptor that no candidate ever holds, and plain data from the candidate. Leaves: one outcome
+per test. This process is a sibling of the candidate's, never an ancestor, and runs no line of the program; what the
+program returns reaches the test code as exact builtin values.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import os
+import random
+import signal
+import socket
+import types
+from typing import Any
+
+from trl_pper.judge import codec
+from trl_pper.judge.channel import send_frame
+from trl_pper.judge.conversation import Conversation, Failure
+from trl_pper.judge.testplan import TEST, TestPlan, plan_tests
+from trl_pper.verdict import Outcome
+
+#: Descriptors a referee starts with, after standard input, output and error.
+CHANNEL, HOST, TESTS = 3, 4, 5
+_MAX_MESSAGE_CHARS = 500
+
+
+def main(*, candidate_pid: int, limits: dict[str, float]) -> None:
+    """Judge one program; never returns."""
+    setup, code, entry_point = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
+    host = socket.socket(fileno=HOST)
+    random.seed(0)
+    try:
+        plan = plan_tests(code, setup=setup, entry_point=entry_point)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        _tell(host, "unsupported", f"the test code cannot be read: {error}")
+        os._exit(0)
+    if not plan.tests:
+        _tell(host, "unsupported", "the test code holds no test that runs")
+        os._exit(0)
+    _tell(host, "plan", len(plan.tests))
+    conversation = Conversation(channel=socket.socket(fileno=CHANNEL), host=host, pid=candidate_pid, limits=limits)
+    outcome, message = _Referee(plan, conversation, host).run(setup)
+    _tell(host, "end", outcome.value, message[:_MAX_MESSAGE_CHARS])
+    os._exit(0)
+
+
+def _tell(host: socket.socket, *message: Any) -> None:
+    send_frame(host, codec.encode(message, max_bytes=1 << 20))
+
+
+class _Referee:
+    def __init__(self, plan: TestPlan, conversation: Conversation, host: socket.socket) -> None:
+        self.plan = plan
+        self.conversation = conversation
+        self.host = host
+        self.outcomes: list[Outcome | None] = [None] * len(plan.tests)
+        self.depth = 0
+        signal.signal(signal.SIGPROF, self.on_timer)
+
+    def on_timer(self, signum: int, frame: types.FrameType | None) -> None:
+        raise self.conversation.fail(Outcome.TIMEOUT, "the test code ran too long on what the program returned")
+
+    def allow(self) -> None:
+        """Start the next test's allowances: the candidate's and this process's own."""
+        self.conversation.failure = None
+        self.conversation.allow()
+        signal.setitimer(signal.ITIMER_PROF, self.conversation.cpu_seconds)
+
+    def run(self, setup: str) -> tuple[Outcome, str]:
+        """Run everything; return what to say of tests that were never reached."""
+        try:
+            self.conversation.load()
+            self.allow()
+            namespace = self.namespace()
+            if setup:
+                exec(compile(setup, "setup.py", "exec", dont_inherit=True), namespace)
+            exec(compile(self.plan.tree, "tests.py", "exec", dont_inherit=True), namespace)
+        except BaseException as error:
+            outcome, message = self.judge(error)
+            if isinstance(error, ImportError) and not hasattr(error, "pper_note"):
+                outcome = Outcome.UNSUPPORTED
+            return outcome, message
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        return Outcome.NOT_RUN, "the test code did not reach this test"
+
+    def namespace(self) -> dict[str, Any]:
+        """Return the globals of the test code: trusted modules, and stand-ins for what the program defines."""
+        module = types.ModuleType("__main__")
+        module.__dict__.update({"__builtins__": builtins, TEST: self.test})
+        for name in self.plan.program_names:
+            if name in self.plan.module_names:
+                module.__dict__[name] = __import__(name)
+                continue
+            # A name the program lacks stays unbound: the test that uses it meets a NameError.
+            with contextlib.suppress(NameError):
+                module.__dict__[name] = self.conversation.request("global", name)
+        return module.__dict__
+
+    @contextlib.contextmanager
+    def test(self, index: int) -> Any:
+        """Record how test `index` ends and let the test code go on."""
+        if self.depth == 0:
+            self.allow()
+        self.depth += 1
+        try:
+            yield
+        except BaseException as error:
+            self.record(index, *self.judge(error))
+        else:
+            failure = self.conversation.failure
+            # A failure that test code swallowed is still one.
+            self.record(index, *((failure.outcome, failure.message) if failure else (Outcome.PASSED, "")))
+        finally:
+            self.depth -= 1
+            if self.depth == 0:
+                self.allow()
+
+    def judge(self, error: BaseException) -> tuple[Outcome, str]:
+        """Return the outcome that `error`, raised by test code, means for the program."""
+        failure = self.conversation.failure
+        if failure is not None:
+            return failure.outcome, failure.message
+        if hasattr(error, "pper_note"):
+            return Outcome.RUNTIME_ERROR, error.pper_note
+        if isinstance(error, MemoryError):
+            return Outcome.MEMORY_LIMIT, "the test code ran out of memory on what the program returned"
+        if isinstance(error, AssertionError):
+            return Outcome.WRONG_ANSWER, str(error)[:_MAX_MESSAGE_CHARS]
+        return Outcome.RUNTIME_ERROR, f"in the test code: {type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+
+    def record(self, index: int, outcome: Outcome, message: str) -> None:
+        """Tell the host; a test that runs several times passes only if it passes every time."""
+        known = self.outcomes[index]
+        if known is not None and (known is not Outcome.PASSED or outcome is Outcome.PASSED):
+            return
+        self.outcomes[index] = outcome
+        if outcome is not Outcome.PASSED:
+            statement = ast.unparse(self.plan.tests[index])[:200]
+            message = f"{statement}: {message}" if message else statement
+        _tell(self.host, "test", index, outcome.value, message[:_MAX_MESSAGE_CHARS])

@@ -1,0 +1,169 @@
+"""Reads test code and rewrites it so that every test in it is counted and recorded on its own.
+
+A test is a statement that holds an assert, at top level or in the body of a function such as HumanEval's `check` that
+the top level calls. Each is wrapped in `with TEST(index):`, whose manager records the outcome and lets the next
+statement run. Enters: source text. Leaves: a tree to compile and the names the tests expect from the program. Nothing
+is executed here.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import symtable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from trl_pper.judge.codec import CROSSING_MODULES
+
+#: Name of the context manager in rewritten test code; not a name anyone would write.
+TEST = "__pper_test__"
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestPlan:
+    """Test code ready to run.
+
+    Args:
+        tree: The rewritten module.
+        tests: The statement of each test, in source order.
+        program_names: Global names the test code uses without defining them.
+        module_names: Those of them that are used as modules of the standard library. They are bound to the real
+            module, so that a program cannot answer for `math.isclose`.
+    """
+
+    tree: ast.Module
+    tests: tuple[ast.stmt, ...]
+    program_names: tuple[str, ...]
+    module_names: frozenset[str]
+
+
+def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None) -> TestPlan:
+    """Find and wrap the tests in `code`.
+
+    Args:
+        code: Test code that calls itself.
+        setup: Code that runs before it.
+        entry_point: What the program must define: a name, or an expression such as `Solution().solve`.
+
+    Raises:
+        SyntaxError: `code` or `setup` is not Python.
+    """
+    tree = ast.parse(code, "tests.py")
+    names = _program_names(tree, code, setup, entry_point)
+    tests: list[ast.stmt] = []
+    _wrap_module(tree, tests)
+    ast.fix_missing_locations(tree)
+    modules = _used_as_modules(tree).intersection(names) - {entry_point}
+    return TestPlan(tree=tree, tests=tuple(tests), program_names=names, module_names=modules)
+
+
+def _used_as_modules(tree: ast.Module) -> frozenset[str]:
+    """Return the names of known modules that are only ever followed by a dot."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in CROSSING_MODULES]
+    bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return frozenset(node.id for node in names) - {node.id for node in names if id(node) not in bases}
+
+
+def count_tests(code: str) -> int:
+    """Return the number of tests in `code`; 0 when it is not Python."""
+    try:
+        return len(plan_tests(code).tests)
+    except (SyntaxError, ValueError, RecursionError):
+        return 0
+
+
+def _wrap_module(tree: ast.Module, tests: list[ast.stmt]) -> None:
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    reached = _reached(functions, [node for node in tree.body if not isinstance(node, _DEFINITIONS)])
+    tree.body = _wrap_body(tree.body, reached, tests)
+
+
+def _reached(functions: dict[str, ast.FunctionDef], roots: Sequence[ast.stmt]) -> set[str]:
+    """Return the names of the functions that `roots` mention, directly or through one another."""
+    reached: set[str] = set()
+    waiting: list[ast.AST] = list(roots)
+    while waiting:
+        for node in ast.walk(waiting.pop()):
+            if isinstance(node, ast.Name) and node.id in functions and node.id not in reached:
+                reached.add(node.id)
+                waiting.extend(functions[node.id].body)
+    return reached
+
+
+def _wrap_body(body: Sequence[ast.stmt], reached: set[str], tests: list[ast.stmt]) -> list[ast.stmt]:
+    wrapped: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef):
+            if statement.name in reached:
+                inner = {node.name: node for node in statement.body if isinstance(node, ast.FunctionDef)}
+                roots = [node for node in statement.body if not isinstance(node, _DEFINITIONS)]
+                statement.body = _wrap_body(statement.body, _reached(inner, roots), tests)
+            wrapped.append(statement)
+        elif any(_counts(node) for node in _own_nodes(statement)):
+            wrapped.append(_wrap(statement, len(tests)))
+            tests.append(statement)
+        else:
+            wrapped.append(statement)
+    return wrapped
+
+
+def _own_nodes(statement: ast.AST) -> Iterator[ast.AST]:
+    """Yield `statement` and what is in it, without the bodies of definitions, which run elsewhere if at all."""
+    if isinstance(statement, _DEFINITIONS):
+        return
+    yield statement
+    for child in ast.iter_child_nodes(statement):
+        yield from _own_nodes(child)
+
+
+def _counts(node: ast.AST) -> bool:
+    # `assert True, "..."` says nothing about the program; `assert False` after a call that must raise does.
+    return isinstance(node, ast.Assert) and not (isinstance(node.test, ast.Constant) and node.test.value)
+
+
+def _wrap(statement: ast.stmt, index: int) -> ast.stmt:
+    call = ast.Call(func=ast.Name(id=TEST, ctx=ast.Load()), args=[ast.Constant(index)], keywords=[])
+    return ast.copy_location(ast.With(items=[ast.withitem(context_expr=call)], body=[statement]), statement)
+
+
+def _program_names(tree: ast.Module, code: str, setup: str, entry_point: str | None) -> tuple[str, ...]:
+    used, defined = _module_names(code)
+    setup_used, setup_defined = _module_names(setup)
+    defined |= setup_defined
+    names = [name for name in (*setup_used, *used) if name not in defined and not hasattr(builtins, name)]
+    if entry_point is not None:
+        root = next(node.id for node in ast.walk(ast.parse(entry_point)) if isinstance(node, ast.Name))
+        if root not in defined:
+            names.append(root)
+    elif not names and (shadowed := _first_called(tree)) is not None:
+        # The tests name nothing but builtins: the program's function must be one that shadows a builtin.
+        names.append(shadowed)
+    return tuple(dict.fromkeys(names))
+
+
+def _module_names(source: str) -> tuple[list[str], set[str]]:
+    """Return the global names that `source` uses and those that it defines."""
+    top = symtable.symtable(source, "tests.py", "exec")
+    used: list[str] = []
+    scopes = [top]
+    while scopes:
+        scope = scopes.pop()
+        scopes.extend(scope.get_children())
+        for symbol in scope.get_symbols():
+            if symbol.is_referenced() and (scope is top or symbol.is_global()):
+                used.append(symbol.get_name())
+    defined = {symbol.get_name() for symbol in top.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    return used, defined | {"__name__", "__file__", "__doc__"}
+
+
+def _first_called(tree: ast.Module) -> str | None:
+    """Return the outermost name that the first assert calls, as in `assert sum(1, 2) == 3`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):
+            for inner in ast.walk(node.test):
+                if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+                    return inner.func.id
+    return None

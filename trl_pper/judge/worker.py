@@ -1,0 +1,161 @@
+"""The host's end of one worker process: starts it, asks it for children, and ends it.
+
+The worker is exec'd, never forked from the host's Python: the host may be a trainer of many gigabytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_ZYGOTE = Path(__file__).with_name("zygote.py")
+_START_SECONDS = 60.0
+_MAX_MESSAGE_BYTES = 1 << 16
+
+
+class WorkerError(Exception):
+    """The sandbox failed, which says nothing about the program being judged."""
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the whole environment of a worker: nothing of the caller's but what starts the interpreter."""
+    environment = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "PYTHONHASHSEED": "0",
+        "PYTHONUTF8": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    return environment
+
+
+class Worker:
+    """One running zygote. Not thread-safe: one program at a time."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
+        os.chmod(self.directory, 0o711)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
+        # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
+        command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), str(theirs.fileno()), self.directory, *paths]
+        with theirs:
+            self.process = subprocess.Popen(
+                command,
+                env=clean_environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        self.control = ours
+        self._finalizer = weakref.finalize(self, _end, self.process, ours, self.directory)
+        self.control.settimeout(_START_SECONDS)
+        self.started = self._receive()
+
+    def request(
+        self, operation: str, descriptors: Sequence[int] = (), *, seconds: float, **fields: Any
+    ) -> dict[str, Any]:
+        """Send a request and return its answer.
+
+        Args:
+            operation: What the zygote is to do.
+            descriptors: Handed to the zygote's child; the caller keeps its own copies.
+            seconds: Wall seconds to wait for the answer.
+            fields: The rest of the request.
+
+        Raises:
+            WorkerError: The worker died, hangs or failed.
+        """
+        self.control.settimeout(seconds)
+        message = json.dumps({"op": operation, **fields}).encode()
+        try:
+            socket.send_fds(self.control, [message], list(descriptors))
+        except OSError as error:
+            raise WorkerError(f"the worker is gone: {error}") from error
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            message = self.control.recv(_MAX_MESSAGE_BYTES)
+        except OSError as error:
+            raise WorkerError(f"the worker does not answer: {error}") from error
+        if not message:
+            raise WorkerError("the worker has ended")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+    def close(self) -> None:
+        """End the worker and everything it started; harmless when repeated."""
+        self._finalizer()
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, directory: str) -> None:
+    # Losing its control socket is the zygote's order to clean up and leave.
+    control.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def sealed_file(content: bytes) -> Iterator[int]:
+    """Yield a descriptor of an anonymous file that holds `content` and can no longer be changed."""
+    descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        _write_all(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def output_file() -> Iterator[int]:
+    """Yield a descriptor of an empty anonymous file for a program to write to; it may grow, never shrink."""
+    descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def deadline(seconds: float) -> float:
+    """Return the moment `seconds` from now on the monotonic clock."""
+    return time.monotonic() + seconds

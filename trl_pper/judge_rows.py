@@ -1,0 +1,116 @@
+"""`trl-pper judge`: rows of programs in, rows of verdicts out, in the same order.
+
+Enters: a file of tasks and a file of rows `{"task_id", "completion" or "program"}`. Leaves: one JSON row per program,
+`{"task_id", "pass_rate", "passed", "total", "outcomes", "message"}`, written as the work goes. Every row is checked
+before the first program runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl_pper.extraction import extract_program
+from trl_pper.formats import load_tasks, match_task_id, read_rows
+from trl_pper.judge import Judge, Limits
+from trl_pper.task import CodingTask
+from trl_pper.verdict import Verdict
+
+#: Rows judged together; their verdicts are on disk before the next ones start.
+ROWS_PER_CHUNK = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramRow:
+    """One program to judge: the id as its row wrote it, the task it means, and the program's text."""
+
+    raw_id: Any
+    task: CodingTask
+    program: str
+
+
+def make_judge(options: argparse.Namespace) -> Judge:
+    """Build the judge that the judging options of a command line describe."""
+    given = {"cpu_seconds": options.cpu_seconds, "memory_bytes": options.memory_bytes}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    return Judge(workers=options.workers, isolation=options.isolation, limits=limits)
+
+
+def judge_file(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    tasks = load_tasks(options.tasks, format=options.format)
+    rows = read_programs(options.programs, tasks)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    rates: list[float | None] = []
+    with make_judge(options) as judge, options.output.open("w", encoding="utf-8") as output:
+        for row, verdict in judge_rows(rows, judge):
+            output.write(json.dumps(verdict_row(row.raw_id, verdict)) + "\n")
+            rates.append(verdict.pass_rate)
+        isolation = judge.isolation
+    print(_summary(rates, time.perf_counter() - started, isolation))
+    return 0
+
+
+def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
+    """Read the programs of `tasks` from a file.
+
+    Raises:
+        ValueError: A row names no known task or holds no program; the message names file, line and field.
+    """
+    by_id = {task.task_id: task for task in tasks}
+    return [_program_row(row, by_id, f"{path}:{line}") for line, row in read_rows(path)]
+
+
+def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[ProgramRow, Verdict]]:
+    """Judge rows and yield each with its verdict, in order; rows of the same task are judged together."""
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        chunk = rows[start : start + ROWS_PER_CHUNK]
+        by_task: dict[str, list[int]] = {}
+        for position, row in enumerate(chunk):
+            by_task.setdefault(row.task.task_id, []).append(position)
+        work = [(chunk[group[0]].task, [chunk[i].program for i in group]) for group in by_task.values()]
+        found: dict[int, Verdict] = {}
+        for group, verdicts in zip(by_task.values(), judge.run(work), strict=True):
+            found.update(zip(group, verdicts, strict=True))
+        yield from ((row, found[position]) for position, row in enumerate(chunk))
+
+
+def verdict_row(task_id: Any, verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as the row that `trl-pper judge` writes."""
+    return {
+        "task_id": task_id,
+        "pass_rate": verdict.pass_rate,
+        "passed": verdict.passed,
+        "total": verdict.total,
+        "outcomes": [str(outcome) for outcome in verdict.outcomes],
+        "message": verdict.message,
+    }
+
+
+def _program_row(row: Mapping[str, Any], by_id: Mapping[str, CodingTask], where: str) -> ProgramRow:
+    task_id = match_task_id(row.get("task_id"), by_id)
+    if task_id is None:
+        raise ValueError(f"{where}: task_id: must name one of the {len(by_id)} tasks; got {row.get('task_id')!r}")
+    task = by_id[task_id]
+    if isinstance(row.get("program"), str):
+        return ProgramRow(raw_id=row["task_id"], task=task, program=row["program"])
+    if not isinstance(row.get("completion"), str):
+        raise ValueError(f"{where}: completion: a string is required here or under program; the row has {sorted(row)}")
+    program = extract_program(row["completion"], prompt=task.prompt, entry_point=task.entry_point)
+    return ProgramRow(raw_id=row["task_id"], task=task, program=program)
+
+
+def _summary(rates: Sequence[float | None], seconds: float, isolation: str) -> str:
+    judged = [rate for rate in rates if rate is not None]
+    mean = sum(judged) / len(judged) if judged else 0.0
+    accepted = sum(rate == 1.0 for rate in judged)
+    return (
+        f"{len(rates)} programs in {seconds:.1f} s ({len(rates) / max(seconds, 1e-9):.0f}/s), isolation {isolation}: "
+        f"{accepted} accepted, mean pass rate {mean:.3f}, {len(rates) - len(judged)} not judged"
+    )

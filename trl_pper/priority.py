@@ -1,0 +1,243 @@
+"""Eq. 6-8 of "Possibility and Pass-rate Prioritized Experience Replay" (arXiv 2410.12236) as pure functions on arrays.
+
+Enters: the possibility and the pass rate of each program. Leaves: its P2Value, the probability to be drawn, and the
+indices drawn. Nothing here holds state: the same arguments give the same answer on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray: TypeAlias = NDArray[np.float64]
+PriorityFunction: TypeAlias = Callable[[FloatArray], ArrayLike]
+
+PRIORITIES = ("proportional", "rank", "uniform", "filter")
+
+
+def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight: float = 0.5) -> FloatArray:
+    """Mix what the model believes of each program with what the tests say: Eq. 6 of arXiv 2410.12236.
+
+    `P2Value = a * possibility + (1 - a) * pass_rate`, where the paper's alpha is `possibility_weight`.
+
+    Args:
+        possibility: Probability of each program, shape [n], in [0, 1]. NaN where the log-probability is unknown
+            (a teacher's program, for instance): the P2Value of that program is its pass rate alone.
+        pass_rate: Share of tests each program passes, shape [n], in [0, 1].
+        possibility_weight: The mixing weight a, in [0, 1]; 0 looks only at the tests, 1 only at the model.
+
+    Returns:
+        P2Values, float64, shape [n], in [0, 1].
+
+    Raises:
+        ValueError: Shapes differ or a value is out of range; the message names the argument.
+
+    Example:
+        >>> p2value([0.5, 0.25], [1.0, 0.0], possibility_weight=0.5)
+        array([0.75 , 0.125])
+    """
+    if not 0.0 <= possibility_weight <= 1.0:
+        raise ValueError(f"possibility_weight: must be in [0, 1]; got {possibility_weight!r}")
+    believed = _vector("possibility", possibility)
+    passed = _vector("pass_rate", pass_rate)
+    if believed.shape != passed.shape:
+        raise ValueError(
+            f"possibility and pass_rate: must have one length; got {believed.size} possibilities "
+            f"and {passed.size} pass rates"
+        )
+    unknown = np.isnan(believed)
+    _check_share("possibility", believed[~unknown], remedy="exponentiate log-probabilities first")
+    _check_share("pass_rate", passed, remedy="leave programs that were not judged out")
+    mixed = possibility_weight * believed + (1.0 - possibility_weight) * passed
+    # Rounding may lift a * 1 + (1 - a) * 1 above 1.
+    return np.where(unknown, passed, np.minimum(mixed, 1.0))
+
+
+def draw_probabilities(
+    p2values: ArrayLike,
+    *,
+    priority: str | PriorityFunction = "proportional",
+    exponent: float = 1.0,
+    pass_rate: ArrayLike | None = None,
+) -> FloatArray:
+    """Turn P2Values into the probability to draw each program: Eq. 7 and 8 of arXiv 2410.12236.
+
+    `P(i) = p_i ** e / sum_k p_k ** e` (Eq. 7), where the priority p_i is (Eq. 8)
+
+    - "proportional": the P2Value itself;
+    - "rank": 1 / rank, the largest P2Value having rank 1. Tied programs share equally the probability of the ranks
+      they occupy together, so the order in which they were stored never matters;
+    - "uniform": 1 for every program (the control without priorities); the exponent plays no role;
+    - "filter": 1 for programs that pass every test, else 0 (rejection sampling); the exponent plays no role;
+    - a function: what it returns for the P2Values.
+
+    Exponent 0 is uniform over all programs, also those of priority 0 (0 ** 0 is 1, as in Python). When every priority
+    is 0, Eq. 7 is undefined and the draw is uniform.
+
+    Args:
+        p2values: P2Values, shape [n], finite, not negative.
+        priority: One of `PRIORITIES`, or a function from P2Values to priorities of the same shape, not negative.
+        exponent: The exponent e, finite, not negative (the paper's second alpha). Large ones sharpen the draw.
+        pass_rate: Pass rates, shape [n], read by "filter" only. When omitted, the P2Values are taken to be pass
+            rates, which they are at `possibility_weight=0`.
+
+    Returns:
+        Probabilities, float64, shape [n], sum 1; an empty array for no programs.
+
+    Raises:
+        ValueError: An argument is out of range, or "filter" is asked for and no program passes all of its tests.
+
+    Example:
+        >>> draw_probabilities([0.75, 0.25])
+        array([0.75, 0.25])
+        >>> draw_probabilities([0.2, 0.9, 0.2], priority="rank").round(3)
+        array([0.227, 0.545, 0.227])
+    """
+    if not (np.isfinite(exponent) and exponent >= 0):
+        raise ValueError(f"exponent: must be finite and not negative; got {exponent!r}")
+    if not callable(priority) and priority not in PRIORITIES:
+        raise ValueError(f"priority: must be one of {', '.join(PRIORITIES)}, or a function; got {priority!r}")
+    values = _not_negative("p2values", p2values)
+    if values.size == 0:
+        return values
+    if callable(priority):
+        return _proportional(_called(priority, values), exponent)
+    if priority == "proportional":
+        return _proportional(values, exponent)
+    if priority == "rank":
+        return _rank_based(values, exponent)
+    if priority == "filter":
+        return _fully_passing(values if pass_rate is None else _matching_pass_rate(pass_rate, values))
+    return np.full(values.size, 1.0 / values.size)
+
+
+def draw_indices(probabilities: ArrayLike, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
+    """Draw a minibatch of indices, with replacement, from a stream that depends on the arguments alone.
+
+    The stream is the Philox counter-based generator (Salmon et al. 2011) keyed by seed and round, its counter set by
+    the step: streams of different (seed, round, step) never overlap, and nothing has to be remembered between calls,
+    so that a resumed run and every process of a distributed run draw the same. A shorter draw is a prefix of a longer.
+
+    Args:
+        probabilities: Probability of each index, shape [n], sum 1.
+        size: Number of indices to draw.
+        seed: Seed of the run, in [0, 2**64).
+        round_index: Round of the BTP pipeline, in [0, 2**64).
+        step: Optimizer step, in [0, 2**64).
+
+    Returns:
+        Indices, int64, shape [size], in [0, n). An index of probability 0 is never drawn.
+
+    Raises:
+        ValueError: No probabilities, or an argument out of range.
+
+    Example:
+        >>> draw_indices([0.5, 0.0, 0.5], 6, seed=0, round_index=0, step=0)
+        array([0, 0, 0, 2, 2, 0])
+    """
+    values = _not_negative("probabilities", probabilities)
+    if values.size == 0:
+        raise ValueError("probabilities: need at least one; got none, so there is nothing to draw from")
+    if abs(float(values.sum()) - 1.0) > 1e-9:
+        raise ValueError(f"probabilities: must sum to 1; got a sum of {values.sum()!r}. Use draw_probabilities")
+    if size < 0:
+        raise ValueError(f"size: must not be negative; got {size!r}")
+    for name, value in (("seed", seed), ("round_index", round_index), ("step", step)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{name}: must be in [0, 2**64); got {value!r}")
+    cumulative = np.cumsum(values)
+    # `side="right"` steps over items of probability 0; a uniform below 1 times the total stays below the total.
+    uniforms = _uniforms(size, seed=seed, round_index=round_index, step=step)
+    return np.asarray(np.searchsorted(cumulative, uniforms * cumulative[-1], side="right"), dtype=np.int64)
+
+
+def effective_sample_size(probabilities: ArrayLike) -> float:
+    """Return how many equally likely programs would be as varied a draw: `1 / sum(p ** 2)` (Kish 1965).
+
+    Args:
+        probabilities: Probabilities, shape [n], sum 1.
+
+    Returns:
+        A number in [1, n], or 0.0 for no programs.
+    """
+    values = _not_negative("probabilities", probabilities)
+    return 1.0 / float(values @ values) if values.size else 0.0
+
+
+def _uniforms(size: int, *, seed: int, round_index: int, step: int) -> FloatArray:
+    # The step sits in the second counter word: a step may use 2**64 blocks before it reaches the next step's stream.
+    # Raw bits, because NumPy keeps bit generators stable between versions but not the methods of `Generator`.
+    stream = np.random.Philox(
+        key=np.array([seed, round_index], dtype=np.uint64), counter=np.array([0, step, 0, 0], dtype=np.uint64)
+    )
+    bits: NDArray[np.uint64] = np.asarray(stream.random_raw(size), dtype=np.uint64)
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
+def _proportional(priorities: FloatArray, exponent: float) -> FloatArray:
+    largest = priorities.max()
+    if exponent == 0.0 or largest == 0.0:
+        return np.full(priorities.size, 1.0 / priorities.size)
+    # In logarithms relative to the largest: a large exponent would underflow every power to 0 and the sum with it.
+    with np.errstate(divide="ignore", over="ignore"):
+        weights = np.exp(exponent * (np.log(priorities) - np.log(largest)))
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def _rank_based(values: FloatArray, exponent: float) -> FloatArray:
+    with np.errstate(over="ignore"):
+        by_rank = np.exp(-exponent * np.log(np.arange(1, values.size + 1)))
+    # Groups of equal values, largest first; each member gets the mean weight of the ranks its group occupies.
+    _, group, members = np.unique(-values, return_inverse=True, return_counts=True)
+    first_rank = np.concatenate(([0], np.cumsum(members)[:-1]))
+    weights = (np.add.reduceat(by_rank, first_rank) / members)[group]
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def _fully_passing(pass_rate: FloatArray) -> FloatArray:
+    passing = pass_rate >= 1.0
+    if not passing.any():
+        raise ValueError(
+            f'priority: "filter" draws only programs that pass every test, and none of {pass_rate.size} does '
+            f'(best pass rate {pass_rate.max():.3f}). Collect more programs, or use priority="proportional"'
+        )
+    return np.asarray(passing / passing.sum(), dtype=np.float64)
+
+
+def _called(priority: PriorityFunction, values: FloatArray) -> FloatArray:
+    # A copy: the function may sort or scale its argument in place, and callers keep theirs.
+    priorities = _not_negative("priority", priority(values.copy()))
+    if priorities.shape != values.shape:
+        raise ValueError(f"priority: the function must return {values.size} priorities; got {priorities.size}")
+    return priorities
+
+
+def _matching_pass_rate(pass_rate: ArrayLike, values: FloatArray) -> FloatArray:
+    rates = _vector("pass_rate", pass_rate)
+    if rates.shape != values.shape:
+        raise ValueError(f"pass_rate: must hold one value for each of {values.size} P2Values; got {rates.size}")
+    _check_share("pass_rate", rates, remedy="leave programs that were not judged out")
+    return rates
+
+
+def _vector(name: str, values: ArrayLike) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: must be one-dimensional; got shape {array.shape}")
+    return array
+
+
+def _not_negative(name: str, values: ArrayLike) -> FloatArray:
+    array = _vector(name, values)
+    if not np.all(np.isfinite(array) & (array >= 0)):
+        raise ValueError(f"{name}: must be finite and not negative; got a range of {array.min()} to {array.max()}")
+    return array
+
+
+def _check_share(name: str, values: FloatArray, *, remedy: str) -> None:
+    # Written so that NaN fails too.
+    if not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"{name}: must be in [0, 1]; got {values[~((values >= 0) & (values <= 1))][0]}; {remedy}")

@@ -1,0 +1,94 @@
+"""Files of rows: JSON lines, JSON lists and Parquet read into mappings, each with the line it stands on.
+
+Enters: a path. Leaves: numbered rows, one at a time. What the fields mean is not known here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read the rows of a file without a look at their fields.
+
+    Args:
+        path: A .jsonl, .jsonl.gz, .json (a list of objects) or .parquet file. JSON lines end at newlines alone:
+            strings may hold other Unicode line separators as they are. Empty lines are passed over.
+
+    Yields:
+        Line number (in .json and .parquet the row number), from 1, and the row.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The kind of file is unknown, or a row is no JSON object; the message names file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file. To read a data set of the Hub, pass datasets.load_dataset(name, split=...)"
+        )
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _json_lines(path)
+    elif path.suffix == ".json":
+        yield from _json_list(path)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+    else:
+        raise ValueError(f"{path}: must end in {', '.join(SUFFIXES)}; got {path.suffix!r}")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _json_object(line, f"{path}:{number}")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a complete gzip file ({error})") from error
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: malformed JSON ({error.msg})") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: malformed JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}:1: must be a list of objects; got {type(rows).__name__}. Write one object a line")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: must be a JSON object; got {type(row).__name__}")
+        yield number, row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file ({error})") from error
+    number = 0
+    for batch in file.iter_batches(batch_size=1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def _json_object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}: malformed JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: must be a JSON object; got {type(row).__name__}")
+    return row

@@ -1,0 +1,108 @@
+"""What Python's parser says of a text: where it stops being a program, and which names it defines.
+
+Enters: source text, trusted or not. Leaves: facts about its syntax. Nothing is ever run or compiled to bytecode.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+class Parser:
+    """Python's parser with a budget, so that no text can keep it busy: when it is spent, nothing parses any more.
+
+    Args:
+        budget_chars: How many characters may be parsed in total.
+    """
+
+    def __init__(self, budget_chars: int) -> None:
+        self.left_chars = budget_chars
+
+    def parse(self, code: str) -> tuple[ast.Module | None, int]:
+        """Parse `code`.
+
+        Returns:
+            The tree and 0; or None and the line, from 1, at which the text cannot be continued as Python.
+        """
+        self.left_chars -= len(code) + 100
+        if self.left_chars < 0:
+            return None, 1
+        try:
+            return parse(code), 0
+        except SyntaxError as error:
+            return None, max(1, error.lineno or 1)
+        except (ValueError, RecursionError, MemoryError):  # Null bytes, lone surrogates, nesting too deep.
+            return None, 1
+
+
+def parse(code: str) -> ast.Module:
+    """Parse `code` and keep quiet about invalid escapes, which are no concern of whoever reads others' programs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code)
+
+
+def definitions(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """Return the statements that give a module the name `name`, in order, also inside a top-level `if` or `try`."""
+    return [statement for statement in _module_statements(tree.body) if name in bound_names(statement)]
+
+
+def bound_names(statement: ast.stmt) -> set[str]:
+    """Return the names a statement defines, imports or assigns."""
+    if isinstance(statement, _DEFINITIONS):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.Assign):
+        targets = [node for target in statement.targets for node in ast.walk(target)]
+        return {node.id for node in targets if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+        return {statement.target.id}
+    return set()
+
+
+def module_names(tree: ast.Module) -> set[str]:
+    """Return the names a module defines, imports or assigns."""
+    return set().union(*map(bound_names, _module_statements(tree.body)))
+
+
+def is_stub(statement: ast.stmt) -> bool:
+    """Return whether a function has no body to speak of: a docstring, `pass` or an ellipsis."""
+    return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and all(
+        isinstance(part, ast.Pass) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+        for part in statement.body
+    )
+
+
+def is_idle(tree: ast.Module) -> bool:
+    """Return whether a program does nothing: bare names and constants, as a word of English parses."""
+    return all(
+        isinstance(statement, ast.Expr)
+        and all(isinstance(node, ast.Name | ast.Constant | ast.Tuple | ast.expr_context) for node in _parts(statement))
+        for statement in tree.body
+    )
+
+
+def top_level_return(tree: ast.Module) -> int:
+    """Return the line of the first `return` outside a function, or 0."""
+    return next(
+        (statement.lineno for statement in _module_statements(tree.body) if isinstance(statement, ast.Return)), 0
+    )
+
+
+def _parts(statement: ast.Expr) -> Iterator[ast.AST]:
+    return ast.walk(statement.value)
+
+
+def _module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for statement in body:
+        yield statement
+        if isinstance(statement, ast.If | ast.Try | ast.With | ast.For | ast.While):
+            for field in ("body", "orelse", "finalbody"):
+                yield from _module_statements(getattr(statement, field, []))
+            for handler in getattr(statement, "handlers", []):
+                yield from _module_statements(handler.body)
