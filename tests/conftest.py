@@ -58,7 +58,9 @@ def tasks() -> list[CodingTask]:
         CodingTask(
             task_id=f"add-{n}",
             prompt=f"# add {'one ' * n}\ndef f(x):\n",
-            tests=FunctionTests(entry_point="f", code=f"assert f(1) == {n + 1}\nassert f(0) == {n}\nassert f(-{n}) == 0"),
+            tests=FunctionTests(
+                entry_point="f", code=f"assert f(1) == {n + 1}\nassert f(0) == {n}\nassert f(-{n}) == 0"
+            ),
         )
         for n in range(1, 5)
     ]

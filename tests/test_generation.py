@@ -58,7 +58,9 @@ def test_reported_logprob_is_that_of_the_generated_tokens(make_model, tokenizer,
     local = LocalModel(model=model, processing_class=tokenizer)
     outputs = []
     generate = model.generate
-    monkeypatch.setattr(model, "generate", lambda **inputs: outputs.append((inputs, generate(**inputs))) or outputs[-1][1])
+    monkeypatch.setattr(
+        model, "generate", lambda **inputs: outputs.append((inputs, generate(**inputs))) or outputs[-1][1]
+    )
     source = BeamSearchSource(num_beams=3, max_completion_length=6, batch_size=4)
     programs = [program for one in source.generate(tasks, student=local) for program in one]
     ((inputs, output),) = outputs

@@ -25,7 +25,9 @@ def test_importing_the_package_takes_under_a_tenth_of_a_second():
     assert min(float(run(code)) for _ in range(3)) < 0.1
 
 
-@pytest.mark.parametrize("module", ["task", "formats", "extraction", "verdict", "priority", "experience", "judge", "replay"])
+@pytest.mark.parametrize(
+    "module", ["task", "formats", "extraction", "verdict", "priority", "experience", "judge", "replay"]
+)
 def test_floors_0_to_2_load_neither_torch_nor_transformers_nor_evaluate(module):
     code = f"import sys, trl_pper.{module}; print([m for m in ('torch', 'transformers', 'evaluate', 'trl') if m in sys.modules])"
     assert run(code) == "[]"

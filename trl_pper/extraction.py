@@ -48,8 +48,9 @@ class _Wanted:
 def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str:
     r"""Return the program in a completion.
 
-    Code in fences is preferred to code without: of several blocks the first that defines `entry_point`; without
-    an entry point the last that parses and reads standard input, or else the longest that parses. Prose before the code and prose or half a function after it are cut off.
+    Code in fences is preferred to code without: of several blocks the first that defines `entry_point`; without an
+    entry point the last that parses and reads standard input, or else the longest that parses. Prose before the code
+    and prose or half a function after it are cut off.
 
     A prompt is part of the program only if it is Python that defines something, such as HumanEval's signature and
     docstring. A prompt that is a docstring alone (MBPP) is not, for it may hold expected answers, and neither are chat
@@ -73,7 +74,7 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
     """
     text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
     name = _identifier(entry_point)
-    parser = Parser(2_000_000 + 2 * (len(text) + len(prompt)))
+    parser = Parser(500_000 + 2 * (len(text) + len(prompt)))
     opened = _last_definition(prompt, parser) if isinstance(prompt, str) else None
     blocks = _fenced_blocks(text)
     # What is left when nothing parses: still the block rather than the chat around it, for an honest syntax error.
@@ -195,7 +196,7 @@ def _passage(text: str, wanted: _Wanted, parser: Parser) -> str | None:
 def _passages(text: str, wanted: _Wanted, parser: Parser) -> Iterator[str]:
     lines = text.split("\n")
     start = 0
-    while start < len(lines):
+    while start < len(lines) and parser.left_chars > 0:
         # Looking before parsing: prose is passed over at the price of a regular expression a line.
         end = 0
         if start == 0 or _CODE_START.match(lines[start]):

@@ -60,7 +60,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         ValueError: The data sets, the buffer and the collector do not fit together.
 
     Example:
-        See `docs/quickstart.md`, which is run by the tests.
+        The swap from `SFTTrainer` in README.md, which the tests run.
     """
 
     _tag_names = ["trl", "pper"]  # noqa: RUF012

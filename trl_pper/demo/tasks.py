@@ -97,7 +97,7 @@ def _chosen_inputs(asked: Composition) -> list[list[int]]:
 
 
 def _input_pool(asked: Composition) -> list[list[int]]:
-    """Draw distinct lists of few values: some at or beside a constant, some that the filter keeps, some of any kind."""
+    """Draw distinct lists of few values: some beside a constant, some that the filter keeps, some of any kind."""
     rng = random.Random(asked.task_id)
     keeps = asked.steps[0].code()
     kept = eval(f"[x for x in range(-9, 10) if {keeps}]")

@@ -1,8 +1,10 @@
 """The execution engine: runs untrusted programs on their tests and says how each test ended.
 
-`Judge.run` is the way in. One file per purpose: `pool` (sharing out), `worker` and `zygote` (the two ends of a worker
-process), `function` and `stdio` (the host's part of the two kinds of tests), `referee`, `conversation` and `testplan` (test
-code, trusted), `candidate` (the program, untrusted), `confinement`, `limits`, `codec`, `channel`, `compare`, `selftest`.
+`Judge.run` is the way in. One file per purpose: `pool` shares programs out; `worker` and `zygote` are the two ends of
+a worker process; `function` and `stdio` are the host's part of the two kinds of tests; `referee`, `conversation` and
+`testplan` run test code, which is trusted; `candidate` runs the program, which is not; `confinement` bounds it;
+`codec` and `channel` carry values between them; `compare` and `endings` read what came out; `limits` says what is
+bounded and `selftest` whether it is.
 """
 
 from trl_pper.judge.limits import Limits

@@ -1,16 +1,16 @@
 """Runs one untrusted program in a process of its own and answers what the host or the referee asks of it.
 
-Enters: the program's source and, call by call, plain data. Leaves: plain data. Nothing here is trusted once the program
-has started, because the program shares the process: whatever leaves is treated as the program's own words, never as
-a verdict. Expected answers never come here.
+Enters: the program's source and, call by call, plain data. Leaves: plain data. Nothing here is trusted once the
+program has started, because the program shares the process: whatever leaves is treated as the program's own words,
+never as a verdict. Expected answers never come here.
 """
 
 from __future__ import annotations
 
+import _sitebuiltins
 import atexit
 import builtins
 import collections
-import io
 import os
 import random
 import socket
@@ -20,13 +20,12 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-import _sitebuiltins
-
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 
 #: Descriptors a candidate starts with, after standard input, output and error.
 CHANNEL, PROGRAM = 3, 4
+READY = b"ready"
 _FILE_NAME = "program.py"
 _MAX_MESSAGE_CHARS = 500
 _MAX_HANDLES = 100_000
@@ -38,6 +37,8 @@ def main(*, mode: str, limits: dict[str, float]) -> None:
     os.close(PROGRAM)
     channel = socket.socket(fileno=CHANNEL)
     _prepare_interpreter()
+    # From here on whatever goes wrong is the program's doing; without this word it is the sandbox's.
+    send_frame(channel, READY)
     if mode == "stdio":
         run_script(source, channel)
     else:
@@ -47,19 +48,14 @@ def main(*, mode: str, limits: dict[str, float]) -> None:
 
 def _prepare_interpreter() -> None:
     # `-S` leaves these out; scripts use them. A fixed seed makes verdicts of randomised programs repeat.
-    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")  # type: ignore[assignment]
-    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")  # type: ignore[assignment]
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
     random.seed(0)
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(
-        open(0, "rb", closefd=False), encoding="utf-8", errors="surrogateescape"
-    )  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = io.TextIOWrapper(
-        open(1, "wb", closefd=False), encoding="utf-8", errors="surrogateescape"
-    )  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(  # type: ignore[misc]
-        open(2, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 def _load(source: bytes) -> dict[str, Any]:

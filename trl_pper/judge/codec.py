@@ -1,10 +1,10 @@
 """Carries plain values between the trusted referee and an untrusted candidate as bytes.
 
-Enters: a Python value, or bytes from the other side. Leaves: bytes, or a value rebuilt from exact builtin types, so that
-no method written by a candidate ever runs where verdicts are made. Subclasses are flattened to the builtin they extend
-(Counter becomes dict, a namedtuple becomes tuple). Depth and size are bounded in both directions. Values that are not
-plain data cross as numbered handles when the caller allows it, and are refused otherwise. It is no general serialiser:
-shared references are copied, cycles are refused.
+Enters: a Python value, or bytes from the other side. Leaves: bytes, or a value rebuilt from exact builtin types, so
+that no method written by a candidate ever runs where verdicts are made. Subclasses are flattened to the builtin they
+extend (Counter becomes dict, a namedtuple becomes tuple). Depth and size are bounded in both directions. Values that
+are not plain data cross as numbered handles when the caller allows it, and are refused otherwise. It is no general
+serialiser: shared references are copied, cycles are refused.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def take(iterator: Iterator[Any], limit: int) -> list[Any]:
     Raises:
         CodecError: More than `limit` items.
     """
-    items = []
+    items: list[Any] = []
     for item in iterator:
         if len(items) == limit:
             raise CodecError(f"iterator longer than {limit} items")

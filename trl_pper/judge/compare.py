@@ -1,7 +1,8 @@
 """Decides whether what a program printed is what a test expects; runs on the host, on bytes.
 
-- `tokens`: tokens between ASCII whitespace are equal in order. A token equals another as text, or, where the expected one
-  is a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Integers must match digit by digit.
+- `tokens`: tokens between ASCII whitespace are equal in order. A token equals another as text, or, where the expected
+  one is a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Integers must match digit by
+  digit.
 - `ignore_case`: the same, upper and lower case being alike.
 - `lines`: lines are equal after whitespace at their ends and blank lines at the end are dropped.
 - `exact`: every character is equal.

@@ -2,7 +2,8 @@
 
 Enters: the child's descriptors, its working directory and the limits. Leaves: nothing; the process itself is changed.
 This is the level `rlimits`: it bounds what a program uses, keeps it from signalling or tracing other processes when
-the worker runs as root, and promises nothing about files it may read or hosts it may connect to.
+the worker runs as root, and promises nothing about files it may read. Where the kernel allows it the worker also
+leaves the network; `selftest` says whether that held.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWIPC = 0x08000000
+_CLONE_NEWNET = 0x40000000
 _CAP_DAC_READ_SEARCH = 2
 _CAP_VERSION_3 = 0x20080522
 
@@ -27,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2).
+    """Set a property of this process in the kernel.
 
     Raises:
         OSError: The kernel refused.
@@ -80,6 +83,11 @@ def _keep_only(capabilities: int) -> None:
     data = (ctypes.c_uint32 * 6)(capabilities, capabilities, 0, 0, 0, 0)
     if _libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def leave_network() -> bool:
+    """Move this process and its future children to an empty network; return whether the kernel allowed it."""
+    return bool(_libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) == 0)
 
 
 def limit_resources(limits: dict[str, float], *, processes: int) -> None:

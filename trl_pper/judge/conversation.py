@@ -32,6 +32,10 @@ class Failure(BaseException):
         self.message = message
 
 
+class SandboxBroken(BaseException):
+    """The candidate's process never got to its program; nothing can be said of the program."""
+
+
 class Conversation:
     """Talks to the current candidate, and to its successor after a timeout or a crash."""
 
@@ -81,6 +85,10 @@ class Conversation:
             Failure: It did not load.
         """
         self.allow()
+        try:
+            receive_frame(self.channel, max_bytes=_MAX_CONTROL_BYTES, wait=self.wait)
+        except (ChannelClosed, TimeoutError):
+            raise SandboxBroken("a candidate ended before it was ready") from None
         kind, _, _, note = self._exchange(None)
         if kind != "loaded":
             raise self.fail(_LOAD_OUTCOMES.get(kind, Outcome.RUNTIME_ERROR), note)
@@ -120,7 +128,8 @@ class Conversation:
         return rebuild_exception(name, text, note)
 
     def _exchange(self, payload: bytes | None, recipe: tuple[str, tuple[Any, ...]] = ("", ())) -> tuple[Any, ...]:
-        self.received = handles = []
+        handles: list[Handle] = []
+        self.received = handles
 
         def resolve(number: int) -> Handle:
             handles.append(Handle(self, self.epoch, number, (*recipe, len(handles))))
@@ -188,6 +197,7 @@ class Handle:
         return _conversation(self).request("attribute", self, name)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Have the candidate call its object."""
         return _conversation(self).request("call", self, args, keywords)
 
     def __iter__(self) -> Any:

@@ -82,6 +82,8 @@ class _Run:
                 self._record(*fields)
             elif kind == "lost":
                 self._replace(*fields)
+            elif kind == "broken":
+                raise WorkerError(fields[0])
             elif kind == "unsupported":
                 return Verdict.uniform(Outcome.UNSUPPORTED, 1, fields[0])
             elif kind == "end":

@@ -14,6 +14,7 @@ from types import TracebackType
 
 from trl_pper.judge.function import judge_function
 from trl_pper.judge.limits import Limits
+from trl_pper.judge.selftest import examine
 from trl_pper.judge.stdio import judge_stdio
 from trl_pper.judge.testplan import count_tests
 from trl_pper.judge.worker import Worker, WorkerError
@@ -33,7 +34,7 @@ class IsolationUnavailable(RuntimeError):
 
 
 class Judge:
-    """Judges untrusted programs by the tests of their tasks.
+    r"""Judges untrusted programs by the tests of their tasks.
 
     Args:
         workers: Programs judged at once; None means one for each core this process may use.
@@ -46,7 +47,7 @@ class Judge:
 
     Example:
         >>> from trl_pper import CodingTask, FunctionTests, Judge
-        >>> tests = FunctionTests(entry_point="double", code="assert double(2) == 4\\nassert double(0) == 0")
+        >>> tests = FunctionTests(entry_point="double", code="assert double(2) == 4\nassert double(0) == 0")
         >>> task = CodingTask(task_id="double", prompt="p", tests=tests)
         >>> with Judge(workers=1) as judge:
         ...     [[verdict]] = judge.run([(task, ["def double(x): return x + 2"])])
@@ -63,6 +64,7 @@ class Judge:
         self.isolation = _level(isolation)
         self.limits = limits if limits is not None else Limits()
         # None stands for a worker not started yet.
+        self._report: dict[str, str] | None = None
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(workers):
             self._idle.put(None)
@@ -123,6 +125,19 @@ class Judge:
         if errors:
             raise errors[0]
         return verdicts
+
+    def report(self) -> dict[str, str]:
+        """Return, for each guarantee, "verified" or "absent" on this machine.
+
+        The first call runs one hostile program per guarantee through a worker of its own, with the same confinement as
+        judged programs; it takes a second or two.
+
+        Raises:
+            WorkerError: No worker could be started.
+        """
+        if self._report is None:
+            self._report = examine()
+        return dict(self._report)
 
     def _judge(self, task: CodingTask, program: str) -> Verdict:
         message = ""

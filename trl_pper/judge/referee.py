@@ -19,7 +19,7 @@ from typing import Any
 
 from trl_pper.judge import codec
 from trl_pper.judge.channel import send_frame
-from trl_pper.judge.conversation import Conversation, Failure
+from trl_pper.judge.conversation import Conversation, SandboxBroken
 from trl_pper.judge.testplan import TEST, TestPlan, plan_tests
 from trl_pper.verdict import Outcome
 
@@ -43,8 +43,11 @@ def main(*, candidate_pid: int, limits: dict[str, float]) -> None:
         os._exit(0)
     _tell(host, "plan", len(plan.tests))
     conversation = Conversation(channel=socket.socket(fileno=CHANNEL), host=host, pid=candidate_pid, limits=limits)
-    outcome, message = _Referee(plan, conversation, host).run(setup)
-    _tell(host, "end", outcome.value, message[:_MAX_MESSAGE_CHARS])
+    try:
+        outcome, message = _Referee(plan, conversation, host).run(setup)
+        _tell(host, "end", outcome.value, message[:_MAX_MESSAGE_CHARS])
+    except SandboxBroken as error:
+        _tell(host, "broken", str(error))
     os._exit(0)
 
 
@@ -79,6 +82,8 @@ class _Referee:
             if setup:
                 exec(compile(setup, "setup.py", "exec", dont_inherit=True), namespace)
             exec(compile(self.plan.tree, "tests.py", "exec", dont_inherit=True), namespace)
+        except SandboxBroken:
+            raise
         except BaseException as error:
             outcome, message = self.judge(error)
             if isinstance(error, ImportError) and not hasattr(error, "pper_note"):
@@ -109,6 +114,8 @@ class _Referee:
         self.depth += 1
         try:
             yield
+        except SandboxBroken:
+            raise
         except BaseException as error:
             self.record(index, *self.judge(error))
         else:

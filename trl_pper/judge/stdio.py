@@ -10,11 +10,12 @@ import os
 import socket
 
 from trl_pper.judge import codec
+from trl_pper.judge.candidate import READY
 from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame
 from trl_pper.judge.compare import outputs_match
 from trl_pper.judge.endings import outcome_of
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.worker import Worker, output_file, sealed_file
+from trl_pper.judge.worker import Worker, WorkerError, output_file, sealed_file
 from trl_pper.task import StdioCase, StdioTests
 from trl_pper.verdict import Outcome, Verdict
 
@@ -64,6 +65,8 @@ def _run_case(
                 wall_seconds=limits.wall_seconds,
             )
         cpu_seconds = float(ending["cpu_seconds"])
+        if not _was_ready(ours):
+            raise WorkerError("a candidate ended before it was ready")
         if max(os.fstat(output).st_size, os.fstat(errors).st_size) > limits.output_bytes:
             return Outcome.OUTPUT_LIMIT, f"wrote more than {limits.output_bytes} bytes", cpu_seconds
         if ending["timeout"] is not None:
@@ -77,9 +80,16 @@ def _run_case(
         return Outcome.WRONG_ANSWER, f"printed {shown!r}, expected {case.output[:100]!r}", cpu_seconds
 
 
+def _was_ready(channel: socket.socket) -> bool:
+    channel.setblocking(False)
+    try:
+        return receive_frame(channel, max_bytes=1 << 10) == READY
+    except (ChannelClosed, FrameTooBig, BlockingIOError):
+        return False
+
+
 def _failure(channel: socket.socket, status: int) -> tuple[Outcome, str]:
     """Return outcome and message of a program that ended badly: from its own last words, else from its status."""
-    channel.setblocking(False)
     try:
         kind, _, _, note = codec.decode(receive_frame(channel, max_bytes=1 << 17))
     except (ChannelClosed, FrameTooBig, BlockingIOError, codec.CodecError, TypeError, ValueError):

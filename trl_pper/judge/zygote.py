@@ -66,6 +66,7 @@ class Zygote:
         self.referee: int | None = None
         self.serial = 0
         confinement.prctl(confinement.PR_SET_CHILD_SUBREAPER, 1)
+        confinement.leave_network()
 
     def serve(self) -> None:
         """Answer requests until the host is gone."""
@@ -87,6 +88,7 @@ class Zygote:
             self.reply(answer)
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
+        """Wait for the next request and the descriptors that came with it."""
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         while not poll.poll(2000):
@@ -99,6 +101,7 @@ class Zygote:
         return json.loads(message), descriptors
 
     def reply(self, answer: dict[str, Any]) -> None:
+        """Send an answer to the host."""
         self.control.send(json.dumps(answer).encode())
 
     def start_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
@@ -202,8 +205,8 @@ def _fork(child: Callable[[], None], descriptors: list[int]) -> int:
         confinement.arrange_descriptors(descriptors)
         child()
     except BaseException:
-        traceback.print_exc(file=sys.__stderr__)
-        sys.__stderr__.flush()
+        # Seen by the host as a child that ended before it said it was ready.
+        traceback.print_exc()
     finally:
         os._exit(125)
 

@@ -1,0 +1,372 @@
+"""PPERTrainer as a user of TRL drives it: tasks in, rounds of collection and replay, checkpoints, evaluation, LoRA."""
+
+import json
+import re
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+
+from trl_pper import (
+    BeamSampleCollector,
+    CodingTask,
+    DatasetSource,
+    Experience,
+    FunctionTests,
+    Judge,
+    Limits,
+    PPERConfig,
+    PPERTrainer,
+    ReplayBuffer,
+)
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    def build(**options) -> PPERConfig:
+        settings = dict(
+            output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2,
+            max_completion_length=6, max_length=128, per_device_train_batch_size=4, steps_per_round=2,
+            num_train_epochs=2, learning_rate=1e-2, logging_steps=1, save_strategy="no", judge_workers=1,
+            judge_cpu_seconds=1.0, judge_memory_bytes=2**30, gradient_checkpointing=False,
+        )  # fmt: skip
+        return PPERConfig(**{**settings, **options})
+
+    return build
+
+
+@pytest.fixture
+def teacher(tasks) -> DatasetSource:
+    """For each task a right program, a half-right one and one that is no Python."""
+    rows = []
+    for n, task in enumerate(tasks, start=1):
+        for body in (f"    return x + {n}\n", f"    return x or {n}\n", "    return ((\n"):
+            rows.append({"task_id": task.task_id, "completion": body})
+    return DatasetSource(rows, name="teacher")
+
+
+@pytest.fixture
+def make_trainer(make_config, make_model, tokenizer, tasks, request):
+    made = []
+
+    def build(model=None, *, train_dataset=None, **options) -> PPERTrainer:
+        trainer_options = {
+            name: options.pop(name)
+            for name in ("callbacks", "eval_dataset", "buffer", "peft_config")
+            if name in options
+        }
+        trainer = PPERTrainer(
+            model=model if model is not None else make_model(),
+            args=make_config(**options),
+            train_dataset=tasks if train_dataset is None else train_dataset,
+            processing_class=tokenizer,
+            **trainer_options,
+        )
+        made.append(trainer)
+        return trainer
+
+    yield build
+    for trainer in made:
+        trainer.judge.close()
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(make_trainer, tasks):
+    trainer = make_trainer()
+    trainer.train()
+    assert trainer.state.global_step == 4
+    assert [report.round_index for report in trainer.collector.reports] == [0, 1]
+    first = trainer.collector.reports[0]
+    assert first.programs == 8 == first.added + first.duplicates
+    assert first.unjudged == 0
+    trainer.buffer.check_valid()
+    assert {experience.task_id for experience in trainer.buffer} == {task.task_id for task in tasks}
+    # An untrained model writes junk: all of it failed, all of it is there, with its probability.
+    assert trainer.buffer.pass_rates().max() == 0.0
+    assert all(experience.logprob is not None and experience.logprob < 0 for experience in trainer.buffer)
+
+
+def test_rounds_are_logged_like_every_other_metric(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    rounds = [entry for entry in trainer.state.log_history if "pper/pass_rate" in entry]
+    assert len(rounds) == 2
+    assert {"pper/programs", "pper/solved", "pper/duplicates", "pper/judge_seconds"} <= set(rounds[0])
+    assert sum("loss" in entry for entry in trainer.state.log_history) >= 4
+
+
+def test_a_teachers_programs_are_judged_scored_and_learned(make_trainer, teacher, tasks):
+    trainer = make_trainer(
+        callbacks=[BeamSampleCollector(source=teacher)], possibility_weight=0.0, priority_exponent=4.0,
+        num_train_epochs=1, steps_per_round=30,
+    )  # fmt: skip
+    trainer.train()
+    assert len(trainer.buffer) == 12
+    by_body = {(one.task_id, one.completion): one for one in trainer.buffer}
+    assert by_body["add-2", "    return x + 2\n"].pass_rate == 1.0
+    assert 0.0 < by_body["add-2", "    return x or 2\n"].pass_rate < 1.0
+    assert by_body["add-2", "    return ((\n"].pass_rate == 0.0
+    # Scored under the student, end token included, since the teacher's rows have no log-probability.
+    assert by_body["add-2", "    return ((\n"].num_tokens == len("    return ((\n") + 1
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_drawn_programs_are_what_the_sampler_says(make_trainer, teacher, tokenizer):
+    """The real data loader yields exactly the programs drawn by P2Value, with the prompt masked."""
+    trainer = make_trainer(callbacks=[BeamSampleCollector(source=teacher)], gradient_accumulation_steps=2)
+    trainer.collector.collect(0)
+    trainer.train_dataset.refresh()
+    rows = [
+        row
+        for batch in trainer.get_train_dataloader()
+        for row in zip(batch["input_ids"], batch["labels"], strict=True)
+    ]
+    drawn = [trainer.buffer[i] for step in range(2) for i in trainer.buffer.draw(8, round_index=0, step=step)]
+    assert len(rows) == len(drawn) == 16
+    for (ids, labels), experience in zip(rows, drawn, strict=True):
+        text = experience.prompt + experience.completion
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+        assert tokenizer.decode(labels[labels != -100]) == experience.completion + "<eos>"
+
+
+def test_the_default_round_draws_each_program_once_on_average(make_trainer, tasks):
+    assert make_trainer(steps_per_round=None).steps_per_round == 2  # 4 tasks * 2 beams / batch of 4
+    assert make_trainer(steps_per_round=None, gradient_accumulation_steps=3).steps_per_round == 1
+
+
+def test_max_steps_ends_a_run_within_a_round(make_trainer):
+    trainer = make_trainer(max_steps=3)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert len(trainer.collector.reports) == 2
+
+
+def test_judged_programs_are_replayed_without_collecting(make_trainer, tokenizer):
+    rows = datasets.Dataset.from_list(
+        [
+            {"prompt": f"# {n}\n", "completion": f"x = {n}", "logprob": -float(n), "pass_rate": n / 8} for n in range(8)
+        ]
+    )  # fmt: skip
+    trainer = make_trainer(train_dataset=rows, steps_per_round=None)
+    assert trainer.collector is None
+    assert trainer.steps_per_round == 2
+    assert [one.num_tokens for one in trainer.buffer] == [6] * 8  # five bytes and the end token
+    before = weights(trainer)
+    trainer.train()
+    assert any(not torch.equal(before[name], value) for name, value in weights(trainer).items())
+
+
+def test_a_buffer_goes_on_where_it_was(make_trainer, tasks):
+    buffer = ReplayBuffer()
+    kept = Experience(task_id="old", prompt="# old\n", completion="x = 1", program="x = 1", pass_rate=1.0)
+    buffer.add([kept])
+    trainer = make_trainer(buffer=buffer, num_train_epochs=1)
+    trainer.train()
+    assert trainer.buffer is buffer
+    assert kept in list(buffer)
+    assert len(buffer) > 1
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, teacher, accumulation):
+    options = dict(
+        callbacks=None, save_strategy="steps", save_steps=3, num_train_epochs=3, steps_per_round=2,
+        gradient_accumulation_steps=accumulation, lr_scheduler_type="linear",
+    )  # fmt: skip
+    whole = make_trainer(make_model(dropout=0.1), **{**options, "callbacks": [BeamSampleCollector(source=teacher)]})
+    whole.train()
+    checkpoint = Path(whole.args.output_dir) / "checkpoint-3"  # in the middle of the second round
+    resumed = make_trainer(
+        make_model(seed=9, dropout=0.1), **{**options, "callbacks": [BeamSampleCollector(source=teacher)]}
+    )
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert [report.round_index for report in resumed.collector.reports] == [2]
+    assert resumed.buffer.digest() == whole.buffer.digest()
+    assert_equal(weights(resumed), weights(whole))
+
+
+def test_a_checkpoint_without_its_buffer_or_with_another_is_refused(make_trainer):
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(**options)
+    trainer.train()
+    checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
+    file = checkpoint / "_pper" / "buffer.parquet"
+    with pytest.raises(ValueError, match="Resume with the same settings"):
+        make_trainer(priority="rank", **options).train(resume_from_checkpoint=str(checkpoint))
+    other = ReplayBuffer.load(file)
+    other.add([Experience(task_id="other", prompt="p", completion="c", program="c", pass_rate=0.5)])
+    other.save(file)
+    with pytest.raises(ValueError, match="is not the buffer of this checkpoint"):
+        make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
+    file.unlink()
+    with pytest.raises(ValueError, match="has no _pper/buffer.parquet"):
+        make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_lora_trains_the_adapter_alone_and_collects_with_it(make_trainer, teacher, tmp_path):
+    from peft import LoraConfig, PeftModel
+
+    trainer = make_trainer(
+        peft_config=LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"),
+        gradient_checkpointing=True,
+    )
+    before = weights(trainer)
+    trainer.train()
+    assert len(trainer.collector.reports) == 2
+    changed = {name for name, value in weights(trainer).items() if not torch.equal(before[name], value)}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert isinstance(trainer.model, PeftModel)
+
+
+def test_evaluation_on_tasks_generates_judges_and_logs(make_trainer, tasks):
+    trainer = make_trainer(eval_dataset=tasks[:3], eval_strategy="epoch")
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
+    assert len(entries) == 2
+    assert entries[0]["eval_tasks"] == 3.0
+    assert entries[0]["eval_programs"] == 6.0
+    assert 0.0 <= entries[0]["eval_pass_rate"] <= 1.0
+    assert "loss" not in entries[0]
+
+
+def test_evaluation_takes_named_sets_and_finds_the_best_checkpoint(make_trainer, tasks):
+    trainer = make_trainer(
+        eval_dataset={"easy": tasks[:1], "hard": tasks[1:]}, eval_strategy="epoch", save_strategy="epoch",
+        load_best_model_at_end=True, metric_for_best_model="eval_easy_accuracy", save_total_limit=2,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.best_metric == 0.0
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+    metrics = trainer.evaluate({"one": tasks[:1]}, metric_key_prefix="test")
+    assert metrics["test_one_tasks"] == 1.0
+    assert trainer.evaluate(tasks)["eval_tasks"] == 4.0
+
+
+def test_evaluation_on_prompt_completion_rows_is_that_of_sft(make_trainer):
+    rows = datasets.Dataset.from_list([{"prompt": "# a\n", "completion": "x = 1"}] * 3)
+    metrics = make_trainer(eval_dataset={"train": rows}).evaluate()
+    assert metrics["eval_train_loss"] > 0
+
+
+def test_chat_prompts_go_through_the_chat_template(make_trainer, tokenizer):
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    task = CodingTask(
+        task_id="chat",
+        prompt=[{"role": "user", "content": "Write f that doubles x."}],
+        tests=FunctionTests(entry_point="f", code="assert f(2) == 4"),
+    )
+    source = DatasetSource([{"task_id": "chat", "completion": "Sure:\n```python\ndef f(x): return 2 * x\n```"}])
+    trainer = make_trainer(train_dataset=[task], callbacks=[BeamSampleCollector(source=source)], num_train_epochs=1)
+    trainer.train()
+    (experience,) = trainer.buffer
+    assert experience.pass_rate == 1.0
+    assert experience.program.strip() == "def f(x): return 2 * x"
+    tokens = trainer.train_dataset[0]
+    learned = tokenizer.decode([token for token in tokens["labels"] if token != -100])
+    assert learned == experience.completion + "<eos>"
+    assert tokenizer.decode(tokens["input_ids"]).startswith("[user]Write f that doubles x.[assistant]Sure")
+    beams = make_trainer(train_dataset=[task], num_train_epochs=1)
+    beams.train()
+    assert len(beams.buffer) >= 1
+
+
+class BrokenJudge(Judge):
+    """A judge whose sandbox never works."""
+
+    def run(self, jobs):
+        from trl_pper.verdict import Outcome, Verdict
+
+        return [[Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs] for _, programs in jobs]
+
+
+def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
+    trainer = make_trainer(callbacks=[BeamSampleCollector(source=teacher, judge=BrokenJudge(workers=1))])
+    with pytest.raises(ValueError, match="none of 12 programs could be judged"):
+        trainer.train()
+    assert len(trainer.buffer) == 0
+    assert trainer.collector.reports[0].unjudged == 12
+
+
+@pytest.mark.parametrize(
+    ("train_dataset", "error", "named"),
+    [
+        ([], ValueError, "train_dataset: must hold at least one task"),
+        (None, TypeError, "train_dataset: must be a list of CodingTask"),
+        (["text"], TypeError, "train_dataset: must be a list of CodingTask"),
+        (datasets.Dataset.from_list([{"text": "x"}]), ValueError, r"train_dataset: needs the columns"),
+    ],
+)
+def test_wrong_training_data_is_refused(make_config, make_model, tokenizer, train_dataset, error, named):
+    with pytest.raises(error, match=named):
+        PPERTrainer(make_model(), make_config(), train_dataset=train_dataset, processing_class=tokenizer)
+
+
+def test_wrong_combinations_are_refused_before_generation(make_trainer, make_model, tokenizer, tasks):
+    from trl import SFTConfig
+
+    with pytest.raises(TypeError, match="args: must be a PPERConfig"):
+        PPERTrainer(make_model(), SFTConfig("x", use_cpu=True, bf16=False), train_dataset=tasks)
+    with pytest.raises(ValueError, match="at most one BeamSampleCollector"):
+        make_trainer(callbacks=[BeamSampleCollector(), BeamSampleCollector()])
+    with pytest.raises(ValueError, match=r"max_length: must hold the longest prompt \(33 tokens\)"):
+        make_trainer(max_length=38)
+    judged = datasets.Dataset.from_list([{"prompt": "p", "completion": "c", "logprob": None, "pass_rate": 1.0}])
+    with pytest.raises(ValueError, match="needs tasks"):
+        make_trainer(train_dataset=judged, callbacks=[BeamSampleCollector()])
+
+
+def test_filter_with_nothing_passing_says_so_and_keeps_the_programs(make_trainer):
+    trainer = make_trainer(priority="filter")
+    with pytest.raises(ValueError, match="filter"):
+        trainer.train()
+    assert len(trainer.buffer) > 0
+
+
+def test_filter_draws_only_passing_programs(make_trainer, teacher):
+    trainer = make_trainer(priority="filter", callbacks=[BeamSampleCollector(source=teacher)], num_train_epochs=1)
+    trainer.train()
+    drawn = {trainer.buffer[i].pass_rate for i in trainer.buffer.draw(100, round_index=0, step=0)}
+    assert drawn == {1.0}
+
+
+def test_a_model_card_names_method_and_paper(make_trainer):
+    trainer = make_trainer()
+    trainer.create_model_card(model_name="tiny")
+    card = (Path(trainer.args.output_dir) / "README.md").read_text()
+    assert "2410.12236" in card
+    assert {"trl", "pper"} <= set(re.findall(r"^- (\S+)$", card.split("---")[1], flags=re.MULTILINE))
+
+
+def test_saved_arguments_hold_no_token(make_trainer, tmp_path):
+    trainer = make_trainer(hub_token="hf_secret")
+    trainer.save_model(str(tmp_path / "saved"))
+    for file in (tmp_path / "saved").rglob("*"):
+        assert file.is_dir() or b"hf_secret" not in file.read_bytes(), file
+
+
+def test_limits_of_the_config_reach_the_judge(make_trainer):
+    judge = make_trainer(judge_cpu_seconds=0.7, judge_memory_bytes=2**29).judge
+    assert judge.limits == Limits(cpu_seconds=0.7, memory_bytes=2**29)
+
+
+def test_the_state_of_a_checkpoint_is_readable(make_trainer):
+    trainer = make_trainer(save_strategy="epoch", num_train_epochs=1)
+    trainer.train()
+    state = json.loads((Path(trainer.args.output_dir) / "checkpoint-2" / "_pper" / "state.json").read_text())
+    assert state == {"next_round": 1, "digest": trainer.buffer.digest()}
