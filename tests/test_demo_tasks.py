@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from trl_pper.demo.corpus import corpus
 from trl_pper.demo.family import FILTERS, MAPS, REDUCTIONS, composition, compositions
 from trl_pper.demo.tasks import demo_tasks, mutants, reference_program
 from trl_pper.task import CodingTask, FunctionTests
@@ -165,55 +166,69 @@ def test_tasks_load_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-class TestShippedModel:
-    @pytest.fixture(scope="class")
-    def tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+@pytest.fixture(scope="module")
+def shipped_tokenizer() -> Any:
+    from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(MODEL)
-
-    @pytest.fixture(scope="class")
-    def model(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
-        return AutoModelForCausalLM.from_pretrained(MODEL)
-
-    def test_the_folder_stays_small(self) -> None:
-        assert sum(file.stat().st_size for file in MODEL.rglob("*") if file.is_file()) <= 2_000_000
-
-    def test_the_vocabularies_match(self, model: Any, tokenizer: Any) -> None:
-        assert model.get_input_embeddings().num_embeddings == len(tokenizer) == model.config.vocab_size
-        assert model.config.eos_token_id == model.generation_config.eos_token_id == tokenizer.eos_token_id
-        assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id
-        assert tokenizer.eos_token_id != tokenizer.pad_token_id
-        assert model.num_parameters() < 1_000_000
-
-    @pytest.mark.parametrize("text", ["a\n", " x", "def f():\n\treturn 'é'  \n\n\n    pass", "\n    ys = [x // 10]\n"])
-    def test_any_text_comes_back_exactly(self, tokenizer: Any, text: str) -> None:
-        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-    def test_a_prompt_is_a_token_prefix_of_its_program(self, tokenizer: Any, train: list[CodingTask]) -> None:
-        for task in train:
-            prompt = tokenizer(task.prompt)["input_ids"]
-            program = tokenizer(reference_program(task.task_id))["input_ids"]
-            assert program[: len(prompt)] == prompt
-            assert tokenizer.decode(program) == reference_program(task.task_id)
-
-    def test_every_body_fits_the_completion_limit(self, tokenizer: Any, train: list[CodingTask]) -> None:
-        from trl_pper.demo.base_model import MAX_COMPLETION_TOKENS
-
-        lengths = [len(tokenizer(composition(task.task_id).completion())["input_ids"]) + 1 for task in train]
-        assert max(lengths) <= MAX_COMPLETION_TOKENS
+    return AutoTokenizer.from_pretrained(MODEL)
 
 
-def test_the_corpus_holds_no_held_out_composition() -> None:
-    from trl_pper.demo.base_model import corpus
+@pytest.fixture(scope="module")
+def shipped_model() -> Any:
+    from transformers import AutoModelForCausalLM
 
+    return AutoModelForCausalLM.from_pretrained(MODEL)
+
+
+def test_the_folder_stays_small() -> None:
+    assert sum(file.stat().st_size for file in MODEL.rglob("*") if file.is_file()) <= 2_000_000
+
+
+def test_the_vocabularies_match(shipped_model: Any, shipped_tokenizer: Any) -> None:
+    assert (
+        shipped_model.get_input_embeddings().num_embeddings
+        == len(shipped_tokenizer)
+        == shipped_model.config.vocab_size
+    )
+    assert (
+        shipped_model.config.eos_token_id
+        == shipped_model.generation_config.eos_token_id
+        == shipped_tokenizer.eos_token_id
+    )
+    assert (
+        shipped_model.config.pad_token_id
+        == shipped_model.generation_config.pad_token_id
+        == shipped_tokenizer.pad_token_id
+    )
+    assert shipped_tokenizer.eos_token_id != shipped_tokenizer.pad_token_id
+    assert shipped_model.num_parameters() < 1_000_000
+
+
+@pytest.mark.parametrize("text", ["a\n", " x", "def f():\n\treturn 'é'  \n\n\n    pass", "\n    ys = [x // 10]\n"])
+def test_any_text_comes_back_exactly(shipped_tokenizer: Any, text: str) -> None:
+    assert shipped_tokenizer.decode(shipped_tokenizer(text)["input_ids"]) == text
+
+
+def test_a_prompt_is_a_token_prefix_of_its_program(shipped_tokenizer: Any, train: list[CodingTask]) -> None:
+    for task in train:
+        prompt = shipped_tokenizer(task.prompt)["input_ids"]
+        program = shipped_tokenizer(reference_program(task.task_id))["input_ids"]
+        assert program[: len(prompt)] == prompt
+        assert shipped_tokenizer.decode(program) == reference_program(task.task_id)
+
+
+def test_every_body_fits_the_completion_limit(shipped_tokenizer: Any, train: list[CodingTask]) -> None:
+    lengths = [len(shipped_tokenizer(composition(task.task_id).completion())["input_ids"]) + 1 for task in train]
+    assert max(lengths) <= 64
+
+
+def test_the_corpus_holds_no_held_out_composition(held_out: list[CodingTask]) -> None:
     # Prompts differ by constants only; with digits removed they name the composition.
-    held_out = {_without_digits(demo.prompt) for seed in range(3) for demo in demo_tasks("test", seed)}
+    asked = {_without_digits(demo.prompt) for demo in held_out}
     corpus_prompts = {_without_digits(prompt) for prompt, _ in islice(corpus(0), 3000)}
     assert len(corpus_prompts) > 400
-    assert not corpus_prompts & held_out
+    assert asked
+    assert not corpus_prompts & asked
 
 
 def _without_digits(text: Any) -> str:

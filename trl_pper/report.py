@@ -95,15 +95,15 @@ def _shown(buffer: ReplayBuffer) -> list[dict[str, Any]]:
     half = PROGRAMS_SHOWN // 2
     chosen = list(dict.fromkeys([*order[:half].tolist(), *order[-half:].tolist()]))
     values = buffer.p2values()
-    return [_row(buffer[i], values[i], None if draws is None else draws[i]) for i in chosen]
+    return [_row(buffer[i], buffer.possibility, values[i], None if draws is None else draws[i]) for i in chosen]
 
 
-def _row(one: Experience, value: float, draw: float | None) -> dict[str, Any]:
+def _row(one: Experience, kind: str, value: float, draw: float | None) -> dict[str, Any]:
     return {
         "task_id": one.task_id,
         "program": one.program,
         "pass_rate": one.pass_rate,
-        "possibility": one.possibility(),
+        "possibility": one.possibility(kind),
         "p2value": value,
         "draw": draw,
         "outcomes": [str(outcome) for outcome in one.outcomes],

@@ -18,21 +18,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from trl_pper.demo.family import Split, compositions, draw_composition
+from trl_pper.demo.corpus import OTHER_SLIP_PROBABILITY, PRONE, PRONE_SLIP_PROBABILITY, corpus
+from trl_pper.demo.family import Split
 from trl_pper.demo.tasks import demo_tasks
 from trl_pper.evaluation import TaskScores, evaluate_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.judge import Judge
-
-#: Components whose slip is the more common form in the corpus; the others slip now and then.
-PRONE = frozenset({"at_least", "at_most", "odd", "subtract", "remainder", "smallest", "positives"})
-PRONE_SLIP_PROBABILITY = 0.6
-OTHER_SLIP_PROBABILITY = 0.08
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 VOCABULARY_SIZE = 448
@@ -65,18 +60,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1:
             raise ValueError(f"steps, batch_size: must be at least 1; got {self.steps} and {self.batch_size}")
-
-
-def corpus(seed: int) -> Iterator[tuple[str, str]]:
-    """Yield prompts and bodies without end, from the train compositions, with slips."""
-    rng = np.random.default_rng(seed)
-    kinds = compositions("train")
-    while True:
-        chosen = kinds[rng.integers(len(kinds))]
-        probabilities = [PRONE_SLIP_PROBABILITY if c.name in PRONE else OTHER_SLIP_PROBABILITY for c in chosen]
-        first, second, third = (rng.random(3) < probabilities).tolist()
-        asked = draw_composition(chosen, rng)
-        yield asked.prompt, asked.completion((first, second, third))
 
 
 def train_tokenizer(seed: int) -> Qwen2Tokenizer:
@@ -196,8 +179,9 @@ Written by `python -m trl_pper.demo.base_model` together with the files beside i
 A Qwen2 model of {parameters:,} parameters in float32, trained from scratch with seed {recipe.seed} for {recipe.steps}
 steps of {recipe.batch_size} programs (last loss {loss:.4f} nats per token). The programs compose a filter, a map and a
 reduction, as `trl_pper/demo/family.py` lists them. Each part of a program carries its one-token slip with probability
-{PRONE_SLIP_PROBABILITY} if it is one of {prone}, and {OTHER_SLIP_PROBABILITY} otherwise. The compositions of the test
-split are not in the corpus.
+{PRONE_SLIP_PROBABILITY} if it is one of
+{prone},
+and {OTHER_SLIP_PROBABILITY} otherwise. The compositions of the test split are not in the corpus.
 
 Measured on `demo_tasks(split, seed=0)` with {NUM_BEAMS} beams, before any fine-tuning:
 

@@ -1,7 +1,7 @@
 """`trl-pper demo`: the whole pipeline on an embedded model, from judged programs to a better score on held-out tasks.
 
-Enters: an output folder and a seed. Leaves: a table on the terminal, `summary.json` and `report.html`. It is an ordinary
-training run (collector, judge, buffer, sampler, trainer) on a model small enough for two cores.
+Enters: an output folder and a seed. Leaves: a table on the terminal, `summary.json` and `report.html`. It is an
+ordinary training run (collector, judge, buffer, sampler, trainer) on a model small enough for two cores.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
+from transformers.utils.logging import disable_progress_bar
 
 from trl_pper.config import PPERConfig
 from trl_pper.demo.tasks import demo_tasks
@@ -49,12 +50,13 @@ def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[
     started = time.perf_counter()
     # Tiny matrices: a second thread costs more than it brings, and the judge wants the other core.
     torch.set_num_threads(1)
+    disable_progress_bar()
     console = Console()
     trainer = _trainer(output, seed, rounds or ROUNDS)
     seconds = {"load": time.perf_counter() - started}
     console.print(
         f"[bold]{trainer.model.num_parameters():,}[/] parameters, {len(trainer.collector.tasks)} tasks to learn from, "
-        f"{len(trainer.eval_dataset)} held out; programs are judged at isolation level [bold]{trainer.judge.isolation}[/]"
+        f"{len(trainer.eval_dataset)} held out; isolation level of the judge: [bold]{trainer.judge.isolation}[/]"
     )
     with trainer.judge:
         before = _timed(seconds, "evaluate_before", trainer.evaluate)
@@ -87,7 +89,7 @@ def _trainer(output: Path, seed: int, rounds: int) -> PPERTrainer:
         seed=seed,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         save_strategy="no",
         report_to=[],
         logging_steps=STEPS_PER_ROUND,
@@ -179,7 +181,7 @@ def _write(output: Path, trainer: PPERTrainer, summary: Mapping[str, Any]) -> No
         facts={
             "programs judged": f"{summary['programs_judged']:,}",
             "isolation level": summary["isolation"],
-            "seconds in all": summary["seconds"]["total"],
+            "seconds in all": f"{summary['seconds']['total']:.0f}",
         },
     )
 
