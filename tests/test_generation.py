@@ -137,8 +137,12 @@ def test_completions_stop_at_the_first_end_token(make_model, tokenizer, tasks):
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
-    [({"num_beams": 0}, "num_beams"), ({"max_completion_length": 0}, "max_completion_length"), ({"model": object()}, "processing_class")],
-)  # fmt: skip
+    [
+        ({"num_beams": 0}, "num_beams"),
+        ({"max_completion_length": 0}, "max_completion_length"),
+        ({"model": object()}, "processing_class"),
+    ],
+)
 def test_bad_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"^{named}"):
         BeamSearchSource(**arguments)
@@ -149,5 +153,5 @@ def test_more_beams_than_tokens_or_than_context_is_refused_before_generation(loc
         next(BeamSearchSource(num_beams=500).generate(tasks, student=local))
     with pytest.raises(ValueError, match="max_completion_length: 250 tokens after"):
         next(BeamSearchSource(max_completion_length=250).generate(tasks, student=local))
-    with pytest.raises(ValueError, match="^model:"):
+    with pytest.raises(ValueError, match=r"^model:"):
         next(BeamSearchSource().generate(tasks))

@@ -216,7 +216,7 @@ check(double)
 
 
 def test_methods_of_a_solution_class_are_called(judge):
-    code = "def check(candidate):\n    assert candidate(n=2) == 4\n    assert candidate(n=0) == 0\ncheck(Solution().double)"
+    code = "def check(f):\n    assert f(n=2) == 4\n    assert f(n=0) == 0\ncheck(Solution().double)"
     program = "class Solution:\n    def double(self, n):\n        while n == 2: pass\n        return 2 * n"
     right = program.replace("while n == 2: pass", "pass")
     assert verdict_of(judge, right, code, entry_point="Solution().double").accepted

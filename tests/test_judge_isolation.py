@@ -65,7 +65,7 @@ def finds(word):
         parts = [thing] if isinstance(thing, (str, bytes)) else thing if isinstance(thing, (list, tuple, set)) else ()
         parts = [*thing, *thing.values()] if isinstance(thing, dict) else parts
         for part in parts:
-            if isinstance(part, (str, bytes)) and pattern.search(part if isinstance(part, str) else part.decode("latin")):
+            if isinstance(part, (str, bytes)) and pattern.search(part if isinstance(part, str) else repr(part)):
                 return True
     return False
 """

@@ -29,7 +29,8 @@ def test_importing_the_package_takes_under_a_tenth_of_a_second():
     "module", ["task", "formats", "extraction", "verdict", "priority", "experience", "judge", "replay"]
 )
 def test_floors_0_to_2_load_neither_torch_nor_transformers_nor_evaluate(module):
-    code = f"import sys, trl_pper.{module}; print([m for m in ('torch', 'transformers', 'evaluate', 'trl') if m in sys.modules])"
+    heavy = ("torch", "transformers", "evaluate", "trl")
+    code = f"import sys, trl_pper.{module}; print([m for m in {heavy} if m in sys.modules])"
     assert run(code) == "[]"
 
 

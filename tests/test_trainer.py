@@ -153,10 +153,8 @@ def test_max_steps_ends_a_run_within_a_round(make_trainer):
 
 def test_judged_programs_are_replayed_without_collecting(make_trainer, tokenizer):
     rows = datasets.Dataset.from_list(
-        [
-            {"prompt": f"# {n}\n", "completion": f"x = {n}", "logprob": -float(n), "pass_rate": n / 8} for n in range(8)
-        ]
-    )  # fmt: skip
+        [{"prompt": f"# {n}\n", "completion": f"x = {n}", "logprob": -float(n), "pass_rate": n / 8} for n in range(8)]
+    )
     trainer = make_trainer(train_dataset=rows, steps_per_round=None)
     assert trainer.collector is None
     assert trainer.steps_per_round == 2
@@ -209,7 +207,7 @@ def test_a_checkpoint_without_its_buffer_or_with_another_is_refused(make_trainer
     with pytest.raises(ValueError, match="is not the buffer of this checkpoint"):
         make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
     file.unlink()
-    with pytest.raises(ValueError, match="has no _pper/buffer.parquet"):
+    with pytest.raises(ValueError, match=r"has no _pper/buffer\.parquet"):
         make_trainer(**options).train(resume_from_checkpoint=str(checkpoint))
 
 

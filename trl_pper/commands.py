@@ -14,7 +14,7 @@ from typing import Any
 
 import datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import ModelConfig, TrlParser, get_kbit_device_map, get_peft_config, get_quantization_config
+from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
@@ -66,6 +66,7 @@ def train(arguments: Sequence[str]) -> int:
         trainer.save_metrics("eval", trainer.evaluate())
     if config.push_to_hub:
         trainer.push_to_hub()
+    trainer.end()
     return 0
 
 
@@ -81,8 +82,6 @@ def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERCo
         "attn_implementation": model_config.attn_implementation,
         "dtype": model_config.dtype,
     }
-    if get_quantization_config(model_config) is not None:
-        given["device_map"] = get_kbit_device_map()
     chosen = {name: value for name, value in given.items() if value is not None}
     config.model_init_kwargs = {**chosen, **(config.model_init_kwargs or {})}
     return config

@@ -26,6 +26,9 @@ _CLONE_NEWNET = 0x40000000
 _CAP_DAC_READ_SEARCH = 2
 _CAP_VERSION_3 = 0x20080522
 
+# Array types are made once, before any fork.
+_CapHeader = ctypes.c_uint32 * 2
+_CapData = ctypes.c_uint32 * 6
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -79,8 +82,8 @@ def assume(identity: Identity) -> None:
 
 
 def _keep_only(capabilities: int) -> None:
-    header = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(capabilities, capabilities, 0, 0, 0, 0)
+    header = _CapHeader(_CAP_VERSION_3, 0)
+    data = _CapData(capabilities, capabilities, 0, 0, 0, 0)
     if _libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 

@@ -106,26 +106,9 @@ class _Referee:
                 module.__dict__[name] = self.conversation.request("global", name)
         return module.__dict__
 
-    @contextlib.contextmanager
-    def test(self, index: int) -> Any:
-        """Record how test `index` ends and let the test code go on."""
-        if self.depth == 0:
-            self.allow()
-        self.depth += 1
-        try:
-            yield
-        except SandboxBroken:
-            raise
-        except BaseException as error:
-            self.record(index, *self.judge(error))
-        else:
-            failure = self.conversation.failure
-            # A failure that test code swallowed is still one.
-            self.record(index, *((failure.outcome, failure.message) if failure else (Outcome.PASSED, "")))
-        finally:
-            self.depth -= 1
-            if self.depth == 0:
-                self.allow()
+    def test(self, index: int) -> _Test:
+        """Return the manager that records how test `index` ends and lets the test code go on."""
+        return _Test(self, index)
 
     def judge(self, error: BaseException) -> tuple[Outcome, str]:
         """Return the outcome that `error`, raised by test code, means for the program."""
@@ -150,3 +133,33 @@ class _Referee:
             statement = ast.unparse(self.plan.tests[index])[:200]
             message = f"{statement}: {message}" if message else statement
         _tell(self.host, "test", index, outcome.value, message[:_MAX_MESSAGE_CHARS])
+
+
+class _Test:
+    __slots__ = ("index", "referee")
+
+    def __init__(self, referee: _Referee, index: int) -> None:
+        self.referee = referee
+        self.index = index
+
+    def __enter__(self) -> None:
+        if self.referee.depth == 0:
+            self.referee.allow()
+        self.referee.depth += 1
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        referee = self.referee
+        referee.depth -= 1
+        if isinstance(error, SandboxBroken):
+            return False
+        failure = referee.conversation.failure
+        if error is not None:
+            referee.record(self.index, *referee.judge(error))
+        elif failure is not None:
+            # Test code swallowed it, but it is still a failure.
+            referee.record(self.index, failure.outcome, failure.message)
+        else:
+            referee.record(self.index, Outcome.PASSED, "")
+        if referee.depth == 0:
+            referee.allow()
+        return True

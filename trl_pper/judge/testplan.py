@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import builtins
 import symtable
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trl_pper.judge.codec import CROSSING_MODULES
@@ -19,7 +19,9 @@ from trl_pper.judge.codec import CROSSING_MODULES
 #: Name of the context manager in rewritten test code; not a name anyone would write.
 TEST = "__pper_test__"
 
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+#: Fields of compound statements that hold statements, or that hold handlers and cases that do.
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +57,15 @@ def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None) ->
     names = _program_names(tree, code, setup, entry_point)
     tests: list[ast.stmt] = []
     _wrap_module(tree, tests)
-    ast.fix_missing_locations(tree)
-    modules = _used_as_modules(tree).intersection(names) - {entry_point}
+    modules = _used_as_modules(tree, CROSSING_MODULES.intersection(names) - {entry_point})
     return TestPlan(tree=tree, tests=tuple(tests), program_names=names, module_names=modules)
 
 
-def _used_as_modules(tree: ast.Module) -> frozenset[str]:
-    """Return the names of known modules that are only ever followed by a dot."""
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in CROSSING_MODULES]
+def _used_as_modules(tree: ast.Module, modules: frozenset[str]) -> frozenset[str]:
+    """Return those of the names `modules` that are only ever followed by a dot."""
+    if not modules:
+        return modules
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in modules]
     bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return frozenset(node.id for node in names) - {node.id for node in names if id(node) not in bases}
 
@@ -85,7 +88,7 @@ def _reached(functions: dict[str, ast.FunctionDef], roots: Sequence[ast.stmt]) -
     """Return the names of the functions that `roots` mention, directly or through one another."""
     reached: set[str] = set()
     waiting: list[ast.AST] = list(roots)
-    while waiting:
+    while waiting and len(reached) < len(functions):
         for node in ast.walk(waiting.pop()):
             if isinstance(node, ast.Name) and node.id in functions and node.id not in reached:
                 reached.add(node.id)
@@ -102,7 +105,7 @@ def _wrap_body(body: Sequence[ast.stmt], reached: set[str], tests: list[ast.stmt
                 roots = [node for node in statement.body if not isinstance(node, _DEFINITIONS)]
                 statement.body = _wrap_body(statement.body, _reached(inner, roots), tests)
             wrapped.append(statement)
-        elif any(_counts(node) for node in _own_nodes(statement)):
+        elif _holds_test(statement):
             wrapped.append(_wrap(statement, len(tests)))
             tests.append(statement)
         else:
@@ -110,22 +113,27 @@ def _wrap_body(body: Sequence[ast.stmt], reached: set[str], tests: list[ast.stmt
     return wrapped
 
 
-def _own_nodes(statement: ast.AST) -> Iterator[ast.AST]:
-    """Yield `statement` and what is in it, without the bodies of definitions, which run elsewhere if at all."""
+def _holds_test(statement: ast.AST) -> bool:
+    """Whether an assert that counts runs as part of `statement`; definitions in it run elsewhere, if at all."""
+    if isinstance(statement, ast.Assert):
+        return _counts(statement)
     if isinstance(statement, _DEFINITIONS):
-        return
-    yield statement
-    for child in ast.iter_child_nodes(statement):
-        yield from _own_nodes(child)
+        return False
+    # Asserts are statements: expressions, which may be long literals, need no look.
+    return any(
+        _holds_test(part) for field in _BLOCKS for part in getattr(statement, field, ()) if isinstance(part, ast.AST)
+    )
 
 
-def _counts(node: ast.AST) -> bool:
+def _counts(node: ast.Assert) -> bool:
     # `assert True, "..."` says nothing about the program; `assert False` after a call that must raise does.
-    return isinstance(node, ast.Assert) and not (isinstance(node.test, ast.Constant) and node.test.value)
+    return not (isinstance(node.test, ast.Constant) and node.test.value)
 
 
 def _wrap(statement: ast.stmt, index: int) -> ast.stmt:
-    call = ast.Call(func=ast.Name(id=TEST, ctx=ast.Load()), args=[ast.Constant(index)], keywords=[])
+    name = ast.copy_location(ast.Name(id=TEST, ctx=ast.Load()), statement)
+    number = ast.copy_location(ast.Constant(index), statement)
+    call = ast.copy_location(ast.Call(func=name, args=[number], keywords=[]), statement)
     return ast.copy_location(ast.With(items=[ast.withitem(context_expr=call)], body=[statement]), statement)
 
 

@@ -1,0 +1,136 @@
+"""The command line, in the formats the documentation promises."""
+
+import json
+
+import pytest
+
+from trl_pper.cli import main
+from trl_pper.replay import ReplayBuffer
+
+
+@pytest.fixture
+def files(tmp_path, tasks):
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
+    return tmp_path
+
+
+def write_programs(folder, rows) -> str:
+    path = folder / "programs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_judge_writes_one_row_per_program_in_order(files, capsys):
+    programs = write_programs(
+        files,
+        [
+            {"task_id": "add-2", "completion": "    return x + 2\n"},
+            {"task_id": "add-1", "program": "def f(x): return x or 1"},
+            {"task_id": "add-2", "program": "def f(x): return ("},
+            {"task_id": "add-1", "completion": "    raise ValueError('no')\n"},
+        ],
+    )
+    output = files / "deep" / "verdicts.jsonl"
+    code = main(["judge", "--tasks", str(files / "tasks.jsonl"), "--programs", programs, "--output", str(output),
+                 "--workers", "1", "--cpu_seconds", "2"])  # fmt: skip
+    assert code == 0
+    rows = read(output)
+    assert [list(row) for row in rows] == [["task_id", "pass_rate", "passed", "total", "outcomes", "message"]] * 4
+    assert [row["task_id"] for row in rows] == ["add-2", "add-1", "add-2", "add-1"]
+    assert rows[0] == {
+        "task_id": "add-2", "pass_rate": 1.0, "passed": 3, "total": 3, "outcomes": ["passed"] * 3, "message": "",
+    }  # fmt: skip
+    assert rows[1]["outcomes"] == ["wrong_answer", "passed", "wrong_answer"]
+    assert rows[2]["outcomes"] == ["syntax_error"] * 3
+    assert rows[3]["outcomes"] == ["runtime_error"] * 3
+    assert "ValueError" in rows[3]["message"]
+    said = capsys.readouterr().out
+    assert "4 programs" in said
+    assert "isolation rlimits" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (
+            {"task_id": "other", "program": "x"},
+            r"programs.jsonl:1: task_id: must name one of the 4 tasks; got 'other'",
+        ),
+        ({"program": "x"}, r"programs.jsonl:1: task_id"),
+        ({"task_id": "add-1"}, r"programs.jsonl:1: completion"),
+    ],
+)
+def test_judge_refuses_bad_rows_before_anything_runs(files, capsys, row, named):
+    programs = write_programs(files, [row])
+    output = files / "verdicts.jsonl"
+    code = main(["judge", "--tasks", str(files / "tasks.jsonl"), "--programs", programs, "--output", str(output)])
+    assert code == 2
+    assert named.replace("\\", "") in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_judge_names_a_missing_file(files, capsys):
+    assert main(["judge", "--tasks", "nowhere.jsonl", "--programs", "x", "--output", "y"]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_collect_fills_a_buffer_and_goes_on_with_it(files, capsys):
+    buffer = files / "buffer.parquet"
+    command = ["collect", "--tasks", str(files / "tasks.jsonl"), "--output", str(buffer), "--workers", "1"]
+    programs = write_programs(files, [{"task_id": "add-2", "completion": "    return x + 2\n"}])
+    assert main([*command, "--programs", programs]) == 0
+    programs = write_programs(
+        files, [{"task_id": "add-2", "completion": "    return x + 2\n"}, {"task_id": "add-1", "completion": "!"}]
+    )
+    assert main([*command, "--programs", programs]) == 0
+    stored = ReplayBuffer.load(buffer)
+    assert [(one.task_id, one.pass_rate) for one in stored] == [("add-2", 1.0), ("add-1", 0.0)]
+    assert "1 new, 1 repeated" in capsys.readouterr().out
+
+
+def test_collect_with_a_model_then_report_and_export(files, make_model, tokenizer, capsys):
+    make_model().save_pretrained(files / "model")
+    tokenizer.save_pretrained(files / "model")
+    buffer = files / "buffer.parquet"
+    assert main(["collect", "--tasks", str(files / "tasks.jsonl"), "--model", str(files / "model"), "--output",
+                 str(buffer), "--num_beams", "2", "--max_completion_length", "5", "--workers", "1"]) == 0  # fmt: skip
+    stored = ReplayBuffer.load(buffer)
+    assert len(stored) >= 4
+    assert all(one.logprob is not None for one in stored)
+    assert main(["report", str(buffer), "--output", str(files / "report.html")]) == 0
+    assert "<svg" in (files / "report.html").read_text()
+    assert main(["export", str(buffer), "--to", "kto", "--output", str(files / "kto.jsonl")]) == 0
+    assert set(read(files / "kto.jsonl")[0]) == {"prompt", "completion", "label"}
+
+
+def test_train_from_yaml_with_overrides(files, make_model, tokenizer):
+    make_model().save_pretrained(files / "model")
+    tokenizer.save_pretrained(files / "model")
+    config = files / "x.yaml"
+    config.write_text(
+        f"tasks: {files / 'tasks.jsonl'}\nmodel_name_or_path: {files / 'model'}\noutput_dir: {files / 'run'}\n"
+        "num_beams: 2\nmax_completion_length: 5\nuse_cpu: true\nbf16: false\nreport_to: none\nmax_steps: 9\n"
+        "gradient_checkpointing: false\nsave_strategy: 'no'\ndtype: float32\n"
+        "use_peft: true\nlora_r: 2\nlora_target_modules: [c_fc, c_proj]\n"
+    )
+    programs = write_programs(files, [{"task_id": "add-2", "completion": "    return x + 2\n"}])
+    overrides = ["--max_steps", "2", "--programs", programs, "--eval_tasks", str(files / "tasks.jsonl")]
+    assert main(["train", "--config", str(config), *overrides]) == 0
+    assert (files / "run" / "adapter_model.safetensors").is_file()
+    results = json.loads((files / "run" / "eval_results.json").read_text())
+    assert results["eval_tasks"] == 4.0
+
+
+def test_train_refuses_contradictions(files):
+    with pytest.raises(ValueError, match="tasks: exactly one of tasks and buffer"):
+        main(["train", "--output_dir", str(files / "run"), "--model_name_or_path", "m"])
+
+
+def test_an_unknown_command_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fly"])
+    assert stop.value.code == 2
