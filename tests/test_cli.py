@@ -107,6 +107,7 @@ def test_collect_with_a_model_then_report_and_export(files, make_model, tokenize
     assert set(read(files / "kto.jsonl")[0]) == {"prompt", "completion", "label"}
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # GPT-2 stores its linear layers transposed
 def test_train_from_yaml_with_overrides(files, make_model, tokenizer):
     make_model().save_pretrained(files / "model")
     tokenizer.save_pretrained(files / "model")

@@ -345,9 +345,14 @@ def test_filter_draws_only_passing_programs(make_trainer, teacher):
 
 def test_a_model_card_names_method_and_paper(make_trainer):
     trainer = make_trainer()
+    trainer.train()
     trainer.create_model_card(model_name="tiny")
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
     assert "2410.12236" in card
+    assert card.count("## What was replayed") == 1
+    assert f"| programs | {len(trainer.buffer)} |" in card
+    assert "`rlimits`" in card
+    assert trainer.buffer[0].completion not in card
     assert {"trl", "pper"} <= set(re.findall(r"^- (\S+)$", card.split("---")[1], flags=re.MULTILINE))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
@@ -26,6 +26,7 @@ from trl_pper.experience import Experience
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judge import Judge, Limits
+from trl_pper.model_card import replay_section
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
@@ -249,8 +250,17 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write TRL's model card and add what was replayed; see `trl_pper.model_card`."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            rounds = self.collector.reports if self.collector is not None else []
+            card = Path(self.args.output_dir) / "README.md"
+            section = replay_section(self.buffer, rounds=rounds, isolation=self.judge.isolation)
+            card.write_text(card.read_text(encoding="utf-8") + section, encoding="utf-8")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"

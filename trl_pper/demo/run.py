@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
+from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.demo.tasks import demo_tasks
 from trl_pper.report import write_report
@@ -52,26 +53,27 @@ def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[
     torch.set_num_threads(1)
     disable_progress_bar()
     console = Console()
-    trainer = _trainer(output, seed, rounds or ROUNDS)
+    collector = BeamSampleCollector()
+    trainer = _trainer(output, collector, seed, rounds or ROUNDS)
     seconds = {"load": time.perf_counter() - started}
     console.print(
-        f"[bold]{trainer.model.num_parameters():,}[/] parameters, {len(trainer.collector.tasks)} tasks to learn from, "
+        f"[bold]{trainer.model.num_parameters():,}[/] parameters, {len(collector.tasks or [])} tasks to learn from, "
         f"{len(trainer.eval_dataset)} held out; isolation level of the judge: [bold]{trainer.judge.isolation}[/]"
     )
     with trainer.judge:
         before = _timed(seconds, "evaluate_before", trainer.evaluate)
         _timed(seconds, "train", trainer.train)
         after = _timed(seconds, "evaluate_after", trainer.evaluate)
-    seconds["generate"] = sum(report.generate_seconds for report in trainer.collector.reports)
-    seconds["judge"] = sum(report.judge_seconds for report in trainer.collector.reports)
+    seconds["generate"] = sum(report.generate_seconds for report in collector.reports)
+    seconds["judge"] = sum(report.judge_seconds for report in collector.reports)
     seconds["total"] = time.perf_counter() - started
-    summary = _summary(trainer, before, after, seconds)
-    _write(output, trainer, summary)
+    summary = _summary(trainer, collector, before, after, seconds)
+    _write(output, trainer, collector, summary)
     _show(console, output, summary)
     return summary
 
 
-def _trainer(output: Path, seed: int, rounds: int) -> PPERTrainer:
+def _trainer(output: Path, collector: BeamSampleCollector, seed: int, rounds: int) -> PPERTrainer:
     config = PPERConfig(
         output_dir=str(output / "run"),
         num_train_epochs=rounds,
@@ -100,9 +102,10 @@ def _trainer(output: Path, seed: int, rounds: int) -> PPERTrainer:
         train_dataset=demo_tasks("train", seed=seed),
         eval_dataset=demo_tasks("test", seed=seed),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
+        callbacks=[collector],
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(RoundProgress(trainer))
+    trainer.add_callback(RoundProgress(trainer, collector))
     return trainer
 
 
@@ -110,11 +113,13 @@ class RoundProgress(TrainerCallback):  # type: ignore[misc]
     """Show the training steps of a round as a bar, and each finished round as one line.
 
     Args:
-        trainer: Whose collector is reported.
+        trainer: Whose steps are shown.
+        collector: Whose rounds are told.
     """
 
-    def __init__(self, trainer: PPERTrainer) -> None:
+    def __init__(self, trainer: PPERTrainer, collector: BeamSampleCollector) -> None:
         self._trainer = trainer
+        self._collector = collector
         self._console = Console()
         self._bar: Progress | None = None
 
@@ -141,7 +146,7 @@ class RoundProgress(TrainerCallback):  # type: ignore[misc]
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        report = self._trainer.collector.reports[-1]
+        report = self._collector.reports[-1]
         self._console.print(
             f"round {report.round_index + 1}: {report.programs} programs judged, {report.added} new, "
             f"pass rate [bold]{report.pass_rate:.1%}[/], [bold]{report.solved:.1%}[/] of the tasks solved; "
@@ -157,9 +162,13 @@ def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any
 
 
 def _summary(
-    trainer: PPERTrainer, before: Mapping[str, float], after: Mapping[str, float], seconds: Mapping[str, float]
+    trainer: PPERTrainer,
+    collector: BeamSampleCollector,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    collected = sum(report.programs - report.unjudged for report in trainer.collector.reports)
+    collected = sum(report.programs - report.unjudged for report in collector.reports)
     return {
         **{name: {"before": before[f"eval_{name}"], "after": after[f"eval_{name}"]} for name in SCORES},
         "programs_judged": int(collected + before["eval_programs"] + after["eval_programs"]),
@@ -169,14 +178,14 @@ def _summary(
     }
 
 
-def _write(output: Path, trainer: PPERTrainer, summary: Mapping[str, Any]) -> None:
+def _write(output: Path, trainer: PPERTrainer, collector: BeamSampleCollector, summary: Mapping[str, Any]) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     write_report(
         output / "report.html",
         trainer.buffer,
         title="trl_pper demo",
-        rounds=trainer.collector.reports,
+        rounds=collector.reports,
         scores={SCORES[name]: (summary[name]["before"], summary[name]["after"]) for name in SCORES},
         facts={
             "programs judged": f"{summary['programs_judged']:,}",

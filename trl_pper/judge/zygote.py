@@ -191,7 +191,7 @@ class Zygote:
         """Finish a program: nothing of it is left running."""
         answer = self.kill_candidate({}, [])
         if self.referee is not None:
-            answer["referee_status"], _ = _kill_group(self.referee)
+            _, answer["referee_cpu_seconds"] = _kill_group(self.referee)
             self.referee = None
         return answer
 

@@ -1,0 +1,45 @@
+"""The `evaluate` module of trl_pper's pass rate: what it is called and what it takes; the arithmetic is elsewhere."""
+
+import datasets
+import evaluate
+
+from trl_pper.metrics.compute import compute, require_consent
+
+_DESCRIPTION = """
+How many of their tests programs pass: pass rate, strict accuracy, pass@k and compile rate, judged in a local jail.
+"""
+
+_INPUTS = """
+Args:
+    predictions: for each task a list of programs, best first.
+    references: for each task its tests, as the JSON string of trl_pper's native `tests` column.
+    k: list of k for pass@k; those for which a task has too few programs are left out.
+    judge: a `trl_pper.Judge`, to bound its workers, limits or isolation; a new one by default.
+Returns:
+    pass_rate, accuracy, pass@k, compile_rate, unjudged, rows
+Examples:
+    >>> tests = '{"type": "function", "entry_point": "f", "code": "assert f(1) == 2"}'
+    >>> metric = evaluate.load(trl_pper.metrics.path("pass_rate"))
+    >>> metric.compute(predictions=[["def f(x): return x + 1"]], references=[tests], k=[1])["pass@1"]
+    1.0
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
+class PassRate(evaluate.Metric):
+    """Pass rate of programs."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="arXiv:2410.12236; pass@k: arXiv:2107.03374",
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("string")), "references": datasets.Value("string")}
+            ),
+            license="Apache-2.0",
+        )
+
+    def _compute(self, predictions, references, k=(1, 10), judge=None):
+        require_consent()
+        return compute(predictions, references, k=k, judge=judge)
