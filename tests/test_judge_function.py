@@ -312,3 +312,35 @@ def test_random_and_hash_order_repeat():
             [[verdict]] = judge.run([(task, [spy])])
             shown.add(verdict.message)
     assert len(shown) == 1
+
+
+def test_many_programs_of_one_task_meet_the_same_tests(judge):
+    """The referee is kept from program to program; what one program did must not show in the next."""
+    code = "seen = []\nseen.append(f(1))\nassert seen == [2]\nassert len(seen) == 1\nassert __import__('random').random() == K"
+    setup = "import random\nK = random.Random(0).random()"
+    program, wrong = "def f(x): return x + 1", "def f(x): return x"
+    tests = FunctionTests(code=code, setup=setup, entry_point="f")
+    task = CodingTask(task_id="t", prompt="p", tests=tests)
+    other = CodingTask(task_id="u", prompt="p", tests=FunctionTests(code="assert f(0) == 0", entry_point="f"))
+    with Judge(workers=1) as one:
+        rows = one.run([(task, [program, wrong, program]), (other, [program, wrong]), (task, [program])])
+    assert [[verdict.passed for verdict in row] for row in rows] == [[3, 2, 3], [0, 1], [3]]
+
+
+@pytest.mark.hostile
+def test_a_value_that_keeps_the_tests_busy_is_a_timeout_and_the_next_program_is_judged(judge):
+    code = "assert sum(1 for _ in range(f(1))) == 3"
+    task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
+    [[first, second]] = judge.run([(task, ["def f(x): return 10**12", "def f(x): return 3"])])
+    assert [str(outcome) for outcome in first.outcomes] == ["timeout"]
+    assert second.accepted
+
+
+@pytest.mark.hostile
+def test_a_value_that_blocks_the_tests_in_one_operation_is_a_timeout():
+    code = "assert f(1) ** f(2) == 3\nassert f(1) == 5"
+    task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
+    with Judge(workers=1, limits=Limits(cpu_seconds=0.1, wall_factor=0.1)) as judge:
+        judge_wait = judge.run([(task, ["def f(x): return 10**9 if x == 1 else 10**8", "def f(x): return 5"])])
+    assert [str(outcome) for outcome in judge_wait[0][0].outcomes] == ["timeout", "timeout"]
+    assert judge_wait[0][1].passed == 1

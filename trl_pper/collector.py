@@ -136,7 +136,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         judge: Who runs them; a judge with the limits of `PPERConfig` by default.
         tasks: What to write programs for; the trainer's `train_dataset` by default.
 
-    Example:
+    Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
         >>> teacher = DatasetSource([{"task_id": "double", "completion": "    return 2 * x"}])
         >>> collector = BeamSampleCollector(source=teacher)

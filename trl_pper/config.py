@@ -31,7 +31,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     Raises:
         ValueError: An option is out of range or contradicts another; the message names it and the remedy.
 
-    Example:
+    Examples:
         >>> PPERConfig("outputs", num_beams=5, priority="rank", bf16=False, use_cpu=True).num_beams
         5
     """

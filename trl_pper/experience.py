@@ -58,7 +58,7 @@ class Experience:
     Raises:
         ValueError: A field is out of range; the message names it.
 
-    Example:
+    Examples:
         >>> experience = Experience(
         ...     task_id="one", prompt="def one():", completion=" return 1", program="def one(): return 1",
         ...     pass_rate=1.0, logprob=-2.0, num_tokens=4,

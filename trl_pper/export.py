@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import datasets
 
 
-def to_sft(buffer: Iterable[Experience], *, min_pass_rate: float = 1.0) -> datasets.Dataset:
+def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets.Dataset:
     """Return the completions that pass enough, as `prompt` and `completion`.
 
     Args:
@@ -50,7 +50,7 @@ def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
     return _dataset(rows, remedy="no task has two programs of different pass rates; collect more programs per task")
 
 
-def to_kto(buffer: Iterable[Experience], *, min_pass_rate: float = 1.0) -> datasets.Dataset:
+def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets.Dataset:
     """Return every completion with whether it is wanted, as `prompt`, `completion` and `label`.
 
     Args:

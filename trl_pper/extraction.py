@@ -66,7 +66,7 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
         The program. When nothing parses, the completion as it is (its longest fenced block, if it has any), after the
         prompt if that is continued.
 
-    Example:
+    Examples:
         >>> extract_program("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
         'print(1)\n'
         >>> extract_program("    return x\n\nThis returns", prompt="def f(x):\n", entry_point="f")
@@ -159,7 +159,11 @@ def _with_body(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str |
     if not re.search(rf"^\s*(?:async\s+def|def|class)\s+{wanted.name}\b", text, re.MULTILINE):
         # Models and post-processing strip the indent of the first line, or of all of them.
         indent, stripped = _body_indent(prefix), text.lstrip("\n")
-        bodies += [indent + stripped.lstrip(" "), textwrap.indent(textwrap.dedent(stripped), indent)]
+        newline = "" if prefix.endswith("\n") else "\n"
+        bodies += [
+            newline + indent + stripped.lstrip(" "),
+            newline + textwrap.indent(textwrap.dedent(stripped), indent),
+        ]
     kept, best = 0, None
     for body in bodies:
         lines = (prefix + body).split("\n")

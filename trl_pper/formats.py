@@ -43,7 +43,7 @@ def load_tasks(
         ValueError: A row is malformed, has no test or repeats an id, the format is unknown, or there is no task; the
             message names file, line and field.
 
-    Example:
+    Examples:
         >>> [task] = load_tasks([{"task_id": 2, "text": "Double a number.", "test_list": ["assert double(2) == 4"]}])
         >>> task.task_id, task.entry_point
         ('MBPP/2', 'double')

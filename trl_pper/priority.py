@@ -35,7 +35,7 @@ def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight:
     Raises:
         ValueError: Shapes differ or a value is out of range; the message names the argument.
 
-    Example:
+    Examples:
         >>> p2value([0.5, 0.25], [1.0, 0.0], possibility_weight=0.5)
         array([0.75 , 0.125])
     """
@@ -90,7 +90,7 @@ def draw_probabilities(
     Raises:
         ValueError: An argument is out of range, or "filter" is asked for and no program passes all of its tests.
 
-    Example:
+    Examples:
         >>> draw_probabilities([0.75, 0.25])
         array([0.75, 0.25])
         >>> draw_probabilities([0.2, 0.9, 0.2], priority="rank").round(3)
@@ -134,7 +134,7 @@ def draw_indices(probabilities: ArrayLike, size: int, *, seed: int, round_index:
     Raises:
         ValueError: No probabilities, or an argument out of range.
 
-    Example:
+    Examples:
         >>> draw_indices([0.5, 0.0, 0.5], 6, seed=0, round_index=0, step=0)
         array([0, 0, 0, 2, 2, 0])
     """

@@ -52,7 +52,7 @@ class ReplayBuffer:
     Raises:
         ValueError: A setting is out of range; the message names it.
 
-    Example:
+    Examples:
         >>> buffer = ReplayBuffer(capacity=100, possibility_weight=0.0)
         >>> good = Experience(task_id="one", prompt="1?", completion="1", program="1", pass_rate=1.0)
         >>> poor = Experience(task_id="one", prompt="1?", completion="2", program="2", pass_rate=0.0)

@@ -77,7 +77,7 @@ class CodingTask:
         prompt: What the model continues or answers: plain text, or a list of chat messages with "role" and "content".
         tests: What a program must pass.
 
-    Example:
+    Examples:
         >>> task = CodingTask(
         ...     task_id="double",
         ...     prompt="def double(x):\n",

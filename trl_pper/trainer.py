@@ -60,7 +60,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         TypeError: `args` is not a `PPERConfig`.
         ValueError: The data sets, the buffer and the collector do not fit together.
 
-    Example:
+    Examples:
         The swap from `SFTTrainer` in README.md, which the tests run.
     """
 

@@ -39,7 +39,7 @@ class Verdict:
         message: The first failure in words, for people; never parsed.
         cpu_seconds: CPU time the program used over all tests.
 
-    Example:
+    Examples:
         >>> Verdict(outcomes=(Outcome.PASSED, Outcome.WRONG_ANSWER)).pass_rate
         0.5
     """

@@ -33,7 +33,7 @@ class BeamSearchSource:
     Raises:
         ValueError: An argument is out of range, or a model came without its tokenizer.
 
-    Example:
+    Examples:
         >>> BeamSearchSource(num_beams=3, max_completion_length=128).num_beams
         3
     """

@@ -29,7 +29,7 @@ class DatasetSource:
     Raises:
         ValueError: A row has no task id or no completion; the message names the row and the field.
 
-    Example:
+    Examples:
         >>> source = DatasetSource([{"task_id": "double", "completion": "    return 2 * x"}], name="teacher")
         >>> len(source)
         1

@@ -34,7 +34,7 @@ class ServerSource:
     Raises:
         ValueError: `num_programs` or `max_completion_length` is below 1.
 
-    Example:
+    Examples:
         >>> ServerSource("http://localhost:8000/v1", model="teacher", num_programs=3).num_programs
         3
     """

@@ -5,10 +5,10 @@ Enters: a program, its function tests and a worker. Leaves: a Verdict. The tests
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from trl_pper.judge import codec
@@ -29,43 +29,101 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
     Raises:
         WorkerError: The sandbox failed.
     """
-    with contextlib.ExitStack() as stack:
-        run = _Run(worker, program, tests, limits, stack)
-        try:
-            verdict = run.collect()
-        finally:
-            ending = worker.request("end", seconds=_ANSWER_SECONDS)
-        cpu_seconds = run.cpu_seconds + float(ending["cpu_seconds"])
-        return Verdict(outcomes=verdict.outcomes, message=verdict.message, cpu_seconds=cpu_seconds)
+    with open("/dev/null", "r+b", buffering=0) as null:
+        bench = _bench(worker, tests, limits, null.fileno())
+        if bench.unsupported:
+            return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
+        with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+            return _Run(worker, bench, limits, source, null.fileno()).judge()
+
+
+@dataclass(eq=False)
+class Bench:
+    """The referee that a worker keeps for the task it judged last.
+
+    Args:
+        tests: The task's tests.
+        limits: The limits the referee was started with.
+        host: This end of the referee's channel.
+        total: Number of tests.
+        unsupported: Why the tests cannot be run, or "".
+    """
+
+    tests: FunctionTests
+    limits: Limits
+    host: socket.socket
+    total: int = 0
+    unsupported: str = ""
+
+
+def _bench(worker: Worker, tests: FunctionTests, limits: Limits, null: int) -> Bench:
+    """Return the worker's referee for `tests`, started if it is not the one at hand."""
+    kept = worker.bench
+    if isinstance(kept, Bench) and kept.tests == tests and kept.limits == limits:
+        return kept
+    worker.drop_bench()
+    ours, theirs = socket.socketpair()
+    bench = Bench(tests, limits, ours)
+    worker.bench = bench
+    content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
+    with theirs, sealed_file(content) as test_file:
+        descriptors = [null, null, null, theirs.fileno(), test_file]
+        worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
+    ours.settimeout(_ANSWER_SECONDS)
+    try:
+        kind, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_MESSAGE_BYTES))
+    except (ChannelClosed, OSError):
+        raise WorkerError("the referee did not start") from None
+    ours.settimeout(None)
+    bench.total, bench.unsupported = (detail, "") if kind == "plan" else (0, detail)
+    return bench
 
 
 class _Run:
-    def __init__(
-        self, worker: Worker, program: str, tests: FunctionTests, limits: Limits, stack: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, worker: Worker, bench: Bench, limits: Limits, source: int, null: int) -> None:
         self.worker = worker
+        self.host = bench.host
         self.limits = limits
+        self.source = source
+        self.null = null
         self.cpu_seconds = 0.0
-        self.outcomes: list[Outcome | None] = []
+        self.outcomes: list[Outcome | None] = [None] * bench.total
         self.message = ""
-        self.null = stack.enter_context(open("/dev/null", "r+b", buffering=0))
-        self.program = stack.enter_context(sealed_file(program.encode("utf-8", "surrogatepass")))
-        test_file = stack.enter_context(
-            sealed_file(codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30))
-        )
-        self.host, referee_end = socket.socketpair()
-        stack.enter_context(self.host)
+
+    def judge(self) -> Verdict:
+        """Run the program and return its verdict; nothing of it is left running."""
+        self._start()
+        verdict = self.collect()
+        self._stop()
+        return Verdict(outcomes=verdict.outcomes, message=verdict.message, cpu_seconds=self.cpu_seconds)
+
+    def _start(self, outcome: tuple[str, str] | None = None) -> None:
+        """Start a candidate and hand the referee its channel, after `outcome` of the one before."""
         ours, theirs = socket.socketpair()
-        null = self.null.fileno()
-        with referee_end, ours, theirs:
-            descriptors = [null, null, null, theirs.fileno(), self.program]
-            descriptors += [null, null, null, ours.fileno(), referee_end.fileno(), test_file]
-            self._ask("pair", descriptors)
+        with ours, theirs:
+            descriptors = [self.null, self.null, self.null, theirs.fileno(), self.source]
+            pid = self._ask("candidate", descriptors)["pid"]
+            self._tell(pid if outcome is None else (*outcome, pid))
+            try:
+                socket.send_fds(self.host, [b"+"], [ours.fileno()])
+            except OSError as error:
+                raise WorkerError(f"the referee has ended: {error}") from None
+
+    def _stop(self) -> dict[str, Any]:
+        ending = self._ask("kill", [])
+        self.cpu_seconds += float(ending["cpu_seconds"])
+        return ending
 
     def _ask(self, operation: str, descriptors: list[int]) -> dict[str, Any]:
         return self.worker.request(
             operation, descriptors, seconds=_ANSWER_SECONDS, mode="function", limits=self.limits.to_dict()
         )
+
+    def _tell(self, message: Any) -> None:
+        try:
+            send_frame(self.host, codec.encode(message, max_bytes=_MAX_MESSAGE_BYTES))
+        except (ChannelClosed, OSError) as error:
+            raise WorkerError(f"the referee has ended: {error}") from None
 
     def collect(self) -> Verdict:
         """Listen to the referee until it has nothing more to say."""
@@ -75,19 +133,20 @@ class _Run:
             except ChannelClosed:
                 raise WorkerError("the referee has ended") from None
             except TimeoutError:
+                self.worker.drop_bench()
+                self._ask("dismiss", [])
                 return self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")
-            if kind == "plan":
-                self.outcomes = [None] * fields[0]
-            elif kind == "test":
+            if kind == "test":
                 self._record(*fields)
             elif kind == "lost":
                 self._replace(*fields)
             elif kind == "broken":
                 raise WorkerError(fields[0])
-            elif kind == "unsupported":
-                return Verdict.uniform(Outcome.UNSUPPORTED, 1, fields[0])
             elif kind == "end":
-                return self._verdict(Outcome(fields[0]), fields[1])
+                outcome, message, healthy = fields
+                if not healthy:
+                    self.worker.drop_bench()
+                return self._verdict(Outcome(outcome), message)
 
     def _wait(self, sock: socket.socket, event: int) -> None:
         # The referee watches the candidate's clocks; this catches a referee stuck in one long operation of its own.
@@ -105,8 +164,7 @@ class _Run:
 
     def _replace(self, reason: str, more: bool) -> None:
         """Tell the referee how its candidate ended, and hand it a new one if it wants more."""
-        ending = self._ask("kill", [])
-        self.cpu_seconds += float(ending["cpu_seconds"])
+        ending = self._stop()
         if reason == "cpu":
             outcome, message = Outcome.TIMEOUT, f"used more than {self.limits.cpu_seconds:g} CPU seconds"
         elif reason == "wall":
@@ -115,19 +173,10 @@ class _Run:
             outcome, message = outcome_of(int(ending["status"]))
         else:
             outcome, message = Outcome.RUNTIME_ERROR, f"the program answered with {reason}"
-        ours, theirs = socket.socketpair()
-        null = self.null.fileno()
-        with ours, theirs:
-            pid = 0
-            if more:
-                pid = self._ask("candidate", [null, null, null, theirs.fileno(), self.program])["pid"]
-            try:
-                answer = (outcome.value, message, pid)
-                send_frame(self.host, codec.encode(answer, max_bytes=_MAX_MESSAGE_BYTES))
-                if more:
-                    socket.send_fds(self.host, [b"+"], [ours.fileno()])
-            except (ChannelClosed, OSError) as error:
-                raise WorkerError(f"the referee has ended: {error}") from None
+        if more:
+            self._start((outcome.value, message))
+        else:
+            self._tell((outcome.value, message, 0))
 
     def _verdict(self, default: Outcome, message: str) -> Verdict:
         outcomes = tuple(outcome or default for outcome in self.outcomes)

@@ -28,7 +28,7 @@ class Limits:
         open_files: Descriptors a program may have open.
         max_timeouts: After this many timed-out tests of one program its remaining tests count as timeouts unrun.
 
-    Example:
+    Examples:
         >>> Limits(cpu_seconds=2.0).wall_seconds
         9.0
     """

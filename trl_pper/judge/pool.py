@@ -45,7 +45,7 @@ class Judge:
         ValueError: An argument is out of range.
         IsolationUnavailable: The level is not implemented.
 
-    Example:
+    Examples:
         >>> from trl_pper import CodingTask, FunctionTests, Judge
         >>> tests = FunctionTests(entry_point="double", code="assert double(2) == 4\nassert double(0) == 0")
         >>> task = CodingTask(task_id="double", prompt="p", tests=tests)

@@ -1,4 +1,4 @@
-"""Runs the test code of one task against one candidate and tells the host how each test ended.
+"""Runs the test code of one task against one candidate after another and tells the host how each test ended.
 
 Enters: the tests, on a descriptor that no candidate ever holds, and plain data from the candidate. Leaves: one outcome
 per test. This process is a sibling of the candidate's, never an ancestor, and runs no line of the program; what the
@@ -18,23 +18,23 @@ import types
 from typing import Any
 
 from trl_pper.judge import codec
-from trl_pper.judge.channel import send_frame
+from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.conversation import Conversation, SandboxBroken
 from trl_pper.judge.testplan import TEST, TestPlan, plan_tests
 from trl_pper.verdict import Outcome
 
 #: Descriptors a referee starts with, after standard input, output and error.
-CHANNEL, HOST, TESTS = 3, 4, 5
+HOST, TESTS = 3, 4
 _MAX_MESSAGE_CHARS = 500
 
 
-def main(*, candidate_pid: int, limits: dict[str, float]) -> None:
-    """Judge one program; never returns."""
+def main(*, limits: dict[str, float]) -> None:
+    """Judge every program the host announces; never returns."""
     setup, code, entry_point = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
     host = socket.socket(fileno=HOST)
-    random.seed(0)
     try:
         plan = plan_tests(code, setup=setup, entry_point=entry_point)
+        programs = (compile(setup, "setup.py", "exec", dont_inherit=True), _compile(plan))
     except (SyntaxError, ValueError, RecursionError) as error:
         _tell(host, "unsupported", f"the test code cannot be read: {error}")
         os._exit(0)
@@ -42,13 +42,34 @@ def main(*, candidate_pid: int, limits: dict[str, float]) -> None:
         _tell(host, "unsupported", "the test code holds no test that runs")
         os._exit(0)
     _tell(host, "plan", len(plan.tests))
-    conversation = Conversation(channel=socket.socket(fileno=CHANNEL), host=host, pid=candidate_pid, limits=limits)
-    try:
-        outcome, message = _Referee(plan, conversation, host).run(setup)
-        _tell(host, "end", outcome.value, message[:_MAX_MESSAGE_CHARS])
-    except SandboxBroken as error:
-        _tell(host, "broken", str(error))
+    healthy = True
+    while healthy:
+        try:
+            pid = codec.decode(receive_frame(host, max_bytes=1 << 10))
+        except ChannelClosed:
+            break
+        _, descriptors, _, _ = socket.recv_fds(host, 1, 1)
+        with socket.socket(fileno=descriptors[0]) as channel:
+            conversation = Conversation(channel=channel, host=host, pid=pid, limits=limits)
+            healthy = _judge_program(_Referee(plan, conversation, host), programs)
     os._exit(0)
+
+
+def _compile(plan: TestPlan) -> types.CodeType:
+    return compile(plan.tree, "tests.py", "exec", dont_inherit=True)
+
+
+def _judge_program(referee: _Referee, programs: tuple[types.CodeType, ...]) -> bool:
+    """Judge one program; return whether this process is fit for another."""
+    # Test code that draws random inputs draws the same for every program.
+    random.seed(0)
+    try:
+        outcome, message = referee.run(programs)
+    except SandboxBroken as error:
+        _tell(referee.host, "broken", str(error))
+        return False
+    _tell(referee.host, "end", outcome.value, message[:_MAX_MESSAGE_CHARS], referee.healthy)
+    return referee.healthy
 
 
 def _tell(host: socket.socket, *message: Any) -> None:
@@ -62,9 +83,12 @@ class _Referee:
         self.host = host
         self.outcomes: list[Outcome | None] = [None] * len(plan.tests)
         self.depth = 0
+        #: False once this process was interrupted at an arbitrary point or ran out of memory.
+        self.healthy = True
         signal.signal(signal.SIGPROF, self.on_timer)
 
     def on_timer(self, signum: int, frame: types.FrameType | None) -> None:
+        self.healthy = False
         raise self.conversation.fail(Outcome.TIMEOUT, "the test code ran too long on what the program returned")
 
     def allow(self) -> None:
@@ -73,15 +97,14 @@ class _Referee:
         self.conversation.allow()
         signal.setitimer(signal.ITIMER_PROF, self.conversation.cpu_seconds)
 
-    def run(self, setup: str) -> tuple[Outcome, str]:
+    def run(self, programs: tuple[types.CodeType, ...]) -> tuple[Outcome, str]:
         """Run everything; return what to say of tests that were never reached."""
         try:
             self.conversation.load()
             self.allow()
             namespace = self.namespace()
-            if setup:
-                exec(compile(setup, "setup.py", "exec", dont_inherit=True), namespace)
-            exec(compile(self.plan.tree, "tests.py", "exec", dont_inherit=True), namespace)
+            for program in programs:
+                exec(program, namespace)
         except SandboxBroken:
             raise
         except BaseException as error:
@@ -118,6 +141,7 @@ class _Referee:
         if hasattr(error, "pper_note"):
             return Outcome.RUNTIME_ERROR, error.pper_note
         if isinstance(error, MemoryError):
+            self.healthy = False
             return Outcome.MEMORY_LIMIT, "the test code ran out of memory on what the program returned"
         if isinstance(error, AssertionError):
             return Outcome.WRONG_ANSWER, str(error)[:_MAX_MESSAGE_CHARS]

@@ -69,6 +69,8 @@ class Worker:
                 cwd="/",
             )
         self.control = ours
+        #: What `function` keeps here between programs: the referee of the task judged last.
+        self.bench: Any = None
         self._finalizer = weakref.finalize(self, _end, self.process, ours, self.directory)
         self.control.settimeout(_START_SECONDS)
         self.started = self._receive()
@@ -105,8 +107,15 @@ class Worker:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
+    def drop_bench(self) -> None:
+        """Hang up on the referee kept from the last program."""
+        if self.bench is not None:
+            self.bench.host.close()
+            self.bench = None
+
     def close(self) -> None:
         """End the worker and everything it started; harmless when repeated."""
+        self.drop_bench()
         self._finalizer()
 
 

@@ -72,10 +72,10 @@ class Zygote:
         """Answer requests until the host is gone."""
         handlers: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
             "stdio": self.run_stdio,
-            "pair": self.start_pair,
+            "referee": self.start_referee,
+            "dismiss": self.dismiss_referee,
             "candidate": self.start_candidate,
             "kill": self.kill_candidate,
-            "end": self.end,
         }
         self.reply({"pid": os.getpid(), "separate_user": self.identities[0].uid is not None})
         while True:
@@ -125,19 +125,30 @@ class Zygote:
         self.candidate = _fork(child, descriptors)
         return {"pid": self.candidate}
 
-    def start_pair(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a candidate from the first five descriptors and its referee from the others, as siblings."""
-        watched = self.start_candidate(request, descriptors[:5])["pid"]
+    def start_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Fork a referee over descriptors stdin, stdout, stderr, host, tests; it replaces the one before."""
+        self.kill_referee()
         limits, identity, parent = request["limits"], self.identities[1], os.getpid()
 
         def child() -> None:
             os.chdir("/")
             confinement.limit_resources(limits, processes=4096)
             confinement.seal(identity, dumpable=False, parent=parent)
-            referee.main(candidate_pid=watched, limits=limits)
+            referee.main(limits=limits)
 
-        self.referee = _fork(child, descriptors[5:])
-        return {"pid": watched}
+        self.referee = _fork(child, descriptors)
+        return {}
+
+    def dismiss_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """Kill a referee that no longer answers."""
+        self.kill_referee()
+        return {}
+
+    def kill_referee(self) -> None:
+        """Kill the referee, if there is one."""
+        if self.referee is not None:
+            _kill_group(self.referee)
+            self.referee = None
 
     def run_stdio(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Run one stdio test to its end or its limit."""
@@ -187,13 +198,10 @@ class Zygote:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
-    def end(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Finish a program: nothing of it is left running."""
-        answer = self.kill_candidate({}, [])
-        if self.referee is not None:
-            _, answer["referee_cpu_seconds"] = _kill_group(self.referee)
-            self.referee = None
-        return answer
+    def end(self) -> None:
+        """Leave nothing running."""
+        self.kill_candidate({}, [])
+        self.kill_referee()
 
 
 def _fork(child: Callable[[], None], descriptors: list[int]) -> int:
@@ -292,7 +300,7 @@ def main() -> None:
     except HostGone:
         pass
     finally:
-        zygote.end({}, [])
+        zygote.end()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def path(name: str = "pass_rate") -> str:
     Raises:
         ValueError: There is no such metric.
 
-    Example:
+    Examples:
         >>> path("pass_rate").endswith("trl_pper/metrics/pass_rate")
         True
     """

@@ -50,7 +50,8 @@ def compute(
         - "pass@<k>": see `pass_at_k`, mean over tasks; absent when some task has fewer than k judged programs;
         - "compile_rate": share of programs without a syntax error;
         - "unjudged": number of programs that could not be judged and count in none of the above;
-        - "rows": for each program "task" and "program" (indices), "pass_rate", "passed", "total", "outcomes", "message".
+        - "rows": for each program "task" and "program" (indices), "pass_rate", "passed", "total", "outcomes" and
+          "message".
 
         A figure over nothing is None.
 
@@ -106,7 +107,7 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
     Raises:
         ValueError: An argument is out of range; with fewer than k programs there is no unbiased estimate.
 
-    Example:
+    Examples:
         >>> pass_at_k(4, 1, 2)
         0.5
     """

@@ -1,8 +1,12 @@
 """The `evaluate` module of trl_pper's pass rate: what it is called and what it takes; the arithmetic is elsewhere."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import datasets
 import evaluate
 
+from trl_pper.judge import Judge
 from trl_pper.metrics.compute import compute, require_consent
 
 _DESCRIPTION = """
@@ -26,10 +30,10 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
-class PassRate(evaluate.Metric):
+class PassRate(evaluate.Metric):  # type: ignore[misc]
     """Pass rate of programs."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="arXiv:2410.12236; pass@k: arXiv:2107.03374",
@@ -40,6 +44,12 @@ class PassRate(evaluate.Metric):
             license="Apache-2.0",
         )
 
-    def _compute(self, predictions, references, k=(1, 10), judge=None):
+    def _compute(
+        self,
+        predictions: list[list[str]],
+        references: list[str],
+        k: Sequence[int] = (1, 10),
+        judge: Judge | None = None,
+    ) -> dict[str, Any]:
         require_consent()
         return compute(predictions, references, k=k, judge=judge)

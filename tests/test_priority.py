@@ -1,0 +1,228 @@
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trl_pper.priority import PRIORITIES, draw_indices, draw_probabilities, effective_sample_size, p2value
+
+SHARES = st.floats(0, 1, allow_subnormal=True)
+
+
+def naive_probabilities(values, priority, exponent):
+    """Eq. 7 and 8 in plain Python, ranks of ties by averaging over all orders' shared ranks."""
+    if priority == "uniform":
+        weights = [1.0] * len(values)
+    elif priority == "filter":
+        weights = [float(value == 1.0) for value in values]
+    elif priority == "proportional":
+        weights = [value**exponent for value in values]
+    else:
+        weights = []
+        for value in values:
+            better = sum(other > value for other in values)
+            tied = sum(other == value for other in values)
+            ranks = range(better + 1, better + tied + 1)
+            weights.append(sum((1 / rank) ** exponent for rank in ranks) / tied)
+    total = sum(weights)
+    return [weight / total if total else 1 / len(values) for weight in weights]
+
+
+def test_p2value_is_the_papers_mixture():
+    assert p2value([0.5, 0.2], [1.0, 0.0], possibility_weight=0.25).tolist() == pytest.approx([0.875, 0.05])
+
+
+def test_p2value_weight_0_is_the_pass_rate_and_weight_1_the_possibility():
+    assert p2value([0.3, 0.4], [1.0, 0.1], possibility_weight=0).tolist() == [1.0, 0.1]
+    assert p2value([0.3, 0.4], [1.0, 0.1], possibility_weight=1).tolist() == [0.3, 0.4]
+
+
+def test_unknown_possibility_leaves_the_pass_rate_alone():
+    assert p2value([math.nan, 0.5], [0.25, 0.25], possibility_weight=1.0).tolist() == [0.25, 0.5]
+
+
+def test_p2value_of_nothing_is_nothing():
+    assert p2value([], []).shape == (0,)
+
+
+@given(st.lists(st.tuples(SHARES, SHARES), max_size=20), SHARES)
+@settings(max_examples=60)
+def test_p2value_stays_between_its_parts(pairs, weight):
+    values = p2value([a for a, _ in pairs], [b for _, b in pairs], possibility_weight=weight)
+    for value, (a, b) in zip(values, pairs, strict=True):
+        assert value == pytest.approx(weight * a + (1 - weight) * b)
+        assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (([0.5], [0.5, 0.5], 0.5), "possibility and pass_rate"),
+        (([-0.1], [0.5], 0.5), "possibility"),
+        (([0.5], [1.1], 0.5), "pass_rate"),
+        (([0.5], [math.nan], 0.5), "pass_rate"),
+        (([math.inf], [0.5], 0.5), "possibility"),
+        (([0.5], [0.5], 1.5), "possibility_weight"),
+        (([0.5], [0.5], math.nan), "possibility_weight"),
+        (([[0.5]], [[0.5]], 0.5), "possibility"),
+    ],
+)
+def test_p2value_names_what_is_out_of_range(arguments, name):
+    with pytest.raises(ValueError, match=f"^{name}:"):
+        p2value(arguments[0], arguments[1], possibility_weight=arguments[2])
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12),
+    st.sampled_from(["proportional", "rank", "uniform"]),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.7]),
+)
+def test_probabilities_equal_the_naive_twin(values, priority, exponent):
+    probabilities = draw_probabilities(values, priority=priority, exponent=exponent)
+    assert probabilities.tolist() == pytest.approx(naive_probabilities(values, priority, exponent), abs=1e-12)
+    assert abs(probabilities.sum() - 1) <= 1e-12
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_one_program_is_certain_and_none_gives_nothing(priority):
+    assert draw_probabilities([1.0], priority=priority).tolist() == [1.0]
+    assert draw_probabilities([], priority=priority).shape == (0,)
+
+
+@pytest.mark.parametrize("priority", ["proportional", "rank", "uniform"])
+def test_all_zeros_are_drawn_uniformly(priority):
+    assert draw_probabilities([0.0] * 4, priority=priority).tolist() == [0.25] * 4
+
+
+def test_exponent_0_is_uniform_also_over_zeros():
+    for priority in ("proportional", "rank"):
+        assert draw_probabilities([0.0, 0.5, 1.0, 0.2], priority=priority, exponent=0).tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("priority", ["proportional", "rank"])
+@pytest.mark.parametrize("exponent", [1e4, 1e6, 1e308])
+def test_a_huge_exponent_draws_only_the_largest(priority, exponent):
+    assert draw_probabilities([1e-200, 0.0, 2e-200], priority=priority, exponent=exponent).tolist() == [0, 0, 1]
+
+
+def test_tiny_values_keep_their_proportions():
+    assert draw_probabilities([1e-300, 3e-300]).tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_rank_does_not_depend_on_the_order_of_insertion():
+    values = [0.5, 0.5, 1.0, 0.0, 0.5, 0.0]
+    expected = dict(zip(values, draw_probabilities(values, priority="rank", exponent=0.7), strict=True))
+    for seed in range(5):
+        random.Random(seed).shuffle(values)
+        for value, probability in zip(values, draw_probabilities(values, priority="rank", exponent=0.7), strict=True):
+            assert probability == pytest.approx(expected[value], abs=1e-15)
+
+
+def test_filter_draws_fully_passing_programs_alike():
+    assert draw_probabilities([0.9, 0.6, 0.7], priority="filter", pass_rate=[1.0, 0.99, 1.0]).tolist() == [0.5, 0, 0.5]
+    assert draw_probabilities([1.0, 0.5], priority="filter").tolist() == [1.0, 0.0]
+
+
+def test_filter_without_a_passing_program_says_what_to_do():
+    with pytest.raises(ValueError, match=r"best pass rate 0\.750.*proportional"):
+        draw_probabilities([1.0, 1.0], priority="filter", pass_rate=[0.5, 0.75])
+
+
+def test_a_function_gives_priorities_and_the_exponent_applies():
+    given_values = np.array([0.5, 0.25])
+
+    def halves_in_place(values):
+        values /= 2
+        return values
+
+    assert draw_probabilities(given_values, priority=halves_in_place, exponent=2.0).tolist() == pytest.approx(
+        [0.8, 0.2]
+    )
+    assert given_values.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "name"),
+    [
+        ({"exponent": -1}, "exponent"),
+        ({"exponent": math.inf}, "exponent"),
+        ({"exponent": math.nan}, "exponent"),
+        ({"priority": "best"}, "priority"),
+        ({"priority": lambda values: values[:1]}, "priority"),
+        ({"priority": lambda values: -values}, "priority"),
+        ({"priority": "filter", "pass_rate": [1.0]}, "pass_rate"),
+        ({"priority": "filter", "pass_rate": [1.0, 2.0]}, "pass_rate"),
+    ],
+)
+def test_probabilities_name_what_is_wrong(keywords, name):
+    with pytest.raises(ValueError, match=f"^{name}:"):
+        draw_probabilities([0.5, 0.5], **keywords)
+
+
+def test_negative_or_unknown_p2values_are_refused():
+    for bad in ([-0.1], [math.nan], [math.inf]):
+        with pytest.raises(ValueError, match=r"^p2values:"):
+            draw_probabilities(bad)
+
+
+def test_draws_are_pinned():
+    """These values are a promise: a changed stream would change every resumed run."""
+    probabilities = draw_probabilities([0.1, 0.0, 0.4, 0.5])
+    assert draw_indices(probabilities, 12, seed=7, round_index=2, step=31).tolist() == PINNED
+    assert draw_indices(probabilities, 5, seed=7, round_index=2, step=31).tolist() == PINNED[:5]
+
+
+PINNED = [3, 2, 3, 0, 3, 2, 2, 3, 2, 3, 2, 3]
+
+
+def test_draws_follow_the_naive_inverse_of_the_distribution():
+    probabilities = draw_probabilities(np.random.default_rng(0).random(50))
+    drawn = draw_indices(probabilities, 400, seed=1, round_index=0, step=0)
+    stream = np.random.Philox(key=np.array([1, 0], np.uint64), counter=np.array([0, 0, 0, 0], np.uint64))
+    for index, bits in zip(drawn, stream.random_raw(400), strict=True):
+        uniform, position = (int(bits) >> 11) / 2**53, 0
+        while uniform >= sum(probabilities[: position + 1]):
+            position += 1
+        assert index == position
+
+
+def test_frequencies_match_the_probabilities():
+    probabilities = np.array([0.0, 0.7, 0.0, 0.3, 0.0])
+    drawn = draw_indices(probabilities, 40_000, seed=0, round_index=0, step=0)
+    shares = np.bincount(drawn, minlength=5) / 40_000
+    assert shares[[0, 2, 4]].tolist() == [0, 0, 0]
+    assert abs(shares[1] - 0.7) < 0.01
+
+
+def test_streams_of_seeds_rounds_and_steps_are_disjoint():
+    probabilities = np.full(1_000_000, 1e-6)
+    streams = [
+        tuple(draw_indices(probabilities, 20, seed=seed, round_index=round_index, step=step))
+        for seed in (0, 1)
+        for round_index in (0, 1)
+        for step in (0, 1, 2)
+    ]
+    assert len(set(streams)) == 12
+    # Windows of one step's stream do not reappear as the next step's.
+    assert not set(streams[0]) & set(streams[1])
+
+
+def test_drawing_is_refused_with_a_reason():
+    with pytest.raises(ValueError, match=r"^probabilities:.*nothing to draw"):
+        draw_indices([], 1, seed=0, round_index=0, step=0)
+    with pytest.raises(ValueError, match=r"^probabilities: must sum to 1"):
+        draw_indices([0.5, 0.6], 1, seed=0, round_index=0, step=0)
+    for keyword in ("seed", "round_index", "step"):
+        with pytest.raises(ValueError, match=f"^{keyword}:"):
+            draw_indices([1.0], 1, **{"seed": 0, "round_index": 0, "step": 0, keyword: -1})
+    with pytest.raises(ValueError, match=r"^size:"):
+        draw_indices([1.0], -1, seed=0, round_index=0, step=0)
+    assert draw_indices([1.0], 0, seed=0, round_index=0, step=0).shape == (0,)
+
+
+def test_effective_sample_size_is_between_1_and_n():
+    assert effective_sample_size([0.25] * 4) == 4
+    assert effective_sample_size([1.0, 0.0]) == 1
+    assert effective_sample_size([]) == 0
