@@ -2,8 +2,8 @@
 
     python benchmarks/judge.py --programs 500 --output outputs/judge.json
 
-The programs are tiny, so that the figure is the judge's own cost. Prints a summary; `--output` writes it as JSON with a
-snapshot of the machine.
+The programs are tiny, so that the figure is the judge's own cost. Prints a summary; `--output` writes it as JSON with
+a snapshot of the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STDIO = CodingTask(
     tests=StdioTests(cases=tuple(StdioCase(input=f"{n} 1\n", output=f"{n + 1}\n") for n in range(8))),
 )
 PROGRAMS = {
-    "function": "from typing import List\n\n\ndef add(x: int, values: List[int]) -> int:\n    return x + sum(values)  # {n}",
+    "function": "def add(x: int, values: list[int]) -> int:\n    return x + sum(values)  # {n}\n",
     "stdio": "print(sum(map(int, input().split())))  # {n}\n",
 }
 

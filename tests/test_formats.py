@@ -14,7 +14,8 @@ HUMANEVAL = {
     "prompt": 'def half(x):\n    """ Halve. """\n',
     "entry_point": "half",
     "canonical_solution": "    return x / 2\n",
-    "test": "\n\nMETADATA = {}\n\ndef check(candidate):\n    assert candidate(4) == 2\n    assert candidate(3) == 1.5\n",
+    "test": "\n\nMETADATA = {}\n\ndef check(candidate):\n"
+    "    assert candidate(4) == 2\n    assert candidate(3) == 1.5\n",
 }
 MBPP = {
     "task_id": 4,
@@ -190,7 +191,7 @@ def test_sources_that_are_no_rows_are_refused(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "tasks.csv").write_text("a")
     (tmp_path / "object.json").write_text("{}")
-    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 1000)[:30])
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(json.dumps(NATIVE).encode())[:40])
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     for name, message in [
         ("empty.jsonl", "holds no task"),

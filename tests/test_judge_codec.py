@@ -67,7 +67,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(VALUES)
 def test_plain_values_survive_exactly(value):
     assert same(decode(encode(value, max_bytes=BIG)), value)
@@ -81,7 +81,7 @@ def test_any_bytes_are_a_value_or_refused(data):
         pass
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(VALUES, st.data())
 def test_damaged_values_are_a_value_or_refused(value, data):
     encoded = bytearray(encode(value, max_bytes=BIG))

@@ -12,6 +12,8 @@ import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge
 
+#: A buggy program that computes a huge power instead of failing.
+SLOW = ("Python/160",)
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -85,7 +87,7 @@ def test_buggy_programs_fail_a_test_and_their_solutions_pass(judge):
             [row["declaration"] + row[kind] for kind in ("canonical_solution", "buggy_solution")],
         )
         for row in rows
-        if row["failure_symptoms"] != "infinite loop"
+        if row["failure_symptoms"] == "incorrect output" and row["task_id"] not in SLOW
     ]
     verdicts = judge.run(jobs)
     assert len(jobs) > 70

@@ -11,7 +11,7 @@ DOUBLE = "assert double(2) == 4\nassert double(0) == 0\nassert double(-3) == -6"
 
 @pytest.fixture(scope="module")
 def judge():
-    with Judge(workers=2, limits=Limits(cpu_seconds=0.3, memory_bytes=1 << 30)) as judge:
+    with Judge(workers=2, limits=Limits(cpu_seconds=0.15, memory_bytes=1 << 30)) as judge:
         yield judge
 
 
@@ -316,7 +316,7 @@ def test_random_and_hash_order_repeat():
 
 def test_many_programs_of_one_task_meet_the_same_tests(judge):
     """The referee is kept from program to program; what one program did must not show in the next."""
-    code = "seen = []\nseen.append(f(1))\nassert seen == [2]\nassert len(seen) == 1\nassert __import__('random').random() == K"
+    code = "seen = []\nseen.append(f(1))\nassert seen == [2]\nassert len(seen) == 1\nassert random.random() == K"
     setup = "import random\nK = random.Random(0).random()"
     program, wrong = "def f(x): return x + 1", "def f(x): return x"
     tests = FunctionTests(code=code, setup=setup, entry_point="f")
@@ -336,11 +336,13 @@ def test_a_value_that_keeps_the_tests_busy_is_a_timeout_and_the_next_program_is_
     assert second.accepted
 
 
+@pytest.mark.slow
 @pytest.mark.hostile
 def test_a_value_that_blocks_the_tests_in_one_operation_is_a_timeout():
-    code = "assert f(1) ** f(2) == 3\nassert f(1) == 5"
+    # A sum over a range is one loop in C that no signal interrupts.
+    code = "assert sum(range(f(1))) == 10\nassert f(1) == 5"
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
     with Judge(workers=1, limits=Limits(cpu_seconds=0.1, wall_factor=0.1)) as judge:
-        judge_wait = judge.run([(task, ["def f(x): return 10**9 if x == 1 else 10**8", "def f(x): return 5"])])
-    assert [str(outcome) for outcome in judge_wait[0][0].outcomes] == ["timeout", "timeout"]
-    assert judge_wait[0][1].passed == 1
+        [[first, second]] = judge.run([(task, ["def f(x): return 10**13", "def f(x): return 5"])])
+    assert [str(outcome) for outcome in first.outcomes] == ["timeout", "timeout"]
+    assert second.accepted

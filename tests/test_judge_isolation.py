@@ -135,7 +135,7 @@ def f(): return "started"
 
 def test_a_fork_bomb_is_contained(judge):
     program = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
-    with Judge(workers=1, limits=Limits(cpu_seconds=0.3, processes=16)) as small:
+    with Judge(workers=1, limits=Limits(cpu_seconds=0.15, processes=16)) as small:
         assert str(run_script(small, program, "").outcomes[0]) == "timeout"
         worker = small._idle.get()
         small._idle.put(worker)

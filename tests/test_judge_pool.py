@@ -73,8 +73,9 @@ def test_a_killed_worker_is_replaced_and_its_program_judged():
         timer.join()
         assert verdict.accepted
         assert after.accepted
-        assert judge._idle.get() is not worker
-        judge._idle.put(None)
+        replacement = judge._idle.get()
+        judge._idle.put(replacement)
+        assert replacement is not worker
 
 
 @pytest.mark.parametrize("task", [task_adding(1), ECHO])
@@ -138,11 +139,6 @@ def test_nothing_is_left_behind():
 
 
 def test_a_caller_that_dies_takes_its_workers_along():
-    script = """
-import os, sys
-from trl_pper import Judge
-from tests_judge_task import TASK
-"""
     script = (
         "import os, sys\n"
         "from trl_pper import CodingTask, FunctionTests, Judge\n"

@@ -12,7 +12,7 @@ NEXT = (("1\n", "2"), ("5\n", "6\n"), ("-1", "0"))
 
 @pytest.fixture(scope="module")
 def judge():
-    with Judge(workers=2, limits=Limits(cpu_seconds=0.3, memory_bytes=256 << 20, output_bytes=1 << 20)) as judge:
+    with Judge(workers=2, limits=Limits(cpu_seconds=0.15, memory_bytes=256 << 20, output_bytes=1 << 20)) as judge:
         yield judge
 
 

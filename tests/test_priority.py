@@ -226,3 +226,11 @@ def test_effective_sample_size_is_between_1_and_n():
     assert effective_sample_size([0.25] * 4) == 4
     assert effective_sample_size([1.0, 0.0]) == 1
     assert effective_sample_size([]) == 0
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.25, 0.5, 1 - 2**-53])
+def test_zero_probability_is_never_drawn_even_on_a_boundary(monkeypatch, uniform):
+    monkeypatch.setattr("trl_pper.priority._uniforms", lambda *_, **__: np.array([uniform]))
+    probabilities = np.array([0.0, 0.25, 0.0, 0.25, 0.0, 0.5, 0.0])
+    [index] = draw_indices(probabilities, 1, seed=0, round_index=0, step=0)
+    assert probabilities[index] > 0

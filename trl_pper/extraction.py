@@ -74,7 +74,7 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
     """
     text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
     name = _identifier(entry_point)
-    parser = Parser(500_000 + 2 * (len(text) + len(prompt)))
+    parser = Parser(300_000 + 2 * (len(text) + len(prompt)))
     opened = _last_definition(prompt, parser) if isinstance(prompt, str) else None
     blocks = _fenced_blocks(text)
     # What is left when nothing parses: still the block rather than the chat around it, for an honest syntax error.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_pper.row_file import read_rows as read_rows
+from trl_pper.syntax import module_names, parse
 from trl_pper.task import CodingTask, FunctionTests
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _unix(text: str) -> str:
 
 def _tests_tree(field: str, code: str) -> ast.Module:
     try:
-        tree = _parse(code)
+        tree = parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{field}: must be Python test code; got {error}") from error
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
@@ -233,32 +233,17 @@ def _tests_tree(field: str, code: str) -> ast.Module:
     return tree
 
 
-def _parse(code: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Benchmarks are full of invalid escapes, and nobody here can mend them.
-        return ast.parse(code)
-
-
 def _called_name(node: ast.AST) -> str | None:
     return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
 
 
 def _called_in_asserts(code: str) -> set[str]:
-    asserts = [node for node in ast.walk(_parse(code)) if isinstance(node, ast.Assert)]
+    asserts = [node for node in ast.walk(parse(code)) if isinstance(node, ast.Assert)]
     return {name for test in asserts for node in ast.walk(test) if (name := _called_name(node))}
 
 
 def _defined(code: str) -> set[str]:
     try:
-        tree = _parse(code)
+        return module_names(parse(code))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.Assign):
-            names.update(target.id for target in node.targets if isinstance(target, ast.Name))
-    return names

@@ -86,7 +86,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _json_object(line: bytes, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        row = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{place}: malformed JSON ({error})") from error
     if not isinstance(row, dict):

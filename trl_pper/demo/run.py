@@ -36,13 +36,16 @@ SCORES = {
 }
 
 
-def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[str, Any]:
+def run_demo(
+    output: Path, *, seed: int = 0, rounds: int | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Run the demo and return what it writes to `summary.json`.
 
     Args:
         output: Folder for `summary.json`, `report.html` and the run's checkpoints.
         seed: Seed of tasks, draws and optimizer.
         rounds: Rounds of collection and training; `ROUNDS` by default.
+        options: Options of `PPERConfig` that differ from the demo's.
 
     Returns:
         `{"pass_rate": {"before", "after"}, "accuracy": {"before", "after"}, "solved": {...}, "programs_judged",
@@ -54,7 +57,7 @@ def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[
     disable_progress_bar()
     console = Console()
     collector = BeamSampleCollector()
-    trainer = _trainer(output, collector, seed, rounds or ROUNDS)
+    trainer = _trainer(collector, _config(output, seed, rounds or ROUNDS, options or {}))
     seconds = {"load": time.perf_counter() - started}
     console.print(
         f"[bold]{trainer.model.num_parameters():,}[/] parameters, {len(collector.tasks or [])} tasks to learn from, "
@@ -73,8 +76,8 @@ def run_demo(output: Path, *, seed: int = 0, rounds: int | None = None) -> dict[
     return summary
 
 
-def _trainer(output: Path, collector: BeamSampleCollector, seed: int, rounds: int) -> PPERTrainer:
-    config = PPERConfig(
+def _config(output: Path, seed: int, rounds: int, options: Mapping[str, Any]) -> PPERConfig:
+    settings = dict(
         output_dir=str(output / "run"),
         num_train_epochs=rounds,
         steps_per_round=STEPS_PER_ROUND,
@@ -94,11 +97,15 @@ def _trainer(output: Path, collector: BeamSampleCollector, seed: int, rounds: in
         report_to=[],
         logging_steps=STEPS_PER_ROUND,
     )
+    return PPERConfig(**{**settings, **options})
+
+
+def _trainer(collector: BeamSampleCollector, config: PPERConfig) -> PPERTrainer:
     trainer = PPERTrainer(
         model=AutoModelForCausalLM.from_pretrained(MODEL),
         args=config,
-        train_dataset=demo_tasks("train", seed=seed),
-        eval_dataset=demo_tasks("test", seed=seed),
+        train_dataset=demo_tasks("train", seed=config.seed),
+        eval_dataset=demo_tasks("test", seed=config.seed),
         processing_class=AutoTokenizer.from_pretrained(MODEL),
         callbacks=[collector],
     )

@@ -61,10 +61,9 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits, null: int) -> B
     kept = worker.bench
     if isinstance(kept, Bench) and kept.tests == tests and kept.limits == limits:
         return kept
-    worker.drop_bench()
     ours, theirs = socket.socketpair()
     bench = Bench(tests, limits, ours)
-    worker.bench = bench
+    worker.keep_bench(bench, ours)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
     with theirs, sealed_file(content) as test_file:
         descriptors = [null, null, null, theirs.fileno(), test_file]

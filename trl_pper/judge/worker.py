@@ -15,7 +15,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 
 _ZYGOTE = Path(__file__).with_name("zygote.py")
 _START_SECONDS = 60.0
+_END_SECONDS = 8.0
 _MAX_MESSAGE_BYTES = 1 << 16
 
 
@@ -71,7 +71,9 @@ class Worker:
         self.control = ours
         #: What `function` keeps here between programs: the referee of the task judged last.
         self.bench: Any = None
-        self._finalizer = weakref.finalize(self, _end, self.process, ours, self.directory)
+        # Sockets that live as long as the worker's referee; shared with the finalizer, which outlives this object.
+        self._sockets: list[socket.socket] = []
+        self._finalizer = weakref.finalize(self, _end, self.process, ours, self._sockets, self.directory)
         self.control.settimeout(_START_SECONDS)
         self.started = self._receive()
 
@@ -107,23 +109,32 @@ class Worker:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
+    def keep_bench(self, bench: Any, host: socket.socket) -> None:
+        """Keep `bench` for the next program, with its socket `host`, in place of the one before."""
+        self.drop_bench()
+        self.bench = bench
+        self._sockets.append(host)
+
     def drop_bench(self) -> None:
         """Hang up on the referee kept from the last program."""
-        if self.bench is not None:
-            self.bench.host.close()
-            self.bench = None
+        self.bench = None
+        while self._sockets:
+            self._sockets.pop().close()
 
     def close(self) -> None:
         """End the worker and everything it started; harmless when repeated."""
-        self.drop_bench()
+        self.bench = None
         self._finalizer()
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, directory: str) -> None:
+def _end(
+    process: subprocess.Popen[bytes], control: socket.socket, sockets: list[socket.socket], directory: str
+) -> None:
     # Losing its control socket is the zygote's order to clean up and leave.
-    control.close()
+    for each in (control, *sockets):
+        each.close()
     try:
-        process.wait(timeout=10)
+        process.wait(timeout=_END_SECONDS)
     except subprocess.TimeoutExpired:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -163,8 +174,3 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def deadline(seconds: float) -> float:
-    """Return the moment `seconds` from now on the monotonic clock."""
-    return time.monotonic() + seconds

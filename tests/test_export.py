@@ -1,0 +1,59 @@
+import pytest
+
+from trl_pper.experience import Experience
+from trl_pper.export import to_kto, to_preference, to_sft
+from trl_pper.replay import ReplayBuffer
+
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+def filled(rates, prompt="p"):
+    buffer = ReplayBuffer()
+    buffer.add(
+        Experience(task_id=task, prompt=prompt, completion=name, program=name, pass_rate=rate)
+        for task, name, rate in rates
+    )
+    return buffer
+
+
+MIXED = [("a", "a1", 0.5), ("a", "a2", 1.0), ("a", "a3", 0.0), ("a", "a4", 1.0), ("b", "b1", 0.5), ("c", "c1", 0.0)]
+
+
+def test_sft_keeps_what_passes_enough():
+    assert to_sft(filled(MIXED)).to_list() == [{"prompt": "p", "completion": name} for name in ("a2", "a4")]
+    assert to_sft(filled(MIXED), min_pass_rate=0.5)["completion"] == ["a1", "a2", "a4", "b1"]
+    assert len(to_sft(filled(MIXED), 0.0)) == 6
+
+
+def test_preference_pairs_the_first_best_with_the_first_worst_where_they_differ():
+    rows = to_preference(filled([*MIXED, ("b", "b2", 0.5)])).to_list()
+    assert rows == [{"prompt": "p", "chosen": "a2", "rejected": "a3"}]
+
+
+def test_kto_labels_every_completion():
+    rows = to_kto(filled(MIXED)).to_list()
+    assert [(row["completion"], row["label"]) for row in rows] == [(name, rate == 1.0) for _, name, rate in MIXED]
+
+
+def test_chat_prompts_are_answered_by_messages():
+    buffer = filled(MIXED, CHAT)
+    answer = [{"role": "assistant", "content": "a2"}]
+    assert to_sft(buffer)[0] == {"prompt": CHAT, "completion": answer}
+    assert to_preference(buffer)[0]["chosen"] == answer
+    assert to_kto(buffer)[1]["completion"] == answer
+
+
+@pytest.mark.parametrize("export", [to_sft, to_preference, to_kto])
+def test_nothing_to_export_is_an_error_with_a_remedy(export):
+    with pytest.raises(ValueError, match="nothing to export, "):
+        export(ReplayBuffer())
+
+
+def test_bounds_and_mixed_prompts_are_refused():
+    for export in (to_sft, to_kto):
+        with pytest.raises(ValueError, match=r"^min_pass_rate:"):
+            export(filled(MIXED), min_pass_rate=1.5)
+    buffer = filled(MIXED)
+    buffer.add(filled([("d", "d1", 1.0)], CHAT))
+    with pytest.raises(ValueError, match=r"^prompt:"):
+        to_sft(buffer)
