@@ -21,10 +21,10 @@ demo: $(STAMP)  ## improve a tiny code model from its own judged programs, under
 	$(BIN)/trl-pper demo --output outputs/demo
 
 test: $(STAMP)  ## the fast tests
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(STAMP)  ## every test, the slow ones too
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .

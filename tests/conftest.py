@@ -1,5 +1,6 @@
 """Tiny models, tokenizers and tasks, made in memory: no test needs a network, a GPU or files from elsewhere."""
 
+import gc
 import os
 
 # Before any import of a Hugging Face library: nothing in the tests may look for the Hub.
@@ -18,7 +19,7 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level tokenizer without merges: every text round-trips, end and padding tokens differ."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -32,13 +33,16 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tokenizer):
     """Build a GPT-2 of a few thousand parameters, the same for the same seed."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.set_num_threads(1)
+    # Every run of the Trainer collects garbage; what the libraries loaded stays out of that from here on.
+    gc.collect()
+    gc.freeze()
 
     def build(seed: int = 0, dropout: float = 0.0, **overrides):
         torch.manual_seed(seed)
@@ -51,7 +55,7 @@ def make_model(tokenizer):
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tasks() -> list[CodingTask]:
     """Four small tasks with prompts of different lengths."""
     return [

@@ -75,6 +75,7 @@ def test_the_splits_divide_all_compositions() -> None:
     assert set(both) == everything
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_tasks_and_another_seed_others(train: list[CodingTask]) -> None:
     assert demo_tasks("train", seed=0) == train
     other = demo_tasks("train", seed=1)
@@ -115,6 +116,7 @@ def test_every_slip_is_caught_and_most_pass_something(held_out: list[CodingTask]
     assert len(set(rates)) >= 5
 
 
+@pytest.mark.slow
 def test_a_mutant_that_passes_every_test_means_the_same(held_out: list[CodingTask]) -> None:
     inputs = [list(xs) for length in (0, 1, 2) for xs in product(range(-9, 10, 1), repeat=length)]
     survivors = 0

@@ -59,7 +59,7 @@ def test_programs_run_as_scripts(judge, program):
         ("import sys\nwhile True: sys.stderr.write('x' * 1000)", ["output_limit"] * 3),
         ("import os\nwhile True: os.write(2, b'x' * 1000)", ["output_limit"] * 3),
         ("x = bytearray(10**11)", ["memory_limit"] * 3),
-        ("x = []\nwhile True: x.append(bytearray(1 << 26))", ["memory_limit"] * 3),
+        ("x = []\nwhile True: x.append(bytes(1 << 26))", ["memory_limit"] * 3),
         ("exit()", ["wrong_answer"] * 3),
         ("import os\nos._exit(0)", ["wrong_answer"] * 3),
         ("print(int(input()) + 1)\nraise SystemExit(1)", ["runtime_error"] * 3),

@@ -1,7 +1,9 @@
 """PPERTrainer as a user of TRL drives it: tasks in, rounds of collection and replay, checkpoints, evaluation, LoRA."""
 
+import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -22,11 +24,12 @@ from trl_pper import (
 )
 
 
-@pytest.fixture
-def make_config(tmp_path):
+@pytest.fixture(scope="module")
+def make_config(tmp_path_factory):
     def build(**options) -> PPERConfig:
+        output_dir = tmp_path_factory.mktemp("run")
         settings = dict(
-            output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2,
+            output_dir=str(output_dir), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2,
             max_completion_length=6, max_length=128, per_device_train_batch_size=4, steps_per_round=2,
             num_train_epochs=2, learning_rate=1e-2, logging_steps=1, save_strategy="no", judge_workers=1,
             judge_cpu_seconds=1.0, judge_memory_bytes=2**30, gradient_checkpointing=False,
@@ -36,7 +39,7 @@ def make_config(tmp_path):
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def teacher(tasks) -> DatasetSource:
     """For each task a right program, a half-right one and one that is no Python."""
     rows = []
@@ -46,8 +49,8 @@ def teacher(tasks) -> DatasetSource:
     return DatasetSource(rows, name="teacher")
 
 
-@pytest.fixture
-def make_trainer(make_config, make_model, tokenizer, tasks, request):
+@pytest.fixture(scope="module")
+def make_trainer(make_config, make_model, tokenizer, tasks):
     made = []
 
     def build(model=None, *, train_dataset=None, **options) -> PPERTrainer:
@@ -71,6 +74,14 @@ def make_trainer(make_config, make_model, tokenizer, tasks, request):
         trainer.judge.close()
 
 
+@pytest.fixture(scope="module")
+def trained(make_trainer) -> PPERTrainer:
+    """Two rounds of a model in training that writes its own programs, a checkpoint after each."""
+    trainer = make_trainer(save_strategy="epoch")
+    trainer.train()
+    return trainer
+
+
 def weights(trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
@@ -80,9 +91,8 @@ def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(make_trainer, tasks):
-    trainer = make_trainer()
-    trainer.train()
+def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(trained, tasks):
+    trainer = trained
     assert trainer.state.global_step == 4
     assert [report.round_index for report in trainer.collector.reports] == [0, 1]
     first = trainer.collector.reports[0]
@@ -95,13 +105,11 @@ def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(mak
     assert all(experience.logprob is not None and experience.logprob < 0 for experience in trainer.buffer)
 
 
-def test_rounds_are_logged_like_every_other_metric(make_trainer):
-    trainer = make_trainer()
-    trainer.train()
-    rounds = [entry for entry in trainer.state.log_history if "pper/pass_rate" in entry]
+def test_rounds_are_logged_like_every_other_metric(trained):
+    rounds = [entry for entry in trained.state.log_history if "pper/pass_rate" in entry]
     assert len(rounds) == 2
     assert {"pper/programs", "pper/solved", "pper/duplicates", "pper/judge_seconds"} <= set(rounds[0])
-    assert sum("loss" in entry for entry in trainer.state.log_history) >= 4
+    assert sum("loss" in entry for entry in trained.state.log_history) >= 4
 
 
 def test_a_teachers_programs_are_judged_scored_and_learned(make_trainer, teacher, tasks):
@@ -175,7 +183,7 @@ def test_a_buffer_goes_on_where_it_was(make_trainer, tasks):
     assert len(buffer) > 1
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, teacher, accumulation):
     options = dict(
         callbacks=None, save_strategy="steps", save_steps=3, num_train_epochs=3, steps_per_round=2,
@@ -193,11 +201,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, tea
     assert_equal(weights(resumed), weights(whole))
 
 
-def test_a_checkpoint_without_its_buffer_or_with_another_is_refused(make_trainer):
-    options = {"save_strategy": "steps", "save_steps": 2}
-    trainer = make_trainer(**options)
-    trainer.train()
-    checkpoint = Path(trainer.args.output_dir) / "checkpoint-2"
+def test_a_checkpoint_without_its_buffer_or_with_another_is_refused(make_trainer, trained, tmp_path):
+    options = {"save_strategy": "epoch"}
+    checkpoint = tmp_path / "checkpoint-2"
+    shutil.copytree(Path(trained.args.output_dir) / checkpoint.name, checkpoint)
     file = checkpoint / "_pper" / "buffer.parquet"
     with pytest.raises(ValueError, match="Resume with the same settings"):
         make_trainer(priority="rank", **options).train(resume_from_checkpoint=str(checkpoint))
@@ -240,6 +247,7 @@ def test_evaluation_on_tasks_generates_judges_and_logs(make_trainer, tasks):
     assert "loss" not in entries[0]
 
 
+@pytest.mark.slow
 def test_evaluation_takes_named_sets_and_finds_the_best_checkpoint(make_trainer, tasks):
     trainer = make_trainer(
         eval_dataset={"easy": tasks[:1], "hard": tasks[1:]}, eval_strategy="epoch", save_strategy="epoch",
@@ -259,7 +267,8 @@ def test_evaluation_on_prompt_completion_rows_is_that_of_sft(make_trainer):
     assert metrics["eval_train_loss"] > 0
 
 
-def test_chat_prompts_go_through_the_chat_template(make_trainer, tokenizer):
+def test_chat_prompts_go_through_the_chat_template(make_config, make_model, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
@@ -270,8 +279,15 @@ def test_chat_prompts_go_through_the_chat_template(make_trainer, tokenizer):
         tests=FunctionTests(entry_point="f", code="assert f(2) == 4"),
     )
     source = DatasetSource([{"task_id": "chat", "completion": "Sure:\n```python\ndef f(x): return 2 * x\n```"}])
-    trainer = make_trainer(train_dataset=[task], callbacks=[BeamSampleCollector(source=source)], num_train_epochs=1)
-    trainer.train()
+    trainer = PPERTrainer(
+        make_model(),
+        make_config(num_train_epochs=1),
+        train_dataset=[task],
+        processing_class=tokenizer,
+        callbacks=[BeamSampleCollector(source=source)],
+    )
+    with trainer.judge:
+        trainer.train()
     (experience,) = trainer.buffer
     assert experience.pass_rate == 1.0
     assert experience.program.strip() == "def f(x): return 2 * x"
@@ -279,9 +295,8 @@ def test_chat_prompts_go_through_the_chat_template(make_trainer, tokenizer):
     learned = tokenizer.decode([token for token in tokens["labels"] if token != -100])
     assert learned == experience.completion + "<eos>"
     assert tokenizer.decode(tokens["input_ids"]).startswith("[user]Write f that doubles x.[assistant]Sure")
-    beams = make_trainer(train_dataset=[task], num_train_epochs=1)
-    beams.train()
-    assert len(beams.buffer) >= 1
+    (beams,) = trainer.beam_search().generate([task], student=trainer.student)
+    assert len(beams) == 2
 
 
 class BrokenJudge(Judge):
@@ -343,9 +358,8 @@ def test_filter_draws_only_passing_programs(make_trainer, teacher):
     assert drawn == {1.0}
 
 
-def test_a_model_card_names_method_and_paper(make_trainer):
-    trainer = make_trainer()
-    trainer.train()
+def test_a_model_card_names_method_and_paper(trained):
+    trainer = trained
     trainer.create_model_card(model_name="tiny")
     card = (Path(trainer.args.output_dir) / "README.md").read_text()
     assert "2410.12236" in card
@@ -368,8 +382,6 @@ def test_limits_of_the_config_reach_the_judge(make_trainer):
     assert judge.limits == Limits(cpu_seconds=0.7, memory_bytes=2**29)
 
 
-def test_the_state_of_a_checkpoint_is_readable(make_trainer):
-    trainer = make_trainer(save_strategy="epoch", num_train_epochs=1)
-    trainer.train()
-    state = json.loads((Path(trainer.args.output_dir) / "checkpoint-2" / "_pper" / "state.json").read_text())
-    assert state == {"next_round": 1, "digest": trainer.buffer.digest()}
+def test_the_state_of_a_checkpoint_is_readable(trained):
+    state = json.loads((Path(trained.args.output_dir) / "checkpoint-4" / "_pper" / "state.json").read_text())
+    assert state == {"next_round": 2, "digest": trained.buffer.digest()}
