@@ -140,10 +140,11 @@ def _judge(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from trl_pper.checkpoint import BUFFER_FILE
     from trl_pper.replay import ReplayBuffer
     from trl_pper.report import write_report
 
-    inside = options.buffer / "_pper" / "buffer.parquet"
+    inside = options.buffer / BUFFER_FILE
     buffer = ReplayBuffer.load(inside if options.buffer.is_dir() else options.buffer)
     write_report(options.output, buffer, title=str(options.buffer))
     print(f"report of {len(buffer)} programs: {options.output}")

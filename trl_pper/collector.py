@@ -255,19 +255,25 @@ def _with_logprobs(judged: Sequence[JudgedProgram], student: LocalModel | None) 
 
 def _experience(judged: JudgedProgram, round_index: int) -> Experience:
     pass_rate = judged.verdict.pass_rate
+    generated = judged.generated
     assert pass_rate is not None  # unjudged programs were left out
     return Experience(
         task_id=judged.task.task_id,
         prompt=judged.task.prompt,
-        completion=judged.generated.completion,
-        program=judged.program,
+        completion=_valid_unicode(generated.completion),
+        program=_valid_unicode(judged.program),
         pass_rate=pass_rate,
         outcomes=judged.verdict.outcomes,
-        logprob=judged.generated.logprob,
-        num_tokens=judged.generated.num_tokens,
-        source=judged.generated.source,
+        logprob=generated.logprob,
+        num_tokens=generated.num_tokens,
+        source=generated.source,
         round_index=round_index,
     )
+
+
+def _valid_unicode(text: str) -> str:
+    # Servers may send half of a surrogate pair, which no tokenizer and no file takes.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _mean(values: Sequence[float]) -> float:

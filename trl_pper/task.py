@@ -24,6 +24,11 @@ class StdioCase:
     input: str
     output: str
 
+    def __post_init__(self) -> None:
+        for name, text in (("input", self.input), ("output", self.output)):
+            if not isinstance(text, str):
+                raise ValueError(f"{name}: must be text, as a program reads and writes it; got {type(text).__name__}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class StdioTests:

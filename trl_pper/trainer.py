@@ -7,9 +7,9 @@ trainer wires the rooms together and owns no mathematics; the hooks it overrides
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Sequence, Sized
+import os
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from trl_pper.checkpoint import load_buffer, save_buffer
 from trl_pper.collector import BeamSampleCollector, CollectionReport
 from trl_pper.config import PPERConfig
 from trl_pper.evaluation import evaluate_tasks
-from trl_pper.experience import Experience
+from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judge import Judge, Limits
@@ -31,11 +32,13 @@ from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
 from trl_pper.task import CodingTask, Prompt
-
-TASK_COLUMNS = {"task_id", "prompt", "tests"}
-JUDGED_COLUMNS = {"prompt", "completion", "pass_rate"}
-BUFFER_FILE = Path("_pper") / "buffer.parquet"
-STATE_FILE = Path("_pper") / "state.json"
+from trl_pper.training_data import (
+    as_dataset,
+    as_eval_dataset,
+    check_train_columns,
+    holds_tasks,
+    judged_experiences,
+)
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
@@ -85,8 +88,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         **sft_arguments: Any,
     ) -> None:
         args = _config(args, model)
-        train = _as_dataset("train_dataset", train_dataset)
-        _check_train_columns(train)
+        train = as_dataset("train_dataset", train_dataset)
+        check_train_columns(train)
         callbacks = list(callbacks or [])
         self.buffer = buffer if buffer is not None else _buffer(args)
         self.collector = _collector(callbacks, train)
@@ -98,7 +101,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             model=model,
             args=args,
             train_dataset=train,
-            eval_dataset=_as_eval_dataset(eval_dataset),
+            eval_dataset=as_eval_dataset(eval_dataset),
             processing_class=processing_class,
             callbacks=callbacks,
             **sft_arguments,
@@ -208,11 +211,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         prepare = super()._prepare_dataset
         if dataset is self._train_rows:
             if self.collector is None:
-                self.buffer.add(_experiences(dataset, processing_class))
+                self.buffer.add(judged_experiences(dataset, processing_class))
             return ReplayDataset(
                 self.buffer, lambda rows: prepare(rows, processing_class, args, False, None, "replayed")
             )
-        if _is_tasks(dataset):
+        if holds_tasks(dataset):
             return dataset
         return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
@@ -239,14 +242,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         Returns:
             For tasks `eval_pass_rate`, `eval_accuracy`, `eval_solved` and the counts of `TaskScores`.
         """
-        chosen = self.eval_dataset if eval_dataset is None else _as_eval_dataset(eval_dataset)
+        chosen = self.eval_dataset if eval_dataset is None else as_eval_dataset(eval_dataset)
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]
-        if not _is_tasks(chosen):
-            return dict(super().evaluate(_as_eval_dataset(eval_dataset), ignore_keys, metric_key_prefix))
+        if not holds_tasks(chosen):
+            return dict(super().evaluate(as_eval_dataset(eval_dataset), ignore_keys, metric_key_prefix))
         # As Trainer.evaluation_loop does; TRL's `log` looks at this flag to tell the two kinds of metrics apart.
         self.model.eval()
-        tasks = [CodingTask.from_row(row) for row in chosen]
+        tasks = load_tasks(chosen, format="native")
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
         self.log(dict(metrics))
@@ -266,41 +269,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             # Before the rest: a checkpoint that looks whole always has its buffer.
-            (folder / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
-            self.buffer.save(folder / BUFFER_FILE)
-            next_round = self.collector.next_round if self.collector is not None else 0
-            state = {"next_round": next_round, "digest": self.buffer.digest()}
-            (folder / STATE_FILE).write_text(json.dumps(state))
+            save_buffer(folder, self.buffer, next_round=self.collector.next_round if self.collector is not None else 0)
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            self._load_buffer(Path(checkpoint))
+            next_round = load_buffer(Path(checkpoint), self.buffer)
+            if self.collector is not None:
+                self.collector.next_round = next_round
+            self.train_dataset.refresh()
         super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_buffer(self, checkpoint: Path) -> None:
-        for file in (BUFFER_FILE, STATE_FILE):
-            if not (checkpoint / file).is_file():
-                raise ValueError(
-                    f"resume_from_checkpoint: {checkpoint} has no {file}, so its draws cannot be continued; resume "
-                    "from a checkpoint written by PPERTrainer, or start anew with model=<that checkpoint>"
-                )
-        state = json.loads((checkpoint / STATE_FILE).read_text())
-        priority = self.buffer.priority if callable(self.buffer.priority) else None
-        stored = ReplayBuffer.load(checkpoint / BUFFER_FILE, priority=priority)
-        if stored.digest() != state["digest"]:
-            raise ValueError(
-                f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint"
-            )
-        if stored.settings() != self.buffer.settings():
-            raise ValueError(
-                f"resume_from_checkpoint: the buffer was written with {stored.settings()}; this run has "
-                f"{self.buffer.settings()}. Resume with the same settings"
-            )
-        self.buffer.load_state_dict(stored.state_dict())
-        if self.collector is not None:
-            self.collector.next_round = int(state["next_round"])
-        self.train_dataset.refresh()
 
 
 def _config(args: PPERConfig | None, model: Any) -> PPERConfig:
@@ -327,55 +305,22 @@ def _buffer(args: PPERConfig) -> ReplayBuffer:
 
 def _judge(args: PPERConfig) -> Judge:
     limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
-    return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
+    workers = args.judge_workers
+    if workers is None:
+        # Each process of a launcher has a judge: together they get the cores once.
+        workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return Judge(workers=workers, isolation=args.judge_isolation, limits=limits)
 
 
 def _collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
     given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
     if len(given) > 1:
         raise ValueError(f"callbacks: at most one BeamSampleCollector; got {len(given)}")
-    if not _is_tasks(train):
+    if not holds_tasks(train):
         if given and given[0].tasks is None:
             raise ValueError("callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs")
         return given[0] if given else None
     collector = given[0] if given else BeamSampleCollector()
     if collector.tasks is None:
-        collector.tasks = [CodingTask.from_row(row) for row in train]
+        collector.tasks = load_tasks(train, format="native")
     return collector
-
-
-def _experiences(rows: datasets.Dataset, processing_class: Any) -> Iterator[Experience]:
-    """Read judged programs; where a row has a log-probability without its number of tokens, count them."""
-    local = LocalModel(model=None, processing_class=processing_class)
-    for row in rows:
-        if row.get("logprob") is not None and row.get("num_tokens") is None:
-            row = {**row, "num_tokens": len(local.encode_completion(row["prompt"], row["completion"])[1])}
-        yield Experience.from_row(row)
-
-
-def _as_dataset(name: str, data: Any) -> datasets.Dataset:
-    if isinstance(data, datasets.Dataset):
-        return data
-    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(t, CodingTask) for t in data):
-        if not data:
-            raise ValueError(f"{name}: must hold at least one task; got none")
-        return datasets.Dataset.from_list([task.to_row() for task in data])
-    raise TypeError(f"{name}: must be a list of CodingTask or a datasets.Dataset; got {type(data).__name__}")
-
-
-def _as_eval_dataset(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {name: _as_eval_dataset(part) for name, part in data.items()}
-    return _as_dataset("eval_dataset", data) if isinstance(data, list | tuple) else data
-
-
-def _is_tasks(data: Any) -> bool:
-    return isinstance(data, datasets.Dataset) and set(data.column_names) >= TASK_COLUMNS
-
-
-def _check_train_columns(train: datasets.Dataset) -> None:
-    if not _is_tasks(train) and not set(train.column_names) >= JUDGED_COLUMNS:
-        raise ValueError(
-            f"train_dataset: needs the columns {sorted(TASK_COLUMNS)} (tasks) or {sorted(JUDGED_COLUMNS)} and logprob "
-            f"(judged programs); got {sorted(train.column_names)}"
-        )
