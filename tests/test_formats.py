@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from trl_pper import Judge, Limits
 from trl_pper.formats import infer_entry_point, load_tasks, match_task_id, read_rows
 from trl_pper.task import CodingTask, FunctionTests, StdioTests
 
@@ -57,6 +58,29 @@ def test_humaneval_rows_become_function_tests_that_call_check():
     assert task.task_id == "HumanEval/2"
     assert task.prompt == HUMANEVAL["prompt"]
     assert task.tests == FunctionTests(entry_point="half", code=HUMANEVAL["test"] + "\n\ncheck(half)\n")
+
+
+def test_functions_given_by_a_humaneval_prompt_are_the_tests_own():
+    prompt = """import math
+
+
+def poly(xs, x):
+    return sum(c * math.pow(x, i) for i, c in enumerate(xs))
+
+
+def find_zero(xs):
+    \"\"\" Find x such that poly(xs, x) = 0. \"\"\"
+"""
+    test = "def check(candidate):\n    assert abs(poly([1, 2], candidate([1, 2]))) < 1e-4\n"
+    [task] = load_tasks([{"task_id": "HumanEval/32", "prompt": prompt, "entry_point": "find_zero", "test": test}])
+    assert "def poly" in task.tests.setup
+    assert "import math" in task.tests.setup
+    assert "find_zero" not in task.tests.setup
+    forged = prompt + "    return 7.0\n\n\ndef poly(xs, x):\n    return 0.0\n"
+    honest = prompt + "    return -xs[0] / xs[1]\n"
+    with Judge(workers=1, limits=Limits(cpu_seconds=2.0)) as judge:
+        [verdicts] = judge.run([(task, [forged, honest])])
+    assert [verdict.pass_rate for verdict in verdicts] == [0.0, 1.0]
 
 
 def test_humaneval_tests_that_call_check_themselves_are_not_called_twice():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_pper.row_file import read_rows as read_rows
-from trl_pper.syntax import module_names, parse
+from trl_pper.syntax import Parser, module_names, parse
 from trl_pper.task import CodingTask, FunctionTests
 
 if TYPE_CHECKING:
@@ -91,11 +91,28 @@ def humaneval_task(row: Row) -> CodingTask:
     # Some editions of the benchmark call `check` themselves; a second call would count every test twice.
     if not any(isinstance(node, ast.Expr) and _called_name(node.value) == "check" for node in tree.body):
         code = f"{code}\n\ncheck({entry_point})\n"
+    prompt = _text(row, "prompt")
     return CodingTask(
         task_id=_task_id(row),
-        prompt=_text(row, "prompt"),
-        tests=FunctionTests(entry_point=entry_point, code=code),
+        prompt=prompt,
+        tests=FunctionTests(entry_point=entry_point, code=code, setup=_given_functions(prompt, entry_point)),
     )
+
+
+def _given_functions(prompt: str, entry_point: str) -> str:
+    """Return the finished functions of a prompt with its imports, or "" when it has none.
+
+    HumanEval/32, 38 and 50 test one function with another that the prompt gives. That one has to come from here, or a
+    program could answer for it by defining it anew.
+    """
+    parser = Parser(budget_chars=10**6)
+    tree = parser.parse(prompt)[0] or parser.parse(f"{prompt}\n    pass\n")[0]
+    body = tree.body if tree is not None else []
+    given = [node for node in body if isinstance(node, ast.FunctionDef) and node.name != entry_point]
+    if not given:
+        return ""
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in [*imports, *given]) + "\n"
 
 
 def mbpp_task(row: Row) -> CodingTask:
