@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
+
+from environment import snapshot
 
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests
 from trl_pper.task import StdioCase
@@ -65,18 +66,6 @@ def measure(kind: str, task: CodingTask, programs: int, workers: int) -> dict[st
     }
 
 
-def environment(workers: int) -> dict[str, object]:
-    """Return what the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
-        "workers": workers,
-        "load_average_1_minute": os.getloadavg()[0],
-        "user_id": os.geteuid(),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="programs judged at once")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
-    result: dict[str, object] = {"environment": environment(options.workers)}
+    result: dict[str, object] = {"environment": {**snapshot(), "workers": options.workers}}
     for kind, task in (("function", FUNCTION), ("stdio", STDIO)):
         result[kind] = measure(kind, task, options.programs, options.workers)
     text = json.dumps(result, indent=2)

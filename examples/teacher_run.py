@@ -45,16 +45,16 @@ def tiny_model(texts: list[str]) -> tuple[Any, Any]:
     return Qwen2ForCausalLM(config), tokenizer
 
 
-def mean_logprobs(trainer: PPERTrainer, limit: int = 300) -> dict[str, float]:
-    """Return the mean token log-probability of passing and of failing programs under the model as it is now."""
-    student = trainer.student
-    groups = {"passing": [one for one in trainer.buffer if one.pass_rate == 1.0]}
-    groups["failing"] = [one for one in trainer.buffer if one.pass_rate == 0.0]
-    means = {}
-    for name, group in groups.items():
-        pairs = [student.encode_completion(one.prompt, one.completion) for one in group[:: len(group) // limit + 1]]
-        logprobs = student.logprobs([prompt for prompt, _ in pairs], [completion for _, completion in pairs])
-        means[name] = sum(logprobs) / sum(len(completion) for _, completion in pairs)
+def mean_logprobs(trainer: PPERTrainer, limit: int = 300) -> dict[str, dict[str, float]]:
+    """Return the mean token log-probability of passing and of failing programs, when collected and now."""
+    student, means = trainer.student, {}
+    for name, wanted in (("passing", 1.0), ("failing", 0.0)):
+        group = [one for one in trainer.buffer if one.pass_rate == wanted]
+        group = group[:: len(group) // limit + 1]
+        pairs = [student.encode_completion(one.prompt, one.completion) for one in group]
+        now = student.logprobs([prompt for prompt, _ in pairs], [completion for _, completion in pairs])
+        tokens = sum(one.num_tokens or 0 for one in group)
+        means[name] = {"before": sum(one.logprob or 0.0 for one in group) / tokens, "after": sum(now) / tokens}
     return means
 
 
@@ -86,6 +86,7 @@ def main() -> None:
             priority_exponent=2.0,
             bf16=torch.cuda.is_available(),
             activation_checkpointing=options.model is not None,
+            logging_steps=5,
             save_strategy="no",
             report_to=[],
         ),
@@ -96,7 +97,6 @@ def main() -> None:
     with trainer.judge:
         trainer.train()
     (report,) = trainer.collector.reports
-    after = mean_logprobs(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     summary = {
         "tasks": len(tasks),
@@ -109,7 +109,7 @@ def main() -> None:
         "programs_judged_per_second": report.programs / report.judge_seconds,
         "steps": trainer.state.global_step,
         "loss": {"first": losses[0], "last": losses[-1]},
-        "mean_token_logprob_after": after,
+        "mean_token_logprob": mean_logprobs(trainer),
     }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

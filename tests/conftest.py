@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 # Before any import of a Hugging Face library: nothing in the tests may look for the Hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -17,6 +19,21 @@ from trl_pper.task import CodingTask, FunctionTests
 def _one_thread() -> None:
     """One intra-op thread is about three times faster for tiny models, and leaves a core to each test worker."""
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Find a file of real benchmark data beside the checkout; skip where there is none, fail where CI promises it."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{name}: CI needs the benchmark data beside the checkout, and it is missing")
+            pytest.skip(f"{name}: no benchmark data beside the checkout")
+        return folder / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

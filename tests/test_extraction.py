@@ -1,7 +1,5 @@
 import ast
-import os
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,6 @@ from trl_pper.extraction import extract_program
 from trl_pper.formats import load_tasks, read_rows
 from trl_pper.syntax import parse
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 SOLUTION = "def f(x):\n    return x + 1\n"
 OTHER = "def g(x):\n    y = x\n    z = y\n    return z\n"
 PROMPT = (
@@ -200,14 +197,6 @@ def test_junk_takes_bounded_time(junk):
     assert time.process_time() - start < 15
 
 
-def shared(name):
-    if not (DATA / name).exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name}: the benchmark data beside the checkout is missing")
-        pytest.skip(f"{name}: no benchmark data beside the checkout")
-    return DATA / name
-
-
 def parses(program):
     try:
         return parse(program)
@@ -215,7 +204,7 @@ def parses(program):
         return None
 
 
-def test_real_raw_completions_become_programs_that_parse():
+def test_real_raw_completions_become_programs_that_parse(shared):
     tasks = {task.task_id: task for task in load_tasks(shared("humaneval/HumanEval.dev.jsonl.gz"))}
     found = []
     for name in ("Bard_custom", "TheBloke_wizardLM-7B-GPTQ_ALPACA_MEDIUM"):
@@ -227,7 +216,7 @@ def test_real_raw_completions_become_programs_that_parse():
 
 
 @pytest.mark.slow
-def test_real_chat_replies_give_the_program_their_publishers_took():
+def test_real_chat_replies_give_the_program_their_publishers_took(shared):
     same = total = 0
     files = [*sorted(shared("apps_mapcoder").glob("ChatGPT-*.jsonl")), shared("atcoder/lcb_o1-prev.dev.jsonl.gz")]
     for file in files:
@@ -241,7 +230,7 @@ def test_real_chat_replies_give_the_program_their_publishers_took():
 
 
 @pytest.mark.slow
-def test_real_bodies_that_parse_are_continued_unchanged():
+def test_real_bodies_that_parse_are_continued_unchanged(shared):
     changed = parsed = 0
     for _, row in read_rows(shared("dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz")):
         for completion in row["completions"]:

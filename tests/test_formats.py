@@ -1,7 +1,5 @@
 import gzip
 import json
-import os
-from pathlib import Path
 
 import pytest
 
@@ -9,7 +7,6 @@ from trl_pper import Judge, Limits
 from trl_pper.formats import infer_entry_point, load_tasks, match_task_id, read_rows
 from trl_pper.task import CodingTask, FunctionTests, StdioTests
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 HUMANEVAL = {
     "task_id": "HumanEval/2",
     "prompt": 'def half(x):\n    """ Halve. """\n',
@@ -43,14 +40,6 @@ NATIVE = {
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def shared(name):
-    if not (DATA / name).exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name}: the benchmark data beside the checkout is missing")
-        pytest.skip(f"{name}: no benchmark data beside the checkout")
-    return DATA / name
 
 
 def test_humaneval_rows_become_function_tests_that_call_check():
@@ -246,7 +235,7 @@ def test_other_ids_match_as_they_are():
         assert match_task_id(raw, {"HumanEval/2", "MBPP/2", "MBPP/1"}) is None
 
 
-def test_every_real_humaneval_and_mbpp_task_is_read():
+def test_every_real_humaneval_and_mbpp_task_is_read(shared):
     humaneval = load_tasks(shared("humaneval/HumanEval.dev.jsonl.gz"))
     assert len(humaneval) == 82
     mbpp = load_tasks(shared("mbpp/mbpp.dev.jsonl"))

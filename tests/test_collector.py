@@ -1,0 +1,87 @@
+"""What the collector does with programs before they are experiences, and with what a trainer may be handed."""
+
+import pytest
+
+from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
+from trl_pper.collector import judge_programs
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.task import StdioCase
+from trl_pper.training_data import as_dataset
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(workers=1) as judge:
+        yield judge
+
+
+def collector(source, judge, tasks) -> BeamSampleCollector:
+    made = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
+    made.buffer = ReplayBuffer()
+    return made
+
+
+def test_programs_come_back_by_task_and_in_order(judge, tasks):
+    rows = [{"task_id": task.task_id, "completions": ["    return 0\n"] * n} for n, task in enumerate(tasks)]
+    judged = list(judge_programs(tasks, DatasetSource(rows), judge))
+    assert [len(programs) for programs in judged] == [0, 1, 2, 3]
+    assert [{one.task.task_id for one in programs} for programs in judged[1:]] == [{t.task_id} for t in tasks[1:]]
+
+
+def test_a_repeated_program_is_stored_once(judge, tasks):
+    rows = [{"task_id": "add-1", "completions": ["    return x + 1\n", "    return x + 1\n", "    return x\n"]}]
+    made = collector(DatasetSource(rows), judge, tasks)
+    report = made.collect()
+    assert (report.programs, report.added, report.duplicates, report.unjudged) == (3, 2, 1, 0)
+    assert report.solved == 0.25
+    assert made.collect(1).duplicates == 3
+    assert made.next_round == 2
+
+
+def test_half_a_surrogate_pair_is_replaced_rather_than_lost(judge, tasks):
+    made = collector(DatasetSource([{"task_id": "add-1", "completion": "    return '\ud800'\n"}]), judge, tasks)
+    assert made.collect().added == 1
+    assert made.buffer[0].completion == "    return '?'\n"
+
+
+def test_a_collector_on_its_own_says_what_it_lacks():
+    with pytest.raises(ValueError, match="source, judge, tasks, buffer: not set"):
+        BeamSampleCollector().collect()
+
+
+def test_a_whole_program_is_judged_on_its_output(judge):
+    task = CodingTask(
+        task_id="io", prompt="Add two numbers.", tests=StdioTests(cases=(StdioCase(input="1 2\n", output="3\n"),))
+    )
+    made = collector(
+        DatasetSource(
+            [{"task_id": "io", "completion": "Sure!\n```python\nprint(sum(map(int, input().split())))\n```"}]
+        ),
+        judge,
+        [task],
+    )
+    assert made.collect().pass_rate == 1.0
+
+
+def test_missing_log_probabilities_are_those_of_the_model_in_training(judge, tasks, make_model, tokenizer):
+    local = LocalModel(model=make_model().eval(), processing_class=tokenizer)
+    rows = [{"task_id": task.task_id, "completion": "    return x\n" * n} for n, task in enumerate(tasks, start=1)]
+    made = collector(DatasetSource(rows), judge, tasks)
+    made.find_student = lambda: local
+    made.collect()
+    for one in made.buffer:
+        prompt, completion = local.encode_completion(one.prompt, one.completion)
+        assert completion[-1] == tokenizer.eos_token_id
+        assert one.num_tokens == len(completion)
+        assert one.logprob == pytest.approx(local.logprobs([prompt], [completion])[0], abs=1e-3)
+
+
+def test_text_and_chat_prompts_do_not_mix_in_one_training_set(tasks):
+    chat = CodingTask(task_id="chat", prompt=[{"role": "user", "content": "hi"}], tests=tasks[0].tests)
+    with pytest.raises(ValueError, match="train_dataset: prompts must be all text or all chat messages"):
+        as_dataset("train_dataset", [tasks[0], chat])
+
+
+def test_a_stdio_case_is_text():
+    with pytest.raises(ValueError, match=r"output: must be text.*got int"):
+        StdioCase(input="1", output=3)
