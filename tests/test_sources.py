@@ -6,7 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from trl_pper import CodingTask, DatasetSource, FunctionTests, ServerSource
+from trl_pper import CodingTask, DatasetSource, FunctionTests, ReplayBuffer, ServerSource
+from trl_pper.cli import main
 from trl_pper.generation.source import ProgramSource
 
 
@@ -115,6 +116,20 @@ def test_an_error_names_address_status_and_task(server, tasks):
     assert next(programs)[0].completion == "x"
     with pytest.raises(ConnectionError, match=r"status 503 for task 'add-2'.*busy"):
         next(programs)
+
+
+def test_what_a_failing_server_wrote_before_is_judged_and_kept(server, tasks, tmp_path, capsys):
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
+    server.replies = [
+        (200, {"choices": [{"text": "    return x + 1\n"}]}),
+        (200, {"choices": [{"text": "    return 0\n"}]}),
+        (500, {"error": "broken"}),
+    ]
+    buffer = tmp_path / "buffer.parquet"
+    command = ["collect", "--tasks", str(tmp_path / "tasks.jsonl"), "--server", server.address]
+    assert main([*command, "--output", str(buffer), "--server_model", "m", "--workers", "1"]) == 2
+    assert "status 500 for task 'add-3'" in capsys.readouterr().err
+    assert [(one.task_id, one.pass_rate) for one in ReplayBuffer.load(buffer)] == [("add-1", 1.0), ("add-2", 1 / 3)]
 
 
 def test_no_server_and_no_choices_are_errors(server, tasks):

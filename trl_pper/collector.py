@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from accelerate import PartialState
@@ -179,15 +178,22 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
 
         Raises:
             ValueError: Source, judge, tasks or buffer are missing.
+            Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
         """
         source, judge, tasks, buffer = self._complete()
         state, seconds = PartialState(), _Seconds()
         student = self.find_student() if self.find_student is not None else None
         share = list(tasks)[state.process_index :: state.num_processes]
-        with CollectionProgress(
-            len(share), title=f"round {round_index}", quiet=quiet or not state.is_main_process
-        ) as bar:
-            judged = list(judge_programs(share, source, judge, student=student, progress=bar, seconds=seconds))
+        bar = CollectionProgress(len(share), title=f"round {round_index}", quiet=quiet or not state.is_main_process)
+        judged: list[list[JudgedProgram]] = []
+        try:
+            with bar:
+                judged.extend(judge_programs(share, source, judge, student=student, progress=bar, seconds=seconds))
+        except Exception:
+            # Not gathered, since other processes may be well; this one keeps what was paid for, and fails.
+            kept, _ = self._experiences(judged, None, round_index)
+            buffer.add(experience for found in kept for experience in found)
+            raise
         experiences, unjudged = self._experiences(judged, student, round_index)
         rows = [((i * state.num_processes + state.process_index), found) for i, found in enumerate(experiences)]
         rows = sorted(gather_object(rows) if state.num_processes > 1 else rows, key=lambda row: row[0])
@@ -291,6 +297,21 @@ def _timed(items: Iterator[T], seconds: _Seconds) -> Iterator[T]:
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of `size` items; when the items fail, first those that came before."""
+    chunk: list[T] = []
     iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+    while True:
+        try:
+            chunk.append(next(iterator))
+        except StopIteration:
+            break
+        except Exception:
+            # A server gone after an hour: what it wrote until then was paid for, and is judged before the error.
+            if chunk:
+                yield chunk
+            raise
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
         yield chunk

@@ -93,12 +93,15 @@ def collect(options: argparse.Namespace) -> int:
     buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
     source = _source(options)
     datasets.disable_progress_bars()
-    with make_judge(options) as judge:
-        collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
-        collector.buffer = buffer
-        report = collector.collect(quiet=False)
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-    buffer.save(options.output)
+    try:
+        with make_judge(options) as judge:
+            collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
+            collector.buffer = buffer
+            report = collector.collect(quiet=False)
+    finally:
+        if len(buffer):
+            buffer.save(options.output)
     print(
         f"{report.programs} programs for {len(tasks)} tasks: {report.added} new, {report.duplicates} repeated, "
         f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "

@@ -1,7 +1,7 @@
 """Pass rate, accuracy, pass@k and compile rate of programs: the arithmetic behind the `evaluate` module.
 
 Enters: programs per task and the tests of each task. Leaves: a dictionary of figures and one row per program. Programs
-run in the judge's jail; those it could not judge count in no figure.
+run in the judge's processes; those it could not judge count in no figure.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def require_consent() -> None:
     """Raise RuntimeError unless the environment allows the execution of model-written programs."""
     if os.environ.get(CONSENT_VARIABLE) != "1":
         raise RuntimeError(
-            f"{CONSENT_VARIABLE}: must be 1, because this metric runs programs that a model wrote. They run in a "
-            "jail, but read what the judge protects and what it does not, then set the variable"
+            f"{CONSENT_VARIABLE}: must be 1, because this metric runs programs that a model wrote. They run in "
+            "processes of their own; read what the judge protects and what it does not, then set the variable"
         )
 
 

@@ -10,7 +10,8 @@ from trl_pper.judge import Judge
 from trl_pper.metrics.compute import compute, require_consent
 
 _DESCRIPTION = """
-How many of their tests programs pass: pass rate, strict accuracy, pass@k and compile rate, judged in a local jail.
+How many of their tests programs pass: pass rate, strict accuracy, pass@k and compile rate. Programs run in processes
+of their own.
 """
 
 _INPUTS = """
