@@ -41,8 +41,9 @@ docs: $(STAMP)  ## build the documentation site into site/
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## measure, and write JSON beside the committed baselines
+bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/results/
 	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
+	$(BIN)/python benchmarks/demo.py --output outputs/bench/demo.json
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) outputs site

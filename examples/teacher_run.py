@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="Hub id or path; a tiny model is made when absent")
     parser.add_argument("--steps", type=int, default=60, help="optimizer steps")
     parser.add_argument("--tasks", type=int, default=None, help="use only the first tasks")
+    parser.add_argument("--judge_cpu_seconds", type=float, default=3.0, help="CPU time a program has per test")
     parser.add_argument("--output", type=Path, default=Path("outputs/teacher"))
     options = parser.parse_args()
 
@@ -84,6 +85,7 @@ def main() -> None:
             per_device_train_batch_size=16,
             learning_rate=3e-3 if options.model is None else 2e-5,
             priority_exponent=2.0,
+            judge_cpu_seconds=options.judge_cpu_seconds,
             bf16=torch.cuda.is_available(),
             activation_checkpointing=options.model is not None,
             logging_steps=5,

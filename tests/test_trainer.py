@@ -109,6 +109,8 @@ def test_rounds_are_logged_like_every_other_metric(trained):
     rounds = [entry for entry in trained.state.log_history if "pper/pass_rate" in entry]
     assert len(rounds) == 2
     assert {"pper/programs", "pper/solved", "pper/duplicates", "pper/judge_seconds"} <= set(rounds[0])
+    # Means of training steps belong to the entries of training steps.
+    assert not any("entropy" in entry or "eval_entropy" in entry for entry in rounds)
     assert sum("loss" in entry for entry in trained.state.log_history) >= 4
 
 

@@ -56,7 +56,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         eval_dataset: Tasks, to be generated for and judged, or what `SFTTrainer` takes.
         processing_class: The tokenizer; the model's own by default.
         callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default one.
-        buffer: A buffer to go on with; an empty one with the settings of `args` by default.
+        buffer: A buffer to go on with, drawn from by its own settings; an empty one with those of `args` by default.
         **sft_arguments: Everything else `SFTTrainer` takes, by keyword: `peft_config`, `quantization_config`, ...
 
     Raises:
@@ -106,7 +106,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks=callbacks,
             **sft_arguments,
         )
-        self._complete_collector(args)
+        self._complete_collector()
 
     @property
     def judge(self) -> Judge:
@@ -156,7 +156,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             programs = len(self.collector.tasks or []) * self.args.num_beams
         return max(1, math.ceil(programs / self.draws_per_step))
 
-    def _complete_collector(self, args: PPERConfig) -> None:
+    def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
             self.train_dataset.refresh()
@@ -189,7 +189,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 "Look at `Judge().report()`; the sandbox may not work here"
             )
         self.train_dataset.refresh()
-        self.log(report.metrics())
+        self._log_apart(report.metrics())
+
+    def _log_apart(self, metrics: dict[str, float]) -> None:
+        # TRL's `log` adds the means of the training steps so far, and forgets them, unless the model is in eval mode;
+        # each training step puts it back into train mode.
+        self.model.eval()
+        self.log(metrics)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; see `Trainer.train`. The collector generates with the model in training."""
@@ -197,7 +203,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             self.collector.next_round = 0
         return super().train(*args, **kwargs)
 
-    # Hooks of SFTTrainer and Trainer, fewest first; each is pinned by the contract test.
+    # Hooks of SFTTrainer and Trainer; the contract test pins each.
 
     def _prepare_dataset(
         self,
@@ -247,12 +253,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             chosen = self.eval_dataset[chosen]
         if not holds_tasks(chosen):
             return dict(super().evaluate(as_eval_dataset(eval_dataset), ignore_keys, metric_key_prefix))
-        # As Trainer.evaluation_loop does; TRL's `log` looks at this flag to tell the two kinds of metrics apart.
-        self.model.eval()
         tasks = load_tasks(chosen, format="native")
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
-        self.log(dict(metrics))
+        self._log_apart(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
