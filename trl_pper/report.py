@@ -143,7 +143,7 @@ def _round_chart(axes: Any, rounds: Sequence[CollectionReport]) -> None:
     axes.plot(x, [report.solved for report in rounds], "o-", color=GOOD, label="tasks with a passing program")
     axes.plot(x, [report.pass_rate for report in rounds], "o-", color=ACCENT, label="mean pass rate")
     axes.set(xlabel="round", xticks=x, ylim=(0, 1.02))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _possibility_chart(axes: Any, buffer: ReplayBuffer) -> None:
