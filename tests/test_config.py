@@ -29,6 +29,21 @@ def test_the_paper_preset_sets_what_the_paper_says():
 
 
 @pytest.mark.parametrize(
+    ("options", "exponent"),
+    [
+        ({}, 4.0),
+        ({"possibility": "product"}, 1.0),
+        ({"priority": "rank"}, 1.0),
+        ({"preset": "paper"}, 1.0),
+        ({"priority_exponent": 0}, 0),
+        ({"priority": "rank", "priority_exponent": 2.5}, 2.5),
+    ],
+)
+def test_the_default_exponent_follows_how_close_the_p2values_lie(options, exponent):
+    assert config(**options).priority_exponent == exponent
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"num_beams": 0}, "num_beams"),
@@ -45,6 +60,7 @@ def test_the_paper_preset_sets_what_the_paper_says():
         ({"possibility_weight": 1.5}, "possibility_weight"),
         ({"possibility_weight": float("nan")}, "possibility_weight"),
         ({"priority_exponent": -1}, "priority_exponent"),
+        ({"priority_exponent": float("inf")}, "priority_exponent"),
         ({"possibility": "sum"}, "possibility"),
         ({"priority": "best"}, "priority"),
         ({"preset": "other"}, "preset"),

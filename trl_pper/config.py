@@ -6,8 +6,9 @@ cannot honour (packing, dataloader workers, ...) is refused here, before any mod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from trl import SFTConfig
 
@@ -65,7 +66,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "over fully passing programs).",
         choices=list(PRIORITIES),
     )
-    priority_exponent: float = _option(1.0, "e of Eq. 7: 0 draws uniformly, larger values draw greedily.")
+    priority_exponent: float | None = _option(
+        None,
+        "e of Eq. 7: 0 draws uniformly, larger values draw greedily. If None, 4 for proportional draws with the mean "
+        "possibility, whose P2Values lie close together, and 1 otherwise (docs/benchmarks.md).",
+    )
     buffer_capacity: int | None = _option(
         None, "Most experiences kept; the lowest P2Value leaves first. If None, all are kept."
     )
@@ -76,6 +81,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         self._apply_preset()
+        if self.priority_exponent is None:
+            close = self.priority == "proportional" and self.possibility == "mean"
+            self.priority_exponent = 4.0 if close else 1.0
         self._check_ranges()
         self._check_training_options()
         super().__post_init__()
@@ -150,5 +158,5 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -297,6 +297,7 @@ def _config(args: PPERConfig | None, model: Any) -> PPERConfig:
 
 
 def _buffer(args: PPERConfig) -> ReplayBuffer:
+    assert args.priority_exponent is not None  # PPERConfig puts a number in place of None
     return ReplayBuffer(
         args.buffer_capacity,
         seed=args.seed,

@@ -86,7 +86,6 @@ def _config(output: Path, seed: int, rounds: int, options: Mapping[str, Any]) ->
         generation_batch_size=64,
         per_device_train_batch_size=16,
         learning_rate=1e-3,
-        priority_exponent=4.0,
         judge_cpu_seconds=2.0,
         judge_memory_bytes=2**30,
         seed=seed,
