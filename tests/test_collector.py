@@ -3,8 +3,8 @@
 import pytest
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
-from trl_pper.collector import judge_programs
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.judging import judge_programs
 from trl_pper.task import StdioCase
 from trl_pper.training_data import as_dataset
 

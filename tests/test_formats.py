@@ -235,6 +235,7 @@ def test_other_ids_match_as_they_are():
         assert match_task_id(raw, {"HumanEval/2", "MBPP/2", "MBPP/1"}) is None
 
 
+@pytest.mark.slow
 def test_every_real_humaneval_and_mbpp_task_is_read(shared):
     humaneval = load_tasks(shared("humaneval/HumanEval.dev.jsonl.gz"))
     assert len(humaneval) == 82

@@ -133,6 +133,7 @@ def f(): return "started"
     assert processes_under(worker.directory) == []
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_is_contained(judge):
     program = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     with Judge(workers=1, limits=Limits(cpu_seconds=0.15, processes=16)) as small:

@@ -6,42 +6,25 @@ the sandbox could not judge is counted and left out; a failed program is stored 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_pper.experience import Experience
-from trl_pper.extraction import extract_program
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import GeneratedProgram, ProgramSource
+from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
+from trl_pper.judging import JudgedProgram, PhaseSeconds, judge_programs
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
 from trl_pper.task import CodingTask
-from trl_pper.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-T = TypeVar("T")
-
-#: Tasks generated for before their programs go to the judge together.
-TASKS_PER_JUDGING = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedProgram:
-    """A generated program with what was extracted from it and what the judge said."""
-
-    task: CodingTask
-    generated: GeneratedProgram
-    program: str
-    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,54 +58,6 @@ class CollectionReport:
     def metrics(self) -> dict[str, float]:
         """Return the report as numbers for a log, each name with the prefix `pper/`."""
         return {f"pper/{name}": float(value) for name, value in asdict(self).items()}
-
-
-@dataclass
-class _Seconds:
-    generate: float = 0.0
-    judge: float = 0.0
-
-
-def judge_programs(
-    tasks: Sequence[CodingTask],
-    source: ProgramSource,
-    judge: Judge,
-    *,
-    student: LocalModel | None = None,
-    progress: CollectionProgress | None = None,
-    seconds: _Seconds | None = None,
-) -> Iterator[list[JudgedProgram]]:
-    """Generate and judge programs; yield those of each task, in the order of the tasks.
-
-    Args:
-        tasks: What to write programs for.
-        source: Who writes them.
-        judge: Who runs them.
-        student: The model in training, for a source that needs one.
-        progress: Shown how many programs were generated, judged and passing.
-        seconds: Filled with the wall time of both phases.
-    """
-    seconds = seconds or _Seconds()
-    generated = _timed(source.generate(tasks, student=student), seconds)
-    for chunk in _chunks(zip(tasks, generated, strict=True), TASKS_PER_JUDGING):
-        work = [
-            (
-                task,
-                programs,
-                [extract_program(p.completion, prompt=task.prompt, entry_point=task.entry_point) for p in programs],
-            )
-            for task, programs in chunk
-        ]
-        started = time.perf_counter()
-        verdicts = judge.run([(task, texts) for task, _, texts in work])
-        seconds.judge += time.perf_counter() - started
-        for (task, programs, texts), judged in zip(work, verdicts, strict=True):
-            if progress is not None:
-                progress.advance(judged)
-            yield [
-                JudgedProgram(task=task, generated=one, program=text, verdict=verdict)
-                for one, text, verdict in zip(programs, texts, judged, strict=True)
-            ]
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -181,7 +116,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
         """
         source, judge, tasks, buffer = self._complete()
-        state, seconds = PartialState(), _Seconds()
+        state, seconds = PartialState(), PhaseSeconds()
         student = self.find_student() if self.find_student is not None else None
         share = list(tasks)[state.process_index :: state.num_processes]
         bar = CollectionProgress(len(share), title=f"round {round_index}", quiet=quiet or not state.is_main_process)
@@ -224,7 +159,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         per_task: Sequence[Sequence[Experience]],
         unjudged: int,
         round_index: int,
-        seconds: _Seconds,
+        seconds: PhaseSeconds,
     ) -> CollectionReport:
         flat = [experience for found in per_task for experience in found]
         stored = buffer.add(flat)
@@ -284,34 +219,3 @@ def _valid_unicode(text: str) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return float(sum(values) / len(values)) if values else 0.0
-
-
-def _timed(items: Iterator[T], seconds: _Seconds) -> Iterator[T]:
-    while True:
-        started = time.perf_counter()
-        item = next(items, None)
-        seconds.generate += time.perf_counter() - started
-        if item is None:
-            return
-        yield item
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items; when the items fail, first those that came before."""
-    chunk: list[T] = []
-    iterator = iter(items)
-    while True:
-        try:
-            chunk.append(next(iterator))
-        except StopIteration:
-            break
-        except Exception:
-            # A server gone after an hour: what it wrote until then was paid for, and is judged before the error.
-            if chunk:
-                yield chunk
-            raise
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

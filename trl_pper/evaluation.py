@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from trl_pper.collector import judge_programs
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
+from trl_pper.judging import judge_programs
 from trl_pper.task import CodingTask
 from trl_pper.verdict import Verdict
 
