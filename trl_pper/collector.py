@@ -119,7 +119,9 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         state, seconds = PartialState(), PhaseSeconds()
         student = self.find_student() if self.find_student is not None else None
         share = list(tasks)[state.process_index :: state.num_processes]
-        bar = CollectionProgress(len(share), title=f"round {round_index}", quiet=quiet or not state.is_main_process)
+        bar = CollectionProgress(
+            len(share), title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process
+        )
         judged: list[list[JudgedProgram]] = []
         try:
             with bar:
