@@ -38,10 +38,13 @@ def test_a_repeated_program_is_stored_once(judge, tasks):
     assert made.next_round == 2
 
 
-def test_half_a_surrogate_pair_is_replaced_rather_than_lost(judge, tasks):
+def test_half_a_surrogate_pair_is_replaced_rather_than_lost(judge, tasks, make_model, tokenizer):
     made = collector(DatasetSource([{"task_id": "add-1", "completion": "    return '\ud800'\n"}]), judge, tasks)
+    # Scoring comes before storing, and no tokenizer takes the half.
+    made.find_student = lambda: LocalModel(model=make_model().eval(), processing_class=tokenizer)
     assert made.collect().added == 1
     assert made.buffer[0].completion == "    return '?'\n"
+    assert made.buffer[0].logprob < 0
 
 
 def test_a_collector_on_its_own_says_what_it_lacks():

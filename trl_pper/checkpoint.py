@@ -23,7 +23,6 @@ def save_buffer(checkpoint: Path, buffer: ReplayBuffer, *, next_round: int) -> N
         buffer: What to write.
         next_round: The first round that is not collected yet.
     """
-    (checkpoint / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
     buffer.save(checkpoint / BUFFER_FILE)
     state = {"next_round": next_round, "digest": buffer.digest()}
     (checkpoint / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trl_pper import __version__
+from trl_pper.formats import FORMATS
 
 TRAIN_HELP = """\
 usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
@@ -19,7 +20,7 @@ usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
 Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
   --tasks FILE               tasks to write programs for (.jsonl, .jsonl.gz, .json, .parquet)
   --task_format FORMAT       auto, humaneval, mbpp or native
-  --eval_tasks FILE          held-out tasks, evaluated before and after training
+  --eval_tasks FILE          held-out tasks, evaluated after training (and during, with --eval_strategy)
   --programs FILE            a teacher's programs for the tasks, instead of the model's own
   --buffer FILE              replay a collected buffer and collect nothing
   --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
@@ -62,9 +63,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task_options(parser: argparse.ArgumentParser) -> None:
-    formats = ("auto", "humaneval", "mbpp", "native")
     parser.add_argument("--tasks", type=Path, required=True, help="tasks: .jsonl, .jsonl.gz, .json or .parquet")
-    parser.add_argument("--format", default="auto", choices=formats, help="format of the tasks")
+    parser.add_argument("--format", default="auto", choices=("auto", *FORMATS), help="format of the tasks")
 
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:

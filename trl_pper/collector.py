@@ -133,8 +133,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             raise
         experiences, unjudged = self._experiences(judged, student, round_index)
         rows = [((i * state.num_processes + state.process_index), found) for i, found in enumerate(experiences)]
-        rows = sorted(gather_object(rows) if state.num_processes > 1 else rows, key=lambda row: row[0])
-        unjudged = sum(gather_object([unjudged])) if state.num_processes > 1 else unjudged
+        rows = sorted(gather_object(rows), key=lambda row: row[0])
+        unjudged = sum(gather_object([unjudged]))
         per_task = [found for _, found in rows]
         report = self._store(buffer, per_task, unjudged, round_index, seconds)
         self.next_round = round_index + 1
@@ -203,8 +203,8 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
     return Experience(
         task_id=judged.task.task_id,
         prompt=judged.task.prompt,
-        completion=_valid_unicode(generated.completion),
-        program=_valid_unicode(judged.program),
+        completion=generated.completion,
+        program=judged.program,
         pass_rate=pass_rate,
         outcomes=judged.verdict.outcomes,
         logprob=generated.logprob,
@@ -212,11 +212,6 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         source=generated.source,
         round_index=round_index,
     )
-
-
-def _valid_unicode(text: str) -> str:
-    # Servers may send half of a surrogate pair, which no tokenizer and no file takes.
-    return text.encode("utf-8", "replace").decode()
 
 
 def _mean(values: Sequence[float]) -> float:

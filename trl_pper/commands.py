@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import datasets
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -92,8 +90,6 @@ def collect(options: argparse.Namespace) -> int:
     tasks = load_tasks(options.tasks, format=options.format)
     buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
     source = _source(options)
-    datasets.disable_progress_bars()
-    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     try:
         with make_judge(options) as judge:
             collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks)

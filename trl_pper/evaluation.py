@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -60,21 +61,17 @@ def evaluate_tasks(
     verdicts = [
         [one.verdict for one in programs] for programs in judge_programs(share, source, judge, student=student)
     ]
-    gathered: list[list[Verdict]] = gather_object(verdicts) if state.num_processes > 1 else verdicts
+    gathered: list[list[Verdict]] = gather_object(verdicts)
     judged = [programs for programs in gathered if programs and programs[0].pass_rate is not None]
     if not judged:
         first = gathered[0][0].message if gathered[0] else "no program was generated"
         raise ValueError(f"eval_dataset: none of the {len(tasks)} tasks could be judged; the first says: {first}")
     return TaskScores(
-        pass_rate=_mean([programs[0].pass_rate or 0.0 for programs in judged]),
-        accuracy=_mean([programs[0].accepted for programs in judged]),
-        solved=_mean([any(verdict.accepted for verdict in programs) for programs in judged]),
+        pass_rate=fmean([programs[0].pass_rate or 0.0 for programs in judged]),
+        accuracy=fmean([programs[0].accepted for programs in judged]),
+        solved=fmean([any(verdict.accepted for verdict in programs) for programs in judged]),
         tasks=len(judged),
         unjudged=len(gathered) - len(judged),
         programs=sum(map(len, gathered)),
         runtime=time.perf_counter() - started,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values))

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from trl_pper.experience import Experience
+from trl_pper.task import answer
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +27,7 @@ def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
     """
     _check_bound(min_pass_rate)
     kept = [item for item in buffer if item.pass_rate >= min_pass_rate]
-    rows = [{"prompt": item.prompt, "completion": _answer(item, item.completion)} for item in kept]
+    rows = [{"prompt": item.prompt, "completion": answer(item.prompt, item.completion)} for item in kept]
     return _dataset(rows, remedy=f"no program reaches a pass rate of {min_pass_rate}; lower min_pass_rate")
 
 
@@ -45,7 +46,7 @@ def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
     for items in by_task.values():
         best, worst = max(items, key=_pass_rate), min(items, key=_pass_rate)
         if best.pass_rate > worst.pass_rate:
-            chosen, rejected = _answer(best, best.completion), _answer(best, worst.completion)
+            chosen, rejected = answer(best.prompt, best.completion), answer(best.prompt, worst.completion)
             rows.append({"prompt": best.prompt, "chosen": chosen, "rejected": rejected})
     return _dataset(rows, remedy="no task has two programs of different pass rates; collect more programs per task")
 
@@ -64,7 +65,7 @@ def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
     rows = [
         {
             "prompt": item.prompt,
-            "completion": _answer(item, item.completion),
+            "completion": answer(item.prompt, item.completion),
             "label": item.pass_rate >= min_pass_rate,
         }
         for item in buffer
@@ -74,11 +75,6 @@ def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
 
 def _pass_rate(item: Experience) -> float:
     return item.pass_rate
-
-
-def _answer(item: Experience, completion: str) -> Any:
-    # TRL wants a chat prompt answered by chat messages, and a text prompt by text.
-    return [{"role": "assistant", "content": completion}] if isinstance(item.prompt, list) else completion
 
 
 def _check_bound(min_pass_rate: float) -> None:

@@ -50,7 +50,7 @@ def judge_file(options: argparse.Namespace) -> int:
     rates: list[float | None] = []
     with make_judge(options) as judge, options.output.open("w", encoding="utf-8") as output:
         for row, verdict in judge_rows(rows, judge):
-            output.write(json.dumps(verdict_row(row.raw_id, verdict)) + "\n")
+            output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
             rates.append(verdict.pass_rate)
         isolation = judge.isolation
     print(_summary(rates, time.perf_counter() - started, isolation))
@@ -79,18 +79,6 @@ def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[Progr
         for group, verdicts in zip(by_task.values(), judge.run(work), strict=True):
             found.update(zip(group, verdicts, strict=True))
         yield from ((row, found[position]) for position, row in enumerate(chunk))
-
-
-def verdict_row(task_id: Any, verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as the row that `trl-pper judge` writes."""
-    return {
-        "task_id": task_id,
-        "pass_rate": verdict.pass_rate,
-        "passed": verdict.passed,
-        "total": verdict.total,
-        "outcomes": [str(outcome) for outcome in verdict.outcomes],
-        "message": verdict.message,
-    }
 
 
 def _program_row(row: Mapping[str, Any], by_id: Mapping[str, CodingTask], where: str) -> ProgramRow:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import datasets
 from torch.utils.data import Dataset
 
 from trl_pper.experience import Experience
 from trl_pper.replay import ReplayBuffer
-from trl_pper.task import Prompt
+from trl_pper.task import answer
 
 Tokens = dict[str, list[int]]
 
@@ -51,7 +50,10 @@ class ReplayDataset(Dataset[Tokens]):
         missing = [key for key in held if key not in self._tokens]
         if not missing:
             return
-        rows = [_row(held[key], position) for position, key in enumerate(missing)]
+        rows = [
+            {"prompt": one.prompt, "completion": answer(one.prompt, one.completion), "position": position}
+            for position, one in enumerate(held[key] for key in missing)
+        ]
         with _quiet_datasets():
             tokenized = self._tokenize(datasets.Dataset.from_list(rows))
         for row in tokenized:
@@ -66,14 +68,6 @@ class ReplayDataset(Dataset[Tokens]):
 
 def _key(experience: Experience) -> tuple[str, str]:
     return experience.task_id, experience.completion
-
-
-def _row(experience: Experience, position: int) -> dict[str, Any]:
-    prompt: Prompt = experience.prompt
-    if isinstance(prompt, str):
-        return {"prompt": prompt, "completion": experience.completion, "position": position}
-    reply = [{"role": "assistant", "content": experience.completion}]
-    return {"prompt": prompt, "completion": reply, "position": position}
 
 
 @contextlib.contextmanager

@@ -123,6 +123,11 @@ class CodingTask:
         return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]))
 
 
+def answer(prompt: Prompt, completion: str) -> str | list[Message]:
+    """Return a completion in the shape TRL wants beside its prompt: text for text, messages for messages."""
+    return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+
+
 def check_prompt(prompt: object) -> None:
     """Raise ValueError unless `prompt` is non-empty text or a list of chat messages."""
     if isinstance(prompt, str) and prompt:

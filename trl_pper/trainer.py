@@ -248,11 +248,12 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         Returns:
             For tasks `eval_pass_rate`, `eval_accuracy`, `eval_solved` and the counts of `TaskScores`.
         """
-        chosen = self.eval_dataset if eval_dataset is None else as_eval_dataset(eval_dataset)
+        given = as_eval_dataset(eval_dataset)
+        chosen = self.eval_dataset if given is None else given
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]
         if not holds_tasks(chosen):
-            return dict(super().evaluate(as_eval_dataset(eval_dataset), ignore_keys, metric_key_prefix))
+            return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
         tasks = load_tasks(chosen, format="native")
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
         metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}

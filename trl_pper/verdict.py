@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -72,6 +73,16 @@ class Verdict:
     def accepted(self) -> bool:
         """Whether the program was judged and passed every test (strict accuracy)."""
         return self.pass_rate == 1.0
+
+    def to_row(self) -> dict[str, Any]:
+        """Return pass_rate, passed, total, outcomes and message as plain values, for JSON."""
+        return {
+            "pass_rate": self.pass_rate,
+            "passed": self.passed,
+            "total": self.total,
+            "outcomes": [str(outcome) for outcome in self.outcomes],
+            "message": self.message,
+        }
 
     @classmethod
     def uniform(cls, outcome: Outcome, total: int, message: str = "", cpu_seconds: float = 0.0) -> Verdict:

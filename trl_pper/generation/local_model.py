@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig
+from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
 
-from trl_pper.task import Prompt
+from trl_pper.task import Prompt, answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +82,12 @@ class LocalModel:
             text = prompt + (completion if completion.endswith(eos) else completion + eos)
             ids = list(self.processing_class(text=text)["input_ids"])
         else:
-            messages = [*prompt, {"role": "assistant", "content": completion}]
+            messages = [*prompt, *answer(prompt, completion)]
             ids = list(
                 self.processing_class.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
             )
-        # Tokens may merge across the border: the completion starts where the two encodings part.
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b),
-            min(len(prompt_ids), len(ids)),
-        )
+        # Tokens may merge across the border: the completion starts where it starts for TRL's labels.
+        shared = common_prefix_length(prompt_ids, ids)
         return ids[:shared], ids[shared:]
 
     @contextlib.contextmanager

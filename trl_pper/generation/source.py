@@ -21,7 +21,7 @@ class GeneratedProgram:
     """One completion t_i of a task's prompt.
 
     Args:
-        completion: The text as generated, before a program is extracted from it.
+        completion: The text as generated, before a program is extracted from it; lone surrogates become "?".
         logprob: log P(t_i), the sum of the token log-probabilities in nats; None when the source does not know it.
         num_tokens: How many tokens `logprob` sums over.
         source: Who generated it, for the record.
@@ -31,6 +31,10 @@ class GeneratedProgram:
     logprob: float | None
     num_tokens: int | None
     source: str
+
+    def __post_init__(self) -> None:
+        # A server may send half of a surrogate pair, which neither tokenizer nor file takes.
+        object.__setattr__(self, "completion", self.completion.encode("utf-8", "replace").decode())
 
 
 @runtime_checkable

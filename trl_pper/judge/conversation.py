@@ -15,12 +15,12 @@ from typing import Any
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame, send_frame
 from trl_pper.judge.cpu_clock import process_cpu_seconds
+from trl_pper.judge.endings import OUTCOME_OF_KIND
 from trl_pper.verdict import Outcome
 
 _MAX_CONTROL_BYTES = 1 << 20
 _QUICK_MILLISECONDS = 5
 _TICK_SECONDS = 0.1
-_LOAD_OUTCOMES = {"syntax": Outcome.SYNTAX_ERROR, "memory": Outcome.MEMORY_LIMIT, "raised": Outcome.RUNTIME_ERROR}
 
 
 class Failure(BaseException):
@@ -44,7 +44,7 @@ class Conversation:
         self.host = host
         self.pid = pid
         self.cpu_seconds = float(limits["cpu_seconds"])
-        self.wall_seconds = float(limits["wall_factor"]) * self.cpu_seconds + 1.0
+        self.wall_seconds = float(limits["wall_seconds"])
         self.max_bytes = int(limits["value_bytes"])
         self.timeouts_left = int(limits["max_timeouts"])
         self.epoch = 0
@@ -91,7 +91,7 @@ class Conversation:
             raise SandboxBroken("a candidate ended before it was ready") from None
         kind, _, _, note = self._exchange(None)
         if kind != "loaded":
-            raise self.fail(_LOAD_OUTCOMES.get(kind, Outcome.RUNTIME_ERROR), note)
+            raise self.fail(OUTCOME_OF_KIND.get(kind, Outcome.RUNTIME_ERROR), note)
         self.loaded = True
         self.allow()
 

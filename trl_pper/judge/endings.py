@@ -1,4 +1,4 @@
-"""Reads from how a candidate process ended what that means for the test it was running."""
+"""Reads from how a candidate process ended, or from its last words, what that means for the test it was running."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from trl_pper.verdict import Outcome
 
 #: Signals that mean a program had no memory left: the kernel kills, the C library aborts, the stack cannot grow.
 _OUT_OF_MEMORY = frozenset((signal.SIGKILL,))
+
+
+#: What a candidate says of a program that did not get through, and the outcome that it means.
+OUTCOME_OF_KIND = {
+    "syntax": Outcome.SYNTAX_ERROR,
+    "memory": Outcome.MEMORY_LIMIT,
+    "raised": Outcome.RUNTIME_ERROR,
+}
 
 
 def outcome_of(status: int) -> tuple[Outcome, str]:

@@ -60,8 +60,8 @@ class Limits:
         return self.wall_factor * self.cpu_seconds + 1.0
 
     def to_dict(self) -> dict[str, float | int]:
-        """Return the limits as plain numbers by name, for a worker."""
-        return asdict(self)
+        """Return the limits as plain numbers by name, `wall_seconds` among them, for a worker."""
+        return {**asdict(self), "wall_seconds": self.wall_seconds}
 
 
 def _check_positive_number(name: str, value: object) -> None:

@@ -13,14 +13,13 @@ from trl_pper.judge import codec
 from trl_pper.judge.candidate import READY
 from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame
 from trl_pper.judge.compare import outputs_match
-from trl_pper.judge.endings import outcome_of
+from trl_pper.judge.endings import OUTCOME_OF_KIND, outcome_of
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.worker import Worker, WorkerError, output_file, sealed_file
 from trl_pper.task import StdioCase, StdioTests
 from trl_pper.verdict import Outcome, Verdict
 
 _MARGIN_SECONDS = 30.0
-_KINDS = {"syntax": Outcome.SYNTAX_ERROR, "memory": Outcome.MEMORY_LIMIT, "raised": Outcome.RUNTIME_ERROR}
 
 
 def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits) -> Verdict:
@@ -62,7 +61,6 @@ def _run_case(
                 [standard_input, output, errors, theirs.fileno(), source],
                 seconds=limits.wall_seconds + _MARGIN_SECONDS,
                 limits=limits.to_dict(),
-                wall_seconds=limits.wall_seconds,
             )
         cpu_seconds = float(ending["cpu_seconds"])
         if not _was_ready(ours):
@@ -94,4 +92,4 @@ def _failure(channel: socket.socket, status: int) -> tuple[Outcome, str]:
         kind, _, _, note = codec.decode(receive_frame(channel, max_bytes=1 << 17))
     except (ChannelClosed, FrameTooBig, BlockingIOError, codec.CodecError, TypeError, ValueError):
         return outcome_of(status)
-    return _KINDS.get(kind, Outcome.RUNTIME_ERROR), str(note)
+    return OUTCOME_OF_KIND.get(kind, Outcome.RUNTIME_ERROR), str(note)

@@ -154,7 +154,7 @@ class Zygote:
         """Run one stdio test to its end or its limit."""
         pid = self.start_candidate({**request, "mode": "stdio"}, descriptors)["pid"]
         limits = request["limits"]
-        timeout = self.supervise(pid, float(limits["cpu_seconds"]), float(request["wall_seconds"]))
+        timeout = self.supervise(pid, float(limits["cpu_seconds"]), float(limits["wall_seconds"]))
         return {**self.kill_candidate({}, []), "timeout": timeout}
 
     def supervise(self, pid: int, cpu_seconds: float, wall_seconds: float) -> str | None:

@@ -87,7 +87,11 @@ def summarise(verdicts: Sequence[Sequence[Verdict]], *, k: Sequence[int] = (1, 1
     return figures | {
         "compile_rate": _mean([Outcome.SYNTAX_ERROR not in verdict.outcomes for verdict in every]),
         "unjudged": sum(map(len, verdicts)) - len(every),
-        "rows": [_row(*place, verdict) for place, verdict in _placed(verdicts)],
+        "rows": [
+            {"task": task, "program": program, **verdict.to_row()}
+            for task, programs in enumerate(verdicts)
+            for program, verdict in enumerate(programs)
+        ],
     }
 
 
@@ -127,22 +131,6 @@ def _task(index: int, tests: Reference) -> CodingTask:
         except ValueError as error:
             raise ValueError(f"references[{index}]: {error}") from error
     return CodingTask(task_id=str(index), prompt="program", tests=tests)
-
-
-def _placed(verdicts: Sequence[Sequence[Verdict]]) -> list[tuple[tuple[int, int], Verdict]]:
-    return [((i, j), verdict) for i, programs in enumerate(verdicts) for j, verdict in enumerate(programs)]
-
-
-def _row(task: int, program: int, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "task": task,
-        "program": program,
-        "pass_rate": verdict.pass_rate,
-        "passed": verdict.passed,
-        "total": verdict.total,
-        "outcomes": [str(outcome) for outcome in verdict.outcomes],
-        "message": verdict.message,
-    }
 
 
 def _mean(values: Sequence[float]) -> float | None:
