@@ -3,6 +3,7 @@
 import pytest
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
+from trl_pper.evaluation import evaluate_tasks
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judging import judge_programs
 from trl_pper.task import StdioCase
@@ -88,3 +89,26 @@ def test_text_and_chat_prompts_do_not_mix_in_one_training_set(tasks):
 def test_a_stdio_case_is_text():
     with pytest.raises(ValueError, match=r"output: must be text.*got int"):
         StdioCase(input="1", output=3)
+
+
+def test_the_first_program_speaks_for_the_model_and_all_tell_what_search_would_find(judge, tasks):
+    rows = [
+        {"task_id": "add-1", "completions": ["    return x or 1\n", "    return x + 1\n"]},  # 1 of 3, then all
+        {"task_id": "add-2", "completions": ["    return x + 2\n", "    return 9\n"]},
+        {"task_id": "add-3", "completions": ["    return 9\n", "    return x + 3\n"]},
+        {"task_id": "add-4", "completions": ["    return 9\n", "    return 9\n"]},
+    ]
+    scores = evaluate_tasks(tasks, DatasetSource(rows), judge)
+    assert (scores.tasks, scores.unjudged, scores.programs) == (4, 0, 8)
+    assert scores.accuracy == 1 / 4
+    assert scores.pass_rate == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
+    assert scores.solved == 3 / 4
+
+
+def test_evaluating_nothing_is_refused(judge, tasks):
+    with pytest.raises(ValueError, match="eval_dataset: must hold at least one task"):
+        evaluate_tasks([], DatasetSource([]), judge)
+    with pytest.raises(
+        ValueError, match="none of the 4 tasks could be judged; the first says: no program was generated"
+    ):
+        evaluate_tasks(tasks, DatasetSource([]), judge)

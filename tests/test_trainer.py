@@ -114,6 +114,15 @@ def test_rounds_are_logged_like_every_other_metric(trained):
     assert sum("loss" in entry for entry in trained.state.log_history) >= 4
 
 
+def test_a_rounds_entry_takes_nothing_from_the_training_means_around_it(make_trainer):
+    # Two steps of the first round are not logged yet when the second round begins.
+    trainer = make_trainer(logging_steps=3)
+    trainer.train()
+    rounds = [entry for entry in trainer.state.log_history if "pper/pass_rate" in entry]
+    assert len(rounds) == 2
+    assert [name for entry in rounds for name in entry if not name.startswith("pper/")] == ["epoch", "step"] * 2
+
+
 def test_a_teachers_programs_are_judged_scored_and_learned(make_trainer, teacher, tasks):
     trainer = make_trainer(
         callbacks=[BeamSampleCollector(source=teacher)], possibility_weight=0.0, priority_exponent=4.0,
