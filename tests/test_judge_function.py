@@ -63,7 +63,7 @@ def test_each_test_is_judged_on_its_own(judge):
         ("def double(x): exit()", ["runtime_error"] * 3),
         ("import os\ndef double(x): os._exit(0)", ["runtime_error"] * 3),
         ("import os\nos._exit(0)", ["runtime_error"] * 3),
-        ("import os\ndef double(x): os.kill(os.getpid(), 11)", ["runtime_error"] * 3),
+        ("import ctypes\ndef double(x): ctypes.string_at(0)", ["runtime_error"] * 3),
         ("(" * 5000 + ")" * 5000, ["syntax_error"] * 3),
         ("x = '\x00'", ["syntax_error"] * 3),
         ("x = '\ud800'", ["syntax_error"] * 3),

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge.selftest import processes_under
+from trl_pper.judge.selftest import descendants
 from trl_pper.task import StdioCase
 
 pytestmark = pytest.mark.hostile
 
 
-@pytest.fixture(scope="module")
-def judge():
-    with Judge(workers=1, limits=Limits(cpu_seconds=5.0)) as judge:
+@pytest.fixture(scope="module", params=["namespaces", "landlock", "rlimits"])
+def judge(request):
+    with Judge(workers=1, isolation=request.param, limits=Limits(cpu_seconds=5.0, processes=8)) as judge:
         yield judge
+
+
+def assert_alone(judge):
+    """Assert that nothing runs in the worker but, at most, its referee."""
+    [worker] = judge.processes()
+    assert len(descendants(worker)) <= 1
+    assert run_function(judge, "def f(): return 1", "assert f() == 1", "f").accepted
 
 
 def run_function(judge, program, code, entry_point=None):
@@ -30,12 +40,14 @@ def run_script(judge, program, expected, given=""):
     return judge.run([(CodingTask(task_id="t", prompt="p", tests=tests), [program])])[0][0]
 
 
-def test_the_report_is_measured_and_honest(judge):
-    report = judge.report()
-    assert set(report.values()) <= {"verified", "absent"}
-    for name in ("cpu limit", "memory limit", "output limit", "process group killed", "answers kept out"):
-        assert report[name] == "verified", name
-    assert report["filesystem"] == "absent"
+def test_the_report_is_measured_and_honest():
+    reports = {level: Judge(isolation=level).report() for level in ("namespaces", "landlock", "rlimits")}
+    for level in ("namespaces", "landlock"):
+        assert set(reports[level].values()) == {"verified"}, reports[level]
+    for name in ("cpu limit", "memory limit", "output limit", "nothing outlives a program", "environment kept out"):
+        assert reports["rlimits"][name] == "verified", name
+    for name in ("files unread", "other programs", "system calls"):
+        assert reports["rlimits"][name] == "absent", name
 
 
 HUNT = """
@@ -86,8 +98,8 @@ def test_a_script_cannot_find_the_answer(judge):
     assert "printed 'True False" in verdict.message
 
 
-def test_the_candidate_descends_from_nothing_that_held_the_tests(judge):
-    """Every ancestor up to the host is the zygote alone, and the referee is no ancestor."""
+def test_the_candidate_descends_from_nothing_that_held_the_tests():
+    """Its only ancestor below the host is the zygote, and the referee is a sibling."""
     program = """
 import os
 chain, pid = [], os.getppid()
@@ -97,8 +109,31 @@ while pid > 1:
     pid = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
 def f(): return chain
 """
-    verdict = run_function(judge, program, "assert f()[0] == 'zygote'\nassert 'zygote' not in f()[1:]", "f")
+    with Judge(workers=1, isolation="rlimits") as judge:
+        verdict = run_function(judge, program, "assert f()[0] == 'zygote'\nassert 'zygote' not in f()[1:]", "f")
     assert verdict.accepted, verdict.message
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "landlock", "rlimits"])
+def test_every_process_of_a_worker_is_a_child_of_its_zygote(isolation):
+    """Referee and candidate are siblings at every level, seen from outside while a program runs."""
+    tests = FunctionTests(code="assert f() == 1", entry_point="f")
+    program = "import time\ndef f():\n    time.sleep(2)\n    return 1"
+    with Judge(workers=1, isolation=isolation) as judge:
+        thread = threading.Thread(
+            target=judge.run, args=([(CodingTask(task_id="t", prompt="p", tests=tests), [program])],)
+        )
+        thread.start()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            family = [pid for worker in judge.processes() for pid in descendants(worker)]
+            if len(family) == 2:
+                break
+            time.sleep(0.01)
+        parents = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] for pid in family}
+        assert len(family) == 2
+        assert parents == {str(judge.processes()[0])}
+        thread.join()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +152,10 @@ def test_no_process_outlives_its_program(judge, leave, kind):
 import os, signal, time
 if os.fork() == 0:
     if os.fork() == 0:
-        {leave}
+        try:
+            {leave}
+        except OSError:
+            pass
         time.sleep(60)
     os._exit(0)
 os.wait()
@@ -128,24 +166,21 @@ def f(): return "started"
         assert run_function(judge, program, "assert f() == 'started'").accepted
     else:
         assert run_script(judge, program, "started").accepted
-    worker = judge._idle.get()
-    judge._idle.put(worker)
-    assert processes_under(worker.directory) == []
+    assert_alone(judge)
 
 
 @pytest.mark.slow
 def test_a_fork_bomb_is_contained(judge):
     program = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
-    with Judge(workers=1, limits=Limits(cpu_seconds=0.15, processes=16)) as small:
+    with Judge(workers=1, isolation=judge.isolation, limits=Limits(cpu_seconds=0.15, processes=16)) as small:
         assert str(run_script(small, program, "").outcomes[0]) == "timeout"
-        worker = small._idle.get()
-        small._idle.put(worker)
-        assert processes_under(worker.directory) == []
+        assert_alone(small)
         assert run_script(small, "print(1)", "1").accepted
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give programs a user of their own")
 def test_killing_everything_kills_only_itself(judge):
+    if judge.isolation == "rlimits" and os.geteuid() != 0:
+        pytest.skip("at this level only root can give programs a user of their own")
     program = "import os, signal\nos.kill(-1, signal.SIGKILL)\ndef f(): return 1"
     assert run_function(judge, program, "assert f() == 1").pass_rate is not None
     assert run_function(judge, "def f(): return 1", "assert f() == 1").accepted

@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import IsolationUnavailable, pool
-from trl_pper.judge.selftest import processes_under
+from trl_pper.judge import IsolationUnavailable, ladder, pool, selftest
+from trl_pper.judge.selftest import descendants
 from trl_pper.judge.worker import WorkerError
 from trl_pper.task import StdioCase
 
@@ -65,17 +66,15 @@ def test_a_killed_worker_is_replaced_and_its_program_judged():
     program = "import time\ndef add(x):\n    time.sleep(0.3)\n    return x + 1"
     with Judge(workers=1) as judge:
         judge.run([(ECHO, ["print(input())"])])
-        worker = judge._idle.get()
-        judge._idle.put(worker)
-        timer = threading.Timer(0.15, os.kill, (worker.process.pid, signal.SIGKILL))
+        [pid] = judge.processes()
+        timer = threading.Timer(0.15, os.kill, (pid, signal.SIGKILL))
         timer.start()
         [[verdict, after]] = judge.run([(task_adding(1), [program, ADD_ONE])])
         timer.join()
         assert verdict.accepted
         assert after.accepted
-        replacement = judge._idle.get()
-        judge._idle.put(replacement)
-        assert replacement is not worker
+        assert len(judge.processes()) == 1
+        assert judge.processes() != [pid]
 
 
 @pytest.mark.parametrize("task", [task_adding(1), ECHO])
@@ -118,24 +117,32 @@ def test_the_caller_is_never_forked(monkeypatch):
     assert forked == []
 
 
-def test_nothing_is_left_behind():
+@pytest.mark.parametrize("isolation", ["auto", "landlock", "rlimits"])
+def test_nothing_is_left_behind(isolation, monkeypatch):
+    made = []
+
+    def mkdtemp(*args, **options):
+        made.append(real(*args, **options))
+        return made[-1]
+
+    real = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+    Judge(workers=2, isolation=isolation)
     before = set(os.listdir("/proc/self/fd"))
-    judge = Judge(workers=2)
-    program = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nos.makedirs('a/b')\ndef add(x): return x + 1"
-    assert all(verdict.accepted for verdict in judge.run([(task_adding(1), [program] * 4)])[0])
-    workers = [judge._idle.get() for _ in range(2)]
-    started = [worker for worker in workers if worker is not None]
+    judge = Judge(workers=2, isolation=isolation, limits=Limits(processes=4))
+    program = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\nos.makedirs('a/b')\ndef add(x): return x + {}"
+    programs = [program.format(n) for n in (1, 2, 3, 1)]
+    rates = [verdict.pass_rate for verdict in judge.run([(task_adding(1), programs)])[0]]
+    assert rates == [1.0, 0.0, 0.0, 1.0]
+    started = judge.processes()
     assert started
-    for worker in started:
-        assert processes_under(worker.directory) == []
-        assert os.listdir(worker.directory) == []
-    for worker in workers:
-        judge._idle.put(worker)
+    referees = [process for pid in started for process in descendants(pid)]
+    assert len(referees) <= len(started)
     judge.close()
-    for worker in started:
-        assert worker.process.returncode is not None
-        assert not os.path.exists(worker.directory)
+    assert not [pid for pid in (*started, *referees) if os.path.exists(f"/proc/{pid}")]
     assert set(os.listdir("/proc/self/fd")) == before
+    assert made
+    assert not [directory for directory in made if os.path.exists(directory)]
 
 
 def test_a_caller_that_dies_takes_its_workers_along():
@@ -145,7 +152,7 @@ def test_a_caller_that_dies_takes_its_workers_along():
         "judge = Judge(workers=1)\n"
         "task = CodingTask(task_id='t', prompt='p', tests=FunctionTests(code='assert f() == 1'))\n"
         "assert judge.run([(task, ['def f(): return 1'])])[0][0].accepted\n"
-        "print(judge._idle.get().process.pid, flush=True)\n"
+        "print(judge.processes()[0], flush=True)\n"
         "os._exit(0)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
@@ -156,14 +163,182 @@ def test_a_caller_that_dies_takes_its_workers_along():
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_isolation_is_named_truthfully():
-    assert Judge().isolation == "rlimits"
+def test_auto_takes_the_strongest_level_that_holds(monkeypatch):
+    refused = {"namespaces": "no", "landlock": ""}
+    monkeypatch.setattr(ladder, "_why_not", refused.__getitem__)
+    assert Judge().isolation == "landlock"
+    refused["namespaces"] = ""
+    assert Judge().isolation == "namespaces"
+    assert Judge(isolation="landlock").isolation == "landlock"
+
+
+def test_auto_refuses_to_go_below_landlock(monkeypatch):
+    reasons = {"namespaces": "unshare failed", "landlock": "no Landlock", "rlimits": ""}
+    monkeypatch.setattr(ladder, "_why_not", reasons.__getitem__)
+    with pytest.raises(IsolationUnavailable, match=r"unshare failed.*no Landlock.*name a weaker level"):
+        Judge()
+    with pytest.raises(IsolationUnavailable, match="'landlock' cannot be had"):
+        Judge(isolation="landlock")
     assert Judge(isolation="rlimits").isolation == "rlimits"
-    for level in ("namespaces", "landlock", "seccomp"):
-        with pytest.raises(IsolationUnavailable, match="not available"):
-            Judge(isolation=level)
+
+
+def test_a_level_whose_canary_gets_out_does_not_hold(monkeypatch):
+    monkeypatch.setitem(selftest._PROMISES, "rlimits", ("files unread",))
+    ladder._why_not.cache_clear()
+    try:
+        with pytest.raises(IsolationUnavailable, match="programs got past: files unread"):
+            Judge(isolation="rlimits")
+    finally:
+        ladder._why_not.cache_clear()
+
+
+def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="isolation: must be 'auto'"):
         Judge(isolation="strong")
+
+
+def counting(monkeypatch):
+    judged = []
+
+    def judge_function(worker, program, tests):
+        judged.append(program)
+        return real(worker, program, tests)
+
+    real = pool.judge_function
+    monkeypatch.setattr(pool, "judge_function", judge_function)
+    return judged
+
+
+def test_equal_programs_are_judged_once(monkeypatch):
+    judged = counting(monkeypatch)
+    with Judge(workers=1) as judge:
+        [first] = judge.run([(task_adding(1), [ADD_ONE, "", ADD_ONE])])
+        again = judge.run([(task_adding(1), [ADD_ONE]), (task_adding(2), [ADD_ONE])])
+    assert [verdict.pass_rate for verdict in first] == [1.0, 0.0, 1.0]
+    assert [row[0].pass_rate for row in again] == [1.0, 0.0]
+    assert judged == [ADD_ONE, "", ADD_ONE]
+
+
+def test_a_timeout_is_judged_again(monkeypatch):
+    judged = counting(monkeypatch)
+    with Judge(workers=1, limits=Limits(cpu_seconds=0.1)) as judge:
+        for _ in range(2):
+            [[verdict]] = judge.run([(task_adding(1), ["while True: pass"])])
+            assert {str(outcome) for outcome in verdict.outcomes} == {"timeout"}
+    assert len(judged) == 2
+
+
+def test_the_cache_is_bounded_and_can_be_off(monkeypatch):
+    judged = counting(monkeypatch)
+    with Judge(workers=1, cache_size=1) as judge:
+        judge.run([(task_adding(1), [ADD_ONE, "x = 1", ADD_ONE])])
+        assert len(judge.cache) == 1
+    with Judge(workers=1, cache_size=0) as judge:
+        judge.run([(task_adding(1), [ADD_ONE, ADD_ONE])])
+    assert len(judged) == 5
+    with pytest.raises(ValueError, match="cache_size: must be a whole number"):
+        Judge(cache_size=-1)
+
+
+def test_verdicts_stream_in_order_while_jobs_are_made():
+    made, seen = [], []
+
+    def jobs():
+        for step in range(12):
+            made.append(step)
+            yield task_adding(step), [f"def add(x): return x + {step}", ADD_ONE]
+
+    with Judge(workers=2) as judge:
+        for step, verdicts in enumerate(judge.stream(jobs())):
+            seen.append((len(made), [verdict.pass_rate for verdict in verdicts]))
+            assert verdicts[0].accepted
+            assert verdicts[1].accepted == (step == 1)
+    assert len(seen) == 12
+    assert seen[0][0] < 12
+
+
+def test_making_jobs_overlaps_with_judging():
+    def jobs():
+        for step in range(6):
+            time.sleep(0.3)
+            yield task_adding(1), [f"import time\ntime.sleep(0.25)\ndef add(x): return x + 1  # {step}"]
+
+    with Judge(workers=1) as judge:
+        judge.run([(task_adding(1), [ADD_ONE])])
+        started = time.monotonic()
+        assert all(verdict.accepted for [verdict] in judge.stream(jobs()))
+        # One after the other they take 3.3 seconds.
+        assert time.monotonic() - started < 2.9
+
+
+def test_an_abandoned_stream_breaks_off_what_is_in_flight():
+    slow = "import time\ntime.sleep(30)"
+    with Judge(workers=2) as judge:
+        started = time.monotonic()
+        stream = judge.stream([(task_adding(1), [ADD_ONE]), (task_adding(1), [slow]), (task_adding(2), [slow])])
+        assert next(stream)[0].accepted
+        stream.close()
+        assert time.monotonic() - started < 10
+        assert judge.run([(task_adding(2), ["def add(x): return x + 2"])])[0][0].accepted
+
+
+def test_a_deadline_leaves_the_rest_unjudged_and_the_judge_usable():
+    slow = "import time\ntime.sleep(30)\ndef add(x): return x + 1"
+    with Judge(workers=1) as judge:
+        judge.run([(ECHO, ["print(input())"])])
+        started = time.monotonic()
+        [[first], [second, third]] = judge.run(
+            [(task_adding(1), [ADD_ONE]), (task_adding(1), [slow, ADD_ONE + " "])], deadline_seconds=1.5
+        )
+        assert time.monotonic() - started < 8
+        assert first.accepted
+        for verdict in (second, third):
+            assert verdict.pass_rate is None
+            assert [str(outcome) for outcome in verdict.outcomes] == ["not_run", "not_run"]
+            assert "deadline" in verdict.message
+        assert judge.run([(task_adding(1), [ADD_ONE + "  "])])[0][0].accepted
+
+
+def test_an_interrupted_caller_leaves_no_process():
+    script = (
+        "import sys\n"
+        "from trl_pper import CodingTask, FunctionTests, Judge\n"
+        "judge = Judge(workers=2)\n"
+        "task = CodingTask(task_id='t', prompt='p', tests=FunctionTests(code='assert f() == 1'))\n"
+        "judge.run([(task, ['def f(): return 1'])])\n"
+        "print(*judge.processes(), flush=True)\n"
+        "judge.run([(task, ['import time\\ntime.sleep(60)', 'while True: pass'])])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        pids = list(map(int, process.stdout.readline().split()))
+        time.sleep(0.5)
+        running = [pid for worker in pids for pid in (worker, *descendants(worker))]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in errors
+    assert pids
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in running):
+        time.sleep(0.02)
+    assert not [pid for pid in running if os.path.exists(f"/proc/{pid}")]
+
+
+def test_programs_that_use_numpy_get_a_worker_that_has_it():
+    task = CodingTask(
+        task_id="n", prompt="p", tests=FunctionTests(code="assert total([1, 2]) == 3", entry_point="total")
+    )
+    program = (
+        "import sys\nloaded = 'numpy' in sys.modules\nimport numpy\ndef total(x): return int(numpy.sum(x)) * loaded"
+    )
+    with Judge(workers=1) as judge:
+        assert judge.run([(task, [program])])[0][0].accepted
+        assert len(judge.processes()) == 1
+        plain = "import sys\ndef total(x): return sum(x) * ('numpy' not in sys.modules)"
+        assert judge.run([(task, [plain])])[0][0].accepted
+        assert len(judge.processes()) == 2
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"])
@@ -192,7 +367,7 @@ def test_limits_are_validated(field, value):
 
 def test_jobs_are_validated():
     judge = Judge(workers=1)
-    with pytest.raises(TypeError, match=r"jobs\[0\]: must start with a CodingTask"):
+    with pytest.raises(TypeError, match=r"jobs\[0\]: must be a CodingTask"):
         judge.run([("task", ["x"])])
     with pytest.raises(TypeError, match="Wrap it in a list"):
         judge.run([(ECHO, "print(1)")])

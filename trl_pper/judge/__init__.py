@@ -7,7 +7,8 @@ a worker process; `function` and `stdio` are the host's part of the two kinds of
 bounded and `selftest` whether it is.
 """
 
+from trl_pper.judge.ladder import ISOLATION_LEVELS, IsolationUnavailable
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.pool import IsolationUnavailable, Judge
+from trl_pper.judge.pool import Judge
 
-__all__ = ["IsolationUnavailable", "Judge", "Limits"]
+__all__ = ["ISOLATION_LEVELS", "IsolationUnavailable", "Judge", "Limits"]

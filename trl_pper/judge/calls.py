@@ -13,7 +13,7 @@ from typing import Any
 
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.program import describe, load, report_failure
+from trl_pper.judge.program import compile_program, describe, run
 
 _MAX_HANDLES = 100_000
 
@@ -84,9 +84,15 @@ _MUTABLE = frozenset((list, dict, set, bytearray, tuple, collections.deque))
 def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int) -> None:
     """Load the program, then answer the referee's requests until it hangs up."""
     try:
-        namespace = load(source)
+        code = compile_program(source)
     except BaseException as error:
-        report_failure(channel, error)
+        _, *details = describe(error)
+        send_frame(channel, codec.encode(("syntax", *details), max_bytes=1 << 16))
+        return
+    try:
+        namespace = run(code)
+    except BaseException as error:
+        send_frame(channel, codec.encode(describe(error), max_bytes=1 << 16))
         return
     send_frame(channel, codec.encode(("loaded", "", "", ""), max_bytes=1 << 16))
     calls = _Calls(namespace, max_bytes)

@@ -1,45 +1,42 @@
-"""Turns a freshly forked child into one that may run an untrusted program: descriptors, limits, identity, session.
+"""Locks a worker's processes in, level by level: what the worker enters once, and what each of its children gives up.
 
-Enters: the child's descriptors, its working directory and the limits. Leaves: nothing; the process itself is changed.
-This is the level `rlimits`: it bounds what a program uses, keeps it from signalling or tracing other processes when
-the worker runs as root, and promises nothing about files it may read. Where the kernel allows it the worker also
-leaves the network; `selftest` says whether that held.
+Enters: the isolation level, the limits and the paths that must stay readable. Leaves: a `Confinement` that forks
+children and seals them. From strongest to weakest, each level holding what the next one has:
+
+- `namespaces`: a file system of its own with the libraries only, no network, and for each candidate a process
+  namespace that dies with it;
+- `landlock`: the libraries readable and one directory writable, no network, no signals or tracing outward; needs
+  neither root nor namespaces;
+- `seccomp`: only the system calls an interpreter needs; files stay readable;
+- `rlimits`: bounds on what a program uses.
+
+As root a candidate is moreover a user that nothing else on the machine runs as. Nothing is promised here: `selftest`
+finds out what holds.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import resource
 import signal
-from collections.abc import Sequence
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
-PR_SET_KEEPCAPS = 8
-PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
-_CLONE_NEWIPC = 0x08000000
-_CLONE_NEWNET = 0x40000000
+from trl_pper.judge import kernel, landlock, namespaces, seccomp
+
+#: From strongest to weakest.
+ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
 _CAP_DAC_READ_SEARCH = 2
-_CAP_VERSION_3 = 0x20080522
-
-# Array types are made once, before any fork.
-_CapHeader = ctypes.c_uint32 * 2
-_CapData = ctypes.c_uint32 * 6
-_libc = ctypes.CDLL(None, use_errno=True)
+_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
+_FIRST_UID = 1_879_048_192
+_MAX_DESCRIPTORS = 1 << 10
 
 
-def prctl(option: int, value: int) -> None:
-    """Set a property of this process in the kernel.
-
-    Raises:
-        OSError: The kernel refused.
-    """
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+class LevelUnavailable(RuntimeError):
+    """This machine does not offer the isolation level asked for; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,57 +46,175 @@ class Identity:
     Args:
         uid: User and group to become, or None to stay.
         reads_everything: Whether to keep the one capability that reads files regardless of their mode; needed where
-            the interpreter itself lies in a directory only root may enter.
+            the interpreter lies in a directory that only root may enter.
     """
 
     uid: int | None = None
     reads_everything: bool = False
 
 
-def arrange_descriptors(sources: Sequence[int]) -> None:
-    """Make `sources` the descriptors 0, 1, 2, ... of this process and close all others."""
-    high = [fcntl.fcntl(source, fcntl.F_DUPFD, 128) for source in sources]
-    for target, source in enumerate(high):
-        os.dup2(source, target)
-    os.closerange(len(high), 1024)
+class Confinement:
+    """The confinement of one worker; made once in it, before it forks anything.
 
-
-def assume(identity: Identity) -> None:
-    """Become `identity` for good.
+    Args:
+        level: One of `ISOLATION_LEVELS`.
+        directory: A directory of the worker's own; programs work in it unless the level brings a file system.
+        imports: Import paths that programs may use beside the standard library.
+        limits: From `Limits.to_dict()`.
 
     Raises:
-        OSError: The kernel refused.
+        LevelUnavailable: The machine does not offer `level`.
     """
-    if identity.uid is None:
-        return
-    if identity.reads_everything:
-        prctl(PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setresgid(identity.uid, identity.uid, identity.uid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
-    if identity.reads_everything:
-        _keep_only(1 << _CAP_DAC_READ_SEARCH)
+
+    def __init__(self, level: str, *, directory: str, imports: Sequence[str], limits: Mapping[str, float]) -> None:
+        self.level = level
+        self.limits = limits
+        #: Working directory of programs.
+        self.room = os.path.join(directory, "room")
+        self._own_processes: int | None = None
+        self._scope: landlock.Ruleset | None = None
+        self._filter: seccomp.Filter | None = None
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        self._tasks_outside = _count_tasks(os.getuid()) if os.geteuid() != 0 else 0
+        # Opened now: some levels leave no way to it.
+        self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        readable = library_paths(imports)
+        spare_uid = _spare_uid() if os.geteuid() == 0 else None
+        try:
+            if level == "namespaces":
+                self._enter_namespaces(directory, readable)
+            else:
+                self._enter_room(directory)
+            if level in ("namespaces", "landlock"):
+                self._enter_landlock(readable)
+        except OSError as error:
+            raise LevelUnavailable(str(error)) from error
+        if level != "rlimits":
+            if not seccomp.supported():
+                raise LevelUnavailable("the kernel offers no system call filter for this architecture")
+            self._filter = seccomp.prepare(processes=limits["processes"] > 1)
+        for which, value in (
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_FSIZE, max(limits["file_bytes"], limits["output_bytes"] + 1)),
+            (resource.RLIMIT_NOFILE, limits["open_files"]),
+        ):
+            _lower(which, int(value))
+        self.candidate_identity, self.referee_identity = _identities(spare_uid, imports)
+        if self.candidate_identity.uid is not None:
+            os.setgroups([])
+            os.setresgid(*[self.candidate_identity.uid] * 3)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+    def _enter_namespaces(self, directory: str, readable: Sequence[str]) -> None:
+        self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        size, files = int(self.limits["file_bytes"]), int(self.limits["files"])
+        namespaces.enter(directory, readable=readable, scratch_bytes=size, scratch_files=files + 1)
+        self.room = namespaces.SCRATCH
+        # A user namespace counts its own tasks only: this worker, its referee and the candidate's.
+        self._tasks_outside = 2
+        kernel.unshare(kernel.CLONE_NEWPID)
+        kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
+
+    def _enter_room(self, directory: str) -> None:
+        if os.geteuid() == 0:
+            try:
+                kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC)
+            except OSError:
+                # Not part of these levels; `selftest` says whether the network is out of reach.
+                pass
+        os.mkdir(self.room)
+        os.chmod(self.room, 0o1777)
+        os.chdir(self.room)
+
+    def _enter_landlock(self, readable: Sequence[str]) -> None:
+        if landlock.abi_version() == 0:
+            if self.level == "landlock":
+                raise LevelUnavailable("the kernel has no Landlock, or it is not enabled at boot")
+            return
+        run = os.path.dirname(namespaces.STANDARD_INPUT)
+        writable = [self.room, *namespaces.DEVICES, *([run] if self.process_namespaces else [])]
+        landlock.restrict(landlock.prepare(readable=readable, writable=writable))
+        self._scope = landlock.prepare_scope()
+
+    @property
+    def process_namespaces(self) -> bool:
+        """Whether each candidate has a process namespace, whose death kills everything in it."""
+        return self._own_processes is not None
+
+    @property
+    def bounded_files(self) -> bool:
+        """Whether the file system itself bounds what a candidate writes."""
+        return self.process_namespaces
+
+    @property
+    def may_leave_processes(self) -> bool:
+        """Whether a candidate can have started processes that outlive it."""
+        return not self.process_namespaces and (self._filter is None or self.limits["processes"] > 1)
+
+    def fork_candidate(self) -> int:
+        """Fork a child that is to be a candidate; return 0 in the child."""
+        if self._own_processes is None:
+            return kernel.fork()
+        kernel.unshare(kernel.CLONE_NEWPID)
+        pid = kernel.fork()
+        if pid:
+            kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
+        return pid
+
+    def input_file(self) -> int:
+        """Return a descriptor of a new, empty file for a script's standard input."""
+        return namespaces.input_file() if self.process_namespaces else os.memfd_create("input")
+
+    def fork_referee(self) -> int:
+        """Fork a child that is to be a referee; return 0 in the child."""
+        return kernel.fork()
+
+    def children(self) -> list[int]:
+        """Return the process ids of this process's children."""
+        return [int(pid) for pid in os.pread(self._children, 1 << 16, 0).split()]
+
+    def seal_candidate(self, parent: int) -> None:
+        """Give up everything a program must not have; the last step before untrusted work.
+
+        Args:
+            parent: Process id of the parent this process must not outlive.
+        """
+        limits, identity = self.limits, self.candidate_identity
+        _lower(resource.RLIMIT_AS, int(limits["memory_bytes"]))
+        tasks = int(limits["processes"] + limits["threads"])
+        _lower(resource.RLIMIT_NPROC, tasks if identity.uid is not None else tasks + self._tasks_outside)
+        _assume(identity)
+        if not self.process_namespaces:
+            # A program may open /dev/stdin, which leads through its own files in /proc.
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        _die_with(parent)
+        if self._scope is not None:
+            landlock.restrict(self._scope)
+        if self._filter is not None:
+            seccomp.install(self._filter)
+
+    def seal_referee(self, parent: int) -> None:
+        """Give up privileges; what a referee runs is trusted, what it reads is not."""
+        _lower(resource.RLIMIT_AS, int(self.limits["memory_bytes"]))
+        _assume(self.referee_identity)
+        _die_with(parent)
 
 
-def _keep_only(capabilities: int) -> None:
-    header = _CapHeader(_CAP_VERSION_3, 0)
-    data = _CapData(capabilities, capabilities, 0, 0, 0, 0)
-    if _libc.capset(ctypes.byref(header), ctypes.byref(data)) != 0:
-        raise OSError(ctypes.get_errno(), "capset")
+def library_paths(imports: Sequence[str]) -> tuple[str, ...]:
+    """Return what an interpreter must be able to read: itself, shared libraries, and the import paths given."""
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    return tuple(path for path in (*own, sys.base_prefix + "/lib", *_LIBRARIES, *extra, *imports) if path)
 
 
-def leave_network() -> bool:
-    """Move this process and its future children to an empty network; return whether the kernel allowed it."""
-    return bool(_libc.unshare(_CLONE_NEWNET | _CLONE_NEWIPC) == 0)
-
-
-def limit_resources(limits: dict[str, float], *, processes: int) -> None:
-    """Set the resource limits of this process from `Limits.to_dict()`; `processes` is counted per user."""
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_AS, int(limits["memory_bytes"]))
-    _lower(resource.RLIMIT_FSIZE, int(max(limits["file_bytes"], limits["output_bytes"] + 1)))
-    _lower(resource.RLIMIT_NOFILE, int(limits["open_files"]))
-    _lower(resource.RLIMIT_NPROC, processes)
+def arrange_descriptors(sources: Sequence[int], *, first: int) -> None:
+    """Make `sources` the descriptors `first`, `first + 1`, ... of this process and close all that follow."""
+    end = first + len(sources)
+    high = [fcntl.fcntl(source, fcntl.F_DUPFD, end) for source in sources]
+    for target, source in enumerate(high, first):
+        os.dup2(source, target)
+    os.closerange(end, _MAX_DESCRIPTORS)
 
 
 def _lower(which: int, value: int) -> None:
@@ -109,19 +224,69 @@ def _lower(which: int, value: int) -> None:
     resource.setrlimit(which, (value, value))
 
 
-def seal(identity: Identity, *, dumpable: bool, parent: int) -> None:
-    """Give up privileges and tie this process's life to its parent's; the last step before untrusted work.
+def _assume(identity: Identity) -> None:
+    kept = 1 << _CAP_DAC_READ_SEARCH if identity.reads_everything else 0
+    if identity.uid is not None:
+        if kept:
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+        os.setresuid(identity.uid, identity.uid, identity.uid)
+    if kept or identity.uid is None:
+        # Leaving uid 0 drops every capability; a user namespace's, or those of a root that stays, must be dropped.
+        kernel.keep_only_capabilities(kept)
 
-    Args:
-        identity: Who to become.
-        dumpable: Whether processes of the same user may look into this one. A candidate stays dumpable because a
-            program may open /dev/stdin; a referee must not.
-        parent: Process id of the parent this process must not outlive.
-    """
-    assume(identity)
-    prctl(PR_SET_DUMPABLE, int(dumpable))
-    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+def _die_with(parent: int) -> None:
     # After the change of identity, which clears it.
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # In a process namespace of its own the parent has number 0.
+    if os.getppid() not in (parent, 0):
         os._exit(1)
+
+
+def _count_tasks(uid: int) -> int:
+    count = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                if os.stat(f"/proc/{name}").st_uid == uid:
+                    count += len(os.listdir(f"/proc/{name}/task"))
+            except OSError:
+                continue
+    return count
+
+
+def _identities(uid: int | None, imports: Sequence[str]) -> tuple[Identity, Identity]:
+    """Return who the candidate and the referee run as: `uid` and the next, when this process may become them."""
+    if uid is None:
+        return Identity(), Identity()
+    for reads_everything in (False, True):
+        candidate = Identity(uid=uid, reads_everything=reads_everything)
+        if _can_read_as(candidate, [os.path.dirname(os.__file__), *filter(os.path.isdir, imports)]):
+            return candidate, Identity(uid=uid + 1, reads_everything=reads_everything)
+    return Identity(), Identity()
+
+
+def _spare_uid() -> int:
+    """Return a user id that this process's user namespace has and that nobody is likely to have taken.
+
+    One pair of users per worker, so that one worker's processes neither count against nor reach another's.
+    """
+    with open("/proc/self/uid_map") as file:
+        first, _, count = max((tuple(map(int, line.split())) for line in file), key=lambda row: row[2])
+    wanted = _FIRST_UID + 2 * os.getpid()
+    return wanted if first <= wanted < first + count - 1 else first + count - 2 - 2 * (os.getpid() % (count // 8 + 1))
+
+
+def _can_read_as(identity: Identity, directories: Sequence[str]) -> bool:
+    pid = kernel.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(*[identity.uid or 0] * 3)
+            _assume(identity)
+            for directory in directories:
+                os.listdir(directory)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0

@@ -14,7 +14,6 @@ from typing import Any
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.endings import outcome_of
-from trl_pper.judge.limits import Limits
 from trl_pper.judge.worker import Worker, WorkerError, sealed_file
 from trl_pper.task import FunctionTests
 from trl_pper.verdict import Outcome, Verdict
@@ -23,18 +22,17 @@ _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 1 << 20
 
 
-def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: Limits) -> Verdict:
+def judge_function(worker: Worker, program: str, tests: FunctionTests) -> Verdict:
     """Run all tests of `program` in `worker`.
 
     Raises:
         WorkerError: The sandbox failed.
     """
-    with open("/dev/null", "r+b", buffering=0) as null:
-        bench = _bench(worker, tests, limits, null.fileno())
-        if bench.unsupported:
-            return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
-        with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
-            return _Run(worker, bench, limits, source, null.fileno()).judge()
+    bench = _bench(worker, tests)
+    if bench.unsupported:
+        return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
+    with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+        return _Run(worker, bench, source).judge()
 
 
 @dataclass(eq=False)
@@ -43,31 +41,28 @@ class Bench:
 
     Args:
         tests: The task's tests.
-        limits: The limits the referee was started with.
         host: This end of the referee's channel.
         total: Number of tests.
         unsupported: Why the tests cannot be run, or "".
     """
 
     tests: FunctionTests
-    limits: Limits
     host: socket.socket
     total: int = 0
     unsupported: str = ""
 
 
-def _bench(worker: Worker, tests: FunctionTests, limits: Limits, null: int) -> Bench:
+def _bench(worker: Worker, tests: FunctionTests) -> Bench:
     """Return the worker's referee for `tests`, started if it is not the one at hand."""
     kept = worker.bench
-    if isinstance(kept, Bench) and kept.tests == tests and kept.limits == limits:
+    if isinstance(kept, Bench) and kept.tests == tests:
         return kept
     ours, theirs = socket.socketpair()
-    bench = Bench(tests, limits, ours)
+    bench = Bench(tests, ours)
     worker.keep_bench(bench, ours)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
     with theirs, sealed_file(content) as test_file:
-        descriptors = [null, null, null, theirs.fileno(), test_file]
-        worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
+        worker.request("referee", [theirs.fileno(), test_file], seconds=_ANSWER_SECONDS)
     ours.settimeout(_ANSWER_SECONDS)
     try:
         kind, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_MESSAGE_BYTES))
@@ -79,12 +74,11 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits, null: int) -> B
 
 
 class _Run:
-    def __init__(self, worker: Worker, bench: Bench, limits: Limits, source: int, null: int) -> None:
+    def __init__(self, worker: Worker, bench: Bench, source: int) -> None:
         self.worker = worker
         self.host = bench.host
-        self.limits = limits
+        self.limits = worker.limits
         self.source = source
-        self.null = null
         self.cpu_seconds = 0.0
         self.outcomes: list[Outcome | None] = [None] * bench.total
         self.message = ""
@@ -100,23 +94,20 @@ class _Run:
         """Start a candidate and hand the referee its channel, after `outcome` of the one before."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            descriptors = [self.null, self.null, self.null, theirs.fileno(), self.source]
-            pid = self._ask("candidate", descriptors)["pid"]
+            answer = self.worker.request(
+                "candidate", [theirs.fileno(), self.source], seconds=_ANSWER_SECONDS, mode="function"
+            )
+            pid = answer["pid"]
             self._tell(pid if outcome is None else (*outcome, pid))
             try:
                 socket.send_fds(self.host, [b"+"], [ours.fileno()])
             except OSError as error:
                 raise WorkerError(f"the referee has ended: {error}") from None
 
-    def _stop(self) -> dict[str, Any]:
-        ending = self._ask("kill", [])
+    def _stop(self, grace_seconds: float = 0.0) -> dict[str, Any]:
+        ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace_seconds, grace_seconds=grace_seconds)
         self.cpu_seconds += float(ending["cpu_seconds"])
         return ending
-
-    def _ask(self, operation: str, descriptors: list[int]) -> dict[str, Any]:
-        return self.worker.request(
-            operation, descriptors, seconds=_ANSWER_SECONDS, mode="function", limits=self.limits.to_dict()
-        )
 
     def _tell(self, message: Any) -> None:
         try:
@@ -133,7 +124,7 @@ class _Run:
                 raise WorkerError("the referee has ended") from None
             except TimeoutError:
                 self.worker.drop_bench()
-                self._ask("dismiss", [])
+                self.worker.request("dismiss", seconds=_ANSWER_SECONDS)
                 return self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")
             if kind == "test":
                 self._record(*fields)
@@ -163,13 +154,13 @@ class _Run:
 
     def _replace(self, reason: str, more: bool) -> None:
         """Tell the referee how its candidate ended, and hand it a new one if it wants more."""
-        ending = self._stop()
+        ending = self._stop(grace_seconds=1.0 if reason == "ended" else 0.0)
         if reason == "cpu":
             outcome, message = Outcome.TIMEOUT, f"used more than {self.limits.cpu_seconds:g} CPU seconds"
         elif reason == "wall":
             outcome, message = Outcome.TIMEOUT, f"took more than {self.limits.wall_seconds:g} seconds"
         elif reason == "ended":
-            outcome, message = outcome_of(int(ending["status"]))
+            outcome, message = outcome_of(ending)
         else:
             outcome, message = Outcome.RUNTIME_ERROR, f"the program answered with {reason}"
         if more:

@@ -23,8 +23,11 @@ class Limits:
         memory_bytes: Address space of the program's process.
         output_bytes: Bytes a program may write to standard output, and again to standard error, in one stdio test.
         value_bytes: Encoded size of one value that crosses between tests and program (arguments, returned values).
-        processes: Processes and threads a program may have at once.
-        file_bytes: Size of any file a program writes.
+        processes: Processes a program may have at once; 1 means that it cannot fork. Above 1, CPU time of its
+            subprocesses is bounded by wall time only.
+        threads: Threads a program may have at once.
+        files: Files and directories a program may have in its working directory.
+        file_bytes: Bytes of all of them, and of any one file.
         open_files: Descriptors a program may have open.
         max_timeouts: After this many timed-out tests of one program its remaining tests count as timeouts unrun.
 
@@ -38,7 +41,9 @@ class Limits:
     memory_bytes: int = 4096 * _MEBIBYTE
     output_bytes: int = 16 * _MEBIBYTE
     value_bytes: int = 16 * _MEBIBYTE
-    processes: int = 64
+    processes: int = 1
+    threads: int = 64
+    files: int = 1000
     file_bytes: int = 64 * _MEBIBYTE
     open_files: int = 128
     max_timeouts: int = 2

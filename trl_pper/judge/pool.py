@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
+import re
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
+from trl_pper.judge.batch import Batch, Job, Slot
+from trl_pper.judge.cache import VerdictCache
 from trl_pper.judge.function import judge_function
+from trl_pper.judge.ladder import choose_level
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.selftest import examine
 from trl_pper.judge.stdio import judge_stdio
 from trl_pper.judge.testplan import count_tests
 from trl_pper.judge.worker import Worker, WorkerError
-from trl_pper.task import CodingTask, FunctionTests, StdioTests
+from trl_pper.task import CodingTask, FunctionTests, StdioTests, Tests
 from trl_pper.verdict import Outcome, Verdict
 
-#: From strongest to weakest.
-ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
-IMPLEMENTED_LEVELS = ("rlimits",)
 _ATTEMPTS = 2
-
-Job = tuple[int, int, CodingTask, str]
-
-
-class IsolationUnavailable(RuntimeError):
-    """The isolation level asked for cannot be had."""
+_TAKE_SECONDS = 0.2
+#: Programs that name one of these get a worker that has numpy loaded, which would cost every other program.
+_NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
 
 
 class Judge:
@@ -38,12 +37,14 @@ class Judge:
 
     Args:
         workers: Programs judged at once; None means one for each core this process may use.
-        isolation: "auto" for the strongest level there is, or a level by name; see `IMPLEMENTED_LEVELS`.
+        isolation: "auto" for the strongest level that holds on this machine, which is never below "landlock"; or a
+            level by name: "namespaces", "landlock", "seccomp" or "rlimits".
         limits: What one program may use.
+        cache_size: Verdicts remembered for equal programs on equal tests; timeouts are never remembered.
 
     Raises:
         ValueError: An argument is out of range.
-        IsolationUnavailable: The level is not implemented.
+        IsolationUnavailable: The level asked for, or any that "auto" would take, does not hold on this machine.
 
     Examples:
         >>> from trl_pper import CodingTask, FunctionTests, Judge
@@ -55,19 +56,28 @@ class Judge:
         0.5
     """
 
-    def __init__(self, workers: int | None = None, isolation: str = "auto", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        isolation: str = "auto",
+        limits: Limits | None = None,
+        *,
+        cache_size: int = 65_536,
+    ) -> None:
         if workers is None:
             workers = len(os.sched_getaffinity(0))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
         self.workers = workers
-        self.isolation = _level(isolation)
         self.limits = limits if limits is not None else Limits()
-        # None stands for a worker not started yet.
+        self.cache = VerdictCache(cache_size)
+        #: The level that programs run at.
+        self.isolation = choose_level(isolation)
         self._report: dict[str, str] | None = None
-        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
-        for _ in range(workers):
-            self._idle.put(None)
+        self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
+        self._slots = [_Slot(self.isolation, self.limits, self.cache) for _ in range(workers)]
+        for slot in self._slots:
+            self._idle.put(slot)
 
     def __enter__(self) -> Judge:
         return self
@@ -79,99 +89,152 @@ class Judge:
 
     def close(self) -> None:
         """End all workers, waiting for those at work; a judge that runs again afterwards starts new ones."""
-        for worker in [self._idle.get() for _ in range(self.workers)]:
-            if worker is not None:
-                worker.close()
-            self._idle.put(None)
+        slots = [self._idle.get() for _ in range(self.workers)]
+        for slot in slots:
+            slot.close()
+            self._idle.put(slot)
 
-    def run(self, jobs: Sequence[tuple[CodingTask, Sequence[str]]]) -> list[list[Verdict]]:
+    def run(
+        self, jobs: Sequence[tuple[CodingTask, Sequence[str]]], *, deadline_seconds: float | None = None
+    ) -> list[list[Verdict]]:
         """Judge every program by its task's tests.
 
         Args:
             jobs: Tasks, each with any number of programs.
+            deadline_seconds: Wall seconds for all of them; those not judged by then come back "not_run", without a
+                pass rate.
 
         Returns:
             For each task a list with one verdict per program, in the order given.
 
         Raises:
+            TypeError: A job is not a task with a list of program texts; nothing has run then.
+        """
+        return list(
+            self.stream([_checked(row, job) for row, job in enumerate(jobs)], deadline_seconds=deadline_seconds)
+        )
+
+    def stream(
+        self, jobs: Iterable[tuple[CodingTask, Sequence[str]]], *, deadline_seconds: float | None = None
+    ) -> Iterator[list[Verdict]]:
+        """Judge tasks with programs as they come, and yield the verdicts of each task in the same order.
+
+        Jobs are taken from the iterable while earlier ones are judged in the background, so that making them, for
+        instance by a model, overlaps with judging. Abandoning the iterator breaks off what is in flight.
+
+        Args:
+            jobs: Tasks, each with any number of programs; read as far ahead as keeps the workers busy.
+            deadline_seconds: As for `run`, from the first verdict asked for.
+
+        Raises:
             TypeError: A job is not a task with a list of program texts.
         """
-        flat = list(_flatten(jobs))
-        verdicts: list[list[Verdict]] = [[Verdict(outcomes=())] * len(programs) for _, programs in jobs]
-        source, lock, stop = iter(flat), threading.Lock(), threading.Event()
-        errors: list[BaseException] = []
-
-        def serve() -> None:
-            while not stop.is_set():
-                with lock:
-                    job = next(source, None)
-                if job is None:
-                    return
-                row, column, task, program = job
-                try:
-                    verdicts[row][column] = self._judge(task, program)
-                except BaseException as error:
-                    errors.append(error)
-                    stop.set()
-
-        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self.workers, len(flat)))]
-        for thread in threads:
-            thread.start()
+        deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
+        batch = Batch(self.workers, self._take, self._give)
+        waiting: deque[Job] = deque()
+        source = enumerate(jobs)
         try:
-            for thread in threads:
-                thread.join()
+            exhausted = False
+            while True:
+                while not exhausted and batch.hungry and (not waiting or waiting[0].unfinished):
+                    row, job = next(source, (-1, None))
+                    exhausted = row < 0
+                    if not exhausted:
+                        waiting.append(Job(*_checked(row, job)))
+                        batch.add(waiting[-1])
+                if not waiting:
+                    return
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not batch.cancelled and not batch.wait(waiting[0], left):
+                    batch.cancel()
+                finished = waiting.popleft()
+                yield [verdict or _not_run(finished.task) for verdict in finished.verdicts]
         finally:
-            stop.set()
-        if errors:
-            raise errors[0]
-        return verdicts
+            batch.cancel()
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the workers now running; programs are among their descendants."""
+        return [worker.process.pid for slot in self._slots for worker in list(slot.workers.values())]
+
+    def _take(self) -> _Slot | None:
+        try:
+            slot = self._idle.get(timeout=_TAKE_SECONDS)
+        except queue.Empty:
+            return None
+        slot.cancelled = False
+        return slot
+
+    def _give(self, slot: Slot) -> None:
+        assert isinstance(slot, _Slot)
+        self._idle.put(slot)
 
     def report(self) -> dict[str, str]:
-        """Return, for each guarantee, "verified" or "absent" on this machine.
+        """Return, for each guarantee, "verified" or "absent" on this machine at this judge's level.
 
-        The first call runs one hostile program per guarantee through a worker of its own, with the same confinement as
-        judged programs; it takes a second or two.
+        The first call runs hostile programs, at least one per guarantee, in workers of its own; it takes seconds.
 
         Raises:
             WorkerError: No worker could be started.
         """
         if self._report is None:
-            self._report = examine()
+            self._report = examine(self.isolation)
         return dict(self._report)
 
-    def _judge(self, task: CodingTask, program: str) -> Verdict:
-        message = ""
+
+class _Slot:
+    """One place to judge in: a worker, and another one with numpy once a program asks for it."""
+
+    def __init__(self, level: str, limits: Limits, cache: VerdictCache) -> None:
+        self.level = level
+        self.limits = limits
+        self.cache = cache
+        self.workers: dict[tuple[str, ...], Worker] = {}
+        self.cancelled = False
+
+    def judge(self, task: CodingTask, program: str) -> Verdict:
+        """Return the verdict of `program`, remembered or new."""
+        verdict = self.cache.get(program, task.tests, self.limits)
+        if verdict is None:
+            verdict = self._run(task, program)
+            self.cache.put(program, task.tests, self.limits, verdict)
+        return verdict
+
+    def _run(self, task: CodingTask, program: str) -> Verdict:
+        preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(_test_code(task.tests)) else ()
+        message = "cancelled"
         for _ in range(_ATTEMPTS):
-            worker = self._idle.get()
+            if self.cancelled:
+                break
             try:
-                worker = worker or Worker()
+                if preload not in self.workers:
+                    self.workers[preload] = Worker(self.level, self.limits, preload)
+                # Looked at after the worker can be seen by `cancel`, which sets it before looking for workers.
+                if self.cancelled:
+                    break
                 if isinstance(task.tests, StdioTests):
-                    verdict = judge_stdio(worker, program, task.tests, self.limits)
-                else:
-                    verdict = judge_function(worker, program, task.tests, self.limits)
+                    return judge_stdio(self.workers[preload], program, task.tests)
+                return judge_function(self.workers[preload], program, task.tests)
             except (WorkerError, OSError) as error:
                 message = str(error)
-                if worker is not None:
-                    worker.close()
-                worker = None
-            else:
-                return verdict
-            finally:
-                self._idle.put(worker)
+                if preload in self.workers:
+                    self.workers.pop(preload).close()
         return Verdict.uniform(Outcome.SANDBOX_ERROR, _total(task), message)
 
+    def cancel(self) -> None:
+        """Make a `judge` at work in another thread come back soon."""
+        self.cancelled = True
+        for worker in list(self.workers.values()):
+            worker.cancel()
 
-def _level(isolation: str) -> str:
-    if isolation == "auto":
-        return IMPLEMENTED_LEVELS[0]
-    if isolation in IMPLEMENTED_LEVELS:
-        return isolation
-    if isolation in ISOLATION_LEVELS:
-        raise IsolationUnavailable(
-            f"isolation: {isolation!r} is not available in this version, which has {', '.join(IMPLEMENTED_LEVELS)};"
-            " ask for 'auto' or one of these"
-        )
-    raise ValueError(f"isolation: must be 'auto' or one of {', '.join(ISOLATION_LEVELS)}; got {isolation!r}")
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
+
+
+def _test_code(tests: Tests) -> str:
+    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else ""
 
 
 def _total(task: CodingTask) -> int:
@@ -180,13 +243,18 @@ def _total(task: CodingTask) -> int:
     return len(task.tests.cases)
 
 
-def _flatten(jobs: Iterable[tuple[CodingTask, Sequence[str]]]) -> Iterator[Job]:
-    for row, (task, programs) in enumerate(jobs):
-        if not isinstance(task, CodingTask):
-            raise TypeError(f"jobs[{row}]: must start with a CodingTask; got {type(task).__name__}")
-        if isinstance(programs, str):
-            raise TypeError(f"jobs[{row}]: programs must be a list of texts; got one text. Wrap it in a list")
-        for column, program in enumerate(programs):
-            if not isinstance(program, str):
-                raise TypeError(f"jobs[{row}], program {column}: must be text; got {type(program).__name__}")
-            yield row, column, task, program
+def _not_run(task: CodingTask) -> Verdict:
+    return Verdict.uniform(Outcome.NOT_RUN, _total(task), "the deadline of the whole batch came first")
+
+
+def _checked(row: int, job: object) -> tuple[CodingTask, list[str]]:
+    if not isinstance(job, Sequence) or len(job) != 2 or not isinstance(job[0], CodingTask):
+        raise TypeError(f"jobs[{row}]: must be a CodingTask with a list of programs; got {job!r:.200}")
+    task, programs = job
+    if isinstance(programs, str):
+        raise TypeError(f"jobs[{row}]: programs must be a list of texts; got one text. Wrap it in a list")
+    programs = list(programs)
+    for column, program in enumerate(programs):
+        if not isinstance(program, str):
+            raise TypeError(f"jobs[{row}], program {column}: must be text; got {type(program).__name__}")
+    return task, programs

@@ -1,41 +1,132 @@
-"""Runs the program as a script in a candidate process: for tests that feed standard input and read standard output.
+"""Runs the program as a script in a candidate process, once for each input that the host sends.
 
-Enters: the program's source. Leaves: what it prints, its exit status, and its last words when it failed.
+Enters: the program's source and inputs, one at a time. Leaves: what the program prints, on descriptor 1, and after
+each run a frame that says how it ended. Between two runs the interpreter is put back as far as that is cheap; the host
+trusts a run that was not the first only when it passes, and checks one of those in a fresh process.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import builtins
+import gc
 import os
+import random
+import signal
 import socket
 import sys
 import threading
+import types
 
-from trl_pper.judge.program import load, report_failure
+from trl_pper.judge import codec
+from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.program import compile_program, describe, run
+
+#: What a run says that ended as a script should: ready for another input, or not.
+DONE, SPENT = b"+", b"."
+#: Descriptors a script starts with, after those of every candidate: files behind the standard streams.
+INPUT, OUTPUT, ERRORS = 5, 6, 7
+_MAX_INPUT_BYTES = 1 << 40
+_MAX_WORDS_BYTES = 1 << 16
 
 
 def run_script(source: bytes, channel: socket.socket) -> None:
-    """Run the program as a script; exit as the interpreter would."""
-    status = 0
+    """Run the program on every input that arrives; never returns."""
+    state = _State()
+    code: types.CodeType | None = None
+    while True:
+        try:
+            given = receive_frame(channel, max_bytes=_MAX_INPUT_BYTES)
+        except ChannelClosed:
+            os._exit(0)
+        _connect(given)
+        try:
+            code = code or compile_program(source)
+        except BaseException as error:
+            _, *details = describe(error)
+            words = codec.encode(("syntax", *details), max_bytes=_MAX_WORDS_BYTES)
+        else:
+            words = _run_once(code)
+            state.restore()
+        send_frame(channel, words)
+
+
+def open_standard_streams() -> None:
+    """Give `sys` new text streams over descriptors 0 to 2."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = open(  # type: ignore[misc]
+        1, "w", encoding="utf-8", errors="surrogateescape", closefd=False
+    )
+    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]
+        2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
+    )
+
+
+def _connect(given: bytes) -> None:
+    """Put `given` on standard input and the output file on standard output, whatever the last run did to them."""
+    os.ftruncate(INPUT, 0)
+    view = memoryview(given)
+    while view:
+        view = view[os.pwrite(INPUT, view, len(given) - len(view)) :]
+    os.lseek(INPUT, 0, os.SEEK_SET)
+    os.dup2(INPUT, 0)
+    os.dup2(OUTPUT, 1)
+    os.dup2(ERRORS, 2)
+    open_standard_streams()
+
+
+def _run_once(code: types.CodeType) -> bytes:
+    """Run the program from start to exit as an interpreter would; return what to tell the host."""
+    failure: tuple[str, str, str, str] | None = None
     try:
-        load(source)
+        run(code)
     except SystemExit as error:
-        status = _exit_status(error.code)
+        failure = _exit_failure(error.code)
     except BaseException as error:
-        status = 1
-        report_failure(channel, error)
+        failure = describe(error)
+    alone = _thread._count() == 0 and not threading._threading_atexits  # type: ignore[attr-defined]
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if not alone:
+            threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except BaseException as error:
-        status = status or 120
-        report_failure(channel, error)
-    finally:
-        os._exit(status)
+        failure = failure or describe(error)
+    if failure is not None:
+        return codec.encode(failure, max_bytes=_MAX_WORDS_BYTES)
+    return DONE if alone else SPENT
 
 
-def _exit_status(code: object) -> int:
-    if code is None:
-        return 0
-    return code & 0xFF if isinstance(code, int) else 1
+def _exit_failure(code: object) -> tuple[str, str, str, str] | None:
+    status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
+    return ("raised", "SystemExit", str(status), f"exit status {status}") if status else None
+
+
+class _State:
+    """What a run may have changed in the interpreter and the next one should find as it was."""
+
+    def __init__(self) -> None:
+        self.builtins = dict(vars(builtins))
+        self.environment = dict(os.environ)
+        self.directory = os.getcwd()
+        self.recursion_limit = sys.getrecursionlimit()
+        self.digits_limit = sys.get_int_max_str_digits()
+
+    def restore(self) -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+        if vars(builtins) != self.builtins:
+            vars(builtins).clear()
+            vars(builtins).update(self.builtins)
+        if os.environ != self.environment:
+            os.environ.clear()
+            os.environ.update(self.environment)
+        os.chdir(self.directory)
+        sys.argv[:] = ["program.py"]
+        sys.setrecursionlimit(self.recursion_limit)
+        sys.set_int_max_str_digits(self.digits_limit)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        threading.stack_size(0)
+        gc.enable()
+        random.seed(0)

@@ -1,6 +1,6 @@
 """Finds out which guarantees hold on this machine by running programs that try to break them.
 
-Leaves: for each guarantee "verified", because a program tried and failed, or "absent". Nothing is assumed from the
+Leaves: for each guarantee "verified", because every program tried and failed, or "absent". Nothing is assumed from the
 platform, the user or the kernel version.
 """
 
@@ -10,48 +10,72 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 
 from trl_pper.judge.function import judge_function
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.stdio import judge_stdio
-from trl_pper.judge.worker import Worker
+from trl_pper.judge.worker import Worker, clean_environment
 from trl_pper.task import FunctionTests, StdioCase, StdioTests
 from trl_pper.verdict import Outcome
 
-_LIMITS = Limits(cpu_seconds=0.3, memory_bytes=512 << 20, output_bytes=1 << 16, processes=16)
+#: For programs that run into a limit: they end soon.
+_TIGHT = Limits(cpu_seconds=0.3, memory_bytes=128 << 20, output_bytes=1 << 16, file_bytes=1 << 20, files=50)
 #: For programs that need time to look around.
-_PATIENT = Limits(cpu_seconds=5.0, processes=16)
+_PATIENT = Limits(cpu_seconds=5.0)
 
 
-def examine() -> dict[str, str]:
-    """Run every canary in a fresh worker; return "verified" or "absent" for each guarantee.
+def examine(level: str) -> dict[str, str]:
+    """Run every canary at isolation level `level`; return "verified" or "absent" for each guarantee.
 
     Raises:
-        WorkerError: The worker could not be started or died.
+        WorkerError: A worker could not be started or died.
     """
-    worker = Worker()
+    with _worker(level, _TIGHT) as tight, _worker(level, _PATIENT) as patient:
+        found = {name: "verified" if holds(tight) else "absent" for name, holds in _BOUNDS.items()}
+        found |= {name: "verified" if holds(patient) else "absent" for name, holds in _WALLS.items()}
+    return found
+
+
+def escapes(level: str) -> list[str]:
+    """Return the guarantees of `level` that programs got past; quick enough to run before every first use.
+
+    Raises:
+        LevelRefused: The machine does not offer `level`.
+        WorkerError: A worker could not be started or died.
+    """
+    with _worker(level, _PATIENT) as worker:
+        return [name for name in _PROMISES[level] if not _WALLS[name](worker)]
+
+
+@contextlib.contextmanager
+def _worker(level: str, limits: Limits) -> Iterator[Worker]:
+    worker = Worker(level, limits)
     try:
-        return {name: "verified" if holds(worker) else "absent" for name, holds in _GUARANTEES.items()}
+        yield worker
     finally:
         worker.close()
 
 
-def processes_under(directory: str) -> list[int]:
-    """Return the processes whose working directory lies in `directory`: what a worker's candidates left behind."""
-    found = []
+def descendants(pid: int) -> list[int]:
+    """Return the process ids of all descendants of process `pid` that have not ended."""
+    children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{name}/cwd").startswith(directory + os.sep):
-                found.append(int(name))
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(name))
+    found, waiting = [], [pid]
+    while waiting:
+        waiting += (next_ones := children.get(waiting.pop(), []))
+        found += next_ones
     return found
 
 
-def _outcome(
-    worker: Worker, program: str, *, given: str = "", expected: str = "", limits: Limits = _LIMITS
-) -> Outcome:
+def _outcome(worker: Worker, program: str, *, given: str = "", expected: str = "") -> Outcome:
     tests = StdioTests(cases=(StdioCase(input=given, output=expected),))
-    return judge_stdio(worker, program, tests, limits).outcomes[0]
+    return judge_stdio(worker, program, tests).outcomes[0]
 
 
 def _cpu_limit(worker: Worker) -> bool:
@@ -59,8 +83,8 @@ def _cpu_limit(worker: Worker) -> bool:
 
 
 def _memory_limit(worker: Worker) -> bool:
-    program = "kept = []\nwhile True: kept.append(bytearray(1 << 24))"
-    return _outcome(worker, program, limits=Limits(memory_bytes=_LIMITS.memory_bytes)) is Outcome.MEMORY_LIMIT
+    program = "kept = []\nwhile True: kept.append(b'x' * (1 << 24))"
+    return _outcome(worker, program) is Outcome.MEMORY_LIMIT
 
 
 def _output_limit(worker: Worker) -> bool:
@@ -71,76 +95,134 @@ def _output_limit(worker: Worker) -> bool:
 def _process_limit(worker: Worker) -> bool:
     program = """
 import os, signal
-children = []
+started = 0
 try:
-    while len(children) < 100:
+    while started < 200:
         pid = os.fork()
         if pid == 0:
             signal.pause()
-        children.append(pid)
+        started += 1
 except BlockingIOError:
     print("limited")
 """
-    return _outcome(worker, program, expected="limited", limits=_PATIENT) is Outcome.PASSED
+    return _outcome(worker, program, expected="limited") is Outcome.PASSED
 
 
-def _process_group_killed(worker: Worker) -> bool:
+def _thread_limit(worker: Worker) -> bool:
+    program = """
+import threading
+stop = threading.Event()
+try:
+    for _ in range(200):
+        threading.Thread(target=stop.wait).start()
+except RuntimeError:
+    print("limited")
+stop.set()
+"""
+    return _outcome(worker, program, expected="limited") is Outcome.PASSED
+
+
+def _file_limit(worker: Worker) -> bool:
+    program = """
+import os
+for number in range(100000):
+    os.makedirs(f"{number % 7}/{number}")
+    open(f"{number % 7}/{number}/file", "w").write("x" * 4096)
+"""
+    return _outcome(worker, program) in (Outcome.OUTPUT_LIMIT, Outcome.RUNTIME_ERROR)
+
+
+def _nothing_outlives(worker: Worker) -> bool:
     program = """
 import os, time
-if os.fork() == 0:
-    os.setsid()
+try:
     if os.fork() == 0:
-        time.sleep(600)
-    os._exit(0)
-os.wait()
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+except OSError:
+    pass
 print("started")
 """
-    started = _outcome(worker, program, expected="started", limits=_PATIENT) is Outcome.PASSED
-    return started and not processes_under(worker.directory)
+    started = _outcome(worker, program, expected="started") is Outcome.PASSED
+    return started and not descendants(worker.process.pid)
 
 
 def _answers_kept_out(worker: Worker) -> bool:
     # The control proves that the search finds what is there.
     program = """
-import os, re
-planted = b"plan" + b"ted-" + os.urandom(8).hex().encode()
-def search(process, word):
-    found = set()
-    with open(f"/proc/{process}/maps") as maps, open(f"/proc/{process}/mem", "rb", 0) as memory:
-        for line in maps:
-            span, mode = line.split()[:2]
-            if mode.startswith("rw"):
-                start, end = (int(part, 16) for part in span.split("-"))
-                try:
-                    memory.seek(start)
-                    found.update(re.findall(word + rb"-[0-9a-f]{16}", memory.read(end - start)))
-                except (OSError, ValueError, OverflowError):
-                    pass
-    return found
+import gc, sys
+planted = "plan" + "ted-" + str(id(gc))
+def reachable():
+    frame = sys._getframe()
+    while frame is not None:
+        yield from frame.f_globals.values()
+        yield from frame.f_locals.values()
+        frame = frame.f_back
+    for thing in gc.get_objects():
+        yield from thing.values() if type(thing) is dict else thing if type(thing) in (list, tuple, set) else ()
 def hunt():
-    if planted not in search("self", b"plan" + b"ted"):
+    words = {thing for thing in reachable() if type(thing) is str}
+    if planted not in words:
         raise LookupError("the search does not work")
-    found = search("self", b"answ" + b"er")
-    try:
-        found |= search(os.getppid(), b"answ" + b"er")
-    except OSError:
-        pass
-    return [text.decode() for text in found]
+    found = [word for word in words if word.startswith("answ" + "er-")]
+    for number in range(256):
+        try:
+            found += [content for content in [os.pread(number, 1 << 20, 0)] if b"answ" + b"er-" in content]
+        except OSError:
+            pass
+    return found
+import os
 """
     tests = FunctionTests(code=f'assert "answer-{secrets.token_hex(8)}" in hunt()', entry_point="hunt")
-    return judge_function(worker, program, tests, _PATIENT).outcomes[0] is Outcome.WRONG_ANSWER
+    return judge_function(worker, program, tests).outcomes[0] is Outcome.WRONG_ANSWER
 
 
-def _filesystem(worker: Worker) -> bool:
-    program = "import os\nos.listdir('/')\nopen('/proc/self/status').read()\nprint('read')"
-    return _outcome(worker, program, expected="read") is not Outcome.PASSED
+def _environment(worker: Worker) -> bool:
+    program = """
+import os
+print(sorted(set(os.environ) - set(input().split())))
+"""
+    allowed = " ".join((*clean_environment(), "HOME", "TMPDIR", "LC_CTYPE"))
+    return _outcome(worker, program, given=allowed, expected="[]") is Outcome.PASSED
+
+
+def _files_unread(worker: Worker) -> bool:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        os.chmod(file.name, 0o644)
+        print(secret := secrets.token_hex(8), file=file, flush=True)
+        program = "print(open(input()).read())"
+        return _outcome(worker, program, given=file.name, expected=secret) is not Outcome.PASSED
+
+
+def _files_unwritten(worker: Worker) -> bool:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        target = os.path.join(directory, "written")
+        _outcome(worker, "open(input(), 'w').write('x')", given=target)
+        return not os.path.exists(target)
 
 
 def _network(worker: Worker) -> bool:
-    program = "import socket\nsocket.create_connection(('127.0.0.1', int(input())), 1)\nprint('connected')"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        return _outcome(worker, program, given=port, expected="connected", limits=_PATIENT) is not Outcome.PASSED
+    program = """
+import socket
+port, name = input().split()
+for family, address in ((socket.AF_INET, ("127.0.0.1", int(port))), (socket.AF_UNIX, "\\0" + name)):
+    try:
+        with socket.socket(family) as sock:
+            sock.settimeout(1)
+            sock.connect(address)
+            print("connected")
+    except OSError:
+        pass
+"""
+    name = secrets.token_hex(8)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind("\0" + name)
+        local.listen()
+        return _outcome(worker, program, given=f"{server.getsockname()[1]} {name}") is Outcome.PASSED
 
 
 def _other_processes(worker: Worker) -> bool:
@@ -152,24 +234,73 @@ def may(action):
     except OSError:
         return False
     return True
-others = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+others = [pid for pid in map(int, input().split()) if pid != os.getpid()]
 reached = [
     pid for pid in others
     if may(lambda: os.kill(pid, 0)) or may(lambda: open(f"/proc/{pid}/mem", "rb").close())
+    or may(lambda: open(f"/proc/{pid}/environ", "rb").close())
 ]
 print("reached" if reached else "none")
 """
-    return _outcome(worker, program, expected="none", limits=_PATIENT) is Outcome.PASSED
+    pids = " ".join(map(str, (os.getpid(), worker.process.pid, 1, *range(2, 10))))
+    return _outcome(worker, program, given=pids, expected="none") is Outcome.PASSED
 
 
-_GUARANTEES: dict[str, Callable[[Worker], bool]] = {
+def _other_programs(worker: Worker) -> bool:
+    program = """
+import os
+for path in ("/bin/echo", "/usr/bin/echo", "/bin/busybox"):
+    try:
+        os.execv(path, [path, "executed"])
+    except OSError:
+        pass
+"""
+    return _outcome(worker, program, expected="") is Outcome.PASSED
+
+
+def _system_calls(worker: Worker) -> bool:
+    # ptrace, unshare, keyctl, process_vm_readv, bpf, perf_event_open, userfaultfd; io_uring, mounts, pidfds, clone3.
+    program = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+bad = 0
+x86_64, aarch64 = (101, 272, 250, 310, 321, 298, 323), (117, 97, 219, 270, 280, 241, 282)
+numbers = x86_64 if os.uname().machine == "x86_64" else aarch64
+for number in (*numbers, 425, 428, 430, 434, 435):
+    ctypes.set_errno(0)
+    arguments = (0x10000000,) if number in (272, 97) else (0, 0, 0, 0, 0, 0)
+    bad += libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) >= 0
+    bad += ctypes.get_errno() not in (1, 38, 11)
+print(bad)
+"""
+    return _outcome(worker, program, expected="0") is Outcome.PASSED
+
+
+#: What bounds a program; tried under tight limits.
+_BOUNDS: dict[str, Callable[[Worker], bool]] = {
     "cpu limit": _cpu_limit,
     "memory limit": _memory_limit,
     "output limit": _output_limit,
     "process limit": _process_limit,
-    "process group killed": _process_group_killed,
+    "thread limit": _thread_limit,
+    "file limit": _file_limit,
+    "nothing outlives a program": _nothing_outlives,
+}
+#: What keeps a program in.
+_WALLS: dict[str, Callable[[Worker], bool]] = {
     "answers kept out": _answers_kept_out,
-    "other processes": _other_processes,
+    "environment kept out": _environment,
+    "files unread": _files_unread,
+    "files unwritten": _files_unwritten,
     "network": _network,
-    "filesystem": _filesystem,
+    "other processes": _other_processes,
+    "other programs": _other_programs,
+    "system calls": _system_calls,
+}
+#: The walls that each level stands for.
+_PROMISES: dict[str, tuple[str, ...]] = {
+    "namespaces": tuple(_WALLS),
+    "landlock": tuple(_WALLS),
+    "seccomp": ("environment kept out", "network", "other programs", "system calls"),
+    "rlimits": ("environment kept out",),
 }

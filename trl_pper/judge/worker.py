@@ -5,6 +5,7 @@ The worker is exec'd, never forked from the host's Python: the host may be a tra
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,9 +18,10 @@ import sysconfig
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from trl_pper.judge.limits import Limits
 
 _ZYGOTE = Path(__file__).with_name("zygote.py")
 _START_SECONDS = 60.0
@@ -46,17 +48,40 @@ def clean_environment() -> dict[str, str]:
     return environment
 
 
-class Worker:
-    """One running zygote. Not thread-safe: one program at a time."""
+class LevelRefused(WorkerError):
+    """The machine does not offer the isolation level that the worker was to enter."""
 
-    def __init__(self) -> None:
+
+class Worker:
+    """One running zygote. Not thread-safe: one program at a time.
+
+    Args:
+        level: Isolation level to enter; see `confinement`.
+        limits: What its programs may use.
+        preload: Modules imported before the first program, for programs that use them.
+
+    Raises:
+        LevelRefused: The machine does not offer `level`.
+        WorkerError: The worker does not start.
+    """
+
+    def __init__(self, level: str, limits: Limits, preload: Sequence[str] = ()) -> None:
+        self.limits = limits
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
         os.chmod(self.directory, 0o711)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
         # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
-        command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), str(theirs.fileno()), self.directory, *paths]
+        options = {
+            "control": theirs.fileno(),
+            "directory": self.directory,
+            "imports": list(dict.fromkeys(paths)),
+            "level": level,
+            "limits": limits.to_dict(),
+            "preload": list(preload),
+        }
+        command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
         with theirs:
             self.process = subprocess.Popen(
                 command,
@@ -75,7 +100,10 @@ class Worker:
         self._sockets: list[socket.socket] = []
         self._finalizer = weakref.finalize(self, _end, self.process, ours, self._sockets, self.directory)
         self.control.settimeout(_START_SECONDS)
-        self.started = self._receive()
+        started = self._receive()
+        if "unavailable" in started:
+            self.close()
+            raise LevelRefused(f"isolation level {level!r} is not available here: {started['unavailable']}")
 
     def request(
         self, operation: str, descriptors: Sequence[int] = (), *, seconds: float, **fields: Any
@@ -121,6 +149,11 @@ class Worker:
         while self._sockets:
             self._sockets.pop().close()
 
+    def cancel(self) -> None:
+        """Hang up on the zygote from another thread; what waits for it here then raises WorkerError."""
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End the worker and everything it started; harmless when repeated."""
         self.bench = None
@@ -144,7 +177,7 @@ def _end(
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def sealed_file(content: bytes) -> Iterator[int]:
     """Yield a descriptor of an anonymous file that holds `content` and can no longer be changed."""
     descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -158,7 +191,7 @@ def sealed_file(content: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextmanager
+@contextlib.contextmanager
 def output_file() -> Iterator[int]:
     """Yield a descriptor of an empty anonymous file for a program to write to; it may grow, never shrink."""
     descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

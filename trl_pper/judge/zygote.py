@@ -7,11 +7,11 @@ pass through unread, so no ancestor of a candidate ever holds an expected answer
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -35,18 +35,25 @@ def _import_without_package_init() -> None:
 if __name__ == "__main__":
     _import_without_package_init()
 
-from trl_pper.judge import candidate, confinement, referee  # noqa: E402
-from trl_pper.judge.cpu_clock import process_cpu_seconds  # noqa: E402
-
-#: Imported before the first fork, so that programs find them loaded.
+#: Imported before the first fork, so that programs find them loaded, and before the judge's own modules: what those
+#: hold then lies together in memory, and a candidate, which writes to it, copies fewer pages.
 _PRELOADED = (
-    "abc array ast bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal enum fractions"
-    " functools hashlib heapq inspect io itertools json locale math numbers operator pprint queue random re statistics"
-    " string struct textwrap threading time types typing unicodedata warnings _sitebuiltins"
+    "_sitebuiltins abc array ast bisect calendar cmath collections contextlib copy csv ctypes dataclasses datetime"
+    " decimal enum fcntl fractions functools hashlib heapq importlib inspect io itertools json locale math numbers"
+    " operator pprint queue random re resource socket statistics string struct symtable sysconfig textwrap threading"
+    " time traceback types typing unicodedata warnings"
 ).split()
+for _name in _PRELOADED:
+    __import__(_name)
+
+from trl_pper.judge import candidate, referee  # noqa: E402
+from trl_pper.judge.confinement import Confinement, LevelUnavailable, arrange_descriptors  # noqa: E402
+from trl_pper.judge.scratch import Scratch  # noqa: E402
 
 MAX_MESSAGE_BYTES = 1 << 16
 _CLEANUP_SECONDS = 5.0
+_HOST_CHECK_MILLISECONDS = 2000
+_WATCH_MILLISECONDS = 100
 
 
 class HostGone(Exception):
@@ -56,28 +63,26 @@ class HostGone(Exception):
 class Zygote:
     """Serves one host, one program at a time."""
 
-    def __init__(self, control: socket.socket, directory: str) -> None:
+    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
         self.control = control
-        self.directory = directory
+        self.confinement = confinement
+        self.scratch = Scratch(confinement.room)
         self.parent = os.getppid()
-        self.identities = _available_identities()
-        self.tasks_of_user = _count_tasks(os.getuid())
         self.candidate: int | None = None
         self.referee: int | None = None
-        self.serial = 0
-        confinement.prctl(confinement.PR_SET_CHILD_SUBREAPER, 1)
-        confinement.leave_network()
+        #: Why the candidate at hand was ended before anybody asked for it, or "".
+        self.overrun = ""
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
 
     def serve(self) -> None:
         """Answer requests until the host is gone."""
         handlers: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
-            "stdio": self.run_stdio,
             "referee": self.start_referee,
             "dismiss": self.dismiss_referee,
             "candidate": self.start_candidate,
             "kill": self.kill_candidate,
         }
-        self.reply({"pid": os.getpid(), "separate_user": self.identities[0].uid is not None})
         while True:
             request, descriptors = self.receive()
             try:
@@ -88,12 +93,18 @@ class Zygote:
             self.reply(answer)
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for the next request and the descriptors that came with it."""
-        poll = select.poll()
-        poll.register(self.control, select.POLLIN)
-        while not poll.poll(2000):
+        """Wait for the next request and the descriptors that came with it, watching the candidate at hand."""
+        waited = 0
+        while True:
+            watched = self.candidate is not None and not self.confinement.bounded_files and not self.overrun
+            milliseconds = _WATCH_MILLISECONDS if watched else _HOST_CHECK_MILLISECONDS
+            if self.poll.poll(milliseconds):
+                break
+            waited += milliseconds
+            if watched:
+                self.watch()
             # A process forked from the host may keep the socket open after the host has gone.
-            if os.getppid() != self.parent:
+            if waited >= _HOST_CHECK_MILLISECONDS and os.getppid() != self.parent:
                 raise HostGone
         message, descriptors, _, _ = socket.recv_fds(self.control, MAX_MESSAGE_BYTES, 16)
         if not message:
@@ -104,39 +115,42 @@ class Zygote:
         """Send an answer to the host."""
         self.control.send(json.dumps(answer).encode())
 
+    def watch(self) -> None:
+        """End the candidate when it has left more files than it may."""
+        limits = self.confinement.limits
+        if self.candidate is not None and self.scratch.exceeds(int(limits["files"]), int(limits["file_bytes"])):
+            self.overrun = f"left more than {limits['files']:.0f} files or {limits['file_bytes']:.0f} bytes in them"
+            _signal(self.candidate, signal.SIGKILL)
+
     def start_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a candidate over descriptors stdin, stdout, stderr, channel, program."""
-        self.serial += 1
-        room = os.path.join(self.directory, str(self.serial))
-        os.mkdir(room, 0o700)
-        identity, limits = self.identities[0], request["limits"]
-        if identity.uid is not None:
-            os.chown(room, identity.uid, identity.uid)
-        # Without a user of its own the candidate shares the count with everything else this user runs.
-        processes = int(limits["processes"]) + (0 if identity.uid is not None else self.tasks_of_user)
-        parent = os.getpid()
-
-        def child() -> None:
-            os.chdir(room)
-            confinement.limit_resources(limits, processes=processes)
-            confinement.seal(identity, dumpable=True, parent=parent)
-            candidate.main(mode=request["mode"], limits=limits)
-
-        self.candidate = _fork(child, descriptors)
-        return {"pid": self.candidate}
+        """Fork a candidate over descriptors channel, program and, for a script, output and errors."""
+        self.overrun = ""
+        mode, parent = request["mode"], os.getpid()
+        if mode == "stdio":
+            descriptors.insert(2, self.confinement.input_file())
+        pid = self.confinement.fork_candidate()
+        if pid == 0:
+            with _ends_here():
+                if not self.confinement.process_namespaces:
+                    os.setsid()
+                self.confinement.seal_candidate(parent)
+                arrange_descriptors(descriptors, first=3)
+                candidate.main(mode=mode, max_value_bytes=int(self.confinement.limits["value_bytes"]))
+        self.candidate = pid
+        return {"pid": pid}
 
     def start_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a referee over descriptors stdin, stdout, stderr, host, tests; it replaces the one before."""
+        """Fork a referee over descriptors host and tests; it replaces the one before."""
         self.kill_referee()
-        limits, identity, parent = request["limits"], self.identities[1], os.getpid()
-
-        def child() -> None:
-            os.chdir("/")
-            confinement.limit_resources(limits, processes=4096)
-            confinement.seal(identity, dumpable=False, parent=parent)
-            referee.main(limits=limits)
-
-        self.referee = _fork(child, descriptors)
+        parent = os.getpid()
+        pid = self.confinement.fork_referee()
+        if pid == 0:
+            with _ends_here():
+                os.setsid()
+                self.confinement.seal_referee(parent)
+                arrange_descriptors(descriptors, first=3)
+                referee.main(limits=dict(self.confinement.limits))
+        self.referee = pid
         return {}
 
     def dismiss_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
@@ -147,54 +161,30 @@ class Zygote:
     def kill_referee(self) -> None:
         """Kill the referee, if there is one."""
         if self.referee is not None:
-            _kill_group(self.referee)
+            _kill(self.referee)
             self.referee = None
 
-    def run_stdio(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Run one stdio test to its end or its limit."""
-        pid = self.start_candidate({**request, "mode": "stdio"}, descriptors)["pid"]
-        limits = request["limits"]
-        timeout = self.supervise(pid, float(limits["cpu_seconds"]), float(limits["wall_seconds"]))
-        return {**self.kill_candidate({}, []), "timeout": timeout}
-
-    def supervise(self, pid: int, cpu_seconds: float, wall_seconds: float) -> str | None:
-        """Wait for process `pid`; return which clock it overran, or None when it ended by itself."""
-        deadline = time.monotonic() + wall_seconds
-        poll = select.poll()
-        poll.register(self.control, 0)
-        ended = os.pidfd_open(pid)
-        poll.register(ended, select.POLLIN)
-        try:
-            while True:
-                used = process_cpu_seconds(pid)
-                left = cpu_seconds - used if used is not None else 0.05
-                if left <= 0:
-                    return "cpu"
-                if time.monotonic() >= deadline:
-                    return "wall"
-                for descriptor, _ in poll.poll(1000 * min(max(left, 0.001), 0.1)):
-                    if descriptor == ended:
-                        return None
-                    raise HostGone
-        finally:
-            os.close(ended)
-
     def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Kill the candidate with everything it started; return how it ended."""
+        """Kill the candidate with everything it started; return how it ended.
+
+        A request with "grace_seconds" leaves it that long to end by itself.
+        """
         if self.candidate is None:
-            return {"status": 0, "cpu_seconds": 0.0}
-        status, cpu_seconds = _kill_group(self.candidate)
+            return {"status": 0, "cpu_seconds": 0.0, "killed": False, "overrun": self.overrun}
+        killed = not _ended(self.candidate, float(request.get("grace_seconds", 0.0)))
+        status, cpu_seconds = _kill(self.candidate)
         self.candidate = None
-        self.kill_orphans()
-        _remove_tree(os.path.join(self.directory, str(self.serial)))
-        return {"status": status, "cpu_seconds": cpu_seconds}
+        if self.confinement.may_leave_processes:
+            self.kill_orphans()
+        self.scratch.clear()
+        return {"status": status, "cpu_seconds": cpu_seconds, "killed": killed, "overrun": self.overrun}
 
     def kill_orphans(self) -> None:
         """Kill every descendant a candidate left behind; as subreaper this process inherits them all."""
         deadline = time.monotonic() + _CLEANUP_SECONDS
-        while orphans := [pid for pid in _children() if pid != self.referee]:
+        while orphans := [pid for pid in self.confinement.children() if pid != self.referee]:
             for pid in orphans:
-                _kill_group(pid)
+                _kill(pid)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
@@ -204,14 +194,11 @@ class Zygote:
         self.kill_referee()
 
 
-def _fork(child: Callable[[], None], descriptors: list[int]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
+@contextlib.contextmanager
+def _ends_here() -> Any:
+    """Keep a forked child from ever returning into the zygote's loop."""
     try:
-        os.setsid()
-        confinement.arrange_descriptors(descriptors)
-        child()
+        yield
     except BaseException:
         # Seen by the host as a child that ended before it said it was ready.
         traceback.print_exc()
@@ -219,12 +206,25 @@ def _fork(child: Callable[[], None], descriptors: list[int]) -> int:
         os._exit(125)
 
 
-def _kill_group(pid: int) -> tuple[int, float]:
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+def _ended(pid: int, grace_seconds: float) -> bool:
+    """Return whether child `pid` ends by itself within `grace_seconds`; it is not reaped."""
+    deadline = time.monotonic() + grace_seconds
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    for send in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            send(pid, number)
+
+
+def _kill(pid: int) -> tuple[int, float]:
+    """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
+    _signal(pid, signal.SIGKILL)
     try:
         _, status, usage = os.wait4(pid, 0)
     except ChildProcessError:
@@ -232,69 +232,27 @@ def _kill_group(pid: int) -> tuple[int, float]:
     return status, usage.ru_utime + usage.ru_stime
 
 
-def _children() -> list[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-def _remove_tree(path: str) -> None:
-    try:
-        os.rmdir(path)
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _count_tasks(uid: int) -> int:
-    count = 0
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                if os.stat(f"/proc/{name}").st_uid == uid:
-                    count += len(os.listdir(f"/proc/{name}/task"))
-            except OSError:
-                continue
-    return count
-
-
-def _available_identities() -> tuple[confinement.Identity, confinement.Identity]:
-    """Return who the candidate and the referee run as: users nobody else has, when this process may become them."""
-    if os.geteuid() != 0:
-        return confinement.Identity(), confinement.Identity()
-    # One pair of users per worker, so that one worker's processes neither count against nor reach another's.
-    uid = 1_879_048_192 + 2 * os.getpid()
-    for reads_everything in (False, True):
-        candidate_identity = confinement.Identity(uid=uid, reads_everything=reads_everything)
-        if _can_read_library_as(candidate_identity):
-            return candidate_identity, confinement.Identity(uid=uid + 1, reads_everything=reads_everything)
-    return confinement.Identity(), confinement.Identity()
-
-
-def _can_read_library_as(identity: confinement.Identity) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            confinement.assume(identity)
-            for module in (os, sys.modules[confinement.__name__]):
-                assert module.__file__ is not None
-                with open(module.__file__) as file:
-                    file.read(1)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitpid(pid, 0)[1] == 0
-
-
 def main() -> None:
-    """Serve the host on descriptor argv[1], with argv[2] as scratch directory and the rest as import paths."""
-    control = socket.socket(fileno=int(sys.argv[1]))
-    directory, paths = sys.argv[2], sys.argv[3:]
-    sys.path.extend(path for path in paths if path not in sys.path)
+    """Serve the host as the JSON object in argv[1] says."""
+    options = json.loads(sys.argv[1])
+    control = socket.socket(fileno=options["control"])
+    sys.path.extend(path for path in options["imports"] if path not in sys.path)
     sys.argv = ["program.py"]
-    for name in _PRELOADED:
-        __import__(name)
+    for name in options["preload"]:
+        with contextlib.suppress(ImportError):
+            __import__(name)
+    try:
+        confinement = Confinement(
+            options["level"], directory=options["directory"], imports=options["imports"], limits=options["limits"]
+        )
+    except LevelUnavailable as error:
+        control.send(json.dumps({"unavailable": str(error)}).encode())
+        return
+    candidate.prepare()
     gc.collect()
     gc.freeze()
-    zygote = Zygote(control, directory)
+    zygote = Zygote(control, confinement)
+    zygote.reply({"pid": os.getpid()})
     try:
         zygote.serve()
     except HostGone:
