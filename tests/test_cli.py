@@ -1,10 +1,13 @@
 """The command line, in the formats the documentation promises."""
 
 import json
+import re
 
 import pytest
 
+from trl_pper import Judge
 from trl_pper.cli import main
+from trl_pper.judge import ladder
 from trl_pper.replay import ReplayBuffer
 
 
@@ -50,7 +53,7 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
     assert "ValueError" in rows[3]["message"]
     said = capsys.readouterr().out
     assert "4 programs" in said
-    assert "isolation rlimits" in said
+    assert f"isolation {Judge().isolation}" in said
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,23 @@ def test_an_unknown_command_exits_with_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fly"])
     assert stop.value.code == 2
+
+
+def test_the_selftest_says_what_holds(capsys):
+    assert main(["judge", "--selftest", "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"isolation level: {Judge().isolation}" in said
+    assert re.search(r"^files unread +verified$", said, re.MULTILINE)
+    assert main(["judge", "--selftest", "--isolation", "rlimits"]) == 1
+    assert re.search(r"^files unread +absent$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_judging_needs_its_files(capsys):
+    assert main(["judge", "--tasks", "x.jsonl"]) == 2
+    assert "--programs: required" in capsys.readouterr().err
+
+
+def test_a_level_that_cannot_be_had_is_a_clear_error(capsys, monkeypatch):
+    monkeypatch.setattr(ladder, "_why_not", lambda level: "the kernel is too old")
+    assert main(["judge", "--selftest"]) == 2
+    assert "isolation: 'auto' cannot be had" in capsys.readouterr().err

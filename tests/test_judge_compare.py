@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.judge.compare import outputs_match
+from trl_pper import CodingTask, Judge, StdioTests
+from trl_pper.judge import compare as comparison
+from trl_pper.task import StdioCase
 
 SPACES = st.text(alphabet=" \n\t\r", min_size=1, max_size=3)
 WORDS = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=6)
+
+
+def outputs_match(printed: bytes, expected: str, *, compare: str) -> bool:
+    case = StdioCase(input="", output=expected)
+    return comparison.outputs_match(printed, case, StdioTests(cases=(case,), compare=compare))
 
 
 def naive_tokens(printed: str, expected: str) -> bool:
@@ -87,3 +94,67 @@ def test_other_modes():
     assert not outputs_match(b"a", "a\n", compare="exact")
     assert outputs_match(b"YES 1.0", "yes 1.0000001", compare="ignore_case")
     assert not outputs_match(b"\xff", "?", compare="ignore_case")
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "compare", "same"),
+    [
+        ("100", "101", "floats(1, 0)", True),
+        ("99.9", "101", "floats(1, 0)", False),
+        ("110", "100", "floats(0, 0.1)", True),
+        ("90", "100", "floats(0,0.1)", True),
+        ("111", "100", "floats(0, 0.1)", False),
+        ("1.0000001", "1", "floats", True),
+        ("1.001", "1", "floats", False),
+        ("1 a", "1 a", "floats(1, 1)", True),
+        ("1 a", "1 b", "floats(1, 1)", False),
+        ("1", "1 1", "floats(1, 1)", False),
+        ("nan", "1", "floats(1, 1)", False),
+        ("1e999", "1", "floats(1, 1)", False),
+        ("0", "-0", "floats(0, 0)", True),
+    ],
+)
+def test_floats_compare_numbers_within_tolerances(printed, expected, compare, same):
+    assert outputs_match(printed.encode(), expected, compare=compare) is same
+
+
+@pytest.mark.parametrize("compare", ["floats(1)", "floats(-1, 0)", "floats(a, b)", "floats(nan, 0)", "near", "", None])
+def test_unknown_comparisons_are_refused(compare):
+    with pytest.raises(ValueError, match="compare: must be one of"):
+        StdioTests(cases=(StdioCase(input="", output=""),), compare=compare)
+
+
+def judged_by(checker, program="print(sum(map(int, input().split())) + 1)"):
+    cases = (StdioCase(input="1 2", output="3"), StdioCase(input="0 9", output="9"))
+    task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=cases, compare=checker))
+    with Judge(workers=1) as judge:
+        return judge.run([(task, [program])])[0][0]
+
+
+def test_a_checker_sees_input_output_and_expected_output():
+    seen = []
+
+    def checker(given, output, expected):
+        seen.append((given, output, expected))
+        return int(output) == int(expected) + 1
+
+    assert judged_by(checker).accepted
+    assert seen == [("1 2", "4\n", "3"), ("0 9", "10\n", "9"), ("0 9", "10\n", "9")]
+    assert judged_by(lambda given, output, expected: int(expected) == 9).pass_rate == 0.5
+
+
+def test_a_checker_that_fails_on_the_output_fails_the_program():
+    verdict = judged_by(lambda given, output, expected: int(output) > 0, program="print('garbage')")
+    assert verdict.pass_rate == 0.0
+
+
+def test_a_checker_that_fails_on_everything_judges_nothing():
+    verdict = judged_by(lambda given, output, expected: 1 / 0)
+    assert verdict.pass_rate is None
+    assert "the checker raised ZeroDivisionError" in verdict.message
+
+
+def test_a_task_with_a_checker_cannot_be_written_to_a_file():
+    tests = StdioTests(cases=(StdioCase(input="", output=""),), compare=lambda *_: True)
+    with pytest.raises(ValueError, match="a function cannot be written"):
+        CodingTask(task_id="t", prompt="p", tests=tests).to_row()

@@ -382,7 +382,7 @@ def test_a_model_card_names_method_and_paper(trained):
     assert "2410.12236" in card
     assert card.count("## What was replayed") == 1
     assert f"| programs | {len(trainer.buffer)} |" in card
-    assert "`rlimits`" in card
+    assert f"`{trainer.judge.isolation}`" in card
     assert trainer.buffer[0].completion not in card
     assert {"trl", "pper"} <= set(re.findall(r"^- (\S+)$", card.split("---")[1], flags=re.MULTILINE))
 

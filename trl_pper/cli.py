@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(_COMMANDS[options.command](options))
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         print(f"trl-pper {options.command}: {error}", file=sys.stderr)
         return 2
 
@@ -62,8 +62,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=None, help="rounds of collection and training")
 
 
-def _add_task_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tasks", type=Path, required=True, help="tasks: .jsonl, .jsonl.gz, .json or .parquet")
+def _add_task_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--tasks", type=Path, required=required, help="tasks: .jsonl, .jsonl.gz, .json or .parquet")
     parser.add_argument("--format", default="auto", choices=("auto", *FORMATS), help="format of the tasks")
 
 
@@ -75,14 +75,14 @@ def _add_judge_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
-    _add_task_options(parser)
+    _add_task_options(parser, required=False)
     parser.add_argument(
-        "--programs",
-        type=Path,
-        required=True,
-        help='rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...',
+        "--programs", type=Path, help='rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...'
     )
-    parser.add_argument("--output", type=Path, required=True, help="verdicts, one JSON row per program, same order")
+    parser.add_argument("--output", type=Path, help="verdicts, one JSON row per program, same order")
+    parser.add_argument(
+        "--selftest", action="store_true", help="judge nothing: try to break out and say what holds on this machine"
+    )
     _add_judge_options(parser)
 
 
@@ -134,8 +134,13 @@ def _collect(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from trl_pper.judge_rows import judge_file
+    from trl_pper.judge_rows import judge_file, selftest
 
+    if options.selftest:
+        return selftest(options)
+    for name in ("tasks", "programs", "output"):
+        if getattr(options, name) is None:
+            raise ValueError(f"--{name}: required, unless --selftest is given")
     return judge_file(options)
 
 

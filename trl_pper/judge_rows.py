@@ -57,6 +57,16 @@ def judge_file(options: argparse.Namespace) -> int:
     return 0
 
 
+def selftest(options: argparse.Namespace) -> int:
+    """Print for each guarantee whether it holds on this machine; return 1 when one does not."""
+    with make_judge(options) as judge:
+        report = judge.report()
+        print(f"isolation level: {judge.isolation}")
+    for guarantee, state in report.items():
+        print(f"{guarantee:28}{state}")
+    return int("absent" in report.values())
+
+
 def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
     """Read the programs of `tasks` from a file.
 

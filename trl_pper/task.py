@@ -7,7 +7,9 @@ code or reads files; `trl_pper.formats` builds tasks from benchmark files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +17,10 @@ Message: TypeAlias = dict[str, str]
 Prompt: TypeAlias = str | list[Message]
 
 COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
+_FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
+
+#: A judge of output by the user: `checker(input, output, expected) -> bool`, called in the user's own process.
+Checker: TypeAlias = Callable[[str, str, str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +42,42 @@ class StdioTests:
 
     Args:
         cases: The input and expected output of each test, in order.
-        compare: How output is compared with what is expected; one of `COMPARISONS`.
+        compare: How output is compared with what is expected: one of `COMPARISONS`; "floats(abs, rel)" for tokens of
+            which numbers may differ by max(abs, rel * |expected|); or a `Checker`, which a task in a file cannot have.
+
+    Examples:
+        >>> StdioTests(cases=(StdioCase(input="2", output="1.41421"),), compare="floats(0, 1e-4)").tolerances
+        (0.0, 0.0001)
     """
 
     cases: tuple[StdioCase, ...]
-    compare: str = "tokens"
+    compare: str | Checker = "tokens"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cases", tuple(self.cases))
-        if self.compare not in COMPARISONS:
-            raise ValueError(f"compare: must be one of {', '.join(COMPARISONS)}; got {self.compare!r}")
+        if not callable(self.compare) and self.compare not in COMPARISONS:
+            _ = self.tolerances
         if not self.cases:
             raise ValueError("cases: a task needs at least one test; got none. Add a case or drop the task")
+
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """The absolute and the relative tolerance of "floats(abs, rel)", 1e-6 each for plain "floats".
+
+        Raises:
+            ValueError: `compare` is something else.
+        """
+        match = _FLOATS.fullmatch(self.compare.replace(" ", "")) if isinstance(self.compare, str) else None
+        try:
+            found = [float(text or 1e-6) for text in match.groups()] if match else []
+        except ValueError:
+            found = []
+        if len(found) != 2 or not all(math.isfinite(value) and value >= 0 for value in found):
+            raise ValueError(
+                f"compare: must be one of {', '.join(COMPARISONS)}, floats(abs, rel) with two numbers of at least 0,"
+                f" or a function of input, output and expected output; got {self.compare!r}"
+            )
+        return found[0], found[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +170,16 @@ def check_prompt(prompt: object) -> None:
 
 
 def tests_to_json(tests: Tests) -> str:
-    """Serialise tests as the JSON string of the native `tests` column."""
+    """Serialise tests as the JSON string of the native `tests` column.
+
+    Raises:
+        ValueError: The tests compare with a function, which no file can hold.
+    """
     if isinstance(tests, StdioTests):
+        if callable(tests.compare):
+            raise ValueError(
+                "compare: a function cannot be written to a file; give the tests their checker after loading"
+            )
         cases = [{"input": case.input, "output": case.output} for case in tests.cases]
         return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare})
     return json.dumps({"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code})

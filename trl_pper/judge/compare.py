@@ -6,6 +6,9 @@
 - `ignore_case`: the same, upper and lower case being alike.
 - `lines`: lines are equal after whitespace at their ends and blank lines at the end are dropped.
 - `exact`: every character is equal.
+- `floats(abs, rel)`: tokens are equal in order, where two numbers, whole or not, may differ by
+  max(abs, rel * |expected|).
+- a checker: the user's own function decides.
 """
 
 from __future__ import annotations
@@ -13,20 +16,33 @@ from __future__ import annotations
 import math
 import re
 
+from trl_pper.task import COMPARISONS, Checker, StdioCase, StdioTests
+
 _FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _TOLERANCE = 1e-6
 
 
-def outputs_match(printed: bytes, expected: str, *, compare: str) -> bool:
-    """Return whether `printed` answers `expected`.
+class CheckerError(Exception):
+    """The user's checker does not work even on the expected output."""
+
+
+def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
+    """Return whether `printed` answers `case`.
 
     Args:
         printed: The program's standard output.
-        expected: The test's output.
-        compare: "tokens", "ignore_case", "lines" or "exact".
+        case: The test.
+        tests: The tests it belongs to, which say how to compare.
+
+    Raises:
+        CheckerError: The checker raises on the expected output too; where only the program's makes it raise, the
+            answer is False.
     """
-    wanted = expected.encode("utf-8", "surrogatepass")
+    compare = tests.compare
+    if callable(compare):
+        return _check(compare, case, printed.decode("utf-8", "replace"))
+    wanted = case.output.encode("utf-8", "surrogatepass")
     if printed == wanted:
         return True
     if compare == "exact":
@@ -36,7 +52,23 @@ def outputs_match(printed: bytes, expected: str, *, compare: str) -> bool:
     if compare == "ignore_case":
         printed, wanted = _folded(printed), _folded(wanted)
     mine, theirs = printed.split(), wanted.split()
-    return len(mine) == len(theirs) and all(map(_tokens_match, mine, theirs))
+    if len(mine) != len(theirs):
+        return False
+    if compare in COMPARISONS:
+        return all(map(_tokens_match, mine, theirs))
+    absolute, relative = tests.tolerances
+    return all(_floats_match(*pair, absolute, relative) for pair in zip(mine, theirs, strict=True))
+
+
+def _check(checker: Checker, case: StdioCase, output: str) -> bool:
+    try:
+        return bool(checker(case.input, output, case.output))
+    except Exception as error:
+        try:
+            checker(case.input, case.output, case.output)
+        except Exception:
+            raise CheckerError(f"the checker raised {type(error).__name__}: {error}") from error
+        return False
 
 
 def _lines(text: bytes) -> list[bytes]:
@@ -53,9 +85,15 @@ def _folded(text: bytes) -> bytes:
 def _tokens_match(printed: bytes, expected: bytes) -> bool:
     if printed == expected:
         return True
-    if not _FLOAT.fullmatch(expected) or not _NUMBER.fullmatch(printed):
+    return _FLOAT.fullmatch(expected) is not None and _floats_match(printed, expected, _TOLERANCE, _TOLERANCE)
+
+
+def _floats_match(printed: bytes, expected: bytes, absolute: float, relative: float) -> bool:
+    if printed == expected:
+        return True
+    if not _NUMBER.fullmatch(expected) or not _NUMBER.fullmatch(printed):
         return False
     mine, theirs = float(printed), float(expected)
     if not (math.isfinite(mine) and math.isfinite(theirs)):
         return False
-    return abs(mine - theirs) <= max(_TOLERANCE, _TOLERANCE * abs(theirs))
+    return abs(mine - theirs) <= max(absolute, relative * abs(theirs))

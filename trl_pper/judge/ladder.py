@@ -17,7 +17,7 @@ ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
 WEAKEST_UNASKED = "landlock"
 
 
-class IsolationUnavailable(RuntimeError):
+class IsolationUnavailable(OSError):
     """The isolation level asked for does not hold on this machine."""
 
 

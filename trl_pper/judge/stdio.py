@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from trl_pper.judge import codec
 from trl_pper.judge.candidate import READY
 from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame, send_frame
-from trl_pper.judge.compare import outputs_match
+from trl_pper.judge.compare import CheckerError, outputs_match
 from trl_pper.judge.cpu_clock import process_cpu_seconds
 from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
 from trl_pper.judge.script import DONE, SPENT
@@ -217,8 +217,11 @@ class _Judging:
         elif words not in (DONE, SPENT):
             outcome, message = _failure(words)
             return _Result(outcome=outcome, message=message, reused=reused)
-        if outputs_match(printed, case.output, compare=self.tests.compare):
-            return _Result(outcome=Outcome.PASSED, reused=reused)
+        try:
+            if outputs_match(printed, case, self.tests):
+                return _Result(outcome=Outcome.PASSED, reused=reused)
+        except CheckerError as error:
+            return _Result(outcome=Outcome.UNSUPPORTED, message=str(error), reused=reused)
         shown = printed[:100].decode("utf-8", "replace")
         message = f"printed {shown!r}, expected {case.output[:100]!r}"
         return _Result(outcome=Outcome.WRONG_ANSWER, message=message, reused=reused)
