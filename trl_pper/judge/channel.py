@@ -25,6 +25,11 @@ class FrameTooBig(ValueError):
     """The other side announced more bytes than its reader accepts."""
 
 
+def frame(payload: bytes) -> bytes:
+    """Return the bytes that carry `payload`."""
+    return _LENGTH.pack(len(payload)) + payload
+
+
 def send_frame(sock: socket.socket, payload: bytes, *, wait: Wait | None = None) -> None:
     """Send one frame.
 
@@ -36,7 +41,7 @@ def send_frame(sock: socket.socket, payload: bytes, *, wait: Wait | None = None)
     Raises:
         ChannelClosed: The other side is gone.
     """
-    data = memoryview(_LENGTH.pack(len(payload)) + payload)
+    data = memoryview(frame(payload))
     flags = socket.MSG_NOSIGNAL | (socket.MSG_DONTWAIT if wait else 0)
     try:
         while data:

@@ -107,12 +107,13 @@ class Confinement:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
     def _enter_namespaces(self, directory: str, readable: Sequence[str]) -> None:
-        self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         size, files = int(self.limits["file_bytes"]), int(self.limits["files"])
-        namespaces.enter(directory, readable=readable, scratch_bytes=size, scratch_files=files + 1)
+        self._own_processes = namespaces.enter(
+            directory, readable=readable, scratch_bytes=size, scratch_files=files + 1
+        )
         self.room = namespaces.SCRATCH
-        # A user namespace counts its own tasks only: this worker, its referee and the candidate's.
-        self._tasks_outside = 2
+        # A user namespace counts its own tasks only: this worker's two, its referee's and the candidate's.
+        self._tasks_outside = 3
         kernel.unshare(kernel.CLONE_NEWPID)
         kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
 

@@ -8,7 +8,10 @@ allows that. Nothing here hides other processes: that is the candidate's process
 from __future__ import annotations
 
 import os
+import select
+import signal
 from collections.abc import Sequence
+from typing import NoReturn
 
 from trl_pper.judge import kernel
 
@@ -18,12 +21,13 @@ SCRATCH = "/box"
 _RUN = "/run"
 STANDARD_INPUT = "/run/stdin"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_HOST_CHECK_MILLISECONDS = 2000
 _ROOT_OPTIONS = "size=1m,nr_inodes=4096,mode=755"
 _KINDS = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 _READ_ONLY = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
 
 
-def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scratch_files: int) -> None:
+def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scratch_files: int) -> int:
     """Move this process into namespaces whose root holds `readable` and an empty `SCRATCH`, the working directory.
 
     Args:
@@ -32,6 +36,9 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
         scratch_bytes: Size of the scratch directory.
         scratch_files: Files and directories it may hold.
 
+    Returns:
+        A descriptor of the process namespace that this process is in, to come back to after making others.
+
     Raises:
         OSError: The kernel refused a step; the process is then between two worlds and must end.
     """
@@ -39,6 +46,7 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
         kernel.unshare(_KINDS)
     else:
         _enter_user_namespace()
+    processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", mount_point, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _ROOT_OPTIONS)
     for path in _outermost(readable):
@@ -58,6 +66,7 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
     # Only now: mount points had to be made in it.
     kernel.mount("none", "/", flags=kernel.MS_REMOUNT | kernel.MS_BIND | _READ_ONLY)
     os.chdir(SCRATCH)
+    return processes
 
 
 def input_file() -> int:
@@ -73,6 +82,23 @@ def _enter_user_namespace() -> None:
     for name, content in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(content)
+    # Coming back from another process namespace takes rights over one's own, so it has to be a new one too.
+    kernel.unshare(kernel.CLONE_NEWPID)
+    host, child = os.getppid(), kernel.fork()
+    if child:
+        _accompany(child, host)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _accompany(child: int, host: int) -> NoReturn:
+    """Stay as long as `child`, the first process of its namespace, and end it when the host is gone."""
+    os.closerange(0, 1 << 10)
+    ended = select.poll()
+    ended.register(os.pidfd_open(child), select.POLLIN)
+    while not ended.poll(_HOST_CHECK_MILLISECONDS):
+        if os.getppid() != host:
+            break
+    os._exit(0)
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:

@@ -146,8 +146,9 @@ except OSError:
     pass
 print("started")
 """
+    before = set(descendants(worker.process.pid))
     started = _outcome(worker, program, expected="started") is Outcome.PASSED
-    return started and not descendants(worker.process.pid)
+    return started and before.issuperset(descendants(worker.process.pid))
 
 
 def _answers_kept_out(worker: Worker) -> bool:

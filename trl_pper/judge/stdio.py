@@ -11,13 +11,14 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
 import zlib
 from dataclasses import dataclass
 
 from trl_pper.judge import codec
 from trl_pper.judge.candidate import READY
-from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameTooBig, frame, receive_frame, send_frame
 from trl_pper.judge.compare import CheckerError, outputs_match
 from trl_pper.judge.cpu_clock import process_cpu_seconds
 from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
@@ -27,6 +28,8 @@ from trl_pper.task import StdioCase, StdioTests
 from trl_pper.verdict import Outcome, Verdict
 
 _MAX_WORDS_BYTES = 1 << 17
+#: Process, user and group, as the kernel attaches them to a message.
+_CREDENTIALS = struct.Struct("iII")
 _ANSWER_SECONDS = 30.0
 _TICK_SECONDS = 0.1
 
@@ -72,19 +75,29 @@ class _Script:
         self.output, self.errors = (self.files.enter_context(output_file()) for _ in range(2))
         self.channel, theirs = socket.socketpair()
         self.files.enter_context(self.channel)
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             descriptors = [theirs.fileno(), source, self.output, self.errors]
-            answer = worker.request("candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio")
-        self.pid = int(answer["pid"])
+            worker.request("candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio")
         self.poll = select.poll()
         self.poll.register(self.channel, select.POLLIN)
+        self.pid = self.await_ready()
         self.start_clocks()
-        try:
-            if receive_frame(self.channel, max_bytes=1 << 10, wait=self.wait) != READY:
-                raise WorkerError("a candidate spoke before it was ready")
-        except (ChannelClosed, FrameTooBig, TimeoutError):
-            self.end()
-            raise WorkerError("a candidate ended before it was ready") from None
+
+    def await_ready(self) -> int:
+        """Wait for the process's first word; return its id here, which the zygote, in a namespace, may not know.
+
+        Raises:
+            WorkerError: It ended before.
+        """
+        expected = frame(READY)
+        if self.poll.poll(1000 * _ANSWER_SECONDS):
+            word, attached, _, _ = self.channel.recvmsg(len(expected), socket.CMSG_SPACE(_CREDENTIALS.size))
+            if word == expected and attached:
+                self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+                return int(_CREDENTIALS.unpack(attached[0][2])[0])
+        self.end()
+        raise WorkerError("a candidate ended before it was ready")
 
     def start_clocks(self) -> None:
         """Start a test's allowance of CPU and wall time."""
