@@ -65,12 +65,3 @@ def test_a_teachers_programs_train_a_tiny_model(data, tmp_path):
     passing = summary["mean_token_logprob"]["passing"]
     assert passing["before"] < passing["after"] < 0
     assert (tmp_path / "out" / "report.html").is_file()
-
-
-@pytest.mark.slow
-def test_the_judges_benchmark_writes_its_figures_with_the_environment(tmp_path):
-    run("benchmarks/judge.py", "--programs", "4", "--output", str(tmp_path / "judge.json"))
-    result = json.loads((tmp_path / "judge.json").read_text())
-    assert result["function"]["programs"] == result["stdio"]["programs"] == 4
-    assert result["function"]["programs_per_second"] > 0
-    assert {"python", "cores", "platform"} <= set(result["environment"])

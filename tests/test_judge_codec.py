@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import datetime
 import decimal
 import enum
 import fractions
 import math
+import time
 from typing import Any
 
 import pytest
@@ -88,7 +90,7 @@ def test_damaged_values_are_a_value_or_refused(value, data):
     position = data.draw(st.integers(0, len(encoded) - 1))
     encoded[position] = data.draw(st.integers(0, 255))
     try:
-        decode(bytes(encoded), resolve=lambda number: number)
+        decode(bytes(encoded), resolve=lambda tag, number: number)
     except CodecError:
         pass
 
@@ -114,13 +116,35 @@ class SlyText(str):
     __hash__ = str.__hash__
 
 
+class SlyDict(dict):
+    def items(self) -> Any:
+        return [("lie", 0)]
+
+
+class SlyTally(collections.Counter):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class SlyList(list):
+    def __iter__(self) -> Any:
+        return iter(["lie"])
+
+    def __len__(self) -> int:
+        return 9
+
+
 @pytest.mark.parametrize(
     ("value", "rebuilt"),
     [
-        (collections.Counter("aab"), {"a": 2, "b": 1}),
-        (collections.OrderedDict(a=1), {"a": 1}),
-        (collections.defaultdict(list, a=[1]), {"a": [1]}),
-        (collections.namedtuple("P", "x y")(1, 2), (1, 2)),
+        (collections.Counter("aab"), collections.Counter("aab")),
+        (collections.OrderedDict(a=1), collections.OrderedDict(a=1)),
+        (collections.defaultdict(list, a=[1]), collections.defaultdict(list, a=[1])),
+        (collections.defaultdict(lambda: 5, a=1), {"a": 1}),
+        (SlyDict(a=1), {"a": 1}),
+        (SlyTally("aab"), {"a": 2, "b": 1}),
+        (SlyList([1]), [1]),
+        (array.array("i", [1, 2]), array.array("i", [1, 2])),
         (Colour.RED, 3),
         (Sly(7), 7),
         (SlyText("truth"), "truth"),
@@ -181,8 +205,8 @@ def test_objects_cross_only_as_handles():
     thing = object()
     with pytest.raises(CodecError, match="not plain data"):
         encode(thing, max_bytes=BIG)
-    data = encode([thing, len], max_bytes=BIG, opaque=lambda value: 7)
-    assert decode(data, resolve=lambda number: (number,)) == [(7,), len]
+    data = encode([thing, len], max_bytes=BIG, opaque=lambda value: b"H\7\0\0\0")
+    assert decode(data, resolve=lambda tag, number: (tag, number)) == [(b"H", 7), len]
     with pytest.raises(CodecError, match="handle"):
         decode(data)
 
@@ -200,3 +224,74 @@ def test_fractions_and_decimals_stay_exact_and_bounded():
         assert decode(encode(value, max_bytes=BIG)) == value
     with pytest.raises(CodecError, match="fraction too big"):
         decode(encode(fractions.Fraction(1, 3 ** (10**5)), max_bytes=BIG))
+
+
+def test_named_tuples_keep_their_fields_but_for_those_that_would_hide_a_method():
+    point = collections.namedtuple("Point", "x y")(1, 2)
+    got = decode(encode(point, max_bytes=BIG))
+    assert (got.x, got.y, got) == (1, 2, (1, 2))
+    assert type(got) is not type(point)
+    hiding = collections.namedtuple("Hiding", "count index")(bool, bool)
+    assert type(decode(encode(hiding, max_bytes=BIG))) is tuple
+
+
+def test_a_default_dict_makes_builtins_and_nothing_else():
+    for factory in (len, lambda: 1, Sly):
+        assert type(decode(encode(collections.defaultdict(factory, a=1), max_bytes=BIG))) is dict
+    forged = encode(["f", len, 1, 2], max_bytes=BIG)
+    with pytest.raises(CodecError, match="malformed"):
+        decode(b"f\x03\0\0\0" + forged[forged.index(b"Y") :])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [n * (2**61 - 1) for n in range(100_000)],
+        [(n * (2**61 - 1),) for n in range(20_000)],
+        [float(n * (2**61 - 1)) + n for n in range(10)] + [n * (2**61 - 1) for n in range(20_000)],
+    ],
+)
+def test_keys_made_to_collide_are_refused_at_once(keys):
+    for value in (keys, [part for key in keys for part in (key, 0)]):
+        plain = encode(value, max_bytes=BIG)
+        # A set or a dict of them would take minutes to make here too.
+        for tag in (b"S", b"Z", b"K", b"m", b"E", b"C"):
+            started = time.process_time()
+            with pytest.raises(CodecError, match="hash"):
+                decode(tag + plain[1:])
+            assert time.process_time() - started < 2.0
+
+
+def test_many_ordinary_keys_are_no_collision():
+    for keys in (range(-5000, 5000), [str(n) for n in range(5000)], [n / 7 for n in range(5000)]):
+        assert decode(encode(set(keys), max_bytes=BIG)) == set(keys)
+        assert decode(encode(dict.fromkeys(keys, 1), max_bytes=BIG)) == dict.fromkeys(keys, 1)
+
+
+def test_arrays_of_numbers_cross_by_value():
+    numpy = pytest.importorskip("numpy")
+    for value in (
+        numpy.arange(6).reshape(2, 3),
+        numpy.array([True]),
+        numpy.zeros((0, 2)),
+        numpy.array(1j),
+        numpy.array([1], ">i2"),
+    ):
+        got = decode(encode(value, max_bytes=BIG))
+        assert (got.dtype, got.shape, got.tolist()) == (value.dtype, value.shape, value.tolist())
+        got[...] = 0
+    for value in (numpy.array(["a"]), numpy.array([None]), numpy.array([(1, 2)], "i4,i4"), numpy.zeros(10**7)):
+        with pytest.raises(CodecError):
+            encode(value, max_bytes=BIG)
+    assert type(decode(encode(numpy.float64(1.5), max_bytes=BIG))) is float
+    assert decode(encode(numpy.int8(-3), max_bytes=BIG)) == -3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "content"),
+    [("|O", (1,), b"12345678"), ("<f8", (2,), b"12345678"), ("<f8", (-1, -1), b"12345678"), ("<f8", [1], b"12345678")],
+)
+def test_an_array_that_lies_about_itself_is_refused(dtype, shape, content):
+    parts = [encode(part, max_bytes=BIG) for part in (dtype, shape, content)]
+    with pytest.raises(CodecError):
+        decode(b"A" + parts[0][1:] + parts[1] + parts[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, Verdict
@@ -259,6 +261,74 @@ except ValueError as error:
     assert outcomes(judge, "def f(x): return 1", code) == ["wrong_answer"]
 
 
+def test_pytest_raises_is_a_test(judge):
+    code = "import pytest\nwith pytest.raises(ValueError, match='bad'):\n    f(1)\nassert callable(f)"
+    with Judge(workers=1) as patient:
+        assert outcomes(patient, "def f(x): raise ValueError('bad')", code) == ["passed", "passed"]
+        assert outcomes(patient, "def f(x): return 1", code) == ["runtime_error", "passed"]
+        assert outcomes(patient, "def f(x): raise KeyError('bad')", code) == ["runtime_error", "passed"]
+
+
+def test_the_key_of_a_key_error_and_the_value_of_a_stop_iteration_cross(judge):
+    code = """
+try:
+    f(1)
+    assert False
+except KeyError as error:
+    assert error.args == (1,)
+try:
+    f('a')
+    assert False
+except KeyError as error:
+    assert str(error) == "'a'"
+"""
+    assert outcomes(judge, "def f(x): raise KeyError(x)", code) == ["passed", "passed"]
+
+
+def test_dictionaries_of_the_standard_library_keep_what_they_can_do(judge):
+    program = """
+import collections
+def tally(v): return collections.Counter(v)
+def groups(v): return collections.defaultdict(list, v)
+def ordered(v): return collections.OrderedDict(v)
+def top(c): return c.most_common(1)
+"""
+    code = """
+from collections import Counter, OrderedDict
+assert tally("aab").most_common(1) == [("a", 2)]
+assert tally("aab")["z"] == 0
+assert groups({"a": [1]})["z"] == []
+assert ordered([("b", 1), ("a", 2)]) == OrderedDict([("b", 1), ("a", 2)])
+assert not ordered([("b", 1), ("a", 2)]) == OrderedDict([("a", 2), ("b", 1)])
+assert top(Counter("aab")) == [("a", 2)]
+"""
+    assert outcomes(judge, program, code) == ["passed"] * 6
+
+
+def test_arrays_of_numbers_are_compared_by_the_tests(judge):
+    pytest.importorskip("numpy")
+    code = "import numpy as np\nassert np.allclose(scale(np.array([1.0, 2.0])), [2.0, 4.0])\n"
+    code += "v = np.zeros(3)\nfill(v)\nassert v.tolist() == [1.0, 1.0, 1.0]\nassert isinstance(scale(v), np.ndarray)"
+    program = "def scale(v): return v * 2\ndef fill(v): v += 1"
+    with Judge(workers=1) as patient:
+        assert outcomes(patient, program, code) == ["passed"] * 3
+        assert outcomes(patient, program.replace("* 2", "* 3"), code)[0] == "wrong_answer"
+
+
+def test_an_iterator_given_to_the_program_is_not_used_up_before_the_call(judge):
+    code = "assert both(iter([1, 2]), [3]) == [1, 2, 3]"
+    assert outcomes(judge, "def both(a, b): return [*a, *b]", code) == ["passed"]
+
+
+@pytest.mark.hostile
+def test_a_test_that_runs_once_for_each_item_of_an_endless_answer_ends(judge):
+    code = "def check(x):\n    assert slow(x) == 1\nfor x in f():\n    check(x)\nassert f() == 1"
+    program = "def f(): return [1] * 10**5\ndef slow(x):\n    for _ in range(10**6): pass\n    return 1"
+    started = time.monotonic()
+    assert "timeout" in outcomes(judge, program, code)
+    assert time.monotonic() - started < 20
+
+
 def test_swallowing_a_timeout_does_not_hide_it(judge):
     code = """
 for _ in range(1):
@@ -279,7 +349,8 @@ def test_a_failure_between_tests_fails_those_that_follow(judge):
 
 
 def test_what_cannot_be_sent_is_unsupported_and_never_a_zero(judge):
-    verdict = verdict_of(judge, "def apply(g): return g(1)", "assert apply(lambda x: x + 1) == 2")
+    code = "import io\nassert read(io.StringIO('a')) == 'a'"
+    verdict = verdict_of(judge, "def read(f): return f.read()", code)
     assert [str(o) for o in verdict.outcomes] == ["unsupported"]
     assert verdict.pass_rate is None
 

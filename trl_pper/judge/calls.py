@@ -1,52 +1,148 @@
 """Answers, in a candidate process, what test code asks of the program: names, attributes and calls.
 
-Enters: requests as plain data. Leaves: plain data, handles for everything else, and exceptions by name. Nothing that
-leaves is trusted: it is the program's own words.
+Enters: requests as plain data. Leaves: plain data, handles for everything else, exceptions by name, and calls of the
+functions that the tests handed over, which run in the referee. Nothing that leaves is trusted: it is the program's own
+words. Functions of the tests can be called only while a test waits for the program, from any one thread at a time.
 """
 
 from __future__ import annotations
 
-import collections
+import builtins
+import operator
+import os
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from trl_pper.judge import codec
+from trl_pper.judge.callbacks import find_in_library
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.codec_rules import COUNT
+from trl_pper.judge.instances import InstanceTable, MissingClass, changeable
 from trl_pper.judge.program import compile_program, describe, run
+from trl_pper.judge.raised import rebuild, said_by
+from trl_pper.judge.write_back import write_back
 
 _MAX_HANDLES = 100_000
+_WARM_UPS = 64
+_MAX_REQUEST_BYTES = 1 << 40
+_MAX_WORDS_BYTES = 1 << 16
+_FIRST_SERIAL = COUNT.pack(0)
 
 
 class _Calls:
-    """Answers the referee: names, attributes and calls of the program's objects."""
+    """Answers the referee, and calls it back."""
 
-    def __init__(self, namespace: dict[str, Any], max_bytes: int) -> None:
+    def __init__(self, channel: socket.socket, namespace: dict[str, Any], max_bytes: int) -> None:
+        self.channel = channel
         self.namespace = namespace
         self.max_bytes = max_bytes
         self.objects: list[Any] = []
         self.number_by_id: dict[int, int] = {}
+        self.functions: dict[int, Callable[..., Any]] = {}
+        self.function_numbers: dict[int, int] = {}
+        self.instances = InstanceTable(namespace, {}, trusted=False)
+        #: Number of the request being answered; None while no test waits.
+        self.serial: bytes | None = None
+        self.turn = threading.RLock()
+        self.process = os.getpid()
 
-    def handle(self, value: Any) -> int:
+    def serve(self) -> None:
+        """Answer until the referee hangs up."""
+        while True:
+            try:
+                request = receive_frame(self.channel, max_bytes=_MAX_REQUEST_BYTES)
+            except ChannelClosed:
+                return
+            self.instances.clear()
+            reply = self.answer(request)
+            if os.getpid() != self.process:
+                # A child that the program forked and let run on has no part in the conversation.
+                os._exit(0)
+            with self.turn:
+                self.serial = None
+                send_frame(self.channel, reply)
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the reply to one request."""
+        serial = self.serial = request[: COUNT.size]
+        try:
+            operation, *operands = self.decode(request)
+            return serial + self.encode(("value", *getattr(self, f"do_{operation}")(*operands)))
+        except MissingClass as error:
+            reply = ("lacks", "", str(error), "")
+        except codec.CodecError as error:
+            reply = ("refused", "", str(error), str(error))
+        except BaseException as error:
+            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+            kind, name, _, note = describe(error, self.instances.name_of)
+            reply = (kind, name, said_by(error), note)
+        return serial + codec.encode(reply, max_bytes=_MAX_WORDS_BYTES)
+
+    def encode(self, value: Any) -> bytes:
+        return codec.encode(value, max_bytes=self.max_bytes, opaque=self.number, instances=self.instances)
+
+    def decode(self, message: bytes) -> Any:
+        return codec.decode(message, start=COUNT.size, resolve=self.resolve, instances=self.instances)
+
+    def number(self, value: Any) -> bytes:
+        """Return the bytes that stand for an object that is not data."""
+        function = self.function_numbers.get(id(value))
+        if function is not None:
+            return b"g" + COUNT.pack(function)
         number = self.number_by_id.setdefault(id(value), len(self.objects))
         if number == len(self.objects):
             if number >= _MAX_HANDLES:
                 raise codec.CodecError(f"more than {_MAX_HANDLES} objects")
             self.objects.append(value)
-        return number
+        return b"H" + COUNT.pack(number)
 
-    def encode(self, value: Any) -> bytes:
-        return codec.encode(value, max_bytes=self.max_bytes, opaque=self.handle)
+    def resolve(self, tag: bytes, number: Any) -> Any:
+        """Return what a tag and a number of the referee's stand for here."""
+        if tag == b"H":
+            return self.objects[number]
+        if tag == b"L":
+            return find_in_library(number)
+        if number not in self.functions:
+            self.functions[number] = self.function(number)
+            self.function_numbers[id(self.functions[number])] = number
+        return self.functions[number]
 
-    def answer(self, request: bytes) -> bytes:
-        operation, *operands = codec.decode(request, resolve=lambda number: self.objects[number])
-        try:
-            return self.encode(("value", *getattr(self, f"do_{operation}")(*operands)))
-        except codec.CodecError as error:
-            return codec.encode(("refused", "", str(error), str(error)), max_bytes=1 << 16)
-        except BaseException as error:
-            error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
-            return codec.encode(describe(error), max_bytes=1 << 16)
+    def function(self, number: int) -> Callable[..., Any]:
+        """Return a function that runs the tests' function `number` in the referee."""
+
+        def given_by_the_tests(*args: Any, **keywords: Any) -> Any:
+            return self.call_back(number, args, keywords)
+
+        return given_by_the_tests
+
+    def call_back(self, number: int, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """Have the referee run a function of the tests; return or raise what it does."""
+        if os.getpid() != self.process:
+            raise RuntimeError("a function of the tests cannot be called from another process")
+        with self.turn:
+            serial = self.serial
+            if serial is None:
+                raise RuntimeError("a function of the tests can be called only while a test waits for the program")
+            send_frame(self.channel, serial + self.encode(("callback", number, args, keywords)))
+            while True:
+                message = receive_frame(self.channel, max_bytes=_MAX_REQUEST_BYTES)
+                if message.startswith(serial):
+                    break
+                # The tests' function calls the program in its turn.
+                send_frame(self.channel, self.answer(message))
+                self.serial = serial
+            kind, value, more = self.decode(message)
+        if kind == "raised":
+            raise rebuild(value, more, self.instances)
+        if more is not None:
+            write_back((args, keywords), more)
+        return value
+
+    def do_classes(self, names: dict[str, bool]) -> tuple[None, None]:
+        self.instances.names = names
+        return None, None
 
     def do_global(self, name: str) -> tuple[Any, None]:
         if name in self.namespace:
@@ -56,8 +152,19 @@ class _Calls:
     def do_attribute(self, target: Any, name: str) -> tuple[Any, None]:
         return getattr(target, name), None
 
+    def do_set_attribute(self, target: Any, name: str, value: Any) -> tuple[None, None]:
+        setattr(target, name, value)
+        return None, None
+
+    def do_delete_attribute(self, target: Any, name: str) -> tuple[None, None]:
+        delattr(target, name)
+        return None, None
+
     def do_items(self, target: Any) -> tuple[Any, None]:
         return codec.take(iter(target), codec.MAX_ITERATOR_ITEMS), None
+
+    def do_next(self, target: Any) -> tuple[Any, None]:
+        return next(target), None
 
     def do_truth(self, target: Any) -> tuple[Any, None]:
         return bool(target), None
@@ -68,37 +175,91 @@ class _Calls:
     def do_item(self, target: Any, key: Any) -> tuple[Any, None]:
         return target[key], None
 
+    def do_set_item(self, target: Any, key: Any, value: Any) -> tuple[None, None]:
+        target[key] = value
+        return None, None
+
+    def do_delete_item(self, target: Any, key: Any) -> tuple[None, None]:
+        del target[key]
+        return None, None
+
+    def do_convert(self, function: str, target: Any) -> tuple[Any, None]:
+        convert: Callable[[Any], Any] = operator.index if function == "index" else getattr(builtins, function)
+        return convert(target), None
+
+    def do_operator(self, name: str, *operands: Any) -> tuple[Any, None]:
+        return getattr(operator, f"__{name}__")(*operands), None
+
+    def do_enter(self, target: Any) -> tuple[Any, None]:
+        return type(target).__enter__(target), None
+
+    def do_exit(self, target: Any, name: str | None) -> tuple[bool, None]:
+        kind = getattr(builtins, name) if name else None
+        return bool(type(target).__exit__(target, kind, kind() if kind else None, None)), None
+
+    def do_is_instance(self, target: Any, kind: Any) -> tuple[bool, None]:
+        return isinstance(target, kind), None
+
+    def do_extends_data(self, kind: Any) -> tuple[bool, None]:
+        # Objects of such a class cross as the builtin it extends, so that their class is not known any more.
+        return any(base.__module__ == "builtins" and base is not object for base in kind.__mro__), None
+
     def do_call(self, target: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
-        mutable = any(type(arg) in _MUTABLE for arg in (*args, *keywords.values()))
-        before = self.encode((args, keywords)) if mutable else b""
+        arguments = changeable(args, keywords, self.instances)
+        before = self.snapshot(arguments)
         result = target(*args, **keywords)
         # Arguments go back only when the call changed them.
-        changed = mutable and self.encode((args, keywords)) != before
-        return result, (args, keywords) if changed else None
+        return result, arguments if self.snapshot(arguments) != before else None
 
-
-#: A tuple may hold something mutable.
-_MUTABLE = frozenset((list, dict, set, bytearray, tuple, collections.deque))
+    def snapshot(self, arguments: Any) -> bytes:
+        """Return the bytes of arguments, to see whether a call changed them."""
+        if arguments is None:
+            return b""
+        size = len(self.instances.objects)
+        try:
+            return self.encode(arguments)
+        finally:
+            self.instances.truncate(size)
 
 
 def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int) -> None:
     """Load the program, then answer the referee's requests until it hangs up."""
+
+    def tell(words: tuple[str, ...]) -> None:
+        send_frame(channel, _FIRST_SERIAL + codec.encode(words, max_bytes=_MAX_WORDS_BYTES))
+
     try:
         code = compile_program(source)
     except BaseException as error:
         _, *details = describe(error)
-        send_frame(channel, codec.encode(("syntax", *details), max_bytes=1 << 16))
-        return
+        return tell(("syntax", *details))
     try:
         namespace = run(code)
     except BaseException as error:
-        send_frame(channel, codec.encode(describe(error), max_bytes=1 << 16))
-        return
-    send_frame(channel, codec.encode(("loaded", "", "", ""), max_bytes=1 << 16))
-    calls = _Calls(namespace, max_bytes)
-    while True:
-        try:
-            request = receive_frame(channel, max_bytes=1 << 40)
-        except ChannelClosed:
-            return
-        send_frame(channel, calls.answer(request))
+        return tell(describe(error))
+    tell(("loaded", "", "", ""))
+    return _Calls(channel, namespace, max_bytes).serve()
+
+
+def warm_up() -> None:
+    """Answer some calls of a program that is not there, so that forked candidates find the code specialised.
+
+    An interpreter rewrites a function's code while it runs for the first times; in a forked process each of those
+    writes costs the copy of a page.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        calls = _Calls(ours, {"f": lambda *args: args[0]}, 1 << 20)
+        requests: list[tuple[Any, ...]] = [
+            ("global", "f"),
+            ("call", calls.namespace["f"], (3, [1, 2, 3, 4], "a", {"a": 1.5}), {}),
+        ]
+        for _ in range(_WARM_UPS):
+            for request in requests:
+                calls.answer(_FIRST_SERIAL + codec.encode(request, max_bytes=_MAX_WORDS_BYTES, opaque=calls.number))
+            send_frame(theirs, _FIRST_SERIAL)
+            receive_frame(ours, max_bytes=_MAX_WORDS_BYTES)
+
+
+# Here, because importing this module is the last that happens before candidates are forked.
+warm_up()

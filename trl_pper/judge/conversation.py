@@ -1,26 +1,36 @@
-"""The referee's side of the talk with a candidate: calls, handles, deadlines, and what follows when it is lost.
+"""The referee's side of the talk with a candidate: calls, callbacks, deadlines, and what follows when it is lost.
 
 Enters: what the test code does to the program's names. Leaves: plain data, builtin exceptions raised by name, or
-`Failure` with the outcome of the test that was running. Whatever the candidate sends is data to be checked.
+`Failure` with the outcome of the test that was running. Whatever the candidate sends is data to be checked. While the
+referee waits for an answer the program may call functions that the tests gave it; they run here, on plain data.
 """
 
 from __future__ import annotations
 
-import builtins
-import select
 import socket
-import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trl_pper.judge import codec
+from trl_pper.judge.allowance import Allowance
+from trl_pper.judge.callbacks import Callbacks
 from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame, send_frame
-from trl_pper.judge.cpu_clock import process_cpu_seconds
+from trl_pper.judge.codec_rules import COUNT
 from trl_pper.judge.endings import OUTCOME_OF_KIND
+from trl_pper.judge.handles import Handle
+from trl_pper.judge.instances import InstanceTable, changeable
+from trl_pper.judge.raised import name_of, rebuild, said_by
+from trl_pper.judge.write_back import write_back
 from trl_pper.verdict import Outcome
 
 _MAX_CONTROL_BYTES = 1 << 20
-_QUICK_MILLISECONDS = 5
-_TICK_SECONDS = 0.1
+_MAX_REQUEST_BYTES = 1 << 28
+#: Calls of the program inside calls that the program makes of the tests' functions.
+_MAX_NESTING = 30
+
+
+#: What a candidate may say, with the length of the tuple it says it in.
+_KINDS = {"value": 3, "callback": 4, **dict.fromkeys(("loaded", "syntax", "memory", "raised", "refused", "lacks"), 4)}
 
 
 class Failure(BaseException):
@@ -36,47 +46,68 @@ class SandboxBroken(BaseException):
     """The candidate's process never got to its program; nothing can be said of the program."""
 
 
-class Conversation:
-    """Talks to the current candidate, and to its successor after a timeout or a crash."""
+class _Stale(Exception):
+    """A message mentions an object that died with an earlier candidate."""
 
-    def __init__(self, *, channel: socket.socket, host: socket.socket, pid: int, limits: dict[str, float]) -> None:
-        self.channel = channel
+
+class Conversation:
+    """Talks to the current candidate, and to its successor after a timeout or a crash.
+
+    Args:
+        channel: The socket to the candidate.
+        host: The socket to the host, which replaces a candidate that is lost.
+        pid: The candidate's process.
+        limits: `Limits.to_dict()`.
+        namespace: Globals of the test code, in which its classes are found.
+        class_names: Classes of the tests; see `InstanceTable`.
+        tests: Number of tests, which bounds the time of all of them together.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: socket.socket,
+        host: socket.socket,
+        pid: int,
+        limits: Mapping[str, float],
+        namespace: Mapping[str, Any] | None = None,
+        class_names: Mapping[str, bool] | None = None,
+        tests: int = 1,
+    ) -> None:
         self.host = host
         self.pid = pid
-        self.cpu_seconds = float(limits["cpu_seconds"])
-        self.wall_seconds = float(limits["wall_seconds"])
+        self.allowance = Allowance(
+            cpu_seconds=float(limits["cpu_seconds"]), wall_seconds=float(limits["wall_seconds"]), tests=tests
+        )
         self.max_bytes = int(limits["value_bytes"])
         self.timeouts_left = int(limits["max_timeouts"])
         self.epoch = 0
         self.loaded = False
         self.failure: Failure | None = None
         self.received: list[Handle] = []
+        self.callbacks = Callbacks()
+        self.class_names = dict(class_names or {})
+        self.instances = InstanceTable({} if namespace is None else namespace, self.class_names, trusted=True)
+        self.serial = 0
+        #: Exchanges under way: above 1 a function of the tests, called by the program, calls the program.
+        self.nesting = 0
+        #: Whether the host is being asked for another candidate, which nothing may interrupt.
+        self.replacing = False
+        self._use(channel)
         self.allow()
+
+    def _use(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.wait = self.allowance.waiter(channel)
 
     def allow(self) -> None:
         """Start a test's allowance of CPU and wall time."""
-        self.cpu_start = process_cpu_seconds(self.pid) or 0.0
-        self.wall_start = time.monotonic()
+        self.allowance.start(self.pid)
 
     def fail(self, outcome: Outcome, message: str) -> Failure:
         """Return the failure to raise, and remember it in case test code catches it."""
         self.failure = Failure(outcome, message)
         return self.failure
-
-    def wait(self, sock: socket.socket, event: int) -> None:
-        """Return when `sock` is ready; raise TimeoutError("cpu" or "wall") when the test's allowance is spent."""
-        poll = select.poll()
-        poll.register(sock, event)
-        if poll.poll(_QUICK_MILLISECONDS):
-            return
-        while True:
-            used = (process_cpu_seconds(self.pid) or 0.0) - self.cpu_start
-            if used >= self.cpu_seconds:
-                raise TimeoutError("cpu")
-            if time.monotonic() - self.wall_start >= self.wall_seconds:
-                raise TimeoutError("wall")
-            if poll.poll(1000 * min(max(self.cpu_seconds - used, 0.001), _TICK_SECONDS)):
-                return
 
     def load(self) -> None:
         """Wait until the candidate has run the program's top level.
@@ -89,10 +120,14 @@ class Conversation:
             receive_frame(self.channel, max_bytes=_MAX_CONTROL_BYTES, wait=self.wait)
         except (ChannelClosed, TimeoutError):
             raise SandboxBroken("a candidate ended before it was ready") from None
-        kind, _, _, note = self._exchange(None)
+        self.serial = 0
+        reply = self._exchange(None)
+        kind, note = reply[0], reply[-1]
         if kind != "loaded":
-            raise self.fail(OUTCOME_OF_KIND.get(kind, Outcome.RUNTIME_ERROR), note)
+            raise self.fail(OUTCOME_OF_KIND.get(str(kind), Outcome.RUNTIME_ERROR), str(note))
         self.loaded = True
+        if self.class_names:
+            self.request("classes", self.class_names)
         self.allow()
 
     def request(self, operation: str, *operands: Any) -> Any:
@@ -104,183 +139,168 @@ class Conversation:
         """
         if self.timeouts_left <= 0:
             raise self.fail(Outcome.TIMEOUT, "not run after repeated timeouts")
+        if self.allowance.is_spent():
+            raise self.fail(Outcome.TIMEOUT, "the tests took too long together")
+        if self.nesting >= _MAX_NESTING:
+            raise self.fail(Outcome.RUNTIME_ERROR, "the program and the tests call each other too deep")
         if not self.loaded:
             self.load()
+        if self.nesting == 0:
+            self.instances.clear()
         try:
-            payload = codec.encode((operation, *operands), max_bytes=1 << 28, opaque=self._number)
+            payload = self._encode((operation, *operands))
         except codec.CodecError as error:
             raise self.fail(Outcome.UNSUPPORTED, f"an argument cannot be sent to the program: {error}") from None
         reply = self._exchange(payload, (operation, operands))
-        if reply[0] == "value" and len(reply) == 3:
+        if reply[0] == "value":
             if reply[2] is not None and operation == "call":
-                _write_back((operands[1], operands[2]), reply[2])
+                write_back((operands[1], operands[2]), reply[2])
             return reply[1]
         raise self._error(reply)
 
     def _error(self, reply: tuple[Any, ...]) -> BaseException:
-        kind, name, text, note = reply if len(reply) == 4 else ("", "", "", "malformed answer")
+        kind, name, text, note = reply
         if kind == "memory":
-            return self.fail(Outcome.MEMORY_LIMIT, note)
+            return self.fail(Outcome.MEMORY_LIMIT, str(note))
         if kind == "refused":
             return self.fail(Outcome.OUTPUT_LIMIT, f"what the program returned cannot be read: {note}")
-        if kind != "raised":
-            return self.fail(Outcome.RUNTIME_ERROR, "the program answered with garbage")
-        return rebuild_exception(name, text, note)
+        if kind == "lacks":
+            return self.fail(Outcome.UNSUPPORTED, f"the program defines no class {text} for the tests' instances")
+        error = rebuild(name, text, self.instances)
+        # So that the referee can tell it from an exception of the test code's own.
+        error.pper_note = str(note)  # type: ignore[attr-defined]
+        return error
 
     def _exchange(self, payload: bytes | None, recipe: tuple[str, tuple[Any, ...]] = ("", ())) -> tuple[Any, ...]:
-        handles: list[Handle] = []
-        self.received = handles
-
-        def resolve(number: int) -> Handle:
-            handles.append(Handle(self, self.epoch, number, (*recipe, len(handles))))
-            return handles[-1]
-
+        """Send a request, serve the calls the program makes meanwhile, and return its answer."""
+        epoch, handles = self.epoch, list[Handle]()
+        if payload is not None:
+            self.serial += 1
+        serial = COUNT.pack(self.serial & 0xFFFFFFFF)
+        resolve = self._resolver(handles, recipe)
+        self.nesting += 1
         try:
             if payload is not None:
-                send_frame(self.channel, payload, wait=self.wait)
-            frame = receive_frame(self.channel, max_bytes=2 * self.max_bytes + _MAX_CONTROL_BYTES, wait=self.wait)
-            reply = codec.decode(frame, resolve=resolve)
-            if type(reply) is not tuple or not reply:
-                raise codec.CodecError("an answer is a tuple")
-            return reply
+                send_frame(self.channel, serial + payload, wait=self.wait)
+            while True:
+                reply = self._receive(serial, resolve)
+                if reply[0] != "callback":
+                    self.received = handles
+                    return reply
+                send_frame(self.channel, serial + self._call_back(reply, epoch), wait=self.wait)
         except ChannelClosed:
             raise self._lost("ended") from None
         except TimeoutError as error:
             raise self._lost(str(error)) from None
         except (FrameTooBig, codec.CodecError, RecursionError) as error:
             raise self._lost(f"garbage: {error}") from None
-        except Failure:
-            # The referee's own timer struck between two halves of an exchange: the stream is out of step.
-            raise self._lost("cpu") from None
+        except Failure as failure:
+            # The referee's own timer struck between two halves of an exchange, or a function of the tests failed
+            # while the program waits for its result: the stream is out of step.
+            if self.epoch == epoch:
+                self._lost("cpu" if failure.outcome is Outcome.TIMEOUT else "a call that cannot be judged")
+            raise self.fail(failure.outcome, failure.message) from None
+        finally:
+            self.nesting -= 1
+
+    def _receive(self, serial: bytes, resolve: Callable[[bytes, Any], Any]) -> tuple[Any, ...]:
+        frame = receive_frame(self.channel, max_bytes=2 * self.max_bytes + _MAX_CONTROL_BYTES, wait=self.wait)
+        # A word that nobody waits for, such as one from a thread left over, must not pass for the next answer.
+        if not frame.startswith(serial):
+            raise codec.CodecError("an answer to another question")
+        reply = codec.decode(frame, start=len(serial), resolve=resolve, instances=self.instances)
+        if type(reply) is not tuple or not reply or reply[0] not in _KINDS or len(reply) != _KINDS[reply[0]]:
+            raise codec.CodecError("an answer is a tuple of a known kind")
+        return reply
+
+    def _call_back(self, reply: tuple[Any, ...], epoch: int) -> bytes:
+        """Run the function of the tests that the program calls; return what to tell the program."""
+        _, number, args, keywords = reply
+        if type(args) is not tuple or type(keywords) is not dict or not all(type(key) is str for key in keywords):
+            raise codec.CodecError("a malformed call of a function of the tests")
+        function = self.callbacks.find(number)
+        self.allowance.check()
+        earlier = self.failure
+        try:
+            arguments = changeable(args, keywords, self.instances)
+            before = self._snapshot(arguments)
+            value = function(*args, **keywords)
+            answer = ("value", value, arguments if self._snapshot(arguments) != before else None)
+        except (Failure, SandboxBroken):
+            raise
+        except MemoryError:
+            raise self.fail(Outcome.MEMORY_LIMIT, "a function of the tests ran out of memory") from None
+        except BaseException as error:
+            answer = ("raised", name_of(error, self.instances.name_of), said_by(error))
+        if self.epoch != epoch or self.failure is not earlier:
+            # Something inside failed, and test code swallowed the failure.
+            raise self.failure or self.fail(Outcome.RUNTIME_ERROR, "the program was lost in a call")
+        try:
+            return self._encode(answer)
+        except codec.CodecError as error:
+            raise self.fail(
+                Outcome.UNSUPPORTED, f"what a function of the tests returned cannot be sent to the program: {error}"
+            ) from None
+
+    def _snapshot(self, arguments: Any) -> bytes:
+        if arguments is None:
+            return b""
+        size = len(self.instances.objects)
+        try:
+            return self._encode(arguments)
+        finally:
+            self.instances.truncate(size)
+
+    def _encode(self, message: tuple[Any, ...]) -> bytes:
+        while True:
+            try:
+                return codec.encode(
+                    message, max_bytes=_MAX_REQUEST_BYTES, opaque=self._opaque, instances=self.instances
+                )
+            except _Stale as stale:
+                self._revive(stale.args[0])
+
+    def _opaque(self, value: Any) -> bytes:
+        if type(value) is not Handle:
+            return self.callbacks.encode(value)
+        state = object.__getattribute__(value, "_state")
+        if state[1] != self.epoch:
+            raise _Stale(value)
+        return b"H" + COUNT.pack(state[2])
+
+    def _revive(self, handle: Handle) -> None:
+        """Do again, with the present candidate, what led to an object that died with an earlier one."""
+        operation, operands, ordinal = object.__getattribute__(handle, "_state")[3]
+        self.request(operation, *operands)
+        if ordinal >= len(self.received):
+            raise self.fail(Outcome.RUNTIME_ERROR, "an object of the program was lost with its process")
+        object.__setattr__(handle, "_state", object.__getattribute__(self.received[ordinal], "_state"))
+
+    def _resolver(self, handles: list[Handle], recipe: tuple[str, tuple[Any, ...]]) -> Callable[[bytes, Any], Any]:
+        def resolve(tag: bytes, number: Any) -> Any:
+            if tag == b"g":
+                return self.callbacks.find(number)
+            if tag != b"H":
+                raise codec.CodecError("the program names a function of the library")
+            handles.append(Handle(self, self.epoch, number, (*recipe, len(handles))))
+            return handles[-1]
+
+        return resolve
 
     def _lost(self, reason: str) -> Failure:
         """Have the host replace the candidate; return the failure it reads from how the old one ended."""
         if reason in ("cpu", "wall"):
             self.timeouts_left -= 1
         more = self.timeouts_left > 0
-        send_frame(self.host, codec.encode(("lost", reason, more), max_bytes=_MAX_CONTROL_BYTES))
-        outcome, message, pid = codec.decode(receive_frame(self.host, max_bytes=_MAX_CONTROL_BYTES))
-        if more:
-            _, descriptors, _, _ = socket.recv_fds(self.host, 1, 1)
-            self.channel = socket.socket(fileno=descriptors[0])
+        self.replacing = True
+        try:
+            send_frame(self.host, codec.encode(("lost", reason, more), max_bytes=_MAX_CONTROL_BYTES))
+            outcome, message, pid = codec.decode(receive_frame(self.host, max_bytes=_MAX_CONTROL_BYTES))
+            if more:
+                _, descriptors, _, _ = socket.recv_fds(self.host, 1, 1)
+                self._use(socket.socket(fileno=descriptors[0]))
+        finally:
+            self.replacing = False
         self.pid, self.loaded, self.epoch = pid, False, self.epoch + 1
         self.allow()
         return self.fail(Outcome(outcome), message)
-
-    def _number(self, value: Any) -> int:
-        if type(value) is not Handle:
-            raise codec.CodecError(f"a {type(value).__name__} object is not plain data")
-        state = object.__getattribute__(value, "_state")
-        if state[1] != self.epoch:
-            # The object died with an earlier candidate: do again what led to it.
-            operation, operands, ordinal = state[3]
-            self.request(operation, *operands)
-            if ordinal >= len(self.received):
-                raise codec.CodecError("an object of the program was lost with its process")
-            state = object.__getattribute__(self.received[ordinal], "_state")
-            object.__setattr__(value, "_state", state)
-        return int(state[2])
-
-
-class Handle:
-    """Stands in the referee for an object that only the candidate has; offers attributes, calls and iteration."""
-
-    __slots__ = ("_state",)
-    __hash__ = object.__hash__
-
-    def __init__(self, conversation: Conversation, epoch: int, number: int, recipe: tuple[Any, ...]) -> None:
-        object.__setattr__(self, "_state", (conversation, epoch, number, recipe))
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _conversation(self).request("attribute", self, name)
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Have the candidate call its object."""
-        return _conversation(self).request("call", self, args, keywords)
-
-    def __iter__(self) -> Any:
-        return iter(_conversation(self).request("items", self))
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is Handle and other is not self:
-            raise _unsupported(self, "comparing two objects of the program")
-        return other is self
-
-    def __bool__(self) -> bool:
-        return _conversation(self).request("truth", self) is True
-
-    def __len__(self) -> int:
-        length = _conversation(self).request("length", self)
-        return length if type(length) is int and length >= 0 else 0
-
-    def __getitem__(self, key: Any) -> Any:
-        return _conversation(self).request("item", self, key)
-
-
-def _conversation(handle: Handle) -> Conversation:
-    conversation: Conversation = object.__getattribute__(handle, "_state")[0]
-    return conversation
-
-
-def _unsupported(handle: Handle, what: str) -> Failure:
-    return _conversation(handle).fail(Outcome.UNSUPPORTED, f"{what} is not supported")
-
-
-def _refuse(name: str) -> Any:
-    def method(self: Handle, *_: Any) -> Any:
-        raise _unsupported(self, f"{name} on an object of the program")
-
-    return method
-
-
-for _name in "lt le gt ge add sub mul truediv floordiv mod neg radd rsub rmul contains setitem setattr".split():
-    setattr(Handle, f"__{_name}__", _refuse(f"__{_name}__"))
-
-
-def rebuild_exception(name: object, text: object, note: object) -> BaseException:
-    """Return the builtin exception called `name`, marked as having come from the program."""
-    kind = getattr(builtins, name, None) if isinstance(name, str) else None
-    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-        kind = RuntimeError
-    try:
-        error = kind(text)
-    except TypeError:
-        error = RuntimeError(text)
-    error.pper_note = str(note)  # type: ignore[attr-defined]
-    return error
-
-
-def _write_back(mine: Any, theirs: Any) -> None:
-    """Make the containers in `mine`, the arguments of a call, hold what the program left in them."""
-    kind = type(mine)
-    if type(theirs) is not kind:
-        return
-    if kind in (list, tuple) and len(mine) == len(theirs):
-        for index, (old, new) in enumerate(zip(mine, theirs, strict=True)):
-            if type(old) is type(new) and type(old) in _CONTAINERS:
-                _write_back(old, new)
-            elif kind is list:
-                mine[index] = new
-    elif kind is list or kind is bytearray:
-        mine[:] = theirs
-    elif kind is dict:
-        if list(mine) == list(theirs):
-            for key, old in mine.items():
-                if type(old) is type(theirs[key]) and type(old) in _CONTAINERS:
-                    _write_back(old, theirs[key])
-                else:
-                    mine[key] = theirs[key]
-        else:
-            mine.clear()
-            mine.update(theirs)
-    elif kind is set:
-        mine.clear()
-        mine.update(theirs)
-    elif kind.__name__ == "deque":
-        mine.clear()
-        mine.extend(theirs)
-
-
-_CONTAINERS = (list, tuple, dict, set, bytearray)

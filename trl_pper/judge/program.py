@@ -8,10 +8,13 @@ from __future__ import annotations
 import builtins
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
+from trl_pper.judge.raised import name_of, text_of
+
 _FILE_NAME = "program.py"
-_MAX_MESSAGE_CHARS = 500
+_MAX_LABEL_CHARS = 100
 
 
 def compile_program(source: bytes) -> types.CodeType:
@@ -30,19 +33,21 @@ def run(code: types.CodeType) -> dict[str, Any]:
     return namespace
 
 
-def describe(error: BaseException) -> tuple[str, str, str, str]:
-    """Return (kind, builtin exception name, text, text for people) of `error`."""
+def describe(
+    error: BaseException, shared: Callable[[type], str | None] = lambda kind: None
+) -> tuple[str, str, str, str]:
+    """Return (kind, exception name, text, text for people) of `error`.
+
+    Args:
+        error: What the program raised.
+        shared: Gives the name of a class that the tests define too; without one, builtins alone have names.
+    """
     kind = "memory" if isinstance(error, MemoryError) else "raised"
-    name = next((c.__name__ for c in type(error).__mro__ if getattr(builtins, c.__name__, None) is c), "Exception")
-    try:
-        text = str(error)[:_MAX_MESSAGE_CHARS]
-    except BaseException:
-        text = ""
     line = ""
     traceback = error.__traceback__
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == _FILE_NAME:
             line = f" (line {traceback.tb_lineno})"
         traceback = traceback.tb_next
-    label = type(error).__name__
-    return kind, name, text, f"{label}: {text}{line}" if text else f"{label}{line}"
+    label, text = type(error).__name__[:_MAX_LABEL_CHARS], text_of(error)
+    return kind, name_of(error, shared), text, f"{label}: {text}{line}" if text else f"{label}{line}"

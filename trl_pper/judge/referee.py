@@ -7,7 +7,6 @@ program returns reaches the test code as exact builtin values.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import contextlib
 import os
@@ -15,20 +14,24 @@ import random
 import signal
 import socket
 import types
+from collections.abc import Mapping
 from typing import Any
 
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.conversation import Conversation, SandboxBroken
-from trl_pper.judge.testplan import TEST, TestPlan, plan_tests
+from trl_pper.judge.handles import same
+from trl_pper.judge.raised import text_of
+from trl_pper.judge.testplan import SAME, TEST, TestPlan, plan_tests, why_no_test
 from trl_pper.verdict import Outcome
 
 #: Descriptors a referee starts with, after standard input, output and error.
 HOST, TESTS = 3, 4
 _MAX_MESSAGE_CHARS = 500
+_RETRY_SECONDS = 0.05
 
 
-def main(*, limits: dict[str, float]) -> None:
+def main(*, limits: Mapping[str, float]) -> None:
     """Judge every program the host announces; never returns."""
     setup, code, entry_point = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
     host = socket.socket(fileno=HOST)
@@ -39,7 +42,7 @@ def main(*, limits: dict[str, float]) -> None:
         _tell(host, "unsupported", f"the test code cannot be read: {error}")
         os._exit(0)
     if not plan.tests:
-        _tell(host, "unsupported", "the test code holds no test that runs")
+        _tell(host, "unsupported", why_no_test(plan.tree))
         os._exit(0)
     _tell(host, "plan", len(plan.tests))
     healthy = True
@@ -50,8 +53,17 @@ def main(*, limits: dict[str, float]) -> None:
             break
         _, descriptors, _, _ = socket.recv_fds(host, 1, 1)
         with socket.socket(fileno=descriptors[0]) as channel:
-            conversation = Conversation(channel=channel, host=host, pid=pid, limits=limits)
-            healthy = _judge_program(_Referee(plan, conversation, host), programs)
+            module = types.ModuleType("__main__")
+            conversation = Conversation(
+                channel=channel,
+                host=host,
+                pid=pid,
+                limits=limits,
+                namespace=module.__dict__,
+                class_names=plan.class_names,
+                tests=len(plan.tests),
+            )
+            healthy = _judge_program(_Referee(plan, conversation, host, module), programs)
     os._exit(0)
 
 
@@ -77,7 +89,10 @@ def _tell(host: socket.socket, *message: Any) -> None:
 
 
 class _Referee:
-    def __init__(self, plan: TestPlan, conversation: Conversation, host: socket.socket) -> None:
+    def __init__(
+        self, plan: TestPlan, conversation: Conversation, host: socket.socket, module: types.ModuleType
+    ) -> None:
+        self.module = module
         self.plan = plan
         self.conversation = conversation
         self.host = host
@@ -88,14 +103,21 @@ class _Referee:
         signal.signal(signal.SIGPROF, self.on_timer)
 
     def on_timer(self, signum: int, frame: types.FrameType | None) -> None:
+        """End what runs: the allowance of this process is spent."""
+        if self.conversation.replacing:
+            signal.setitimer(signal.ITIMER_PROF, _RETRY_SECONDS)
+            return
         self.healthy = False
         raise self.conversation.fail(Outcome.TIMEOUT, "the test code ran too long on what the program returned")
 
     def allow(self) -> None:
         """Start the next test's allowances: the candidate's and this process's own."""
+        # A test inside a function that the program calls back must not renew what the program is using up.
+        if self.conversation.nesting:
+            return
         self.conversation.failure = None
         self.conversation.allow()
-        signal.setitimer(signal.ITIMER_PROF, self.conversation.cpu_seconds)
+        signal.setitimer(signal.ITIMER_PROF, self.conversation.allowance.cpu_seconds)
 
     def run(self, programs: tuple[types.CodeType, ...]) -> tuple[Outcome, str]:
         """Run everything; return what to say of tests that were never reached."""
@@ -118,16 +140,16 @@ class _Referee:
 
     def namespace(self) -> dict[str, Any]:
         """Return the globals of the test code: trusted modules, and stand-ins for what the program defines."""
-        module = types.ModuleType("__main__")
-        module.__dict__.update({"__builtins__": builtins, TEST: self.test})
+        names = self.module.__dict__
+        names.update({"__builtins__": builtins, TEST: self.test, SAME: same})
         for name in self.plan.program_names:
             if name in self.plan.module_names:
-                module.__dict__[name] = __import__(name)
+                names[name] = __import__(name)
                 continue
             # A name the program lacks stays unbound: the test that uses it meets a NameError.
             with contextlib.suppress(NameError):
-                module.__dict__[name] = self.conversation.request("global", name)
-        return module.__dict__
+                names[name] = self.conversation.request("global", name)
+        return names
 
     def test(self, index: int) -> _Test:
         """Return the manager that records how test `index` ends and lets the test code go on."""
@@ -144,8 +166,10 @@ class _Referee:
             self.healthy = False
             return Outcome.MEMORY_LIMIT, "the test code ran out of memory on what the program returned"
         if isinstance(error, AssertionError):
-            return Outcome.WRONG_ANSWER, str(error)[:_MAX_MESSAGE_CHARS]
-        return Outcome.RUNTIME_ERROR, f"in the test code: {type(error).__name__}: {error}"[:_MAX_MESSAGE_CHARS]
+            return Outcome.WRONG_ANSWER, text_of(error)[:_MAX_MESSAGE_CHARS]
+        return Outcome.RUNTIME_ERROR, f"in the test code: {type(error).__name__}: {text_of(error)}"[
+            :_MAX_MESSAGE_CHARS
+        ]
 
     def record(self, index: int, outcome: Outcome, message: str) -> None:
         """Tell the host; a test that runs several times passes only if it passes every time."""
@@ -154,7 +178,7 @@ class _Referee:
             return
         self.outcomes[index] = outcome
         if outcome is not Outcome.PASSED:
-            statement = ast.unparse(self.plan.tests[index])[:200]
+            statement = self.plan.tests[index][:200]
             message = f"{statement}: {message}" if message else statement
         _tell(self.host, "test", index, outcome.value, message[:_MAX_MESSAGE_CHARS])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import symtable
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from trl_pper.judge.codec import CROSSING_MODULES
 
 #: Name of the context manager in rewritten test code; not a name anyone would write.
 TEST = "__pper_test__"
+#: Name of the function that `is` becomes, since two objects of the program cannot be told apart here.
+SAME = "__pper_same__"
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 #: Fields of compound statements that hold statements, or that hold handlers and cases that do.
@@ -30,16 +33,18 @@ class TestPlan:
 
     Args:
         tree: The rewritten module.
-        tests: The statement of each test, in source order.
+        tests: The text of each test, in source order.
         program_names: Global names the test code uses without defining them.
         module_names: Those of them that are used as modules of the standard library. They are bound to the real
             module, so that a program cannot answer for `math.isclose`.
+        class_names: Classes that the tests define; the value says whether one holds nothing but attributes.
     """
 
     tree: ast.Module
-    tests: tuple[ast.stmt, ...]
+    tests: tuple[str, ...]
     program_names: tuple[str, ...]
     module_names: frozenset[str]
+    class_names: dict[str, bool]
 
 
 def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None) -> TestPlan:
@@ -56,9 +61,38 @@ def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None) ->
     tree = ast.parse(code, "tests.py")
     names = _program_names(tree, code, setup, entry_point)
     tests: list[ast.stmt] = []
+    classes = _class_names([*ast.parse(setup).body, *tree.body])
     _wrap_module(tree, tests)
+    lines = [line.encode() for line in re.split(r"\r\n|\r|\n", code)]
+    texts = tuple(_text(statement, lines) for statement in tests)
+    # The text is looked at first, as the tree may be long.
+    tree = ast.fix_missing_locations(_Identity().visit(tree)) if " is " in code else tree
     modules = _used_as_modules(tree, CROSSING_MODULES.intersection(names) - {entry_point})
-    return TestPlan(tree=tree, tests=tuple(tests), program_names=names, module_names=modules)
+    return TestPlan(tree=tree, tests=texts, program_names=names, module_names=modules, class_names=classes)
+
+
+def _text(statement: ast.stmt, lines: Sequence[bytes]) -> str:
+    """Return the source text of a statement."""
+    end_line, end = statement.end_lineno or statement.lineno, statement.end_col_offset
+    text = [*lines[statement.lineno - 1 : end_line]]
+    text[-1] = text[-1][:end]
+    text[0] = text[0][statement.col_offset :]
+    return b"\n".join(text).decode("utf-8", "replace")
+
+
+class _Identity(ast.NodeTransformer):
+    """Makes `a is b` a call of SAME, but for constants, which no object of the program is."""
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        self.generic_visit(node)
+        sides = (node.left, *node.comparators)
+        if len(sides) != 2 or not isinstance(node.ops[0], ast.Is | ast.IsNot):
+            return node
+        if any(isinstance(side, ast.Constant) for side in sides):
+            return node
+        same = ast.Call(func=ast.Name(id=SAME, ctx=ast.Load()), args=list(sides), keywords=[])
+        made = same if isinstance(node.ops[0], ast.Is) else ast.UnaryOp(op=ast.Not(), operand=same)
+        return ast.copy_location(made, node)
 
 
 def _used_as_modules(tree: ast.Module, modules: frozenset[str]) -> frozenset[str]:
@@ -68,6 +102,49 @@ def _used_as_modules(tree: ast.Module, modules: frozenset[str]) -> frozenset[str
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in modules]
     bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return frozenset(node.id for node in names) - {node.id for node in names if id(node) not in bases}
+
+
+#: Methods that a class may have and still be nothing but its attributes to whoever did not make it.
+_ATTRIBUTES_ONLY = frozenset(("__init__", "__repr__", "__str__"))
+_CLASS_MAKERS = frozenset(
+    ("namedtuple", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "IntFlag", "make_dataclass")
+)
+
+
+def _class_names(body: Sequence[ast.stmt]) -> dict[str, bool]:
+    """Return the classes that module-level statements define, each with whether it holds nothing but attributes."""
+    names: dict[str, bool] = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            names[node.name] = _is_bare(node)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            function = node.value.func
+            maker = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            if maker in _CLASS_MAKERS:
+                names.update({target.id: False for target in node.targets if isinstance(target, ast.Name)})
+    return names
+
+
+def _is_bare(node: ast.ClassDef) -> bool:
+    if node.bases or node.keywords or node.decorator_list:
+        return False
+    return all(
+        statement.name in _ATTRIBUTES_ONLY
+        if isinstance(statement, ast.FunctionDef)
+        else isinstance(statement, ast.Expr | ast.Pass | ast.AnnAssign)
+        for statement in node.body
+    )
+
+
+def why_no_test(tree: ast.Module) -> str:
+    """Return what to say of test code that holds no test."""
+    for node in tree.body:
+        bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
+        if any(base.endswith("TestCase") for base in bases):
+            return (
+                "unittest.TestCase is not supported: write plain asserts, or functions that hold them and are called"
+            )
+    return "the test code holds no test that runs"
 
 
 def count_tests(code: str) -> int:
@@ -119,10 +196,18 @@ def _holds_test(statement: ast.AST) -> bool:
         return _counts(statement)
     if isinstance(statement, _DEFINITIONS):
         return False
+    if isinstance(statement, ast.With) and any(_expects_exception(item.context_expr) for item in statement.items):
+        return True
     # Asserts are statements: expressions, which may be long literals, need no look.
     return any(
         _holds_test(part) for field in _BLOCKS for part in getattr(statement, field, ()) if isinstance(part, ast.AST)
     )
+
+
+def _expects_exception(expression: ast.expr) -> bool:
+    """Whether this is `pytest.raises(...)`, which fails when its block raises nothing."""
+    function = expression.func if isinstance(expression, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr == "raises"
 
 
 def _counts(node: ast.Assert) -> bool:

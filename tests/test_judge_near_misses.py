@@ -1,0 +1,43 @@
+"""Right and nearly right programs of real collections get the verdicts that are known of them."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "judge_near_misses.py"
+#: A file of each source, and how many of its programs there have to be for the test to mean something.
+FILES = {
+    "quixbugs": ("nearmiss/quixbugs_python.dev.jsonl", 40),
+    "leak_pairs": ("nearmiss/leak_pairs.dev.jsonl", 4),
+    "leetcode": ("leetcode/LeetCodeDataset-v0.3.1-test.dev.jsonl.gz", 107),
+    "mbpp_plus": ("evalplus/MbppPlus-OriginFmt.dev.jsonl.gz", 196),
+    "cruxeval": ("cruxeval/cruxeval.dev.jsonl", 800),
+    "apps_calls": ("apps_dirs/train/2404/input_output.json", 77),
+    "refactory": ("nearmiss/refactory_programs.dev.jsonl.gz", 2207),
+    "humanevalpack": ("nearmiss/humanevalpack_python.dev.jsonl", 164),
+}
+
+
+@pytest.fixture(scope="module")
+def example():
+    return runpy.run_path(str(EXAMPLE), run_name="example")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("source", FILES)
+def test_every_verdict_is_as_known_or_explained(source, example, shared):
+    name, programs = FILES[source]
+    data = shared(name)
+    for _ in Path(name).parts:
+        data = data.parent
+    jobs = list(example["SOURCES"][source](data))
+    with example["judge_for"](source) as judge:
+        figures, lines = example["compare"](source, jobs, judge)
+    assert figures.programs == programs
+    assert figures.unexplained == 0, lines
+    # Declining to judge is honest, and has to stay rare.
+    assert figures.unsupported <= programs // 100

@@ -1,0 +1,278 @@
+"""How each kind of value is read, by the tag in front of it.
+
+Enters: the decoder, which stands behind the tag. Leaves: a value of an exact type; what the peer made up ends in a
+`CodecError` or in one of the errors that `decode` takes for a malformed value.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import importlib
+import math
+import re
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from trl_pper.judge.codec_rules import (
+    COMPLEX,
+    COUNT,
+    CROSSING_MODULES,
+    DOUBLE,
+    MAX_DEPTH,
+    MAX_FRACTION_BYTES,
+    MAX_INT_BYTES,
+    SAFE_FUNCTIONS,
+    SAFE_TYPES,
+    SMALL,
+    CodecError,
+    check_hashes,
+)
+
+if TYPE_CHECKING:
+    from trl_pper.judge.decoder import Decoder
+
+_FACTORIES = frozenset(SAFE_TYPES.values())
+_MAX_FIELDS = 255
+_DTYPE = re.compile(r"[<>|=][biufc][0-9]{1,2}")
+_NAMED_TUPLE_ATTRIBUTES = frozenset(dir(collections.namedtuple("_", "")))
+
+
+def pairs(parts: list[Any]) -> dict[Any, Any]:
+    """Return a dict of the keys and values that take turns in `parts`."""
+    if len(parts) % 2:
+        raise CodecError("malformed value: a key without a value")
+    keys = parts[::2]
+    check_hashes(keys)
+    return dict(zip(keys, parts[1::2], strict=True))
+
+
+def _read_small(decoder: Decoder, depth: int) -> int:
+    value: int = SMALL.unpack_from(decoder.data, decoder.position)[0]
+    decoder.position += 8
+    return value
+
+
+def _read_double(decoder: Decoder, depth: int) -> float:
+    value: float = DOUBLE.unpack_from(decoder.data, decoder.position)[0]
+    decoder.position += 8
+    return value
+
+
+def _read_int(decoder: Decoder, depth: int) -> int:
+    payload = decoder.sized()
+    if len(payload) > MAX_INT_BYTES:
+        raise CodecError(f"integer too big: more than {MAX_INT_BYTES} bytes")
+    return int.from_bytes(payload, "little", signed=True)
+
+
+def _block(typecode: str) -> Callable[[Decoder], list[Any]]:
+    return lambda decoder: array.array(typecode, decoder.sized()).tolist()
+
+
+_whole_block, _float_block = _block("q"), _block("d")
+
+
+def _read_fraction(decoder: Decoder, depth: int) -> fractions.Fraction:
+    numerator, denominator = decoder.whole_numbers(depth, 2)
+    if max(numerator.bit_length(), denominator.bit_length()) > 8 * MAX_FRACTION_BYTES:
+        raise CodecError("fraction too big")
+    return fractions.Fraction(numerator, denominator)
+
+
+def _read_deque(decoder: Decoder, depth: int) -> collections.deque[Any]:
+    maxlen, *items = decoder.items(depth)
+    if maxlen is not None and type(maxlen) is not int:
+        raise CodecError("malformed value: a deque's maxlen is a whole number or None")
+    return collections.deque(items, maxlen)
+
+
+def _read_counter(decoder: Decoder, depth: int) -> collections.Counter[Any]:
+    counter: collections.Counter[Any] = collections.Counter()
+    # The update of dict: a Counter's own adds to what is there.
+    dict.update(counter, decoder.pairs(depth))
+    return counter
+
+
+def _read_default_dict(decoder: Decoder, depth: int) -> Any:
+    factory, *parts = decoder.items(depth)
+    if factory is not None and not (isinstance(factory, type) and factory in _FACTORIES):
+        raise CodecError("malformed value: a defaultdict makes builtins")
+    return collections.defaultdict(factory, pairs(parts))
+
+
+def _read_array(decoder: Decoder, depth: int) -> array.array[Any]:
+    typecode, content = decoder.items(depth)
+    if type(typecode) is not str or typecode not in set(array.typecodes) - {"u"} or type(content) is not bytes:
+        raise CodecError("malformed value: an array is a type and bytes")
+    return array.array(typecode, content)
+
+
+def _read_ndarray(decoder: Decoder, depth: int) -> Any:
+    dtype, shape, content = decoder.text(), decoder.read(depth + 1), decoder.read(depth + 1)
+    if _DTYPE.fullmatch(dtype) is None or type(shape) is not tuple or type(content) is not bytes:
+        raise CodecError("malformed value: an array of numbers is a type, a shape and bytes")
+    if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 32:
+        raise CodecError("malformed value: a shape is a tuple of sizes")
+    try:
+        numpy = importlib.import_module("numpy")
+    except ImportError:
+        raise CodecError("an array of numbers cannot cross: numpy is not installed here") from None
+    kind = numpy.dtype(dtype)
+    if math.prod(shape) * kind.itemsize != len(content):
+        raise CodecError("malformed value: an array's shape does not fit its data")
+    return numpy.frombuffer(content, dtype=kind).reshape(shape).copy()
+
+
+def _read_named_tuple(decoder: Decoder, depth: int) -> tuple[Any, ...]:
+    name, fields, *values = decoder.items(depth)
+    if type(name) is not str or type(fields) is not tuple or len(fields) != len(values):
+        raise CodecError("malformed value: a named tuple is a name, its fields and their values")
+    table = decoder.instances
+    kind = None
+    if table is not None and name in table.names:
+        kind = table.namespace.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, tuple) and getattr(kind, "_fields", None) == fields):
+        kind = named_tuple_class(name, fields)
+    return tuple.__new__(kind, values)
+
+
+@functools.lru_cache(maxsize=64)
+def named_tuple_class(name: str, fields: tuple[Any, ...]) -> type:
+    """Return a named tuple class, or tuple itself where a field would hide one of its methods or is no name."""
+    if len(fields) > _MAX_FIELDS or not all(type(field) is str and field.isascii() for field in (name, *fields)):
+        return tuple
+    if _NAMED_TUPLE_ATTRIBUTES.intersection(fields):
+        return tuple
+    try:
+        # The constructor checks every name before it compiles anything.
+        return collections.namedtuple(name, fields)
+    except ValueError:
+        return tuple
+
+
+def _read_member(decoder: Decoder, depth: int) -> Any:
+    kind = decoder.table().find(decoder.text())
+    name = decoder.read(depth + 1)
+    if not isinstance(kind, enum.EnumMeta) or type(name) is not str or name not in kind.__members__:
+        raise CodecError("malformed value: no such member of an enumeration")
+    return kind.__members__[name]
+
+
+def _read_instance(decoder: Decoder, depth: int) -> Any:
+    number: int = COUNT.unpack(decoder.take(4))[0]
+    instance = decoder.table().instance(number, decoder.read(depth + 1))
+    if number not in decoder.read_already:
+        decoder.read_already.add(number)
+        decoder.pending.append(instance)
+    return instance
+
+
+def _read_whole_instance(decoder: Decoder, depth: int) -> Any:
+    """Return an instance whose attributes come at once, as its hash depends on them."""
+    if depth > MAX_DEPTH:
+        raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
+    number: int = COUNT.unpack(decoder.take(4))[0]
+    instance = decoder.table().instance(number, decoder.read(depth + 1))
+    if number in decoder.read_already:
+        raise CodecError("malformed value: the attributes of an instance come once")
+    decoder.read_already.add(number)
+    decoder.table().set_state(instance, decoder.read(depth + 1))
+    return instance
+
+
+def _read_type(decoder: Decoder, depth: int) -> Any:
+    name = decoder.text()
+    if name in SAFE_TYPES:
+        return SAFE_TYPES[name]
+    if name in SAFE_FUNCTIONS:
+        return getattr(importlib.import_module("builtins"), name)
+    raise CodecError(f"builtin {name!r} cannot cross")
+
+
+def _read_module(decoder: Decoder, depth: int) -> types.ModuleType:
+    name = decoder.text()
+    if name not in CROSSING_MODULES:
+        raise CodecError(f"module {name!r} cannot cross")
+    return importlib.import_module(name)
+
+
+def _numbered(tag: bytes) -> Callable[[Decoder, int], Any]:
+    def read(decoder: Decoder, depth: int) -> Any:
+        number: int = COUNT.unpack(decoder.take(4))[0]
+        if decoder.resolve is None:
+            raise CodecError("a handle cannot cross here")
+        return decoder.resolve(tag, number)
+
+    return read
+
+
+def _read_library_name(decoder: Decoder, depth: int) -> Any:
+    name = decoder.text()
+    if decoder.resolve is None:
+        raise CodecError("a function of the library cannot cross here")
+    return decoder.resolve(b"L", name)
+
+
+def _unknown(decoder: Decoder, depth: int) -> Any:
+    raise CodecError(f"malformed value: unknown tag {decoder.data[decoder.position - 1]!r}")
+
+
+_BY_TAG: dict[bytes, Callable[[Decoder, int], Any]] = {
+    b"N": lambda r, d: None,
+    b"T": lambda r, d: True,
+    b"F": lambda r, d: False,
+    b"e": lambda r, d: Ellipsis,
+    b"j": _read_small,
+    b"i": _read_int,
+    b"d": _read_double,
+    b"c": lambda r, d: complex(*COMPLEX.unpack(r.take(16))),
+    b"s": lambda r, d: r.text(),
+    b"b": lambda r, d: r.sized(),
+    b"B": lambda r, d: bytearray(r.sized()),
+    b"l": lambda r, d: r.items(d),
+    b"t": lambda r, d: tuple(r.items(d)),
+    b"[": lambda r, d: _whole_block(r),
+    b"<": lambda r, d: _float_block(r),
+    b"(": lambda r, d: tuple(_whole_block(r)),
+    b">": lambda r, d: tuple(_float_block(r)),
+    b"S": lambda r, d: set(r.keys(d)),
+    b"Z": lambda r, d: frozenset(r.keys(d)),
+    b"m": lambda r, d: r.pairs(d),
+    b"C": _read_counter,
+    b"Q": lambda r, d: collections.OrderedDict(r.pairs(d)),
+    b"f": _read_default_dict,
+    b"q": _read_deque,
+    b"K": lambda r, d: dict.fromkeys(r.keys(d)).keys(),
+    b"V": lambda r, d: dict(enumerate(r.items(d))).values(),
+    b"E": lambda r, d: r.pairs(d).items(),
+    b"r": lambda r, d: range(*r.whole_numbers(d, 3)),
+    b"x": lambda r, d: slice(*r.items(d)),
+    b"I": lambda r, d: iter(r.items(d)),
+    b"D": lambda r, d: decimal.Decimal(r.text()),
+    b"R": _read_fraction,
+    b"y": lambda r, d: datetime.date.fromisoformat(r.text()),
+    b"h": lambda r, d: datetime.time.fromisoformat(r.text()),
+    b"a": lambda r, d: datetime.datetime.fromisoformat(r.text()),
+    b"w": lambda r, d: datetime.timedelta(*r.whole_numbers(d, 3)),
+    b"z": _read_array,
+    b"A": _read_ndarray,
+    b"P": _read_named_tuple,
+    b"k": lambda r, d: r.table().find(r.text()),
+    b"U": _read_member,
+    b"O": _read_instance,
+    b"o": _read_whole_instance,
+    b"Y": _read_type,
+    b"M": _read_module,
+    b"H": _numbered(b"H"),
+    b"g": _numbered(b"g"),
+    b"L": _read_library_name,
+}
+#: The reader of each tag, by its byte.
+READERS = [_BY_TAG.get(bytes((tag,)), _unknown) for tag in range(256)]
