@@ -261,7 +261,7 @@ def test_a_scope_cuts_off_the_processes_a_process_came_from(user, folder):
     script = """
 from trl_pper.judge import kernel
 # A capability to watch the machine's performance would go on opening some files about other processes.
-kernel.keep_only_capabilities(0)
+kernel.make([kernel.keep_only_capabilities_call(0)])
 # The worker's own ruleset leaves it, and a child that does nothing, everything tried below.
 landlock.restrict(landlock.prepare(readable=["/"], writable=[room]))
 scope, parent = landlock.prepare_scope(), os.getpid()

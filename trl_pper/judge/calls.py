@@ -17,7 +17,7 @@ from typing import Any
 
 from trl_pper.judge import codec
 from trl_pper.judge.callbacks import find_in_library
-from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, send_frame
 from trl_pper.judge.codec_rules import COUNT
 from trl_pper.judge.instances import InstanceTable, MissingClass, changeable
 from trl_pper.judge.program import compile_program, describe, run
@@ -36,6 +36,7 @@ class _Calls:
 
     def __init__(self, channel: socket.socket, namespace: dict[str, Any], max_bytes: int) -> None:
         self.channel = channel
+        self.reader = FrameReader(channel)
         self.namespace = namespace
         self.max_bytes = max_bytes
         self.objects: list[Any] = []
@@ -52,7 +53,7 @@ class _Calls:
         """Answer until the referee hangs up."""
         while True:
             try:
-                request = receive_frame(self.channel, max_bytes=_MAX_REQUEST_BYTES)
+                request = self.reader.read(_MAX_REQUEST_BYTES)
             except ChannelClosed:
                 return
             self.instances.clear()
@@ -127,7 +128,7 @@ class _Calls:
                 raise RuntimeError("a function of the tests can be called only while a test waits for the program")
             send_frame(self.channel, serial + self.encode(("callback", number, args, keywords)))
             while True:
-                message = receive_frame(self.channel, max_bytes=_MAX_REQUEST_BYTES)
+                message = self.reader.read(_MAX_REQUEST_BYTES)
                 if message.startswith(serial):
                     break
                 # The tests' function calls the program in its turn.
@@ -258,8 +259,4 @@ def warm_up() -> None:
             for request in requests:
                 calls.answer(_FIRST_SERIAL + codec.encode(request, max_bytes=_MAX_WORDS_BYTES, opaque=calls.number))
             send_frame(theirs, _FIRST_SERIAL)
-            receive_frame(ours, max_bytes=_MAX_WORDS_BYTES)
-
-
-# Here, because importing this module is the last that happens before candidates are forked.
-warm_up()
+            calls.reader.read(_MAX_WORDS_BYTES)

@@ -13,8 +13,8 @@ import os
 import random
 import socket
 
-from trl_pper.judge.calls import answer_calls
-from trl_pper.judge.channel import send_frame
+from trl_pper.judge.calls import answer_calls, warm_up
+from trl_pper.judge.channel import frame
 from trl_pper.judge.script import open_standard_streams, run_script
 
 #: Descriptors a candidate starts with, after standard input, output and error.
@@ -33,15 +33,34 @@ def prepare() -> None:
     random.seed(0)
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
     open_standard_streams()
+    _channels.append(_socket_at(CHANNEL))
+    warm_up()
 
 
-def main(*, mode: str, max_value_bytes: int) -> None:
-    """Run the program on descriptor PROGRAM; never returns."""
+#: The socket object for the descriptor that every candidate has at `CHANNEL`; nothing is there before.
+_channels: list[socket.socket] = []
+_ready = frame(READY)
+
+
+def _socket_at(number: int) -> socket.socket:
+    some, other = socket.socketpair()
+    other.close()
+    descriptor = some.detach()
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, number)
+    os.close(number)
+    return made
+
+
+def main(mode: str, max_value_bytes: int) -> None:
+    """Run the program on descriptor PROGRAM, as a script if `mode` is "stdio"; never returns."""
+    [channel] = _channels
     source = os.pread(PROGRAM, os.fstat(PROGRAM).st_size, 0)
     os.close(PROGRAM)
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, CHANNEL)
     # From here on whatever goes wrong is the program's doing; without this word it is the sandbox's.
-    send_frame(channel, READY)
+    os.write(CHANNEL, _ready)
     if mode == "stdio":
         run_script(source, channel)
     else:

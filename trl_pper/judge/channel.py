@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 
 _LENGTH = struct.Struct("<Q")
+_USUAL_BYTES = 1 << 13
 
 #: wait(socket, poll event mask): returns when ready, raises to give up.
 Wait = Callable[[socket.socket, int], None]
@@ -86,3 +87,56 @@ def _receive_exactly(sock: socket.socket, size: int, wait: Wait | None) -> bytes
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+class FrameReader:
+    """Reads the frames of a stream socket that carries nothing else, mostly with one system call each.
+
+    Args:
+        sock: A connected stream socket.
+        wait: Waits until the socket is readable; None blocks in the kernel.
+    """
+
+    __slots__ = ("_ahead", "_sock", "_wait")
+
+    def __init__(self, sock: socket.socket, wait: Wait | None = None) -> None:
+        self._sock = sock
+        self._wait = wait
+        self._ahead = b""
+
+    def read(self, max_bytes: int) -> bytes:
+        """Return the next frame of at most `max_bytes`.
+
+        Raises:
+            ChannelClosed: The other side is gone.
+            FrameTooBig: A larger frame was announced.
+        """
+        data = self._ahead or self._more(_USUAL_BYTES)
+        while len(data) < _LENGTH.size:
+            data += self._more(_USUAL_BYTES)
+        (size,) = _LENGTH.unpack_from(data)
+        if size > max_bytes:
+            raise FrameTooBig(f"a frame of {size} bytes was announced; at most {max_bytes} are accepted")
+        end = _LENGTH.size + size
+        if len(data) < end:
+            data = self._complete(data, end)
+        self._ahead = data[end:]
+        return data[_LENGTH.size : end]
+
+    def _complete(self, data: bytes, end: int) -> bytes:
+        parts, missing = [data], end - len(data)
+        while missing > 0:
+            parts.append(self._more(min(missing, 1 << 20)))
+            missing -= len(parts[-1])
+        return b"".join(parts)
+
+    def _more(self, size: int) -> bytes:
+        if self._wait is not None:
+            self._wait(self._sock, select.POLLIN)
+        try:
+            part = self._sock.recv(size)
+        except ConnectionError as error:
+            raise ChannelClosed(str(error)) from None
+        if not part:
+            raise ChannelClosed("end of stream")
+        return part

@@ -16,6 +16,7 @@ finds out what holds.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import resource
@@ -32,7 +33,11 @@ ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _FIRST_UID = 1_879_048_192
-_MAX_DESCRIPTORS = 1 << 10
+#: A worker's own descriptors lie from here on, below them those that it hands to its children.
+FIRST_OWN_DESCRIPTOR = 40
+# After the change of identity, which clears it.
+_DIE_WITH_PARENT = kernel.prctl_call(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+_CLOSE_FROM = [[kernel.close_from_call(first)] for first in range(16)]
 
 
 class LevelUnavailable(RuntimeError):
@@ -94,17 +99,24 @@ class Confinement:
             if not seccomp.supported():
                 raise LevelUnavailable("the kernel offers no system call filter for this architecture")
             self._filter = seccomp.prepare(processes=limits["processes"] > 1)
+        self.candidate_identity, self.referee_identity = _identities(spare_uid, imports)
+        if self.candidate_identity.uid is not None:
+            os.setgroups([])
+            os.setresgid(*[self.candidate_identity.uid] * 3)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        self._keep_descriptors_apart()
         for which, value in (
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_FSIZE, max(limits["file_bytes"], limits["output_bytes"] + 1)),
             (resource.RLIMIT_NOFILE, limits["open_files"]),
         ):
             _lower(which, int(value))
-        self.candidate_identity, self.referee_identity = _identities(spare_uid, imports)
-        if self.candidate_identity.uid is not None:
-            os.setgroups([])
-            os.setresgid(*[self.candidate_identity.uid] * 3)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        self._sealing = self._seal_of_candidates()
+        self._referee_sealing = [
+            kernel.set_limit_call(resource.RLIMIT_AS, _at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
+            *_assume(self.referee_identity),
+            _DIE_WITH_PARENT,
+        ]
 
     def _enter_namespaces(self, directory: str, readable: Sequence[str]) -> None:
         size, files = int(self.limits["file_bytes"]), int(self.limits["files"])
@@ -175,31 +187,55 @@ class Confinement:
         """Return the process ids of this process's children."""
         return [int(pid) for pid in os.pread(self._children, 1 << 16, 0).split()]
 
-    def seal_candidate(self, parent: int) -> None:
+    def _keep_descriptors_apart(self) -> None:
+        """Move this process's own descriptors out of the way of those that children get."""
+        self._children = _move_up(self._children)
+        if self._own_processes is not None:
+            self._own_processes = _move_up(self._own_processes)
+        if self._scope is not None:
+            self._scope = dataclasses.replace(self._scope, descriptor=_move_up(self._scope.descriptor))
+
+    def _seal_of_candidates(self) -> list[kernel.Call]:
+        """Return the system calls by which a child gives up everything a program must not have."""
+        limits, identity = self.limits, self.candidate_identity
+        tasks = int(limits["processes"] + limits["threads"])
+        if identity.uid is None:
+            tasks += self._tasks_outside
+        calls = [
+            kernel.set_limit_call(resource.RLIMIT_AS, _at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
+            kernel.set_limit_call(resource.RLIMIT_NPROC, _at_most(resource.RLIMIT_NPROC, tasks)),
+            *_assume(identity),
+        ]
+        if not self.process_namespaces:
+            # A program may open /dev/stdin, which leads through its own files in /proc.
+            calls.append(kernel.prctl_call(kernel.PR_SET_DUMPABLE, 1))
+        calls.append(_DIE_WITH_PARENT)
+        if self._scope is not None:
+            calls.append(landlock.restrict_call(self._scope))
+        if self._filter is not None:
+            # The first process of a namespace; elsewhere the child itself writes what it is called.
+            seccomp.name_process(self._filter, 1)
+            calls.append(seccomp.install_call(self._filter))
+        return calls
+
+    def seal_candidate(self, parent: int, descriptors: int) -> None:
         """Give up everything a program must not have; the last step before untrusted work.
 
         Args:
             parent: Process id of the parent this process must not outlive.
+            descriptors: Descriptors to keep, counted from 0; all others are closed.
         """
-        limits, identity = self.limits, self.candidate_identity
-        _lower(resource.RLIMIT_AS, int(limits["memory_bytes"]))
-        tasks = int(limits["processes"] + limits["threads"])
-        _lower(resource.RLIMIT_NPROC, tasks if identity.uid is not None else tasks + self._tasks_outside)
-        _assume(identity)
-        if not self.process_namespaces:
-            # A program may open /dev/stdin, which leads through its own files in /proc.
-            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-        _die_with(parent)
-        if self._scope is not None:
-            landlock.restrict(self._scope)
-        if self._filter is not None:
-            seccomp.install(self._filter)
+        if self._filter is not None and not self.process_namespaces:
+            seccomp.name_process(self._filter, os.getpid())
+        kernel.make(self._sealing)
+        kernel.make(_CLOSE_FROM[descriptors])
+        _check_parent(parent)
 
-    def seal_referee(self, parent: int) -> None:
-        """Give up privileges; what a referee runs is trusted, what it reads is not."""
-        _lower(resource.RLIMIT_AS, int(self.limits["memory_bytes"]))
-        _assume(self.referee_identity)
-        _die_with(parent)
+    def seal_referee(self, parent: int, descriptors: int) -> None:
+        """Give up privileges; what a referee runs is trusted, what it reads is not. See `seal_candidate`."""
+        kernel.make(self._referee_sealing)
+        kernel.make(_CLOSE_FROM[descriptors])
+        _check_parent(parent)
 
 
 def library_paths(imports: Sequence[str]) -> tuple[str, ...]:
@@ -210,38 +246,49 @@ def library_paths(imports: Sequence[str]) -> tuple[str, ...]:
 
 
 def arrange_descriptors(sources: Sequence[int], *, first: int) -> None:
-    """Make `sources` the descriptors `first`, `first + 1`, ... of this process and close all that follow."""
-    end = first + len(sources)
-    high = [fcntl.fcntl(source, fcntl.F_DUPFD, end) for source in sources]
-    for target, source in enumerate(high, first):
-        os.dup2(source, target)
-    os.closerange(end, _MAX_DESCRIPTORS)
+    """Make `sources` the descriptors `first`, `first + 1`, ... of this process, as they usually are."""
+    if list(sources) != list(range(first, first + len(sources))):
+        high = [fcntl.fcntl(source, fcntl.F_DUPFD, first + len(sources)) for source in sources]
+        for target, source in enumerate(high, first):
+            os.dup2(source, target)
+
+
+def _at_most(which: int, value: int) -> int:
+    """Return `value`, or the limit in force where that is lower."""
+    _, hard = resource.getrlimit(which)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def _lower(which: int, value: int) -> None:
-    _, hard = resource.getrlimit(which)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
+    value = _at_most(which, value)
     resource.setrlimit(which, (value, value))
 
 
-def _assume(identity: Identity) -> None:
+def _assume(identity: Identity) -> list[kernel.Call]:
+    """Return the system calls by which a process becomes `identity` for good."""
     kept = 1 << _CAP_DAC_READ_SEARCH if identity.reads_everything else 0
+    calls = []
     if identity.uid is not None:
         if kept:
-            kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
-        os.setresuid(identity.uid, identity.uid, identity.uid)
+            calls.append(kernel.prctl_call(kernel.PR_SET_KEEPCAPS, 1))
+        calls.append(kernel.set_user_call(identity.uid))
     if kept or identity.uid is None:
         # Leaving uid 0 drops every capability; a user namespace's, or those of a root that stays, must be dropped.
-        kernel.keep_only_capabilities(kept)
+        calls.append(kernel.keep_only_capabilities_call(kept))
+    return calls
 
 
-def _die_with(parent: int) -> None:
-    # After the change of identity, which clears it.
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+def _check_parent(parent: int) -> None:
+    """End this process if its parent went before `_DIE_WITH_PARENT` was in force."""
     # In a process namespace of its own the parent has number 0.
     if os.getppid() not in (parent, 0):
         os._exit(1)
+
+
+def _move_up(descriptor: int) -> int:
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_DESCRIPTOR)
+    os.close(descriptor)
+    return moved
 
 
 def _count_tasks(uid: int) -> int:
@@ -284,7 +331,7 @@ def _can_read_as(identity: Identity, directories: Sequence[str]) -> bool:
         try:
             os.setgroups([])
             os.setresgid(*[identity.uid or 0] * 3)
-            _assume(identity)
+            kernel.make(_assume(identity))
             for directory in directories:
                 os.listdir(directory)
             os._exit(0)

@@ -14,7 +14,7 @@ from typing import Any
 from trl_pper.judge import codec
 from trl_pper.judge.allowance import Allowance
 from trl_pper.judge.callbacks import Callbacks
-from trl_pper.judge.channel import ChannelClosed, FrameTooBig, receive_frame, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
 from trl_pper.judge.codec_rules import COUNT
 from trl_pper.judge.endings import OUTCOME_OF_KIND
 from trl_pper.judge.handles import Handle
@@ -99,6 +99,7 @@ class Conversation:
     def _use(self, channel: socket.socket) -> None:
         self.channel = channel
         self.wait = self.allowance.waiter(channel)
+        self.reader = FrameReader(channel, self.wait)
 
     def allow(self) -> None:
         """Start a test's allowance of CPU and wall time."""
@@ -117,7 +118,7 @@ class Conversation:
         """
         self.allow()
         try:
-            receive_frame(self.channel, max_bytes=_MAX_CONTROL_BYTES, wait=self.wait)
+            self.reader.read(_MAX_CONTROL_BYTES)
         except (ChannelClosed, TimeoutError):
             raise SandboxBroken("a candidate ended before it was ready") from None
         self.serial = 0
@@ -204,7 +205,7 @@ class Conversation:
             self.nesting -= 1
 
     def _receive(self, serial: bytes, resolve: Callable[[bytes, Any], Any]) -> tuple[Any, ...]:
-        frame = receive_frame(self.channel, max_bytes=2 * self.max_bytes + _MAX_CONTROL_BYTES, wait=self.wait)
+        frame = self.reader.read(2 * self.max_bytes + _MAX_CONTROL_BYTES)
         # A word that nobody waits for, such as one from a thread left over, must not pass for the next answer.
         if not frame.startswith(serial):
             raise codec.CodecError("an answer to another question")

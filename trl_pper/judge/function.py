@@ -5,6 +5,8 @@ Enters: a program, its function tests and a worker. Leaves: a Verdict. The tests
 
 from __future__ import annotations
 
+import io
+import os
 import select
 import socket
 import time
@@ -14,12 +16,14 @@ from typing import Any
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.endings import outcome_of
+from trl_pper.judge.referee import OUTCOME_BYTES
 from trl_pper.judge.worker import Worker, WorkerError, sealed_file
 from trl_pper.task import FunctionTests
 from trl_pper.verdict import Outcome, Verdict
 
 _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 1 << 20
+_OUTCOMES = {byte: outcome for outcome, byte in OUTCOME_BYTES.items()}
 
 
 def judge_function(worker: Worker, program: str, tests: FunctionTests) -> Verdict:
@@ -42,12 +46,14 @@ class Bench:
     Args:
         tests: The task's tests.
         host: This end of the referee's channel.
+        board: An anonymous file in which the referee keeps the outcome of every test, see `referee.OUTCOME_BYTES`.
         total: Number of tests.
         unsupported: Why the tests cannot be run, or "".
     """
 
     tests: FunctionTests
     host: socket.socket
+    board: io.FileIO
     total: int = 0
     unsupported: str = ""
 
@@ -58,11 +64,11 @@ def _bench(worker: Worker, tests: FunctionTests) -> Bench:
     if isinstance(kept, Bench) and kept.tests == tests:
         return kept
     ours, theirs = socket.socketpair()
-    bench = Bench(tests, ours)
-    worker.keep_bench(bench, ours)
+    bench = Bench(tests, ours, open(os.memfd_create("pper"), "rb", buffering=0))
+    worker.keep_bench(bench, ours, bench.board)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
     with theirs, sealed_file(content) as test_file:
-        worker.request("referee", [theirs.fileno(), test_file], seconds=_ANSWER_SECONDS)
+        worker.request("referee", [theirs.fileno(), test_file, bench.board.fileno()], seconds=_ANSWER_SECONDS)
     ours.settimeout(_ANSWER_SECONDS)
     try:
         kind, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_MESSAGE_BYTES))
@@ -76,11 +82,11 @@ def _bench(worker: Worker, tests: FunctionTests) -> Bench:
 class _Run:
     def __init__(self, worker: Worker, bench: Bench, source: int) -> None:
         self.worker = worker
+        self.bench = bench
         self.host = bench.host
         self.limits = worker.limits
         self.source = source
         self.cpu_seconds = 0.0
-        self.outcomes: list[Outcome | None] = [None] * bench.total
         self.message = ""
 
     def judge(self) -> Verdict:
@@ -123,34 +129,40 @@ class _Run:
             except ChannelClosed:
                 raise WorkerError("the referee has ended") from None
             except TimeoutError:
+                verdict = self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")
                 self.worker.drop_bench()
                 self.worker.request("dismiss", seconds=_ANSWER_SECONDS)
-                return self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")
-            if kind == "test":
-                self._record(*fields)
+                return verdict
+            if kind == "failed":
+                self.message = self.message or fields[0]
             elif kind == "lost":
                 self._replace(*fields)
             elif kind == "broken":
                 raise WorkerError(fields[0])
             elif kind == "end":
                 outcome, message, healthy = fields
+                verdict = self._verdict(Outcome(outcome), message)
                 if not healthy:
                     self.worker.drop_bench()
-                return self._verdict(Outcome(outcome), message)
+                return verdict
+
+    def _board(self) -> bytes:
+        return os.pread(self.bench.board.fileno(), self.bench.total, 0)
 
     def _wait(self, sock: socket.socket, event: int) -> None:
         # The referee watches the candidate's clocks; this catches a referee stuck in one long operation of its own.
         seconds = 2.0 * self.limits.wall_seconds + 5.0
         poll = select.poll()
         poll.register(sock, event)
-        end = time.monotonic() + seconds
+        if poll.poll(1000 * min(5.0, seconds)):
+            return
+        known, end = b"", time.monotonic() + seconds
         while not poll.poll(1000 * min(5.0, seconds)):
-            if time.monotonic() > end:
+            now, board = time.monotonic(), self._board()
+            if board != known:
+                known, end = board, now + seconds
+            elif now > end:
                 raise TimeoutError
-
-    def _record(self, index: int, outcome: str, message: str) -> None:
-        self.outcomes[index] = Outcome(outcome)
-        self.message = self.message or message
 
     def _replace(self, reason: str, more: bool) -> None:
         """Tell the referee how its candidate ended, and hand it a new one if it wants more."""
@@ -169,5 +181,7 @@ class _Run:
             self._tell((outcome.value, message, 0))
 
     def _verdict(self, default: Outcome, message: str) -> Verdict:
-        outcomes = tuple(outcome or default for outcome in self.outcomes)
-        return Verdict(outcomes=outcomes, message=self.message or (message if None in self.outcomes else ""))
+        board = self._board()
+        unsaid = message if 0 in board else ""
+        outcomes = [_OUTCOMES.get(byte, default) for byte in board]
+        return Verdict(outcomes=tuple(outcomes), message=self.message or unsaid)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -36,6 +38,7 @@ MS_PRIVATE = 0x40000
 MS_RELATIME = 0x200000
 _MNT_DETACH = 2
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_SYS_CLOSE_RANGE = 436
 _CAP_VERSION_3 = 0x20080522
 
 # Array types are made once, before any fork.
@@ -56,6 +59,59 @@ def _check(result: int, call: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{call}: {os.strerror(number)}")
+
+
+#: A system call with its arguments, ready to be made.
+Call = tuple[Any, tuple[Any, ...]]
+
+
+class _Limit(ctypes.Structure):
+    _fields_ = (("soft", ctypes.c_ulong), ("hard", ctypes.c_ulong))
+
+
+def make(calls: Sequence[Call]) -> None:
+    """Make system calls that were prepared before a fork.
+
+    A forked child pays for every page it is the first to write to, and this writes to few.
+
+    Raises:
+        OSError: The kernel refused one; those after it were not made.
+    """
+    for function, arguments in calls:
+        if function(*arguments) != 0:
+            _check(-1, f"{function.__name__}{arguments}")
+
+
+def prctl_call(option: int, *values: int) -> Call:
+    """Prepare a change of a property of the process."""
+    padded = (*values, 0, 0, 0, 0)[:4]
+    return _libc["prctl"], (ctypes.c_int(option), *(ctypes.c_ulong(value) for value in padded))
+
+
+def set_limit_call(which: int, value: int) -> Call:
+    """Prepare the lowering of a resource limit, both the soft and the hard one."""
+    return _libc["setrlimit"], (ctypes.c_int(which), ctypes.byref(_Limit(value, value)))
+
+
+def set_user_call(uid: int) -> Call:
+    """Prepare becoming another user for good."""
+    return _libc["setresuid"], tuple(ctypes.c_uint(uid) for _ in range(3))
+
+
+def keep_only_capabilities_call(capabilities: int) -> Call:
+    """Prepare dropping every capability that is not in the bit set `capabilities`."""
+    header, data = _CapHeader(_CAP_VERSION_3, 0), _CapData(capabilities, capabilities, 0, 0, 0, 0)
+    return _libc["capset"], (ctypes.byref(header), ctypes.byref(data))
+
+
+def numbered_call(number: int, *values: int) -> Call:
+    """Prepare a system call that the C library does not name."""
+    return _libc["syscall"], tuple(ctypes.c_long(value) for value in (number, *values))
+
+
+def close_from_call(first: int) -> Call:
+    """Prepare closing every descriptor from `first` on."""
+    return numbered_call(_SYS_CLOSE_RANGE, first, 0x7FFFFFFF, 0)
 
 
 def fork() -> int:
@@ -126,14 +182,3 @@ def change_root(directory: str) -> None:
     _check(_libc.syscall(ctypes.c_long(number), ctypes.c_char_p(b"."), ctypes.c_char_p(b".")), "pivot_root")
     _check(_libc.umount2(ctypes.c_char_p(b"."), _MNT_DETACH), "umount2")
     os.chdir("/")
-
-
-def keep_only_capabilities(capabilities: int) -> None:
-    """Drop every capability that is not in the bit set `capabilities`.
-
-    Raises:
-        OSError: The kernel refused.
-    """
-    header = _CapHeader(_CAP_VERSION_3, 0)
-    data = _CapData(capabilities, capabilities, 0, 0, 0, 0)
-    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")

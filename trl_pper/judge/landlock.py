@@ -46,9 +46,6 @@ _RULESET = struct.Struct("<QQQ")
 _RULE = struct.Struct("<Qi")
 
 _libc = ctypes.CDLL(None, use_errno=True)
-# A function of its own, made before any fork: what a child makes itself costs it time.
-_restrict_self = _libc["syscall"]
-_restrict_self.argtypes = (ctypes.c_long,) * 3
 
 Path = str | os.PathLike[str]
 
@@ -135,6 +132,11 @@ def prepare_scope(*, abi: int | None = None) -> Ruleset:
     return ruleset
 
 
+def restrict_call(ruleset: Ruleset) -> kernel.Call:
+    """Prepare `restrict`, for a process that has given up gaining privileges."""
+    return kernel.numbered_call(_RESTRICT_SELF, ruleset.descriptor, ruleset.flags)
+
+
 def restrict(ruleset: Ruleset) -> None:
     """Put this thread, and all it starts from now on, under a ruleset for good.
 
@@ -144,9 +146,7 @@ def restrict(ruleset: Ruleset) -> None:
     Raises:
         OSError: The kernel refused.
     """
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if _restrict_self(_RESTRICT_SELF, ruleset.descriptor, ruleset.flags) != 0:
-        raise _refusal("restricting this process")
+    kernel.make([kernel.prctl_call(kernel.PR_SET_NO_NEW_PRIVS, 1), restrict_call(ruleset)])
 
 
 def _create(*, files: int, network: int, scopes: int, abi: int) -> Ruleset:

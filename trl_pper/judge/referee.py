@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import mmap
 import os
 import random
 import signal
@@ -26,7 +27,9 @@ from trl_pper.judge.testplan import SAME, TEST, TestPlan, plan_tests, why_no_tes
 from trl_pper.verdict import Outcome
 
 #: Descriptors a referee starts with, after standard input, output and error.
-HOST, TESTS = 3, 4
+HOST, TESTS, BOARD = 3, 4, 5
+#: How outcomes are written on the board that the host reads: one byte per test, 0 where a test has not ended.
+OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
 _MAX_MESSAGE_CHARS = 500
 _RETRY_SECONDS = 0.05
 
@@ -44,6 +47,8 @@ def main(*, limits: Mapping[str, float]) -> None:
     if not plan.tests:
         _tell(host, "unsupported", why_no_test(plan.tree))
         os._exit(0)
+    os.ftruncate(BOARD, len(plan.tests))
+    board = mmap.mmap(BOARD, len(plan.tests))
     _tell(host, "plan", len(plan.tests))
     healthy = True
     while healthy:
@@ -63,7 +68,8 @@ def main(*, limits: Mapping[str, float]) -> None:
                 class_names=plan.class_names,
                 tests=len(plan.tests),
             )
-            healthy = _judge_program(_Referee(plan, conversation, host, module), programs)
+            board[:] = bytes(len(board))
+            healthy = _judge_program(_Referee(plan, conversation, host, module, board), programs)
     os._exit(0)
 
 
@@ -90,8 +96,15 @@ def _tell(host: socket.socket, *message: Any) -> None:
 
 class _Referee:
     def __init__(
-        self, plan: TestPlan, conversation: Conversation, host: socket.socket, module: types.ModuleType
+        self,
+        plan: TestPlan,
+        conversation: Conversation,
+        host: socket.socket,
+        module: types.ModuleType,
+        board: mmap.mmap,
     ) -> None:
+        self.board = board
+        self.explained = False
         self.module = module
         self.plan = plan
         self.conversation = conversation
@@ -172,15 +185,20 @@ class _Referee:
         ]
 
     def record(self, index: int, outcome: Outcome, message: str) -> None:
-        """Tell the host; a test that runs several times passes only if it passes every time."""
+        """Write an outcome on the board, and tell the host the first failure in words.
+
+        A test that runs several times passes only if it passes every time.
+        """
         known = self.outcomes[index]
         if known is not None and (known is not Outcome.PASSED or outcome is Outcome.PASSED):
             return
         self.outcomes[index] = outcome
-        if outcome is not Outcome.PASSED:
+        self.board[index] = OUTCOME_BYTES[outcome]
+        if outcome is not Outcome.PASSED and not self.explained:
+            self.explained = True
             statement = self.plan.tests[index][:200]
             message = f"{statement}: {message}" if message else statement
-        _tell(self.host, "test", index, outcome.value, message[:_MAX_MESSAGE_CHARS])
+            _tell(self.host, "failed", message[:_MAX_MESSAGE_CHARS])
 
 
 class _Test:

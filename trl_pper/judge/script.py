@@ -20,24 +20,24 @@ import threading
 import types
 
 from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, send_frame
 from trl_pper.judge.program import compile_program, describe, run
 
 #: What a run says that ended as a script should: ready for another input, or not.
 DONE, SPENT = b"+", b"."
 #: Descriptors a script starts with, after those of every candidate: files behind the standard streams.
-INPUT, OUTPUT, ERRORS = 5, 6, 7
+OUTPUT, ERRORS, INPUT = 5, 6, 7
 _MAX_INPUT_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
 
 
 def run_script(source: bytes, channel: socket.socket) -> None:
     """Run the program on every input that arrives; never returns."""
-    state = _State()
+    state, reader = _State(), FrameReader(channel)
     code: types.CodeType | None = None
     while True:
         try:
-            given = receive_frame(channel, max_bytes=_MAX_INPUT_BYTES)
+            given = reader.read(_MAX_INPUT_BYTES)
         except ChannelClosed:
             os._exit(0)
         _connect(given)

@@ -109,9 +109,6 @@ _OPERAND_OFFSET_BYTES = 4
 #: How far a test may jump: eight bits, less one for a plain jump that may come between the test and what it reaches.
 _REACH = 254
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
-
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
@@ -301,8 +298,11 @@ class Filter:
 def supported() -> bool:
     """Return whether this machine has a table here and its kernel takes filters."""
     # Asking for a filter at no address: a kernel that would take one complains about the address.
-    asked = _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0, 0, 0)
-    return _this_architecture() in _ARCHITECTURES and asked == -1 and ctypes.get_errno() == errno.EFAULT
+    try:
+        kernel.make([kernel.prctl_call(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0)])
+    except OSError as error:
+        return _this_architecture() in _ARCHITECTURES and error.errno == errno.EFAULT
+    return False
 
 
 def _this_architecture() -> str:
@@ -340,6 +340,17 @@ def _encode(program: Sequence[_Instruction]) -> Filter:
     )
 
 
+def name_process(filter_: Filter, process_id: int) -> None:
+    """Write into a filter the id of the process it is for, as that process sees it."""
+    for own in filter_.process_ids:
+        own.value = process_id
+
+
+def install_call(filter_: Filter) -> kernel.Call:
+    """Prepare `install`, for a process that is named in the filter and has given up gaining privileges."""
+    return kernel.prctl_call(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_.address)
+
+
 def install(filter_: Filter) -> None:
     """Put this thread, and all it starts from now on, under a filter for good.
 
@@ -348,10 +359,5 @@ def install(filter_: Filter) -> None:
     Raises:
         OSError: The kernel refused.
     """
-    process_id = os.getpid()
-    for own in filter_.process_ids:
-        own.value = process_id
-    refused = _prctl(kernel.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if refused or _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_.address, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, f"the system call filter was refused: {os.strerror(number)}")
+    name_process(filter_, os.getpid())
+    kernel.make([kernel.prctl_call(kernel.PR_SET_NO_NEW_PRIVS, 1), install_call(filter_)])

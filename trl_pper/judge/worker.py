@@ -19,7 +19,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from trl_pper.judge.limits import Limits
 
@@ -31,6 +31,13 @@ _MAX_MESSAGE_BYTES = 1 << 16
 
 class WorkerError(Exception):
     """The sandbox failed, which says nothing about the program being judged."""
+
+
+class Closable(Protocol):
+    """Something that holds a descriptor."""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
 
 
 def clean_environment() -> dict[str, str]:
@@ -96,9 +103,9 @@ class Worker:
         self.control = ours
         #: What `function` keeps here between programs: the referee of the task judged last.
         self.bench: Any = None
-        # Sockets that live as long as the worker's referee; shared with the finalizer, which outlives this object.
-        self._sockets: list[socket.socket] = []
-        self._finalizer = weakref.finalize(self, _end, self.process, ours, self._sockets, self.directory)
+        # What lives as long as the worker's referee; shared with the finalizer, which outlives this object.
+        self._held: list[Closable] = []
+        self._finalizer = weakref.finalize(self, _end, self.process, ours, self._held, self.directory)
         self.control.settimeout(_START_SECONDS)
         started = self._receive()
         if "unavailable" in started:
@@ -137,17 +144,17 @@ class Worker:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
-    def keep_bench(self, bench: Any, host: socket.socket) -> None:
-        """Keep `bench` for the next program, with its socket `host`, in place of the one before."""
+    def keep_bench(self, bench: Any, *held: Closable) -> None:
+        """Keep `bench` for the next program, with what it holds open, in place of the one before."""
         self.drop_bench()
         self.bench = bench
-        self._sockets.append(host)
+        self._held.extend(held)
 
     def drop_bench(self) -> None:
         """Hang up on the referee kept from the last program."""
         self.bench = None
-        while self._sockets:
-            self._sockets.pop().close()
+        while self._held:
+            self._held.pop().close()
 
     def cancel(self) -> None:
         """Hang up on the zygote from another thread; what waits for it here then raises WorkerError."""
@@ -160,11 +167,9 @@ class Worker:
         self._finalizer()
 
 
-def _end(
-    process: subprocess.Popen[bytes], control: socket.socket, sockets: list[socket.socket], directory: str
-) -> None:
+def _end(process: subprocess.Popen[bytes], control: socket.socket, held: list[Closable], directory: str) -> None:
     # Losing its control socket is the zygote's order to clean up and leave.
-    for each in (control, *sockets):
+    for each in (control, *held):
         each.close()
     try:
         process.wait(timeout=_END_SECONDS)

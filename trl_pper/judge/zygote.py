@@ -8,6 +8,7 @@ pass through unread, so no ancestor of a candidate ever holds an expected answer
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -16,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 import types
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +47,7 @@ for _name in _PRELOADED:
     __import__(_name)
 
 from trl_pper.judge import candidate, referee  # noqa: E402
-from trl_pper.judge.confinement import Confinement, LevelUnavailable, arrange_descriptors  # noqa: E402
+from trl_pper.judge.confinement import FIRST_OWN_DESCRIPTOR, Confinement, LevelUnavailable, arrange_descriptors  # noqa: E402
 from trl_pper.judge.scratch import Scratch  # noqa: E402
 
 MAX_MESSAGE_BYTES = 1 << 16
@@ -127,29 +127,35 @@ class Zygote:
         self.overrun = ""
         mode, parent = request["mode"], os.getpid()
         if mode == "stdio":
-            descriptors.insert(2, self.confinement.input_file())
+            descriptors.append(self.confinement.input_file())
+        size = int(self.confinement.limits["value_bytes"])
         pid = self.confinement.fork_candidate()
         if pid == 0:
-            with _ends_here():
+            try:
+                arrange_descriptors(descriptors, first=3)
                 if not self.confinement.process_namespaces:
                     os.setsid()
-                self.confinement.seal_candidate(parent)
-                arrange_descriptors(descriptors, first=3)
-                candidate.main(mode=mode, max_value_bytes=int(self.confinement.limits["value_bytes"]))
+                self.confinement.seal_candidate(parent, 3 + len(descriptors))
+                candidate.main(mode, size)
+            finally:
+                # Seen by the host as a child that ended before it said it was ready.
+                os._exit(125)
         self.candidate = pid
         return {"pid": pid}
 
     def start_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a referee over descriptors host and tests; it replaces the one before."""
+        """Fork a referee over descriptors host, tests and board; it replaces the one before."""
         self.kill_referee()
         parent = os.getpid()
         pid = self.confinement.fork_referee()
         if pid == 0:
-            with _ends_here():
+            try:
                 os.setsid()
-                self.confinement.seal_referee(parent)
                 arrange_descriptors(descriptors, first=3)
-                referee.main(limits=dict(self.confinement.limits))
+                self.confinement.seal_referee(parent, 3 + len(descriptors))
+                referee.main(limits=self.confinement.limits)
+            finally:
+                os._exit(125)
         self.referee = pid
         return {}
 
@@ -194,18 +200,6 @@ class Zygote:
         self.kill_referee()
 
 
-@contextlib.contextmanager
-def _ends_here() -> Any:
-    """Keep a forked child from ever returning into the zygote's loop."""
-    try:
-        yield
-    except BaseException:
-        # Seen by the host as a child that ended before it said it was ready.
-        traceback.print_exc()
-    finally:
-        os._exit(125)
-
-
 def _ended(pid: int, grace_seconds: float) -> bool:
     """Return whether child `pid` ends by itself within `grace_seconds`; it is not reaped."""
     deadline = time.monotonic() + grace_seconds
@@ -235,7 +229,8 @@ def _kill(pid: int) -> tuple[int, float]:
 def main() -> None:
     """Serve the host as the JSON object in argv[1] says."""
     options = json.loads(sys.argv[1])
-    control = socket.socket(fileno=options["control"])
+    control = socket.socket(fileno=fcntl.fcntl(options["control"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_DESCRIPTOR))
+    os.close(options["control"])
     sys.path.extend(path for path in options["imports"] if path not in sys.path)
     sys.argv = ["program.py"]
     for name in options["preload"]:
