@@ -299,6 +299,7 @@ class Conversation:
             outcome, message, pid = codec.decode(receive_frame(self.host, max_bytes=_MAX_CONTROL_BYTES))
             if more:
                 _, descriptors, _, _ = socket.recv_fds(self.host, 1, 1)
+                self.channel.close()
                 self._use(socket.socket(fileno=descriptors[0]))
         finally:
             self.replacing = False

@@ -57,19 +57,19 @@ def main(*, limits: Mapping[str, float]) -> None:
         except ChannelClosed:
             break
         _, descriptors, _, _ = socket.recv_fds(host, 1, 1)
-        with socket.socket(fileno=descriptors[0]) as channel:
-            module = types.ModuleType("__main__")
-            conversation = Conversation(
-                channel=channel,
-                host=host,
-                pid=pid,
-                limits=limits,
-                namespace=module.__dict__,
-                class_names=plan.class_names,
-                tests=len(plan.tests),
-            )
-            board[:] = bytes(len(board))
-            healthy = _judge_program(_Referee(plan, conversation, host, module, board), programs)
+        module = types.ModuleType("__main__")
+        conversation = Conversation(
+            channel=socket.socket(fileno=descriptors[0]),
+            host=host,
+            pid=pid,
+            limits=limits,
+            namespace=module.__dict__,
+            class_names=plan.class_names,
+            tests=len(plan.tests),
+        )
+        board[:] = bytes(len(board))
+        healthy = _judge_program(_Referee(plan, conversation, host, module, board), programs)
+        conversation.channel.close()
     os._exit(0)
 
 
