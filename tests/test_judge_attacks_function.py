@@ -1,0 +1,54 @@
+"""Programs that try to pass function tests without the answer."""
+
+from __future__ import annotations
+
+import pytest
+from hostile.arena import open_arena
+from hostile.attack import ANSWERS, LEVELS, ONE, SECRET, WORD, Attack, parametrize
+from hostile.forging_functions import ATTACKS, SPEAK
+
+from trl_pper import FunctionTests
+
+pytestmark = [pytest.mark.hostile, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def arena(request):
+    with open_arena(request.param) as arena:
+        yield arena
+
+
+@parametrize(ATTACKS)
+def test_no_program_forges_an_answer(arena, attack):
+    arena.withstand(attack)
+
+
+def harmless(program, tests, **options):
+    return Attack(name="control", target="control", program=program, tests=tests, expected="accepted", **options)
+
+
+def test_a_program_that_knows_the_answers_is_accepted(arena):
+    """The tests that no attack passes can be passed."""
+    arena.withstand(harmless(f"def f(x): return {ANSWERS!r}[x]", SECRET))
+
+
+def test_an_answer_spoken_by_hand_is_heard(arena):
+    """The frames that forge answers are well formed: with the right value in them they are answers."""
+    program = f"{SPEAK}def f(x):\n    os.write(3, frame(('value', {ANSWERS[1]}, None), 2))\n    time.sleep(9)"
+    arena.withstand(harmless(program, ONE))
+
+
+def test_what_an_earlier_program_keeps_is_found_within_one(arena):
+    """The ways in which programs leave something to the next do leave it, as long as the program runs."""
+    tests = FunctionTests(code="assert f(1) == [99, 99, 99]", entry_point="f")
+    program = (
+        "import builtins, os\nbuiltins.left = 99\nos.environ['LEFT'] = '99'\nopen('left', 'w').write('99')\n"
+        "def f(x): return [builtins.left, int(os.environ['LEFT']), int(open('left').read())]"
+    )
+    arena.withstand(harmless(program, tests))
+
+
+def test_the_hunts_find_an_answer_that_is_there(arena):
+    program = next(attack.program for attack in ATTACKS if attack.name == "hunt through garbage collector")
+    tests = FunctionTests(code=f"assert f(1) == {WORD!r}", entry_point="f")
+    arena.withstand(harmless(f"{program}\nword = {WORD!r}", tests, profile="patient"))

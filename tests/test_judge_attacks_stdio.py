@@ -1,0 +1,48 @@
+"""Programs that try to pass stdio tests without printing the answer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hostile.arena import open_arena
+from hostile.attack import LEVELS, NEXT, Attack, parametrize, silent
+from hostile.forging_scripts import ATTACKS, SPEAK
+
+pytestmark = [pytest.mark.hostile, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def arena(request):
+    with open_arena(request.param) as arena:
+        yield arena
+
+
+@parametrize(ATTACKS)
+def test_no_program_forges_an_output(arena, attack):
+    arena.withstand(attack)
+
+
+def harmless(program, tests):
+    return Attack(name="control", target="control", program=program, tests=tests, expected="accepted")
+
+
+def test_the_words_of_the_runner_spoken_by_hand_are_heard(arena):
+    """The frames that forge an end are well formed: after the right output they are one."""
+    arena.withstand(
+        harmless(f"{SPEAK}print('right', flush=True)\nos.write(3, SPENT)\ntime.sleep(60)", silent("right"))
+    )
+
+
+def test_an_output_is_what_was_printed_before_the_end(arena):
+    arena.withstand(harmless("import os\nos.write(1, b'right')\nos._exit(0)", silent("right")))
+
+
+@pytest.mark.parametrize("name", ["print", "input"])
+def test_a_program_that_replaces_a_builtin_is_judged_by_what_it_prints(arena, name):
+    """What undoes attacks on later tests must not fail an honest program."""
+    program = (
+        f"import builtins, sys\nreal = builtins.{name}\nbuiltins.{name} = lambda *a: real(*a)\nprint(int(input()) + 1)"
+    )
+    hole = "_State.restore looks `vars` up among the builtins it has just cleared: the process dies"
+    arena.withstand(dataclasses.replace(harmless(program, NEXT), hole=hole))
