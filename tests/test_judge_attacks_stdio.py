@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from hostile.arena import open_arena
 from hostile.attack import LEVELS, NEXT, Attack, parametrize, silent
@@ -44,5 +42,4 @@ def test_a_program_that_replaces_a_builtin_is_judged_by_what_it_prints(arena, na
     program = (
         f"import builtins, sys\nreal = builtins.{name}\nbuiltins.{name} = lambda *a: real(*a)\nprint(int(input()) + 1)"
     )
-    hole = "_State.restore looks `vars` up among the builtins it has just cleared: the process dies"
-    arena.withstand(dataclasses.replace(harmless(program, NEXT), hole=hole))
+    arena.withstand(harmless(program, NEXT))

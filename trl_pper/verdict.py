@@ -51,6 +51,8 @@ class Verdict:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
+        # Programs put anything into their errors; what cannot be written to a file does not belong into a message.
+        object.__setattr__(self, "message", self.message.encode("utf-8", "replace").decode())
 
     @property
     def total(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass, replace
 
@@ -36,8 +35,6 @@ SECRET = FunctionTests(
 )
 #: The same in a single test, for what costs a second each time.
 ONE = FunctionTests(code=f"assert f(1) == {NUMBER}", entry_point="f")
-#: A hole for ordinary users: what lies behind /dev/stdin is in a folder of the program's own user.
-OPEN_RUN = {"namespaces": "/run is writable, unbounded and never emptied"} if os.geteuid() != 0 else {}
 #: A script's secret: the output of each of three inputs.
 SECRET_OUTPUT = StdioTests(cases=tuple(StdioCase(input=str(n), output=f"{WORD}-{n}") for n in range(3)))
 #: What an honest script prints for two inputs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile.attack import NUMBER, OPEN_RUN, Attack, silent
+from hostile.attack import NUMBER, Attack, silent
 from trl_pper import FunctionTests
 
 ATTACKS: list[Attack] = []
@@ -188,7 +188,6 @@ attack(
     "Files count however deep they lie.",
     "import os, time\nfor _ in range(18):\n    os.mkdir('d' * 250)\n    os.chdir('d' * 250)\n"
     "for n in range(30):\n    open(str(n), 'wb').write(bytes(10**6))\n    time.sleep(0.01)\nprint('right')",
-    hole={"landlock": "Scratch.exceeds skips what ENAMETOOLONG hides; walking by descriptors would not"},
 )
 attack(
     "files without a name",
@@ -202,7 +201,6 @@ attack(
     "files behind the input",
     "The only files a program may write are those in its folder.",
     "for n in range(30): open(f'/run/{n}', 'wb').write(bytes(10**6))\nprint('right')",
-    hole=OPEN_RUN,
 )
 
 # Output. -----------------------------------------------------------------------------------------------------------

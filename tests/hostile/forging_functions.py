@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile.attack import LIST, NUMBER, ONE, OPEN_RUN, SECRET, WORD, Attack
+from hostile.attack import LIST, NUMBER, ONE, SECRET, WORD, Attack
 from trl_pper import FunctionTests
 
 ATTACKS: list[Attack] = []
@@ -226,7 +226,6 @@ attack(
     "An exception of the program must not cut a test's own loop short so that its asserts never run.",
     "def f(x): raise StopIteration",
     tests=f"assert all(a == b for a, b in zip(map(f, [1, 2]), [{NUMBER}, {WORD!r}]))",
-    hole="`map` takes the program's StopIteration for its own end: a call should raise it as RuntimeError",
 )
 attack(
     "KeyError that a test expects with another text",
@@ -252,7 +251,6 @@ attack(
     "What the program raised goes into a message that anybody can write to a file.",
     "def f(x): raise ValueError('\\ud800')",
     expected="runtime_error",
-    hole="the message of the verdict cannot be written as UTF-8",
 )
 for _hook, _program in {
     "settrace": "sys.settrace(lambda *_: None)",
@@ -364,8 +362,8 @@ for _what, _data in {
         tests=ONE,
     )
 for _kind, _words, _options in (
-    ("lacks", "('lacks', '', 'Point', '')", {"hole": "a word that leaves the program unjudged needs no proof"}),
-    ("lacks of a word with an object", "('lacks', f, f, f)", {"hole": "as for the plain word"}),
+    ("lacks", "('lacks', '', 'Point', '')", {}),
+    ("lacks of a word with an object", "('lacks', f, f, f)", {}),
     ("refused", "('refused', '', '', '')", {}),
     ("syntax", "('syntax', '', '', '')", {}),
     ("a kind that is a list", "([], '', '', '')", {}),
@@ -498,7 +496,6 @@ attack(
     "A program must not be able to have its failing test left out.",
     "def f(x): return object()",
     tests=f"assert abs(f(1) - {NUMBER}.5) < 1e-6",
-    hole="an object on the left of an operator makes the test unsupported, and the program unjudged",
 )
 
 # What an earlier program left. -------------------------------------------------------------------------------------
@@ -521,7 +518,6 @@ for _where, _leave, _find in (
         f"left {_where}",
         "Nothing of one program is there for the next.",
         f"{_LEAVE}def f(x):\n    {_find}",
-        hole=OPEN_RUN if "/run" in _where else "",
         accomplice=f"{_LEAVE}try:\n    {_leave}\nexcept OSError: pass",
         tests="assert f(1) == 99",
     )

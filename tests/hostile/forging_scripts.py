@@ -51,20 +51,19 @@ for _what, _data in {
         "No word of the program stands for an output.",
         f"{SPEAK}everywhere({_data})\nos._exit(0)",
     )
-for _what, _fields, _hole in (
-    ("a list for a kind", "[], 0, 0, 'x'", "the host looks an unhashable kind up, and `Judge.run` raises TypeError"),
-    ("a dict for a kind", "{}, 0, 0, 'x'", "the host looks an unhashable kind up, and `Judge.run` raises TypeError"),
-    ("a huge number for a note", "'raised', 0, 0, 1 << 99999", "the host shows it, and `Judge.run` raises ValueError"),
-    ("numbers", "1, 2, 3, 4", ""),
-    ("too few", "'raised',", ""),
-    ("lone surrogates", "'raised', 0, 0, '\\ud800'", "the message of the verdict cannot be written as UTF-8"),
+for _what, _fields in (
+    ("a list for a kind", "[], 0, 0, 'x'"),
+    ("a dict for a kind", "{}, 0, 0, 'x'"),
+    ("a huge number for a note", "'raised', 0, 0, 1 << 99999"),
+    ("numbers", "1, 2, 3, 4"),
+    ("too few", "'raised',"),
+    ("lone surrogates", "'raised', 0, 0, '\\ud800'"),
 ):
     attack(
         f"ends in words that are {_what}",
         "The host reads a program's last words as data that may be anything.",
         f"{SPEAK}os.write(3, words({_fields}))\ntime.sleep(0.2)",
         tests=silent(WORD),
-        hole=_hole,
     )
 attack(
     "plays the runner",
@@ -244,7 +243,6 @@ attack(
     "print('1' * 14000 + 'x')",
     tests=silent("0.5"),
     expected="wrong_answer",
-    hole="the host's pattern for numbers takes quadratic time: `\\d+\\.?\\d*` should be `\\d+(?:\\.\\d*)?`",
     slow=True,
 )
 attack(

@@ -111,7 +111,6 @@ for number in range(10):
     os.rename("c/inner", f"d{number}/inner")
     os.makedirs(f".{inode}/x")""",
 }.items():
-    _hole = "Scratch._remove flattens to `.<inode>`, which the program can take: the worker dies, twice"
     # A script that closes its folder, where its user may, fails by that itself.
     for _kind in ("function",) if "closed" in _name else ("script", "function"):
         _left = Attack(
@@ -122,7 +121,6 @@ for number in range(10):
             if _kind == "script"
             else FunctionTests(code=f"assert f(1) == {NUMBER}", entry_point="f"),
             expected="accepted",
-            hole=_hole if "names taken" in _name else "",
         )
         ATTACKS.append(_left)
 for _name, _program in {

@@ -19,7 +19,8 @@ import re
 from trl_pper.task import COMPARISONS, Checker, StdioCase, StdioTests
 
 _FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
-_NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+# Each digit can be matched in one way only: output is hostile, and matching must not take quadratic time.
+_NUMBER = re.compile(rb"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _TOLERANCE = 1e-6
 
 

@@ -145,10 +145,14 @@ class Confinement:
             if self.level == "landlock":
                 raise LevelUnavailable("the kernel has no Landlock, or it is not enabled at boot")
             return
-        run = os.path.dirname(namespaces.STANDARD_INPUT)
-        writable = [self.room, *namespaces.DEVICES, *([run] if self.process_namespaces else [])]
-        landlock.restrict(landlock.prepare(readable=readable, writable=writable))
-        self._scope = landlock.prepare_scope()
+        writable = [self.room, *namespaces.DEVICES]
+        if self.process_namespaces:
+            # What this process writes, a candidate may only read, even one that is the same user.
+            landlock.restrict(landlock.prepare(readable=readable, writable=[*writable, namespaces.RUN]))
+            self._scope = landlock.prepare(readable=[*readable, namespaces.RUN], writable=writable)
+        else:
+            landlock.restrict(landlock.prepare(readable=readable, writable=writable))
+            self._scope = landlock.prepare_scope()
 
     @property
     def process_namespaces(self) -> bool:

@@ -120,6 +120,8 @@ class Conversation:
         try:
             self.reader.read(_MAX_CONTROL_BYTES)
         except (ChannelClosed, TimeoutError):
+            if self.allowance.is_spent():
+                raise self.fail(Outcome.TIMEOUT, "the tests took too long together") from None
             raise SandboxBroken("a candidate ended before it was ready") from None
         self.serial = 0
         reply = self._exchange(None)
@@ -157,16 +159,22 @@ class Conversation:
             if reply[2] is not None and operation == "call":
                 write_back((operands[1], operands[2]), reply[2])
             return reply[1]
-        raise self._error(reply)
+        raise self._error(operation, reply)
 
-    def _error(self, reply: tuple[Any, ...]) -> BaseException:
+    def _error(self, operation: str, reply: tuple[Any, ...]) -> BaseException:
         kind, name, text, note = reply
         if kind == "memory":
             return self.fail(Outcome.MEMORY_LIMIT, str(note))
         if kind == "refused":
             return self.fail(Outcome.OUTPUT_LIMIT, f"what the program returned cannot be read: {note}")
         if kind == "lacks":
+            # Only a class that the tests define can be missing; anything else is said to escape a verdict.
+            if type(text) is not str or self.class_names.get(text, True):
+                return self.fail(Outcome.RUNTIME_ERROR, "the program answered with garbage")
             return self.fail(Outcome.UNSUPPORTED, f"the program defines no class {text} for the tests' instances")
+        if operation == "call" and name == "StopIteration":
+            # Inside `map` or a generator of the tests it would end a loop of theirs before its asserts.
+            name, text = "RuntimeError", f"the program raised StopIteration: {note}"
         error = rebuild(name, text, self.instances)
         # So that the referee can tell it from an exception of the test code's own.
         error.pper_note = str(note)  # type: ignore[attr-defined]
@@ -209,10 +217,13 @@ class Conversation:
         # A word that nobody waits for, such as one from a thread left over, must not pass for the next answer.
         if not frame.startswith(serial):
             raise codec.CodecError("an answer to another question")
-        reply = codec.decode(frame, start=len(serial), resolve=resolve, instances=self.instances)
-        if type(reply) is not tuple or not reply or reply[0] not in _KINDS or len(reply) != _KINDS[reply[0]]:
+        reply: Any = codec.decode(frame, start=len(serial), resolve=resolve, instances=self.instances)
+        kind = reply[0] if type(reply) is tuple and reply else None
+        if type(kind) is not str or len(reply) != _KINDS.get(kind):
             raise codec.CodecError("an answer is a tuple of a known kind")
-        return reply
+        if kind not in ("value", "callback") and not (type(reply[1]) is str is type(reply[3])):
+            raise codec.CodecError("an answer that tells of an error tells it in words")
+        return tuple(reply)
 
     def _call_back(self, reply: tuple[Any, ...], epoch: int) -> bytes:
         """Run the function of the tests that the program calls; return what to tell the program."""

@@ -4,8 +4,8 @@ Enters: what test code does to the object. Leaves: the program's answer as plain
 program is asked for attributes, calls, items, text, truth and sums of its own objects, which are values the tests then
 look at. It is never asked how its object compares with anything, nor what it makes of plain data in an operator: in
 `abs(f(1) - 3.5) < eps` the plain data is the expected answer, and the difference would be the program's verdict on
-itself. So an object is unequal to plain data, and `f(1) == f(2)`, `f(1) < 3` or `f(1) - 3.5` with an object on the
-left cannot be judged.
+itself. So an object is unequal to plain data, `f(1) < 3` and `f(1) - 3.5` fail with an object on the left, and
+`f(1) == f(2)` between two objects cannot be judged.
 """
 
 from __future__ import annotations
@@ -132,6 +132,16 @@ def unsupported(handle: Handle, what: str) -> BaseException:
     return conversation_of(handle).fail(Outcome.UNSUPPORTED, f"{what} is not supported")
 
 
+def no_value(handle: Handle) -> BaseException:
+    """Return the failure of a test that computes with plain data and an object of the program.
+
+    A failure, since a program could return any object to have a test that it fails left out.
+    """
+    return conversation_of(handle).fail(
+        Outcome.RUNTIME_ERROR, "the program gave an object where the tests need a value"
+    )
+
+
 def _text(handle: Handle, function: str) -> str:
     text = conversation_of(handle).request("convert", function, handle)
     if type(text) is not str:
@@ -147,7 +157,9 @@ def _number(handle: Handle, function: str, kind: type) -> Any:
 
 
 def _refusing(name: str) -> Callable[..., Any]:
-    def method(self: Handle, *_: Any) -> Any:
+    def method(self: Handle, other: object) -> Any:
+        if type(other) is not Handle and name != "contains":
+            raise no_value(self)
         raise unsupported(self, f"__{name}__ on an object of the program")
 
     return method
@@ -160,7 +172,7 @@ def _unary(name: str) -> Callable[[Handle], Any]:
 def _binary(name: str, *, reflected: bool = False) -> Callable[[Handle, object], Any]:
     def method(self: Handle, other: object) -> Any:
         if type(other) is not Handle:
-            raise unsupported(self, f"__{name}__ of an object of the program and plain data")
+            raise no_value(self)
         operands = (other, self) if reflected else (self, other)
         return conversation_of(self).request("operator", name, *operands)
 

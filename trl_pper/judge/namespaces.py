@@ -18,7 +18,7 @@ from trl_pper.judge import kernel
 #: Working directory of programs inside; the only place they may write.
 SCRATCH = "/box"
 #: A file system of a few files that only this process may write: what /dev/stdin leads to, there being no /proc.
-_RUN = "/run"
+RUN = "/run"
 STANDARD_INPUT = "/run/stdin"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _HOST_CHECK_MILLISECONDS = 2000
@@ -57,10 +57,9 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
     os.mkdir(scratch)
     options = f"size={scratch_bytes},nr_inodes={scratch_files},mode=1777"
     kernel.mount("tmpfs", scratch, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
-    os.mkdir(mount_point + _RUN)
-    kernel.mount(
-        "tmpfs", mount_point + _RUN, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=755"
-    )
+    os.mkdir(mount_point + RUN)
+    run = f"size={scratch_bytes},nr_inodes=4,mode=755"
+    kernel.mount("tmpfs", mount_point + RUN, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, run)
     os.symlink(STANDARD_INPUT, mount_point + "/dev/stdin")
     kernel.change_root(mount_point)
     # Only now: mount points had to be made in it.

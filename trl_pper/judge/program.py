@@ -19,7 +19,9 @@ _MAX_LABEL_CHARS = 100
 
 def compile_program(source: bytes) -> types.CodeType:
     """Compile the program's text; whatever this raises means that it never started."""
-    return compile(source.decode("utf-8", "surrogatepass"), _FILE_NAME, "exec", dont_inherit=True)
+    return compile(
+        source.decode("utf-8", "surrogatepass").removeprefix("\ufeff"), _FILE_NAME, "exec", dont_inherit=True
+    )
 
 
 def run(code: types.CodeType) -> dict[str, Any]:

@@ -6,9 +6,15 @@ program may nest directories deeper than any call stack or path.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 class Scratch:
@@ -19,20 +25,28 @@ class Scratch:
         self.mode = stat.S_IMODE(os.stat(path).st_mode)
 
     def exceeds(self, files: int, total_bytes: int) -> bool:
-        """Return whether more than `files` entries or `total_bytes` in them lie here, at any depth."""
+        """Return whether more than `files` entries or `total_bytes` in them lie here, at any depth.
+
+        A directory that cannot be looked into, locked or too deep to be named, counts as too much. Files that were
+        unlinked while open are not seen: descriptors times bytes per file bound those.
+        """
         count = size = 0
         waiting = [self.path]
         while waiting:
-            with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    count += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        with contextlib.suppress(OSError):
-                            size += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if count > files or size > total_bytes:
-                        return True
+            try:
+                with os.scandir(waiting.pop()) as entries:
+                    for entry in entries:
+                        count += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        else:
+                            size += _bytes_of(entry)
+                        if count > files or size > total_bytes:
+                            return True
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return True
         return False
 
     def clear(self) -> None:
@@ -54,7 +68,7 @@ class Scratch:
             if stat.S_ISDIR(os.lstat(inner).st_mode):
                 # Flattened, to be removed from the top in its turn.
                 os.chmod(inner, 0o700)
-                os.rename(inner, os.path.join(self.path, f".{os.stat(inner).st_ino}"))
+                os.rename(inner, os.path.join(self.path, f".{os.urandom(16).hex()}"))
             else:
                 os.unlink(inner)
         os.rmdir(path)

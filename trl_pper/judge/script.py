@@ -116,9 +116,10 @@ class _State:
     def restore(self) -> None:
         sys.settrace(None)
         sys.setprofile(None)
-        if vars(builtins) != self.builtins:
-            vars(builtins).clear()
-            vars(builtins).update(self.builtins)
+        names = vars(builtins)
+        if names != self.builtins:
+            names.clear()
+            names.update(self.builtins)
         if os.environ != self.environment:
             os.environ.clear()
             os.environ.update(self.environment)

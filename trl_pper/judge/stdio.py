@@ -260,5 +260,7 @@ def _failure(words: bytes) -> tuple[Outcome, str]:
     try:
         kind, _, _, note = codec.decode(words)
     except (codec.CodecError, TypeError, ValueError):
+        kind = note = None
+    if type(kind) is not str or type(note) is not str:
         return Outcome.RUNTIME_ERROR, "the program ended with garbage"
-    return OUTCOME_OF_KIND.get(kind, Outcome.RUNTIME_ERROR), str(note)
+    return OUTCOME_OF_KIND.get(kind, Outcome.RUNTIME_ERROR), note
