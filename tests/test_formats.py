@@ -4,7 +4,7 @@ import json
 import pytest
 
 from trl_pper import Judge, Limits
-from trl_pper.formats import infer_entry_point, load_tasks, match_task_id, read_rows
+from trl_pper.formats import humaneval_task, infer_entry_point, load_tasks, match_task_id, read_rows
 from trl_pper.task import CodingTask, FunctionTests, StdioTests
 
 HUMANEVAL = {
@@ -245,3 +245,31 @@ def test_every_real_humaneval_and_mbpp_task_is_read(shared):
     assert {task.task_id: task.entry_point for task in mbpp}["MBPP/56"] == "check"
     assert len(load_tasks(shared("evalplus/MbppPlus-OriginFmt.dev.jsonl.gz"))) == 196
     assert len(load_tasks(shared("nearmiss/humanevalpack_python.dev.jsonl"))) == 82
+
+
+def test_classes_that_a_prompt_gives_belong_to_the_tests():
+    """Or else a program could bring a node class of its own, equal to whatever the tests expect."""
+    prompt = (
+        "from typing import *\ninf = float('inf')\nclass Node:\n    def __init__(self, value): self.value = value\n"
+        "def node(value): return Node(value)\ndef same(a, b): return a.value == b.value\n"
+    )
+    row = {
+        "task_id": "Node/1",
+        "prompt": prompt,
+        "entry_point": "Solution().grow",
+        "canonical_solution": "",
+        "test": "def check(candidate):\n    assert same(candidate(node(1)), node(2))\n",
+    }
+    task = humaneval_task(row)
+    assert {"class Node:", "inf = float('inf')"} <= set(task.tests.setup.splitlines())
+    right = "class Solution:\n    def grow(self, node): return Node(node.value + 1)"
+    forged = (
+        "class Anything:\n    def __eq__(self, other): return True\n"
+        "class Node:\n    def __init__(self, value): self.value = Anything()\n"
+        "def same(a, b): return True\n"
+        "class Solution:\n    def grow(self, node): return Node(0)"
+    )
+    with Judge(workers=1) as judge:
+        rates = [verdict.pass_rate for verdict in judge.run([(task, [prompt + right, prompt + forged])])[0]]
+    assert rates[0] == 1.0
+    assert rates[1] != 1.0

@@ -95,20 +95,26 @@ def humaneval_task(row: Row) -> CodingTask:
     return CodingTask(
         task_id=_task_id(row),
         prompt=prompt,
-        tests=FunctionTests(entry_point=entry_point, code=code, setup=_given_functions(prompt, entry_point)),
+        tests=FunctionTests(entry_point=entry_point, code=code, setup=_given_definitions(prompt, entry_point)),
     )
 
 
-def _given_functions(prompt: str, entry_point: str) -> str:
-    """Return the finished functions of a prompt with its imports, or "" when it has none.
+def _given_definitions(prompt: str, entry_point: str) -> str:
+    """Return what a prompt defines, finished, with its imports, or "" when it defines nothing.
 
-    HumanEval/32, 38 and 50 test one function with another that the prompt gives. That one has to come from here, or a
-    program could answer for it by defining it anew.
+    HumanEval/32, 38 and 50 test one function with another that the prompt gives; tasks on linked lists give the class
+    of a node. Those have to come from here, or a program could answer for them by defining them anew.
     """
     parser = Parser(budget_chars=10**6)
     tree = parser.parse(prompt)[0] or parser.parse(f"{prompt}\n    pass\n")[0]
     body = tree.body if tree is not None else []
-    given = [node for node in body if isinstance(node, ast.FunctionDef) and node.name != entry_point]
+    asked = re.split(r"\W", entry_point)[0]
+    given = [
+        node
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        or (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != asked)
+    ]
     if not given:
         return ""
     imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -1,10 +1,16 @@
 """The execution engine: runs untrusted programs on their tests and says how each test ended.
 
-`Judge.run` is the way in. One file per purpose: `pool` shares programs out; `worker` and `zygote` are the two ends of
-a worker process; `function` and `stdio` are the host's part of the two kinds of tests; `referee`, `conversation` and
-`testplan` run test code, which is trusted; `candidate` runs the program, which is not; `confinement` bounds it;
-`codec` and `channel` carry values between them; `compare` and `endings` read what came out; `limits` says what is
-bounded and `selftest` whether it is.
+`Judge.run` is the way in. One file per purpose, by where it runs:
+
+- the host: `pool`, `batch` and `cache` share programs out; `worker` is its end of a worker process; `function` and
+  `stdio` are its part of the two kinds of tests; `compare` and `endings` read what came out; `limits` says what is
+  bounded, `selftest` whether it is, and `ladder` which isolation level that makes;
+- the worker: `zygote` forks the rest; `confinement` locks it in, by `namespaces`, `landlock`, `seccomp` and what
+  `kernel` offers; `scratch` is where programs write;
+- the referee, trusted: `referee`, `testplan`, `conversation`, `allowance`, `handles`, `callbacks`;
+- the candidate, not trusted: `candidate`, `program`, `script`, `calls`;
+- between the two: `channel`, `codec` with its `encoder`, `decoder`, `writers`, `readers` and `codec_rules`,
+  `instances`, `write_back`, `raised`, `cpu_clock`.
 """
 
 from trl_pper.judge.ladder import ISOLATION_LEVELS, IsolationUnavailable
