@@ -15,7 +15,7 @@ import socket
 
 from trl_pper.judge.calls import answer_calls, warm_up
 from trl_pper.judge.channel import frame
-from trl_pper.judge.script import open_standard_streams, run_script
+from trl_pper.judge.script import Streams, run_script
 
 #: Descriptors a candidate starts with, after standard input, output and error.
 CHANNEL, PROGRAM = 3, 4
@@ -32,7 +32,7 @@ def prepare() -> None:
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
     random.seed(0)
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
-    open_standard_streams()
+    Streams().renew()
     _channels.append(_socket_at(CHANNEL))
     warm_up()
 

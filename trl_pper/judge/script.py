@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import types
+from typing import TextIO
 
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, FrameReader, send_frame
@@ -33,14 +34,14 @@ _MAX_WORDS_BYTES = 1 << 16
 
 def run_script(source: bytes, channel: socket.socket) -> None:
     """Run the program on every input that arrives; never returns."""
-    state, reader = _State(), FrameReader(channel)
+    state, streams, reader = _State(), Streams(), FrameReader(channel)
     code: types.CodeType | None = None
     while True:
         try:
             given = reader.read(_MAX_INPUT_BYTES)
         except ChannelClosed:
             os._exit(0)
-        _connect(given)
+        _connect(given, streams)
         try:
             code = code or compile_program(source)
         except BaseException as error:
@@ -52,18 +53,32 @@ def run_script(source: bytes, channel: socket.socket) -> None:
         send_frame(channel, words)
 
 
-def open_standard_streams() -> None:
-    """Give `sys` new text streams over descriptors 0 to 2."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = open(  # type: ignore[misc]
-        1, "w", encoding="utf-8", errors="surrogateescape", closefd=False
-    )
-    sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]
-        2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
-    )
+class Streams:
+    """The text streams of `sys` over descriptors 0 to 2."""
+
+    def __init__(self) -> None:
+        self._output: TextIO | None = None
+        self._errors: TextIO | None = None
+
+    def renew(self) -> None:
+        """Give `sys` a new input, and new outputs unless the last run left them as they were."""
+        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
+        if not self._intact():
+            self._output = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+            self._errors = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+        vars(sys).update(stdout=self._output, __stdout__=self._output, stderr=self._errors, __stderr__=self._errors)
+
+    def _intact(self) -> bool:
+        output, errors = self._output, self._errors
+        try:
+            same = output is not None and sys.stdout is output and sys.stderr is errors
+            return same and not (output.closed or errors.closed or output.line_buffering or output.write_through)  # type: ignore[union-attr]
+        except (AttributeError, ValueError):
+            # Its buffer was taken from it.
+            return False
 
 
-def _connect(given: bytes) -> None:
+def _connect(given: bytes, streams: Streams) -> None:
     """Put `given` on standard input and the output file on standard output, whatever the last run did to them."""
     os.ftruncate(INPUT, 0)
     view = memoryview(given)
@@ -73,7 +88,7 @@ def _connect(given: bytes) -> None:
     os.dup2(INPUT, 0)
     os.dup2(OUTPUT, 1)
     os.dup2(ERRORS, 2)
-    open_standard_streams()
+    streams.renew()
 
 
 def _run_once(code: types.CodeType) -> bytes:
