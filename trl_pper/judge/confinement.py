@@ -82,11 +82,11 @@ class Confinement:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._tasks_outside = _count_tasks(os.getuid()) if os.geteuid() != 0 else 0
-        # Opened now: some levels leave no way to it.
-        self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
         readable = library_paths(imports)
         spare_uid = _spare_uid() if os.geteuid() == 0 else None
         try:
+            # Opened now: some levels leave no way to it.
+            self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
             if level == "namespaces":
                 self._enter_namespaces(directory, readable)
             else:
