@@ -301,7 +301,9 @@ def test_a_deadline_leaves_the_rest_unjudged_and_the_judge_usable():
 
 def test_an_interrupted_caller_leaves_no_process():
     script = (
-        "import sys\n"
+        # A shell's background jobs start with this signal ignored, and so would the caller.
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from trl_pper import CodingTask, FunctionTests, Judge\n"
         "judge = Judge(workers=2)\n"
         "task = CodingTask(task_id='t', prompt='p', tests=FunctionTests(code='assert f() == 1'))\n"
