@@ -319,10 +319,11 @@ def test_chat_prompts_go_through_the_chat_template(make_config, make_model, toke
 class BrokenJudge(Judge):
     """A judge whose sandbox never works."""
 
-    def run(self, jobs):
+    def stream(self, jobs, *, deadline_seconds=None):
         from trl_pper.verdict import Outcome, Verdict
 
-        return [[Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs] for _, programs in jobs]
+        for _, programs in filter(None, jobs):
+            yield [Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs]
 
 
 def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
@@ -401,4 +402,9 @@ def test_limits_of_the_config_reach_the_judge(make_trainer):
 
 def test_the_state_of_a_checkpoint_is_readable(trained):
     state = json.loads((Path(trained.args.output_dir) / "checkpoint-4" / "_pper" / "state.json").read_text())
-    assert state == {"next_round": 2, "digest": trained.buffer.digest()}
+    assert state == {
+        "next_round": 2,
+        "digest": trained.buffer.digest(),
+        "draws": {"draws_per_step": 4, "steps_per_round": 2, "seed": 42},
+        "num_processes": 1,
+    }

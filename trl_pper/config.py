@@ -121,6 +121,13 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "packing", not self.packing, "False, since each drawn experience is one row", True, "use padding_free"
         )
         _require(
+            "auto_find_batch_size",
+            not self.auto_find_batch_size,
+            "False, since the length of a round follows from the batch size",
+            True,
+            "set per_device_train_batch_size",
+        )
+        _require(
             "dataloader_num_workers",
             not self.dataloader_num_workers,
             "0, since a worker process would hold a stale copy of the buffer",

@@ -153,6 +153,10 @@ class ReplayBuffer:
         """Return the pass rates, shape [len(self)], in [0, 1]; read-only, like every array of the buffer."""
         return self._column("pass_rate", lambda: np.array([item.pass_rate for item in self], dtype=np.float64))
 
+    def round_indices(self) -> FloatArray:
+        """Return the round each program was generated in, shape [len(self)]."""
+        return self._column("round_index", lambda: np.array([item.round_index for item in self], dtype=np.float64))
+
     def possibilities(self) -> FloatArray:
         """Return the possibilities, shape [len(self)], in [0, 1], NaN where the log-probability is unknown."""
         kind = self.possibility

@@ -7,12 +7,11 @@ The columns are those of an experience, except that a chat prompt is JSON text i
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from trl_pper.atomic_file import atomic_file
 from trl_pper.experience import Experience, arrow_schema
 
 _METADATA_KEY = b"trl_pper"
@@ -32,19 +31,8 @@ def write_experiences(path: str | Path, experiences: Iterable[Experience], *, me
     schema = arrow_schema().append(pa.field("chat_prompt", pa.string()))
     schema = schema.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
     table = pa.Table.from_pylist([_file_row(experience) for experience in experiences], schema=schema)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def read_experiences(path: str | Path) -> tuple[dict[str, Any], list[Experience]]:

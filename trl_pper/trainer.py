@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from trl_pper.checkpoint import load_buffer, save_buffer
-from trl_pper.collector import BeamSampleCollector, CollectionReport
+from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
+from trl_pper.collection_report import CollectionReport
+from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.evaluation import evaluate_tasks
 from trl_pper.formats import load_tasks
@@ -156,6 +156,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             programs = len(self.collector.tasks or []) * self.args.num_beams
         return max(1, math.ceil(programs / self.draws_per_step))
 
+    def _draws(self) -> dict[str, int]:
+        """Return what the draws depend on besides the buffer: keyword arguments of the sampler."""
+        return {
+            "draws_per_step": self.draws_per_step,
+            "steps_per_round": self.steps_per_round,
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        }
+
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
@@ -163,6 +171,9 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return
         collector.source = collector.source or self.beam_search()
         collector.judge = collector.judge or self.judge
+        if collector.journal_folder is None:
+            # Names that start with an underscore are left out by `push_to_hub`.
+            collector.journal_folder = Path(self.args.output_dir) / "_pper" / "journal"
         collector.buffer = self.buffer
         collector.steps_per_round = self.steps_per_round
         # Asked for at each collection: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
@@ -186,7 +197,9 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if not len(self.buffer):
             raise ValueError(
                 f"buffer: empty after round {report.round_index}: none of {report.programs} programs could be judged. "
-                "Look at `Judge().report()`; the sandbox may not work here"
+                "Look at `Judge().report()`; the sandbox may not work here. The programs are kept in "
+                f"{self.collector.journal_folder if self.collector else None} and are judged when the run is started "
+                "again"
             )
         self.train_dataset.refresh()
         self._log_apart(report.metrics())
@@ -197,11 +210,19 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.model.eval()
         self.log(metrics)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; see `Trainer.train`. The collector generates with the model in training."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; see `Trainer.train`. The collector generates with the model in training.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, or True for the newest one in `output_dir` that was written to
+                its end.
+            **kwargs: Passed on.
+        """
         if self.collector is not None:
             self.collector.next_round = 0
-        return super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_complete_checkpoint(self.args.output_dir))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # Hooks of SFTTrainer and Trainer; the contract test pins each.
 
@@ -226,13 +247,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
-        return PrioritizedSampler(
-            self.buffer,
-            draws_per_step=self.draws_per_step,
-            steps_per_round=self.steps_per_round,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            global_step=lambda: self.state.global_step,
-        )
+        return PrioritizedSampler(self.buffer, global_step=lambda: self.state.global_step, **self._draws())
 
     def num_examples(self, dataloader: Any) -> int:
         """Return the draws of one round for the replay data set, whose own length grows."""
@@ -246,7 +261,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         """Evaluate; on tasks by generating and judging, on anything else as `SFTTrainer` does.
 
         Returns:
-            For tasks `eval_pass_rate`, `eval_accuracy`, `eval_solved` and the counts of `TaskScores`.
+            For tasks `eval_pass_rate`, `eval_accuracy`, `eval_pass@k` (k as a number) and the counts of `TaskScores`.
         """
         given = as_eval_dataset(eval_dataset)
         chosen = self.eval_dataset if given is None else given
@@ -256,7 +271,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
         tasks = load_tasks(chosen, format="native")
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics().items()}
         self._log_apart(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -274,12 +289,18 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             # Before the rest: a checkpoint that looks whole always has its buffer.
-            save_buffer(folder, self.buffer, next_round=self.collector.next_round if self.collector is not None else 0)
+            save_buffer(
+                folder,
+                self.buffer,
+                next_round=self.collector.next_round if self.collector is not None else 0,
+                draws=self._draws(),
+                num_processes=self.accelerator.num_processes,
+            )
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            next_round = load_buffer(Path(checkpoint), self.buffer)
+            next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
             if self.collector is not None:
                 self.collector.next_round = next_round
             self.train_dataset.refresh()

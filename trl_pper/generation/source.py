@@ -39,7 +39,15 @@ class GeneratedProgram:
 
 @runtime_checkable
 class ProgramSource(Protocol):
-    """Anything that writes programs for tasks."""
+    """Anything that writes programs for tasks.
+
+    Two further members are optional:
+
+    - `batch_size`, how many tasks are generated for at once (1 without it): a collection is shared out among
+      processes, and gone on with after a crash, in such batches;
+    - `identity(student=...)`, plain values that decide what would be written. Without it nothing tells whether
+      programs from before a crash are those that would be written now, and a restarted collection begins anew.
+    """
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
