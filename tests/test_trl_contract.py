@@ -20,7 +20,7 @@ HOOKS = {
 }
 OWN = {
     "__init__", "train", "judge", "student", "beam_search", "draws_per_step", "steps_per_round", "_complete_collector",
-    "_check_prompt_room", "_on_collected", "_log_apart", "_draws",
+    "_check_prompt_room", "_on_collected", "_log_apart", "_draws", "_check_eval_tasks",
 }  # fmt: skip
 
 

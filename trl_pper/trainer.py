@@ -107,6 +107,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             **sft_arguments,
         )
         self._complete_collector()
+        self._check_eval_tasks()
 
     @property
     def judge(self) -> Judge:
@@ -180,6 +181,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         collector.find_student = lambda: self.student
         collector.on_collected = self._on_collected
         self._check_prompt_room([task.prompt for task in collector.tasks or []])
+        if isinstance(collector.source, BeamSearchSource):
+            collector.source.check(collector.tasks or [], student=self.student)
+
+    def _check_eval_tasks(self) -> None:
+        given = self.eval_dataset
+        for part in given.values() if isinstance(given, dict) else [given]:
+            if holds_tasks(part):
+                self.beam_search().check(load_tasks(part, format="native"), student=self.student)
 
     def _check_prompt_room(self, prompts: Sequence[Prompt]) -> None:
         if self.args.max_length is None:

@@ -101,12 +101,16 @@ class BeamSearchSource:
                 completion do not fit the model's context.
         """
         local = self._model(student)
-        prompt_ids = local.encode([task.prompt for task in tasks])
-        self._check(local, tasks, prompt_ids)
+        prompt_ids = self._checked_prompts(local, tasks)
         for start in range(0, len(tasks), self.batch_size):
             yield from self._generate_batch(local, prompt_ids[start : start + self.batch_size])
 
-    def _check(self, local: LocalModel, tasks: Sequence[CodingTask], prompt_ids: list[list[int]]) -> None:
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        """Raise the ValueError that `generate` would raise, before anything is generated."""
+        self._checked_prompts(self._model(student), tasks)
+
+    def _checked_prompts(self, local: LocalModel, tasks: Sequence[CodingTask]) -> list[list[int]]:
+        prompt_ids = local.encode([task.prompt for task in tasks])
         vocabulary = local.config.vocab_size
         if self.num_beams >= vocabulary:
             raise ValueError(f"num_beams: must be below the vocabulary size {vocabulary}; got {self.num_beams}")
@@ -119,6 +123,7 @@ class BeamSearchSource:
                     f"max_completion_length: {self.max_completion_length} tokens after the {len(ids)} of task "
                     f"{task.task_id!r} exceed the model's context of {context}; lower it or drop the task"
                 )
+        return prompt_ids
 
     def _generate_batch(self, local: LocalModel, prompts: list[list[int]]) -> Iterator[list[GeneratedProgram]]:
         eos = local.eos_token_ids()
