@@ -61,6 +61,13 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"possibility_weight": float("nan")}, "possibility_weight"),
         ({"priority_exponent": -1}, "priority_exponent"),
         ({"priority_exponent": float("inf")}, "priority_exponent"),
+        ({"importance_exponent": -0.5}, "importance_exponent"),
+        ({"importance_exponent": None}, "importance_exponent"),
+        ({"importance_exponent": "1"}, "importance_exponent"),
+        ({"loss_weighting": "pass_rate"}, "loss_weighting"),
+        ({"loss_weighting": "p2value", "loss_type": "dft"}, "loss_type"),
+        ({"importance_exponent": 0.4, "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"length_grouping_steps": 0}, "length_grouping_steps"),
         ({"possibility": "sum"}, "possibility"),
         ({"priority": "best"}, "priority"),
         ({"preset": "other"}, "preset"),
@@ -74,6 +81,12 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
 def test_bad_options_are_named_before_any_work(options, named):
     with pytest.raises(ValueError, match=rf"^{named}: must be .*; got "):
         config(**options)
+
+
+def test_losses_of_trl_stay_free_to_choose_without_weights():
+    assert config(loss_type="dft", label_smoothing_factor=0.1).weighs_loss is False
+    assert config(importance_exponent=0.4).weighs_loss is True
+    assert config(loss_weighting="p2value").weighs_loss is True
 
 
 def test_max_length_none_leaves_room_for_any_completion():

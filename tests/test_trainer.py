@@ -154,16 +154,16 @@ def test_a_teachers_programs_are_judged_scored_and_learned(make_trainer, teacher
 
 
 def test_drawn_programs_are_what_the_sampler_says(make_trainer, teacher, tokenizer):
-    """The real data loader yields exactly the programs drawn by P2Value, with the prompt masked."""
+    """The real data loader yields exactly the programs drawn by P2Value, short ones first, with the prompt masked."""
     trainer = make_trainer(callbacks=[BeamSampleCollector(source=teacher)], gradient_accumulation_steps=2)
     trainer.collector.collect(0)
-    trainer.train_dataset.refresh()
     rows = [
         row
         for batch in trainer.get_train_dataloader()
         for row in zip(batch["input_ids"], batch["labels"], strict=True)
     ]
-    drawn = [trainer.buffer[i] for step in range(2) for i in trainer.buffer.draw(8, round_index=0, step=step)]
+    steps = [[trainer.buffer[i] for i in trainer.buffer.draw(8, round_index=0, step=step)] for step in range(2)]
+    drawn = [one for step in steps for one in sorted(step, key=lambda one: len(one.prompt + one.completion))]
     assert len(rows) == len(drawn) == 16
     for (ids, labels), experience in zip(rows, drawn, strict=True):
         text = experience.prompt + experience.completion
@@ -479,6 +479,12 @@ def test_the_state_of_a_checkpoint_is_readable(trained):
     assert state == {
         "next_round": 2,
         "digest": trained.buffer.digest(),
-        "draws": {"draws_per_step": 4, "steps_per_round": 2, "seed": 42},
+        "draws": {
+            "draws_per_step": 4,
+            "steps_per_round": 2,
+            "seed": 42,
+            "grouping_steps": 1,
+            "micro_batch_size": 1,
+        },
         "num_processes": 1,
     }

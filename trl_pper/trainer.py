@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
+from trl_pper.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.collection_report import CollectionReport
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
@@ -27,7 +28,9 @@ from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judge import Judge, Limits
+from trl_pper.loss_weights import loss_weights
 from trl_pper.model_card import replay_section
+from trl_pper.priority import FloatArray
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
@@ -106,6 +109,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks=callbacks,
             **sft_arguments,
         )
+        if args.weighs_loss:
+            self._weigh_loss()
         self._complete_collector()
         self._check_eval_tasks()
 
@@ -129,6 +134,15 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             name=getattr(self.model.config, "_name_or_path", "") or "student",
         )
+
+    @property
+    def base(self) -> LocalModel:
+        """The model below the adapter in training, without it, held for inference: no second model in memory.
+
+        Raises:
+            ValueError: The model has no adapter to leave out.
+        """
+        return self.student.without_adapter()
 
     def beam_search(self) -> BeamSearchSource:
         """Return beam search with the settings of `args`, for collection and for evaluation."""
@@ -163,12 +177,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             "draws_per_step": self.draws_per_step,
             "steps_per_round": self.steps_per_round,
             "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            "grouping_steps": self.args.length_grouping_steps,
+            # Which rows meet in a step depends on the micro-batches only where steps share their draws.
+            "micro_batch_size": self._train_batch_size if self.args.length_grouping_steps > 1 else 1,
         }
 
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
-            self.train_dataset.refresh()
+            # All of them, not only what is drawn: what `max_length` leaves nothing of is refused before training.
+            self.train_dataset.prepare(range(len(self.buffer)))
             return
         collector.source = collector.source or self.beam_search()
         collector.judge = collector.judge or self.judge
@@ -190,6 +208,19 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             if holds_tasks(part):
                 self.beam_search().check(load_tasks(part, format="native"), student=self.student)
 
+    def _weigh_loss(self) -> None:
+        parallelism = self.accelerator.parallelism_config
+        if self.compute_loss_func is not None:
+            raise ValueError(
+                "compute_loss_func: must be None with importance_exponent or loss_weighting, which scale TRL's loss"
+            )
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            raise ValueError(
+                "parallelism_config: importance_exponent and loss_weighting know no context or sequence parallelism, "
+                "which splits rows; turn one of them off"
+            )
+        self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
+
     def _check_prompt_room(self, prompts: Sequence[Prompt]) -> None:
         if self.args.max_length is None:
             return
@@ -210,7 +241,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 f"{self.collector.journal_folder if self.collector else None} and are judged when the run is started "
                 "again"
             )
-        self.train_dataset.refresh()
         self._log_apart(report.metrics())
 
     def _log_apart(self, metrics: dict[str, float]) -> None:
@@ -249,14 +279,35 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             if self.collector is None:
                 self.buffer.add(judged_experiences(dataset, processing_class))
             return ReplayDataset(
-                self.buffer, lambda rows: prepare(rows, processing_class, args, False, None, "replayed")
+                self.buffer,
+                lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
+                weigh=_loss_weights(args) if args.weighs_loss else None,
             )
         if holds_tasks(dataset):
             return dataset
         return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if self.args.weighs_loss and ROW_KEY not in self._signature_columns:
+            self._signature_columns.append(ROW_KEY)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
-        return PrioritizedSampler(self.buffer, global_step=lambda: self.state.global_step, **self._draws())
+        return PrioritizedSampler(
+            self.buffer,
+            prepare=self.train_dataset.prepare,
+            global_step=lambda: self.state.global_step,
+            **self._draws(),
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss of `SFTTrainer`, of log-probabilities scaled first where rows carry weights."""
+        weights = inputs.pop(BATCH_KEY, None)
+        if weights is not None:
+            model = with_scaled_log_probs(model, weights)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def num_examples(self, dataloader: Any) -> int:
         """Return the draws of one round for the replay data set, whose own length grows."""
@@ -312,7 +363,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
             if self.collector is not None:
                 self.collector.next_round = next_round
-            self.train_dataset.refresh()
         super()._load_optimizer_and_scheduler(checkpoint)
 
 
@@ -336,6 +386,15 @@ def _buffer(args: PPERConfig) -> ReplayBuffer:
         possibility=args.possibility,
         priority=args.priority,
         priority_exponent=args.priority_exponent,
+    )
+
+
+def _loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
+    return lambda buffer: loss_weights(
+        buffer.probabilities(),
+        buffer.p2values(),
+        importance_exponent=args.importance_exponent,
+        weighting=args.loss_weighting,
     )
 
 

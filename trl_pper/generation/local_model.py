@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class LocalModel:
         accelerator: The trainer's Accelerator while training, else None.
         gradient_checkpointing_kwargs: What to re-enable gradient checkpointing with afterwards.
         name: What the record says of who generated or scored.
+        adapter: Whether the adapters of a PEFT model take part; False is the base model's view, of the same weights.
     """
 
     model: Any
@@ -38,6 +39,21 @@ class LocalModel:
     accelerator: Any = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     name: str = "model"
+    adapter: bool = True
+
+    def without_adapter(self) -> LocalModel:
+        """Return the same model with its adapters left out during inference: the base model, at no further memory.
+
+        Raises:
+            ValueError: The model has no adapters.
+        """
+        bare = _unwrapped(self.model)
+        if not hasattr(bare, "disable_adapter"):
+            raise ValueError(
+                f"model: must be a PeftModel to leave its adapter out; got {type(bare).__name__}. Pass peft_config, "
+                "or load the base model beside it"
+            )
+        return replace(self, adapter=False, name=f"{self.name} without adapter")
 
     @property
     def device(self) -> torch.device:
@@ -102,12 +118,15 @@ class LocalModel:
         checkpointing = bool(getattr(bare, "is_activation_checkpointing", False))
         configs = {holder: holder.generation_config for holder in _config_holders(bare)}
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_weights_left_unpacked(bare))
             # Registered before the unwrap so that an exception inside it is cleaned up after, too.
             stack.callback(self._restore, bare, training, checkpointing, configs)
             if checkpointing:
                 bare.activation_checkpointing_disable()
             if self.accelerator is not None:
                 bare = _enter_unwrapped(stack, self.model, self.accelerator)
+            if not self.adapter:
+                stack.enter_context(_adapter_left_out(bare))
             self.model.eval()
             for holder in configs:
                 holder.generation_config = GenerationConfig()
@@ -172,6 +191,40 @@ def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any) 
         # TRL 1.16 asks for the state of checkpointing by a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         return stack.enter_context(unwrap_model_for_generation(model, accelerator))
+
+
+@contextlib.contextmanager
+def _adapter_left_out(bare: Any) -> Iterator[None]:
+    # PEFT marks the weights of every active adapter trainable on the way out, those that were frozen too.
+    trainable = {parameter: parameter.requires_grad for parameter in bare.parameters()}
+    try:
+        with bare.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trainable.items():
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def _weights_left_unpacked(bare: Any) -> Iterator[None]:
+    """Keep bitsandbytes from repacking 4-bit weights for inference, which it does on a CPU with AVX-512 BF16.
+
+    The first evaluation-mode forward would repack them for a kernel that knows no gradients and that training goes on
+    to use: the adapters below a layer then get none, without an error, until `state_dict()` packs the weights back,
+    with rounded scales.
+    """
+    packing = {
+        module: module.support_avx512bf16_for_cpu
+        for module in bare.modules()
+        if hasattr(module, "support_avx512bf16_for_cpu")
+    }
+    for module in packing:
+        module.support_avx512bf16_for_cpu = False
+    try:
+        yield
+    finally:
+        for module, flag in packing.items():
+            module.support_avx512bf16_for_cpu = flag
 
 
 def _unwrapped(model: Any) -> Any:
