@@ -59,7 +59,7 @@ def train(arguments: Sequence[str]) -> int:
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=_checkpoint(config.resume_from_checkpoint))
     trainer.save_model()
     if data.eval_tasks:
         trainer.save_metrics("eval", trainer.evaluate())
@@ -67,6 +67,11 @@ def train(arguments: Sequence[str]) -> int:
         trainer.push_to_hub()
     trainer.end()
     return 0
+
+
+def _checkpoint(given: str | bool | None) -> str | bool | None:
+    """Return True for "true": the option is a path for the parser, and the newest checkpoint has no fixed one."""
+    return True if str(given).lower() == "true" else given
 
 
 def _train_dataset(data: DataArguments) -> Any:
