@@ -9,6 +9,7 @@ import importlib.util
 import os
 
 import pytest
+import torch
 from forked_plan import carry_out
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def run(name: str, launch: str, **plan) -> dict:
     config = {
         "steps_per_round": 2, "max_completion_length": 64, "save_strategy": "steps", "save_steps": 3,
+        # Where weights are sharded only: it changes no result.
+        "gradient_checkpointing": launch != "ddp",
         **plan.pop("config", {}),
     }  # fmt: skip
     # Five tasks in batches of two: the second process has nothing to write while the first one has its last batch.
@@ -41,12 +44,15 @@ def run(name: str, launch: str, **plan) -> dict:
 @pytest.fixture(scope="module")
 def carried(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    plan = [run("ddp", "ddp")]
+    short = {"num_train_epochs": 1}
+    plan = [run("ddp", "ddp"), run("ddp with LoRA", "ddp", lora=True, config=short)]
     for kind in KINDS if HAS_DEEPSPEED else KINDS[:1]:
         plan.append(run(kind, kind, evaluate_first=kind != "zero2"))
         plan.append(run(f"{kind}, resumed", kind, resume=str(folder / kind / "checkpoint-3")))
+        if kind != "zero2":
+            plan.append(run(f"{kind} with LoRA", kind, lora=True, config=short))
     if HAS_DEEPSPEED:
-        plan.append(run(LAYERWISE, "zero3", config={"ds3_gather_for_generation": False, "num_train_epochs": 1}))
+        plan.append(run(LAYERWISE, "zero3", config={"ds3_gather_for_generation": False, **short}))
     return carry_out(folder, plan)
 
 
@@ -127,3 +133,16 @@ def test_a_sharded_run_goes_on_from_its_checkpoint(carried, seen, kind):
 def test_tasks_are_evaluated_before_training_too(carried, seen, kind):
     assert seen[0]["accuracy_before"] == seen[1]["accuracy_before"] == 0.2
     assert seen[0]["accuracy"] == 0.4
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero3"])
+def test_an_adapter_is_sharded_and_saved_like_any_weights(carried, seen, kind):
+    expected, (one, other) = carried.seen("ddp with LoRA"), carried.seen(f"{kind} with LoRA")
+    assert one["held"] == other["held"] == expected[0]["held"] / 2
+    assert one["losses"] == other["losses"] == pytest.approx(expected[0]["losses"], rel=1e-3)
+    assert one["digest"] == other["digest"]
+    folders = [carried.folder / f"{name} with LoRA" / "model" for name in (kind, "ddp")]
+    adapter, plain = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert adapter.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(adapter[name], value, rtol=1e-3, atol=1e-4)
