@@ -13,7 +13,6 @@ from forked_plan import carry_out
 
 from trl_pper.demo.run import MODEL
 from trl_pper.demo.tasks import demo_tasks
-from trl_pper.processes import check_processes
 
 ROOT = Path(__file__).parents[1]
 #: Processes and the rows of a micro-batch: eight rows make a step, in two micro-batches a process.
@@ -169,11 +168,3 @@ def test_accelerate_launch_starts_two_processes_of_the_example_on_a_cpu(tmp_path
     assert (summary["optimizer_steps"], summary["programs"]) == (2, 10)
     assert summary["processes"] == json.loads(output.splitlines()[-1])["processes"]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-
-
-def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_processes()
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    with pytest.raises(RuntimeError, match="the launcher started 2 processes, but each of them sees 1"):
-        check_processes()

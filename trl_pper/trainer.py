@@ -31,7 +31,7 @@ from trl_pper.judge import Judge, Limits
 from trl_pper.loss_weights import loss_weights
 from trl_pper.model_card import replay_section
 from trl_pper.priority import FloatArray
-from trl_pper.processes import check_processes
+from trl_pper.processes import check_processes, check_sharding
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
@@ -111,7 +111,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks=callbacks,
             **sft_arguments,
         )
-        self._check_sharding()
+        check_sharding(self.accelerator)
         if args.weighs_loss:
             self._weigh_loss()
         self._complete_collector()
@@ -211,14 +211,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         for part in given.values() if isinstance(given, dict) else [given]:
             if holds_tasks(part):
                 self.beam_search().check(load_tasks(part, format="native"), student=self.student)
-
-    def _check_sharding(self) -> None:
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and plugin.fsdp_version == 1:
-            raise ValueError(
-                "fsdp_version: must be 2, since FSDP1 puts weights together only for whole forward passes, not for "
-                "`generate`; got 1. Set it in the file for `accelerate launch` (examples/accelerate/fsdp.yaml)"
-            )
 
     def _weigh_loss(self) -> None:
         parallelism = self.accelerator.parallelism_config
