@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trl_pper.experience import LOGPROB_TOLERANCE, Experience, arrow_schema, chat_json, prompt_name, without_padding
-from trl_pper.experience_columns import TEXT, Columns, decode_outcomes, encode_outcomes, numbers_of
+from trl_pper.experience_columns import BLOCK_ROWS, TEXT, Columns, decode_outcomes, encode_outcomes, numbers_of
 from trl_pper.task import check_prompt
 
 #: Columns of a file of experiences: those of a data set, and `chat_prompt`, where `prompt` is null, as JSON text.
@@ -26,9 +26,6 @@ FILE = pa.schema(
         for field in arrow_schema().append(pa.field("chat_prompt", pa.string()))
     ]
 )
-
-#: Rows turned into columns at a time, so that what is made on the way stays small.
-BLOCK_ROWS = 65_536
 
 
 def to_arrow(columns: Columns) -> pa.RecordBatch:
@@ -167,7 +164,7 @@ def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
             check_prompt(prompt)
             texts.append(chat_json(prompt))
             texts[-1].encode()
-            valid.append(isinstance(prompt, list))
+            valid.append(True)
         except ValueError:
             texts.append(text)
             valid.append(False)
@@ -177,9 +174,12 @@ def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
 
 def _parsed(chat: str) -> Any:
     try:
-        return json.loads(chat)
+        prompt = json.loads(chat)
     except ValueError as error:
         raise ValueError(f"chat_prompt: must be chat messages as JSON; got {error}") from error
+    if not isinstance(prompt, list):
+        raise ValueError(f"chat_prompt: must be a list of chat messages as JSON; got {chat[:200]}")
+    return prompt
 
 
 def _named(texts: dict[str, pa.Array]) -> pa.Array:

@@ -7,6 +7,7 @@ never changed once made. Whether they hold what an experience may hold was check
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -44,12 +45,14 @@ NUMBERS = np.dtype(
 
 NUMBER_NAMES = ("pass_rate", "logprob", "num_tokens", "round_index")
 
-#: Experiences made into columns, or columns into experiences, at a time.
+#: Rows of text that lie together, and that are worked on at a time, so that what is made on the way stays small.
+BLOCK_ROWS = 65_536
+
+#: Experiences that exist as objects at a time: they take several times the memory of their columns.
 CHUNK = 4096
 
 #: Digests and files hold positions in this tuple: new outcomes go to its end.
 OUTCOMES = tuple(Outcome)
-_NAMES = pa.array([str(outcome) for outcome in OUTCOMES], pa.large_string())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +95,21 @@ def columns_of(experiences: Sequence[Experience]) -> Columns:
     return Columns(text=pa.record_batch([arrays[name] for name in TEXT.names], schema=TEXT), numbers=numbers)
 
 
-def columns_in_chunks(experiences: Iterable[Experience]) -> Iterator[Columns]:
-    """Yield experiences as columns, some at a time, since they take several times the memory as objects.
+def columns_in_blocks(experiences: Iterable[Experience]) -> Iterator[Columns]:
+    """Yield experiences as columns, `BLOCK_ROWS` at a time.
 
     Raises:
         TypeError: Something is not an Experience.
     """
+    chunks = _columns_in_chunks(experiences)
+    while block := list(itertools.islice(chunks, BLOCK_ROWS // CHUNK)):
+        yield Columns(
+            text=pa.concat_batches([chunk.text for chunk in block]),
+            numbers=np.concatenate([chunk.numbers for chunk in block]),
+        )
+
+
+def _columns_in_chunks(experiences: Iterable[Experience]) -> Iterator[Columns]:
     iterator = iter(experiences)
     while chunk := list(itertools.islice(iterator, CHUNK)):
         for item in chunk:
@@ -148,12 +160,18 @@ def experiences_of(columns: Columns) -> Iterator[Experience]:
         yield experience
 
 
+@functools.cache
+def _outcome_names() -> pa.Array:
+    # Not when the module is loaded: the first array that Arrow makes of Python's objects loads pandas.
+    return pa.array([str(outcome) for outcome in OUTCOMES], pa.large_string())
+
+
 def encode_outcomes(names: pa.Array) -> pa.Array:
     """Return lists of outcomes' names as lists of their positions in `OUTCOMES`.
 
     A null is an empty list; -1 stands for a name that no outcome has.
     """
-    codes = pc.fill_null(pc.index_in(names.flatten(), value_set=_NAMES), -1).cast(pa.int8())
+    codes = pc.fill_null(pc.index_in(names.flatten(), value_set=_outcome_names()), -1).cast(pa.int8())
     lengths = np.diff(names.offsets.to_numpy()).astype(np.int64)
     lengths[names.is_null().to_numpy(zero_copy_only=False)] = 0
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -162,7 +180,7 @@ def encode_outcomes(names: pa.Array) -> pa.Array:
 
 def decode_outcomes(codes: pa.Array) -> pa.Array:
     """Return what `encode_outcomes` encoded, as lists of names."""
-    names = pa.DictionaryArray.from_arrays(codes.flatten(), _NAMES).cast(pa.string())
+    names = pa.DictionaryArray.from_arrays(codes.flatten(), _outcome_names()).cast(pa.string())
     offsets = codes.offsets.to_numpy()
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), names)
 

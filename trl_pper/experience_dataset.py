@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from trl_pper.experience import COLUMNS, Experience, arrow_schema
-from trl_pper.experience_arrow import BLOCK_ROWS, from_arrow, to_arrow
-from trl_pper.experience_columns import Columns, columns_in_chunks
+from trl_pper.experience_arrow import from_arrow, to_arrow
+from trl_pper.experience_columns import BLOCK_ROWS, Columns, columns_in_blocks
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +50,7 @@ def from_dataset(dataset: Iterable[Mapping[str, Any]]) -> Iterator[Columns]:
         ValueError: A row is no experience.
     """
     if not _is_plain(dataset):
-        yield from columns_in_chunks(Experience.from_row(row) for row in dataset)
+        yield from columns_in_blocks(Experience.from_row(row) for row in dataset)
         return
     first_row = 0
     for table in dataset.with_format("arrow").iter(batch_size=BLOCK_ROWS):  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from trl_pper.distribution import Distribution
 from trl_pper.experience import Experience, possibility
 from trl_pper.experience_arrow import from_arrow
-from trl_pper.experience_columns import CHUNK, Columns, columns_in_chunks, digest_of, experiences_of
+from trl_pper.experience_columns import CHUNK, Columns, columns_in_blocks, digest_of, experiences_of
 from trl_pper.experience_table import ExperienceTable
 from trl_pper.priority import FloatArray, PriorityFunction, draw_probabilities, p2value
 from trl_pper.replay_settings import check_settings, known_priority, one_tokenizer, settings_of
@@ -138,7 +138,7 @@ class ReplayBuffer(DurableBuffer):
         elif isinstance(experiences, pa.Table):
             arriving = list(from_arrow(experiences))
         else:
-            arriving = list(columns_in_chunks(experiences))
+            arriving = list(columns_in_blocks(experiences))
         report = self._put(arriving)
         self.tokenizer = tokenizer
         return report

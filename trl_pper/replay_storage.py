@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trl_pper import replay_hub
 from trl_pper.experience import Experience
-from trl_pper.experience_columns import CHUNK, Columns, columns_in_chunks, experiences_of
+from trl_pper.experience_columns import CHUNK, Columns, columns_in_blocks, experiences_of
 from trl_pper.experience_dataset import from_dataset, to_dataset
 from trl_pper.experience_table import ExperienceTable
 from trl_pper.priority import PriorityFunction
@@ -68,7 +68,7 @@ class DurableBuffer(ABC):
         rows = state.get("experiences")
         if not isinstance(rows, list):
             raise ValueError(f"state.experiences: missing or malformed; got {type(rows).__name__}")
-        experiences = columns_in_chunks(map(Experience.from_row, rows))
+        experiences = columns_in_blocks(map(Experience.from_row, rows))
         self.__dict__.update(self._restored("state", state, experiences, self.priority).__dict__)
 
     def to_dataset(self) -> datasets.Dataset:
