@@ -63,6 +63,7 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"priority_exponent": float("inf")}, "priority_exponent"),
         ({"possibility": "sum"}, "possibility"),
         ({"priority": "best"}, "priority"),
+        ({"buffer_eviction": "oldest"}, "buffer_eviction"),
         ({"preset": "other"}, "preset"),
         ({"packing": True}, "packing"),
         ({"dataloader_num_workers": 2}, "dataloader_num_workers"),
@@ -74,6 +75,14 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
 def test_bad_options_are_named_before_any_work(options, named):
     with pytest.raises(ValueError, match=rf"^{named}: must be .*; got "):
         config(**options)
+
+
+def test_the_options_of_the_buffer_reach_it():
+    from trl_pper.trainer import _buffer
+
+    chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
+    buffer = _buffer(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
+    assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
 
 
 def test_max_length_none_leaves_room_for_any_completion():
