@@ -1,11 +1,11 @@
 """One process of the replay buffer's benchmark: rebuilds priorities after a round and draws minibatches of 256.
 
-    echo '{"contender": "trl_pper rank", "size": 10000, "steps": 100, "added": 1000}' | python benchmarks/replay_draws.py
+    echo '{"contender": "trl_pper rank", "size": 10000, "steps": 9, "added": 1000}' | python benchmarks/replay_draws.py
 
 Enters, as JSON on standard input: who draws, from how many programs, how many draws a round has and how many programs
-a round of collection adds. Leaves, as JSON on standard output: the median cost of a draw, of a rebuild, and of a round.
-cpprb keeps a tree of sums, so that a rebuild is the insertion of what was added; it knows no ranks, and it returns the
-one stored column and weights with each draw. Ours computes all probabilities and their cumulative sum anew.
+a round of collection adds. Leaves, as JSON on standard output: the median cost of a draw, of a rebuild and of a whole
+round. cpprb keeps a tree of sums, so that a rebuild is the insertion of what was added; it knows no ranks, and it
+returns the one stored column and weights with each draw. Ours computes all probabilities and their cumulative sum anew.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ class Ours:
         self._distribution = self._build(p2values)
 
     def rebuild(self, first: int, p2values: np.ndarray) -> None:
+        """Compute all probabilities and their cumulative sum."""
         self._p2values[first:] = p2values
         self._distribution = self._build(self._p2values)
 
     def draw(self, step: int) -> np.ndarray:
+        """Draw 256 positions."""
         return self._distribution.draw(DRAWS, seed=0, round_index=0, step=step)
 
 
@@ -62,11 +64,13 @@ class Peer:
         self._buffer.add(index=np.arange(size), priorities=p2values)
 
     def rebuild(self, first: int, p2values: np.ndarray) -> None:
+        """Insert what was added."""
         indexes = np.arange(first, first + len(p2values))
         # The buffer is full, and goes on where it ended: at its front.
         self._buffer.add(index=indexes, priorities=p2values)
 
     def draw(self, step: int) -> np.ndarray:
+        """Draw 256 positions; the step plays no role, as the peer has a generator with a state."""
         return np.asarray(self._buffer.sample(DRAWS, beta=0.0)["indexes"])
 
 
@@ -75,7 +79,8 @@ def check(contender: Contender, p2values: np.ndarray) -> None:
     drawn = np.concatenate([contender.draw(step) for step in range(20)])
     if not (drawn.min() >= 0 and drawn.max() < len(p2values)):
         raise RuntimeError("drew a position that there is not")
-    if not p2values[drawn].mean() > p2values.mean():
+    # P2Values that are spread evenly have a mean of 2/3 when drawn in proportion, and of 1/2 otherwise.
+    if not p2values[drawn].mean() > 1.2 * p2values.mean():
         raise RuntimeError("high P2Values are drawn no more often than others")
 
 

@@ -2,9 +2,9 @@
 
     echo '{"phase": "fill", "experiences": 1000000, "path": "buffer.parquet"}' | python benchmarks/replay_million.py
 
-Enters, as JSON on standard input: the phase ("fill" or "load"), the number of experiences and the file. Leaves, as JSON
-on standard output: seconds of each step, sizes, the digest, and the largest resident memory of this process. Programs
-have about 400 characters, ten outcomes each, ten programs to a task; making them is not counted.
+Enters, as JSON on standard input: the phase ("fill" or "load"), the number of experiences and the file. Leaves, as
+JSON on standard output: seconds of each step, sizes, the digest, and the largest resident memory of this process.
+Programs have about 400 characters, ten outcomes each, ten programs to a task; making them is not counted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, name: str, action: Callable[[], T]) -> T:
+        """Run a step and return what it returns."""
         start = time.perf_counter()
         result = action()
         taken = time.perf_counter() - start
@@ -99,8 +101,8 @@ def load(path: Path) -> dict[str, Any]:
     buffer.priority = "rank"
     clock("rank_priorities", buffer.probabilities)
     buffer.capacity = len(buffer)
-    batch = [one for one in itertools.islice(experiences(2 * BATCH), min(BATCH, len(buffer)))]
-    clock("add_batch_when_full", lambda: buffer.add(batch))
+    new = [replace(one, task_id=f"new-{one.task_id}") for one in experiences(min(BATCH, len(buffer)))]
+    clock("add_batch_when_full", lambda: buffer.add(new))
     peaks = {"peak_bytes": peak_bytes(), "peak_bytes_before": base}
     return {"digest": digest, **clock.seconds, "draw_microseconds": 1e6 * statistics.median(draws), **peaks}
 
