@@ -99,6 +99,15 @@ def test_a_distribution_draws_what_its_probabilities_draw():
         assert distribution.draw(50, **where).tolist() == draw_indices(probabilities, 50, **where).tolist()
 
 
+def test_a_distribution_keeps_a_copy():
+    probabilities = np.array([0.5, 0.5])
+    distribution = Distribution(probabilities)
+    probabilities[:] = [1.0, 0.0]
+    assert distribution.probabilities.tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="read-only"):
+        distribution.probabilities[0] = 1.0
+
+
 def test_a_distribution_stays_what_it_is_when_the_buffer_changes():
     buffer = buffer_with("rank")
     distribution = buffer.distribution()

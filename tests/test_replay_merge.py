@@ -149,7 +149,9 @@ def test_a_copy_is_independent():
     buffer, copy = buffer_of(make(1), make(2), seed=4, tokenizer="t"), ReplayBuffer()
     copy.assign(buffer)
     assert (copy.digest(), copy.tokenizer) == (buffer.digest(), "t")
-    copy.add([make(1, pass_rate=1.0), make(3)])
+    copy.add([make(1, pass_rate=1.0)])
+    assert [one.pass_rate for one in buffer] == [0.5, 0.5]
+    copy.add([make(3)])
     copy.seed = 9
     assert [one.pass_rate for one in buffer] == [0.5, 0.5]
     assert (len(buffer), buffer.seed) == (2, 4)
