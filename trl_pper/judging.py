@@ -121,7 +121,7 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
         logger.warning(
             "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
         )
-    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
     result.add(judged[one.key] for one in buffer if one.key in judged)
     return result
 

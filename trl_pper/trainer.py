@@ -26,6 +26,7 @@ from trl_pper.config import PPERConfig
 from trl_pper.evaluation import evaluate_tasks
 from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
+from trl_pper.generation.fingerprint import tokenizer_fingerprint
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judge import Judge, Limits
 from trl_pper.loss_weights import loss_weights
@@ -111,6 +112,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         )
         if args.weighs_loss:
             self._weigh_loss()
+        self._check_tokenizer()
         self._complete_collector()
         self._check_eval_tasks()
 
@@ -201,6 +203,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self._check_prompt_room([task.prompt for task in collector.tasks or []])
         if isinstance(collector.source, BeamSearchSource):
             collector.source.check(collector.tasks or [], student=self.student)
+
+    def _check_tokenizer(self) -> None:
+        fingerprint = tokenizer_fingerprint(self.processing_class)
+        if self.buffer.tokenizer not in (None, fingerprint):
+            raise ValueError(
+                f"buffer: was filled with the tokenizer {self.buffer.tokenizer}, and this model has {fingerprint}, so "
+                "its log-probabilities are of other tokens. Pass a new buffer, or train on buffer.to_dataset() "
+                "without its columns logprob and num_tokens"
+            )
+        self.buffer.tokenizer = fingerprint
 
     def _check_eval_tasks(self) -> None:
         given = self.eval_dataset
