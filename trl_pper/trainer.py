@@ -398,6 +398,7 @@ def _buffer(args: PPERConfig) -> ReplayBuffer:
         possibility=args.possibility,
         priority=args.priority,
         priority_exponent=args.priority_exponent,
+        eviction=args.buffer_eviction,
     )
 
 
