@@ -68,6 +68,7 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"loss_weighting": "p2value", "loss_type": "dft"}, "loss_type"),
         ({"importance_exponent": 0.4, "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"length_grouping_steps": 0}, "length_grouping_steps"),
+        ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy"),
         ({"possibility": "sum"}, "possibility"),
         ({"priority": "best"}, "priority"),
         ({"buffer_eviction": "oldest"}, "buffer_eviction"),

@@ -170,6 +170,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "0, since a worker process would hold a stale copy of the buffer",
             self.dataloader_num_workers,
         )
+        _require(
+            "train_sampling_strategy",
+            self.train_sampling_strategy == "random",
+            "'random', since draws are ordered by their length already (see length_grouping_steps)",
+            self.train_sampling_strategy,
+        )
         if self.weighs_loss:
             with_weights = "with importance_exponent or loss_weighting, which scale the negative log-likelihood"
             _require("loss_type", self.loss_type == "nll", f"'nll' {with_weights}", self.loss_type)
