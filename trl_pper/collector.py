@@ -29,7 +29,7 @@ from trl_pper.judged import JudgedProgram, digest
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, even_pairs, is_sharded, judge_share, own_batches
+from trl_pper.share import Share, even_pairs, is_sharded, judge_share, keeps_step, own_batches
 from trl_pper.task import CodingTask
 
 _SCORING_BATCH = 8
@@ -142,7 +142,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 # What was paid for is kept, though not gathered, since other processes may be well.
                 found, _ = _experiences(share, None, round_index, filler=None)
                 buffer.add(experience for position in sorted(found) for experience in found[position])
-                if is_sharded(student):
+                if keeps_step(source, student):
                     # The others wait inside a forward pass, not in `meet`.
                     raise
                 failure = error
@@ -156,7 +156,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         identity = getattr(source, "identity", None)
         mine = identity(student=student) if identity is not None else uuid.uuid4().hex
         all_of_them = gather_object([digest(mine)])
-        # Each process of a sharded model has its own part of the weights; of any other model the same weights.
+        # Processes that would write different things share a journal only as long as all of them stay as they are.
         name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
         folder = Path(self.journal_folder) / f"round-{round_index:05d}-{name[:16]}"
         return Journal(folder, process_index=state.process_index)

@@ -48,6 +48,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     num_beams: int = _option(3, "k: beams searched and programs kept per task (the paper uses 3).")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
     generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
+    ds3_gather_for_generation: bool = _option(
+        True,
+        "With DeepSpeed ZeRO-3: whether each process holds all weights while it generates. False fits models that one "
+        "device cannot hold, and is slower.",
+    )
     steps_per_round: int | None = _option(
         None,
         "Optimizer steps between two collections; one Trainer epoch is one round. If None, as many as draw, on "

@@ -17,7 +17,7 @@ from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
 from trl_pper.processes import meet
-from trl_pper.share import Share, is_sharded, judge_share
+from trl_pper.share import Share, judge_share, keeps_step
 from trl_pper.task import CodingTask
 from trl_pper.verdict import Verdict
 
@@ -69,7 +69,7 @@ def evaluate_tasks(
     try:
         judge_share(tasks, source, judge, share, student=student)
     except Exception as error:
-        if is_sharded(student):
+        if keeps_step(source, student):
             raise
         failure = error
     meet("evaluation", failure=failure)

@@ -9,12 +9,15 @@ process dies without a word.
 from __future__ import annotations
 
 import itertools
+import os
 import time
+from typing import Any
 
 import torch.distributed
 from accelerate import PartialState
 
 _POLL_SECONDS = 0.1
+_LEAVE_SECONDS = 10.0
 _meetings = itertools.count()
 
 
@@ -45,9 +48,34 @@ def meet(what: str, *, failure: BaseException | None = None) -> None:
         while not store.check(keys):
             time.sleep(_POLL_SECONDS)
         answers = [store.get(key).decode() for key in keys]
+        store.add(f"{prefix}/read", 1)
         failed = [(index, answer) for index, answer in enumerate(answers) if answer != "well"]
+        if failed:
+            _wait_for_readers(store, f"{prefix}/read", len(keys))
         if failed and failure is None:
             index, answer = failed[0]
             raise OtherProcessFailed(f"{what}: process {index} of {len(keys)} failed with {answer}")
     if failure is not None:
         raise failure
+
+
+def _wait_for_readers(store: Any, key: str, readers: int) -> None:
+    # The store may live in a process that failed and is about to end: the others read first, if they live.
+    until = time.monotonic() + _LEAVE_SECONDS
+    while store.add(key, 0) < readers and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+
+
+def check_processes() -> None:
+    """Refuse processes of one launch that do not know of each other: each would train alone, into the same folder.
+
+    Raises:
+        RuntimeError: A launcher started more processes than take part.
+    """
+    started, found = int(os.environ.get("WORLD_SIZE", "1")), PartialState().num_processes
+    if "LOCAL_RANK" in os.environ and started != found:
+        raise RuntimeError(
+            f"num_processes: the launcher started {started} processes, but each of them sees {found}. Without a GPU "
+            'pass use_cpu=True (--use_cpu), or ddp_backend="gloo" (--ddp_backend gloo) with DeepSpeed; with GPUs look '
+            "whether torch.cuda.is_available()"
+        )

@@ -20,6 +20,7 @@ from trl_pper.journal import Journal
 from trl_pper.judge import Judge
 from trl_pper.judged import JudgedProgram, judging_identity
 from trl_pper.judging import PhaseSeconds, judge_programs
+from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.task import CodingTask
 
@@ -87,6 +88,9 @@ def judge_share(
     own = {position for batch in batches for position in batch}
     if journal is not None:
         _restore(tasks, own, judge, share, journal, progress)
+        if keeps_step(source, student):
+            # What was judged by other rules is judged anew, which takes each process its own time.
+            meet("reading the journal")
     pending = [batch for batch in batches if not share.judged.keys() >= set(batch)]
     order = [position for batch in _even(pending, len(tasks), source, student) for position in batch]
     wanted = _first_places(order, own - share.judged.keys())
@@ -108,6 +112,11 @@ def judge_share(
         progress=progress,
         seconds=share.seconds,
     )
+
+
+def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
+    """Return whether the processes generate batch by batch together, as each batch takes all shards of the model."""
+    return is_sharded(student) and getattr(source, "uses_student", True)
 
 
 def is_sharded(student: LocalModel | None) -> bool:
@@ -152,7 +161,7 @@ def _restore(
 
 def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:
     """Give every process of a sharded model the same number of full batches; repeats are generated and dropped."""
-    if not is_sharded(student):
+    if not keeps_step(source, student):
         return pending
     size = min(getattr(source, "batch_size", 1), tasks)
     needed = max(gather_object([len(pending)]))

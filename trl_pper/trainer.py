@@ -32,6 +32,7 @@ from trl_pper.judge import Judge, Limits
 from trl_pper.loss_weights import loss_weights
 from trl_pper.model_card import replay_section
 from trl_pper.priority import FloatArray
+from trl_pper.processes import check_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
@@ -92,6 +93,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         **sft_arguments: Any,
     ) -> None:
         args = _config(args, model)
+        check_processes()
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
         callbacks = list(callbacks or [])
@@ -110,6 +112,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks=callbacks,
             **sft_arguments,
         )
+        self._check_sharding()
         if args.weighs_loss:
             self._weigh_loss()
         self._check_tokenizer()
@@ -135,6 +138,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             accelerator=self.accelerator,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             name=getattr(self.model.config, "_name_or_path", "") or "student",
+            gather=self.args.ds3_gather_for_generation,
         )
 
     @property
@@ -219,6 +223,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         for part in given.values() if isinstance(given, dict) else [given]:
             if holds_tasks(part):
                 self.beam_search().check(load_tasks(part, format="native"), student=self.student)
+
+    def _check_sharding(self) -> None:
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version == 1:
+            raise ValueError(
+                "fsdp_version: must be 2, since FSDP1 puts weights together only for whole forward passes, not for "
+                "`generate`; got 1. Set it in the file for `accelerate launch` (examples/accelerate/fsdp.yaml)"
+            )
 
     def _weigh_loss(self) -> None:
         parallelism = self.accelerator.parallelism_config

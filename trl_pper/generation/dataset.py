@@ -37,6 +37,8 @@ class DatasetSource:
         1
     """
 
+    uses_student = False
+
     def __init__(self, rows: str | Path | Iterable[Mapping[str, Any]], *, name: str | None = None) -> None:
         origin = str(rows) if isinstance(rows, str | Path) else "rows"
         self.name = name or (Path(origin).name if isinstance(rows, str | Path) else "dataset")

@@ -7,9 +7,11 @@ collision.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,14 +22,16 @@ _CHUNK = 1 << 22
 def weights_fingerprint(model: torch.nn.Module) -> str:
     """Return 16 hexadecimal digits for the names, types and bits of a model's parameters and buffers.
 
-    Of a sharded model each process sees its own shard. Sums of integers modulo 2**64 do not depend on their order, so
-    that CPU and GPU agree.
+    The weights of a sharded model come together one parameter at a time, so that every process has to call this and
+    all get what an unsharded model gives. Sums of integers modulo 2**64 do not depend on their order, so that CPU and
+    GPU agree.
     """
     total = 0
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
-        label = f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-        salt = int.from_bytes(hashlib.sha256(label).digest()[:8], "big")
-        total = (total + salt * (2 * _bit_sum(_local(tensor)) + 1)) % 2**64
+        with _whole(tensor) as whole:
+            label = f"{name} {whole.dtype} {tuple(whole.shape)}".encode()
+            salt = int.from_bytes(hashlib.sha256(label).digest()[:8], "big")
+            total = (total + salt * (2 * _bit_sum(whole) + 1)) % 2**64
     return f"{total:016x}"
 
 
@@ -46,10 +50,19 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    # DTensor of FSDP: this process's part of it.
-    local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local.detach()
+@contextlib.contextmanager
+def _whole(tensor: Any) -> Iterator[torch.Tensor]:
+    if hasattr(tensor, "full_tensor"):
+        # DTensor, as FSDP shards.
+        yield tensor.detach().full_tensor()
+    elif hasattr(tensor, "ds_id") and not tensor.numel():
+        # Sharded by ZeRO-3, and not gathered by `LocalModel.inference` already.
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            yield tensor.detach()
+    else:
+        yield tensor.detach()
 
 
 def _bit_sum(tensor: torch.Tensor) -> int:

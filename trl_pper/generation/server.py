@@ -39,6 +39,8 @@ class ServerSource:
         3
     """
 
+    uses_student = False
+
     def __init__(
         self,
         base_url: str,
