@@ -92,10 +92,10 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
 
 
 def test_the_options_of_the_buffer_reach_it():
-    from trl_pper.trainer import _buffer
+    from trl_pper.trainer_parts import buffer_of
 
     chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
-    buffer = _buffer(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
+    buffer = buffer_of(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
     assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
 
 
