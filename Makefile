@@ -45,6 +45,8 @@ bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/resu
 	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
 	$(BIN)/python benchmarks/demo.py --output outputs/bench/demo.json
 	$(BIN)/python benchmarks/step.py --output outputs/bench/step.json
+	$(BIN)/python benchmarks/replay.py --output outputs/bench/replay.json
+	$(BIN)/python benchmarks/collection.py --output outputs/bench/collection.json
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) outputs site

@@ -5,8 +5,7 @@
 Enters, as JSON on standard input: who draws, from how many programs, how many draws a round has and how many programs
 a round of collection adds. Leaves, as JSON on standard output: the median cost of a draw, of a rebuild and of a whole
 round. cpprb keeps a tree of sums, so that a rebuild is the insertion of what was added; it knows no ranks, and it
-returns the one stored column and weights with each draw. Ours computes all probabilities and their cumulative sum
-anew.
+returns the one stored column and weights with each draw. Ours computes all probabilities and their sums anew.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from trl_pper.experience_arrow import FILE, from_arrow, to_arrow
 from trl_pper.experience_columns import columns_of, digest_of, experiences_of, key_of
 from trl_pper.experience_table import ExperienceTable
 from trl_pper.replay import ReplayBuffer
+from trl_pper.replay_file import write_columns
 
 CHATS = [[{"role": "user", "content": "hi", "name": "x"}], [{"content": None, "role": "user"}]]
 PROMPTS = ["do it", "tu é\u2028", *CHATS]
@@ -316,3 +318,45 @@ def test_a_dataset_without_the_optional_columns_gets_their_defaults(prompt):
     # Rows that were chosen, in the order in which they were.
     chosen = datasets.Dataset.from_list(rows).select([2, 0])
     assert list(ReplayBuffer.from_dataset(chosen)) == [Experience.from_row(rows[2]), Experience.from_row(rows[0])]
+
+
+def test_a_file_of_several_row_groups_is_read_in_order(tmp_path):
+    table = ExperienceTable()
+    table.put([columns_of(some())])
+    metadata = {"version": 2, "settings": ReplayBuffer().settings(), "tokenizer": None}
+    write_columns(tmp_path / "buffer.parquet", table.blocks(3), metadata=metadata)
+    assert pq.ParquetFile(tmp_path / "buffer.parquet").num_row_groups == 4
+    assert list(ReplayBuffer.load(tmp_path / "buffer.parquet")) == some()
+
+
+def test_a_wrong_row_of_a_later_row_group_is_named(tmp_path):
+    rows = [{**one.to_row(), "prompt": "p", "chat_prompt": None} for one in some()]
+    rows[7]["completion"] = None
+    buffer_of(some()).save(tmp_path / "buffer.parquet")
+    schema = pq.read_schema(tmp_path / "buffer.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "buffer.parquet", row_group_size=4)
+    with pytest.raises(ValueError, match=r"^completion: required") as caught:
+        ReplayBuffer.load(tmp_path / "buffer.parquet")
+    assert caught.value.__notes__ == ["row 7, counted from 0"]
+
+
+def test_a_damaged_file_is_told_from_one_of_another_kind(tmp_path):
+    path = tmp_path / "buffer.parquet"
+    buffer_of(some()).save(path)
+    whole = path.read_bytes()
+    column = pq.ParquetFile(path).metadata.row_group(0).column(FILE.get_field_index("program"))
+    last = column.data_page_offset + column.total_compressed_size - 1
+    path.write_bytes(whole[:last] + bytes([whole[last] ^ 1]) + whole[last + 1 :])
+    with pytest.raises(ValueError, match="damaged in row group 0"):
+        ReplayBuffer.load(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="must be a Parquet file"):
+        ReplayBuffer.load(path)
+
+
+@pytest.mark.parametrize("change", [{"tokenizer": ""}, {"settings": 3}, {"version": 1}])
+def test_a_file_with_metadata_that_is_not_ours_is_refused(tmp_path, change):
+    metadata = {"version": 2, "settings": ReplayBuffer().settings(), "tokenizer": None, **change}
+    write_columns(tmp_path / "buffer.parquet", [columns_of(some())], metadata=metadata)
+    with pytest.raises(ValueError, match=next(iter(change))):
+        ReplayBuffer.load(tmp_path / "buffer.parquet")

@@ -18,7 +18,7 @@ class Distribution:
     """Probabilities with their cumulative sum, so that a draw costs no pass over all of them.
 
     Args:
-        probabilities: Probability of each position, shape [n], n at least 1, sum 1; made read-only.
+        probabilities: Probability of each position, shape [n], n at least 1, sum 1; kept as a read-only copy.
 
     Raises:
         ValueError: No probabilities, or they are negative or do not sum to 1.
@@ -33,9 +33,12 @@ class Distribution:
     _cumulative: FloatArray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_cumulative", cumulative(self.probabilities))
-        self.probabilities.setflags(write=False)
-        self._cumulative.setflags(write=False)
+        for name, values in (
+            ("_cumulative", cumulative(self.probabilities)),
+            ("probabilities", np.array(self.probabilities, dtype=np.float64)),
+        ):
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return self.probabilities.size

@@ -34,7 +34,9 @@ def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapp
     schema = FILE.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
     with (
         atomic_file(path) as file,
-        pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=_REPEATING) as writer,
+        pq.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=_REPEATING, write_page_checksum=True
+        ) as writer,
     ):
         for block in blocks:
             writer.write_batch(to_arrow(block))
@@ -52,7 +54,7 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
     """
     try:
         # Not `read_table`, which would make columns of folders named like `seed=1`.
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: must be a Parquet file written by ReplayBuffer.save; got {error}") from error
     raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
