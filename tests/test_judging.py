@@ -98,6 +98,25 @@ def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     assert threading.active_count() <= before
 
 
+def test_an_interrupt_waits_for_nothing(judge, tasks):
+    class Interrupted(SlowSource):
+        def generate(self, tasks, *, student=None):
+            yield from super().generate(tasks[:2])
+            raise KeyboardInterrupt
+
+    endless = "    while True: pass\n"
+    before = threading.active_count()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        judge_programs(tasks, Interrupted(0.0, endless), judge)
+    assert time.perf_counter() - started < 0.5
+    # The thread ends by itself once what was in flight is judged.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
 def test_jobs_that_are_not_ready_do_not_hold_up_verdicts(judge, tasks):
     asked = []
 
