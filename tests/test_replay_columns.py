@@ -51,9 +51,23 @@ def buffer_of(experiences, **settings):
     return buffer
 
 
-@given(st.lists(CHANGES, max_size=12), st.sampled_from([None, 1, 4]), st.sampled_from(["p2value", "age"]))
-@settings(max_examples=150, deadline=None)
+HISTORIES = (st.lists(CHANGES, max_size=12), st.sampled_from([None, 1, 4]), st.sampled_from(["p2value", "age"]))
+
+
+@given(*HISTORIES)
+@settings(max_examples=30, deadline=None)
 def test_any_order_of_changes_equals_the_naive_twin(tmp_path_factory, changes, capacity, eviction):
+    compare_with_the_twin(tmp_path_factory.getbasetemp() / "twin.parquet", changes, capacity, eviction)
+
+
+@pytest.mark.slow
+@given(*HISTORIES)
+@settings(max_examples=200, deadline=None)
+def test_many_orders_of_changes_equal_the_naive_twin(tmp_path_factory, changes, capacity, eviction):
+    compare_with_the_twin(tmp_path_factory.getbasetemp() / "twin.parquet", changes, capacity, eviction)
+
+
+def compare_with_the_twin(path, changes, capacity, eviction):
     buffer, twin = ReplayBuffer(capacity, eviction=eviction), NaiveBuffer(capacity, eviction)
     for kind, batch in changes:
         if kind == "add":
@@ -66,7 +80,6 @@ def test_any_order_of_changes_equals_the_naive_twin(tmp_path_factory, changes, c
             parts = buffer_of(batch[:3]), buffer_of(batch[3:])
             assert buffer.merge(*parts) == twin.merge(*parts)
         elif kind == "save":
-            path = tmp_path_factory.getbasetemp() / "twin.parquet"
             buffer.save(path)
             buffer = ReplayBuffer.load(path)
         elif kind == "state":
@@ -234,7 +247,7 @@ def outcome_of(build):
 
 
 @given(st.lists(NEARLY_GOOD, min_size=1, max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_rows_of_a_table_become_what_from_row_makes_of_them_with_the_same_errors(rows):
     columns = [
         {
