@@ -1,4 +1,4 @@
-"""The judge's benchmarks: contenders tell right from wrong, figures follow from what was measured, growth is seen."""
+"""The benchmarks: contenders tell right from wrong, figures follow from what was measured, growth is seen."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -92,6 +93,36 @@ def test_growth_is_not_flat_and_neither_wobble_nor_shrinking_is_growth(load):
     assert flat == {"leaking_bytes": False, "steady_bytes": True, "opened": False, "wobbling": True, "hidden": None}
 
 
+def test_wasted_tokens_are_padding_and_waiting_for_the_slowest_process(load):
+    padding = load("step_padding")
+    # Two micro-batches of two rows for each of two processes; the first process gets batches 0 and 2.
+    lengths = np.array([[1, 3, 2, 2, 4, 4, 5, 1]])
+    widths = {"first": (3 + 4) * 2, "second": (2 + 5) * 2}
+    found = padding.wasted(lengths, (2, 2, 2))
+    assert found["padded"] == round(sum(widths.values()) / 22 - 1, 4)
+    assert found["padded_or_waited"] == round(2 * max(widths.values()) / 22 - 1, 4)
+    uneven = padding.wasted(np.array([[1, 1, 3, 3]]), (2, 1, 2))
+    assert uneven == {"padded": 0.0, "padded_or_waited": 0.5}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_steps_learns_the_same_and_pads_less(tmp_path):
+    output = tmp_path / "step.json"
+    sizes = ["--hidden", "16", "--layers", "1", "--steps", "2", "--repetitions", "2", "--programs", "30"]
+    done = run("step.py", *sizes, "--padding-steps", "8", "--output", str(output))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(output.read_text())
+    assert {"python", "cores", "threads", "device"} <= set(result["environment"])
+    timed = result["steps"]["hidden 16"]
+    assert set(timed["wall_seconds_per_step"]) == {"PPERTrainer", "SFTTrainer", "SFTTrainer, as drawn"}
+    assert 0.1 < timed["wall_ratio_to_sft"]["median"] < 10
+    for record in result["padding"]["demo"]["settings"]:
+        waste = {name: each["padded"] for name, each in record["wasted_per_token"].items()}
+        assert waste["by length, 4 steps together"] <= waste["by length"] <= waste["as drawn"]
+        if record["accumulation"] * record["processes"] > 1 < record["per_device_batch"]:
+            assert waste["by length"] < waste["as drawn"]
+
+
 @pytest.mark.slow
 def test_the_judges_benchmark_writes_results_and_figure(tmp_path):
     output, figure = tmp_path / "judge.json", tmp_path / "judge.svg"
@@ -116,3 +147,16 @@ def test_the_soak_ends_every_program_as_its_kind_does(tmp_path):
     assert result["left_after_close"] == {"processes": 0, "temporary_entries": 0}
     assert result["compared"]["processes"]["flat"]
     assert sum(result["shares_per_thousand"].values()) == 1000
+
+
+@pytest.mark.slow
+def test_a_collection_is_measured_with_every_source_and_journal(tmp_path):
+    output = tmp_path / "collection.json"
+    done = run("collection.py", "--rounds", "1", "--tasks", "8", "--spin", "1000", "--output", str(output))
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(output.read_text())
+    kinds = {"asleep, journal", "asleep, no journal", "busy, journal", "busy, no journal"}
+    assert set(result["wall_over_longer_phase"]) == kinds
+    for record in result["records"]:
+        assert record["wall_seconds"] >= record["generate_seconds"] > 0
+        assert record["ratio"] >= 1.0

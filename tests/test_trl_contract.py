@@ -4,14 +4,18 @@ import inspect
 
 import datasets
 import pytest
+import torch
 from transformers import Trainer
 from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_pper import PPERConfig, PPERTrainer
 
 HOOKS = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"],
+    "_set_signature_columns_if_needed": ["self"],
     "_get_train_sampler": ["self", "train_dataset"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "num_examples": ["self", "dataloader"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
@@ -19,8 +23,9 @@ HOOKS = {
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
 }
 OWN = {
-    "__init__", "train", "judge", "student", "beam_search", "draws_per_step", "steps_per_round", "_complete_collector",
-    "_check_prompt_room", "_on_collected", "_log_apart",
+    "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
+    "_complete_collector", "_on_collected", "_log_apart", "_draws",
+    "_check_eval_tasks",
 }  # fmt: skip
 
 
@@ -64,15 +69,58 @@ def test_the_order_of_calls_that_the_rounds_depend_on():
     assert epoch.index("skip_first_batches(") < epoch.index("iter(train_dataloader)")
 
 
-def test_preparing_rows_keeps_further_columns_and_gives_ids_and_labels(make_model, tokenizer, tmp_path):
-    trainer = SFTTrainer(
+@pytest.fixture
+def sft_trainer(make_model, tokenizer, tmp_path):
+    rows = [{"prompt": "a", "completion": completion} for completion in ("b", "bcd")]
+    return SFTTrainer(
         make_model(),
         PPERConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[]),
-        train_dataset=datasets.Dataset.from_list([{"prompt": "a", "completion": "b"}]),
+        train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+
+
+def test_the_loss_sums_log_probs_that_the_fused_head_gives_for_each_token(sft_trainer):
+    """Loss weights scale `outputs.log_probs` of the model that `compute_loss` is handed, and nothing else."""
+    batch = sft_trainer.data_collator(list(sft_trainer.train_dataset))
+    calls = []
+
+    def model(**inputs):
+        calls.append(inputs)
+        outputs = sft_trainer.model(**inputs)
+        assert outputs.log_probs.shape == (2, batch["labels"].size(1) - 1)
+        # Position j predicts token j + 1.
+        assert torch.equal(outputs.log_probs != 0, batch["labels"][:, 1:] != -100)
+        assert torch.equal(outputs.label_mask, batch["labels"][:, 1:] != -100)
+        outputs.log_probs = torch.where(outputs.label_mask, -6.0, 0.0)
+        return outputs
+
+    assert sft_trainer.compute_loss(model, dict(batch)).item() == 6.0
+    (inputs,) = calls
+    assert inputs["fused_lm_head"] is True
+    assert {"input_ids", "labels", "attention_mask"} <= set(inputs)
+
+
+def test_liger_kernels_leave_the_fused_head_that_loss_weights_need():
+    assert '"fused_linear_cross_entropy": False' in inspect.getsource(SFTTrainer.__init__)
+
+
+def test_rows_reach_the_collator_through_the_signature_columns(sft_trainer):
+    sft_trainer._set_signature_columns_if_needed()
+    assert sft_trainer._signature_columns == ["input_ids", "labels", "seq_lengths"]
+    assert "self.data_collator" in inspect.getsource(Trainer._get_dataloader)
+
+
+def test_padding_free_joins_rows_one_behind_the_other():
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True, pad_to_multiple_of=4)
+    batch = collate([{"input_ids": [5, 6], "labels": [-100, 6]}, {"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, -100, 8, 9, -100, -100, -100]]
+
+
+def test_preparing_rows_keeps_further_columns_and_gives_ids_and_labels(sft_trainer, tokenizer):
     rows = datasets.Dataset.from_list([{"prompt": "a", "completion": "b", "position": 7}])
-    (row,) = trainer._prepare_dataset(rows, tokenizer, trainer.args, False, None, "replayed")
+    (row,) = sft_trainer._prepare_dataset(rows, tokenizer, sft_trainer.args, False, None, "replayed")
     a, b = tokenizer(text="ab")["input_ids"]
     assert row["position"] == 7
     assert row["input_ids"] == [a, b, tokenizer.eos_token_id]

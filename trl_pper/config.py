@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 from trl import SFTConfig
 
 from trl_pper.experience import POSSIBILITIES
+from trl_pper.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.priority import PRIORITIES
 from trl_pper.replay_settings import EVICTIONS
 
@@ -47,6 +48,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     num_beams: int = _option(3, "k: beams searched and programs kept per task (the paper uses 3).")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
     generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
+    ds3_gather_for_generation: bool = _option(
+        True,
+        "With DeepSpeed ZeRO-3: whether each process holds all weights while it generates. False fits models that one "
+        "device cannot hold, and is slower.",
+    )
     steps_per_round: int | None = _option(
         None,
         "Optimizer steps between two collections; one Trainer epoch is one round. If None, as many as draw, on "
@@ -72,6 +78,22 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "e of Eq. 7: 0 draws uniformly, larger values draw greedily. If None, 4 for proportional draws with the mean "
         "possibility, whose P2Values lie close together, and 1 otherwise (docs/benchmarks.md).",
     )
+    importance_exponent: float = _option(
+        0.0,
+        "beta of prioritised experience replay (arXiv 1511.05952, section 3.4): each program's loss is weighed by "
+        "(N * P(i)) ** -beta over the largest such weight. 0 corrects nothing, as in the paper; 1 learns, in "
+        "expectation, what uniform replay does.",
+    )
+    loss_weighting: str | None = _option(
+        None,
+        "'p2value' multiplies each program's loss by its P2Value; None weighs all alike, as in the paper.",
+        choices=[None, *LOSS_WEIGHTINGS],
+    )
+    length_grouping_steps: int = _option(
+        1,
+        "Optimizer steps whose draws are put in order of length together. 1 keeps each step's minibatch what was "
+        "drawn; more pads less, and deals micro-batches of similar lengths to the steps at random.",
+    )
     buffer_capacity: int | None = _option(
         None, "Most experiences kept; buffer_eviction says which leave first. If None, all are kept."
     )
@@ -95,6 +117,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         super().__post_init__()
         self._check_dataloader_options()
 
+    @property
+    def weighs_loss(self) -> bool:
+        """Whether the loss is anything but plain negative log-likelihood of what was drawn."""
+        return self.importance_exponent > 0 or self.loss_weighting is not None
+
     def __getstate__(self) -> dict[str, Any]:
         # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads.
         return {**self.__dict__, "hub_token": None}
@@ -107,7 +134,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             setattr(self, name, value)
 
     def _check_ranges(self) -> None:
-        for name in ("num_beams", "max_completion_length", "generation_batch_size", "judge_memory_bytes"):
+        for name in (
+            "num_beams", "max_completion_length", "generation_batch_size", "judge_memory_bytes",
+            "length_grouping_steps",
+        ):  # fmt: skip
             _require(name, _is_count(getattr(self, name)), "a whole number of at least 1", getattr(self, name))
         for name in ("steps_per_round", "buffer_capacity", "judge_workers"):
             value = getattr(self, name)
@@ -115,6 +145,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         weight, exponent = self.possibility_weight, self.priority_exponent
         _require("possibility_weight", _is_number(weight) and 0 <= weight <= 1, "a number in [0, 1]", weight)
         _require("priority_exponent", _is_number(exponent) and exponent >= 0, "a number of at least 0", exponent)
+        beta, weighting = self.importance_exponent, self.loss_weighting
+        _require("importance_exponent", _is_number(beta) and beta >= 0, "a number of at least 0", beta)
+        known = weighting is None or weighting in LOSS_WEIGHTINGS
+        _require("loss_weighting", known, f"None or one of {', '.join(LOSS_WEIGHTINGS)}", weighting)
         seconds = self.judge_cpu_seconds
         _require("judge_cpu_seconds", _is_number(seconds) and seconds > 0, "a number above 0", seconds)
         _require(
@@ -129,11 +163,29 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "packing", not self.packing, "False, since each drawn experience is one row", True, "use padding_free"
         )
         _require(
+            "auto_find_batch_size",
+            not self.auto_find_batch_size,
+            "False, since the length of a round follows from the batch size",
+            True,
+            "set per_device_train_batch_size",
+        )
+        _require(
             "dataloader_num_workers",
             not self.dataloader_num_workers,
             "0, since a worker process would hold a stale copy of the buffer",
             self.dataloader_num_workers,
         )
+        _require(
+            "train_sampling_strategy",
+            self.train_sampling_strategy == "random",
+            "'random', since draws are ordered by their length already (see length_grouping_steps)",
+            self.train_sampling_strategy,
+        )
+        if self.weighs_loss:
+            with_weights = "with importance_exponent or loss_weighting, which scale the negative log-likelihood"
+            _require("loss_type", self.loss_type == "nll", f"'nll' {with_weights}", self.loss_type)
+            smoothing = self.label_smoothing_factor
+            _require("label_smoothing_factor", smoothing == 0, f"0 {with_weights}", smoothing)
         room = self.max_length is None or self.max_completion_length < self.max_length
         _require(
             "max_completion_length",

@@ -83,6 +83,11 @@ class Attack:
         return self.hole if isinstance(self.hole, str) else self.hole.get(level, "")
 
 
+def harmless(program: str, tests: FunctionTests | StdioTests, **options: str) -> Attack:
+    """Return a program that does no more than it may, as an attack that is to be accepted."""
+    return Attack(name="control", target="control", program=program, tests=tests, expected="accepted", **options)
+
+
 def parametrize(attacks: list[Attack]) -> pytest.MarkDecorator:
     """Run a test once for each attack."""
     names = [attack.name for attack in attacks]

@@ -55,6 +55,24 @@ for _name, _program in {
         expected="timeout|memory_limit" if "zeros" in _name else "timeout",
     )
 
+_DRIBBLE = """
+import os, struct, time
+os.write(3, struct.pack("<Q", 100_000))
+while True:
+    os.write(3, b"x")
+    time.sleep(0.002)
+"""
+attack("words that dribble in", "Time runs on while the program speaks.", _DRIBBLE, expected="timeout")
+ATTACKS.append(
+    Attack(
+        name="an answer that dribbles in",
+        target="Time runs on while the program speaks.",
+        program="def f(x):" + _DRIBBLE.replace("\n", "\n    "),
+        tests=FunctionTests(code=f"assert f(1) == {NUMBER}", entry_point="f"),
+        expected="timeout",
+    )
+)
+
 # Memory. -----------------------------------------------------------------------------------------------------------
 
 for _name, _program in {

@@ -10,10 +10,11 @@ import contextlib
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from transformers import GenerationConfig
 from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
@@ -31,6 +32,9 @@ class LocalModel:
         accelerator: The trainer's Accelerator while training, else None.
         gradient_checkpointing_kwargs: What to re-enable gradient checkpointing with afterwards.
         name: What the record says of who generated or scored.
+        adapter: Whether the adapters of a PEFT model take part; False is the base model's view, of the same weights.
+        gather: Whether weights that DeepSpeed ZeRO-3 shards come together in each process during inference; False
+            gathers layer by layer, slower, in the memory that training takes.
     """
 
     model: Any
@@ -38,17 +42,36 @@ class LocalModel:
     accelerator: Any = None
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     name: str = "model"
+    adapter: bool = True
+    gather: bool = True
+
+    def without_adapter(self) -> LocalModel:
+        """Return the same model with its adapters left out during inference: the base model, at no further memory.
+
+        Raises:
+            ValueError: The model has no adapters.
+        """
+        bare = extract_model_from_parallel(self.model)
+        if not hasattr(bare, "disable_adapter"):
+            raise ValueError(
+                f"model: must be a PeftModel to leave its adapter out; got {type(bare).__name__}. Pass peft_config, "
+                "or load the base model beside it"
+            )
+        return replace(self, adapter=False, name=f"{self.name} without adapter")
 
     @property
     def device(self) -> torch.device:
         """Where inputs have to be."""
-        device: torch.device = next(self.model.parameters()).device
+        parameter = next(self.model.parameters())
+        # A shard (of ZeRO-3, of FSDP) may be kept elsewhere than where the whole parameter comes together.
+        is_shard = hasattr(parameter, "ds_id") or hasattr(parameter, "to_local")
+        device: torch.device = self.accelerator.device if is_shard and self.accelerator else parameter.device
         return device
 
     @property
     def config(self) -> Any:
         """The text configuration of the bare model."""
-        return _unwrapped(self.model).config.get_text_config()
+        return extract_model_from_parallel(self.model).config.get_text_config()
 
     @property
     def pad_token_id(self) -> int:
@@ -58,7 +81,7 @@ class LocalModel:
 
     def eos_token_ids(self) -> list[int]:
         """Every token that ends a completion: the tokenizer's and those of the generation configuration."""
-        configured = _unwrapped(self.model).generation_config.eos_token_id
+        configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})
 
@@ -97,17 +120,20 @@ class LocalModel:
         Train mode together with gradient checkpointing, TRL's default, makes `generate` drop its cache and write
         garbage without a word; a generation configuration shipped with the weights turns beam search into sampling.
         """
-        bare = _unwrapped(self.model)
+        bare = extract_model_from_parallel(self.model)
         training = {module: module.training for module in self.model.modules()}
         checkpointing = bool(getattr(bare, "is_activation_checkpointing", False))
         configs = {holder: holder.generation_config for holder in _config_holders(bare)}
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_weights_left_unpacked(bare))
             # Registered before the unwrap so that an exception inside it is cleaned up after, too.
             stack.callback(self._restore, bare, training, checkpointing, configs)
             if checkpointing:
                 bare.activation_checkpointing_disable()
             if self.accelerator is not None:
-                bare = _enter_unwrapped(stack, self.model, self.accelerator)
+                bare = _enter_unwrapped(stack, self.model, self.accelerator, gather=self.gather)
+            if not self.adapter:
+                stack.enter_context(_adapter_left_out(bare))
             self.model.eval()
             for holder in configs:
                 holder.generation_config = GenerationConfig()
@@ -167,17 +193,45 @@ class LocalModel:
         return [float(total) for total in (chosen * scored[:, first + 1 :]).sum(-1).tolist()]
 
 
-def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any) -> Any:
+def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any, *, gather: bool) -> Any:
     with warnings.catch_warnings():
         # TRL 1.16 asks for the state of checkpointing by a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return stack.enter_context(unwrap_model_for_generation(model, accelerator))
+        return stack.enter_context(unwrap_model_for_generation(model, accelerator, gather_deepspeed3_params=gather))
 
 
-def _unwrapped(model: Any) -> Any:
-    while not hasattr(model, "generation_config") and hasattr(model, "module"):
-        model = model.module
-    return model
+@contextlib.contextmanager
+def _adapter_left_out(bare: Any) -> Iterator[None]:
+    # PEFT marks the weights of every active adapter trainable on the way out, those that were frozen too.
+    trainable = {parameter: parameter.requires_grad for parameter in bare.parameters()}
+    try:
+        with bare.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trainable.items():
+            parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def _weights_left_unpacked(bare: Any) -> Iterator[None]:
+    """Keep bitsandbytes from repacking 4-bit weights for inference, which it does on a CPU with AVX-512 BF16.
+
+    The first evaluation-mode forward would repack them for a kernel that knows no gradients and that training goes on
+    to use: the adapters below a layer then get none, without an error, until `state_dict()` packs the weights back,
+    with rounded scales.
+    """
+    packing = {
+        module: module.support_avx512bf16_for_cpu
+        for module in bare.modules()
+        if hasattr(module, "support_avx512bf16_for_cpu")
+    }
+    for module in packing:
+        module.support_avx512bf16_for_cpu = False
+    try:
+        yield
+    finally:
+        for module, flag in packing.items():
+            module.support_avx512bf16_for_cpu = flag
 
 
 def _config_holders(bare: Any) -> list[Any]:

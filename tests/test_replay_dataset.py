@@ -1,0 +1,105 @@
+"""The data set of a buffer: tokens are made for what is drawn, once, and dropped with the experience."""
+
+import numpy as np
+import pytest
+
+from trl_pper.experience import Experience
+from trl_pper.replay import ReplayBuffer
+from trl_pper.replay_dataset import ReplayDataset
+
+
+def experience(number: int, **overrides) -> Experience:
+    fields = dict(
+        task_id=f"t{number}", prompt="ab", completion="c" * number, program=str(number), pass_rate=number / 10
+    )
+    return Experience(**{**fields, **overrides})
+
+
+@pytest.fixture
+def buffer() -> ReplayBuffer:
+    buffer = ReplayBuffer(possibility_weight=0.0)
+    buffer.add(experience(number) for number in range(1, 6))
+    return buffer
+
+
+class Tokenizing:
+    """One token per character; remembers what it was asked for; drops completions that say so."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, rows):
+        self.asked.append(rows["completion"])
+        tokenized = rows.map(
+            lambda row: {
+                "input_ids": [ord(letter) for letter in row["prompt"] + row["completion"]],
+                "labels": [-100] * len(row["prompt"]) + [ord(letter) for letter in row["completion"]],
+            }
+        )
+        return tokenized.filter(lambda row: not row["completion"].startswith("too long"))
+
+
+def test_only_what_is_drawn_is_tokenized_and_only_once(buffer):
+    tokenize = Tokenizing()
+    dataset = ReplayDataset(buffer, tokenize)
+    assert dataset.prepare([3, 1, 3]).tolist() == [6, 4, 6]
+    assert dataset.prepare(np.array([3, 0])).tolist() == [6, 3]
+    assert tokenize.asked == [["cccc", "cc"], ["c"]]
+    assert dataset[3] == {"input_ids": [*b"abcccc"], "labels": [-100, -100, *b"cccc"]}
+    assert len(dataset) == len(buffer) == 5
+
+
+def test_nothing_drawn_is_nothing_made(buffer):
+    tokenize = Tokenizing()
+    assert ReplayDataset(buffer, tokenize).prepare([]).tolist() == []
+    assert tokenize.asked == []
+
+
+def test_a_position_that_was_not_prepared_is_no_row(buffer):
+    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset.prepare([1])
+    dataset.prepare([2])
+    with pytest.raises(LookupError, match=r"position: 1 was not prepared; call prepare\(\[1\]\)"):
+        dataset[1]
+
+
+def test_tokens_leave_with_their_experience(buffer):
+    tokenize = Tokenizing()
+    dataset = ReplayDataset(buffer, tokenize)
+    dataset.prepare(range(5))
+    buffer.capacity = 2
+    buffer.add([])
+    assert [one.program for one in buffer] == ["4", "5"]
+    assert dataset.prepare([0]).tolist() == [6]
+    buffer.capacity = None
+    buffer.add([experience(1)])
+    dataset.prepare([2])
+    assert tokenize.asked[1:] == [["c"]]
+
+
+@pytest.mark.parametrize("change", [{"completion": "other"}, {"prompt": "xyz"}])
+def test_the_same_program_in_other_words_is_tokenized_anew(buffer, change):
+    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset.prepare([1])
+    buffer.add([experience(2, **change)])
+    dataset.prepare([1])
+    text = buffer[1].prompt + buffer[1].completion
+    assert dataset[1]["input_ids"] == [*text.encode()]
+
+
+def test_what_max_length_leaves_nothing_of_is_refused_when_drawn(buffer):
+    buffer.add([experience(6, completion="too long"), experience(7, completion="too long, too")])
+    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset.prepare([0, 4])
+    with pytest.raises(ValueError, match=r"max_length: leaves no completion token of 2 experiences, .*'t6'"):
+        dataset.prepare([5, 0, 6])
+
+
+def test_loss_weights_are_those_of_the_buffer_when_prepared(buffer):
+    dataset = ReplayDataset(buffer, Tokenizing(), weigh=lambda buffer: buffer.pass_rates())
+    dataset.prepare([0, 4])
+    assert (dataset[0]["loss_weight"], dataset[4]["loss_weight"]) == (0.1, 0.5)
+    buffer.add([experience(5, pass_rate=1.0)])
+    assert dataset[4]["loss_weight"] == 0.5
+    dataset.prepare([4])
+    assert dataset[4]["loss_weight"] == 1.0
