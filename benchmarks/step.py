@@ -3,9 +3,10 @@
     python benchmarks/step.py --data FOLDER --output outputs/step.json
 
 Both trainers learn from the same judged programs in the same batches; that batches and learned weights are equal is
-asserted. Nothing is generated or judged in the timed part, which is an epoch (a round) from its beginning to its end,
-with drawing and loading. The trainers take turns in one process, and ratios are taken within a repetition.
-`SFTTrainer` also learns from the same draws in the order drawn, which shows what padding costs.
+asserted. Nothing is generated or judged while time is taken, but an epoch (a round) draws and loads. The trainers take
+turns step by step (see `step_turns`), so that ratios hold on a machine that does other things too; a second
+`SFTTrainer` like the first shows how well. A third learns from the same draws in the order drawn, which shows what
+padding costs.
 
 FOLDER holds public benchmark data with programs of real lengths (see `step_programs`); without it only the demo's are
 used. The second part counts padded tokens over settings and orders, without a model (see `step_padding`).
@@ -15,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +24,17 @@ import datasets
 import numpy as np
 import torch
 from environment import snapshot
+from numpy.typing import NDArray
 from step_padding import describe, draws_in_order, measure
 from step_programs import APPS, Row, as_buffer, programs, token_lengths, train_tokenizer
-from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
+from step_turns import Seconds, train_by_turns
+from transformers import Qwen2Config, Qwen2ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from trl_pper import PPERConfig, PPERTrainer
 
-PPER, SFT, SFT_AS_DRAWN = "PPERTrainer", "SFTTrainer", "SFTTrainer, as drawn"
+PPER, SFT, SFT_AGAIN, SFT_AS_DRAWN = "PPERTrainer", "SFTTrainer", "SFTTrainer again", "SFTTrainer, as drawn"
 MAX_LENGTH = 1024
-
-
-class EpochClock(TrainerCallback):  # type: ignore[misc]
-    """Takes the wall time and the CPU time of each epoch."""
-
-    def __init__(self) -> None:
-        self.wall_seconds = self.cpu_seconds = 0.0
-
-    def on_epoch_begin(self, *args: Any, **others: Any) -> None:
-        """Start."""
-        _finish_device()
-        self._began = time.perf_counter(), time.process_time()
-
-    def on_epoch_end(self, *args: Any, **others: Any) -> None:
-        """Stop."""
-        _finish_device()
-        self.wall_seconds = time.perf_counter() - self._began[0]
-        self.cpu_seconds = time.process_time() - self._began[1]
-
-
-def _finish_device() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def build_model(tokenizer: Any, *, hidden: int, layers: int) -> Qwen2ForCausalLM:
@@ -111,7 +89,8 @@ def contenders(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, 
     setting = (options.batch, options.accumulation, 1)
     as_drawn = draws_in_order(pper.buffer, np.ones_like, steps=options.steps, setting=setting)
     found: dict[str, SFTTrainer] = {PPER: pper}
-    for name, positions in ((SFT, list(pper._get_train_sampler())), (SFT_AS_DRAWN, as_drawn.ravel().tolist())):
+    ordered = list(pper._get_train_sampler())
+    for name, positions in ((SFT, ordered), (SFT_AGAIN, ordered), (SFT_AS_DRAWN, as_drawn.ravel().tolist())):
         drawn = [pper.buffer[position] for position in positions]
         found[name] = SFTTrainer(
             build_model(tokenizer, **size),
@@ -138,46 +117,48 @@ def assert_same_weights(ours: SFTTrainer, theirs: SFTTrainer) -> None:
 
 
 def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, Any]:
-    """Train by turns; return seconds per optimizer step and their ratios."""
+    """Train by turns; return milliseconds per optimizer step and their ratios."""
     found = contenders(rows, tokenizer, options, hidden=hidden)
     assert_same_batches(found[PPER], found[SFT])
-    clocks = {name: EpochClock() for name in found}
-    for name, trainer in found.items():
-        trainer.add_callback(clocks[name])
-    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in found} for kind in ("wall", "cpu")}
-    for repetition in range(options.repetitions + 1):
-        # Every other repetition goes the other way about, so that a drift of the machine favours nobody.
-        for name in list(found)[:: -1 if repetition % 2 else 1]:
-            found[name].train()
-            assert found[name].state.global_step == options.steps
-            # The first one warms up.
-            if repetition:
-                seconds["wall"][name].append(clocks[name].wall_seconds / options.steps)
-                seconds["cpu"][name].append(clocks[name].cpu_seconds / options.steps)
+    seconds = train_by_turns(found, epochs=options.repetitions)
+    assert {trainer.state.global_step for trainer in found.values()} == {options.steps}
     assert_same_weights(found[PPER], found[SFT])
     return {"parameters": found[PPER].model.num_parameters(), **summary(seconds)}
 
 
-def summary(seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Return seconds per step and ratios within repetitions, of wall and of CPU time."""
+def summary(seconds: dict[str, Seconds]) -> dict[str, Any]:
+    """Return milliseconds per step and the ratios to `SFTTrainer`, of wall time and of CPU time."""
     result: dict[str, Any] = {}
-    for kind, of in seconds.items():
-        result[f"{kind}_seconds_per_step"] = {name: spread(values) for name, values in of.items()}
-        result[f"{kind}_ratio_to_sft"] = ratio(of[PPER], of[SFT])
-        result[f"{kind}_ratio_to_sft_as_drawn"] = ratio(of[PPER], of[SFT_AS_DRAWN])
+    for kind in ("wall", "cpu"):
+        result[f"{kind}_milliseconds_per_step"] = {
+            name: spread(1000 * of[kind].mean(axis=1)) for name, of in seconds.items()
+        }
+        result[f"{kind}_ratio_to_sft"] = {
+            name: ratio(of[kind], seconds[SFT][kind]) for name, of in seconds.items() if name != SFT
+        }
     return result
 
 
-def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return the spread of the ratios within each repetition."""
-    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
+def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, float]:
+    """Return how many times as long our steps last, each beside the step of theirs that ran just before or after.
+
+    Args:
+        ours: Seconds, shape [epochs, steps].
+        theirs: Likewise.
+
+    Returns:
+        "of_medians": the ratio of an epoch of median steps, which holds what only the first step of an epoch does;
+        and the spread of the ratios of single steps.
+    """
+    of_medians = float(np.median(ours, axis=0).sum() / np.median(theirs, axis=0).sum())
+    return {"of_medians": round(of_medians, 5), **spread((ours / theirs).ravel())}
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: NDArray[np.float64]) -> dict[str, float]:
     """Return median, quartiles, least and most."""
-    lower, _, upper = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    named = {"median": statistics.median(values), "quartile_1": lower, "quartile_3": upper}
-    return {name: round(value, 5) for name, value in {**named, "least": min(values), "most": max(values)}.items()}
+    names = ("least", "quartile_1", "median", "quartile_3", "most")
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).round(5).tolist()
+    return dict(zip(names, quantiles, strict=True))
 
 
 def count_padding(found: dict[str, list[Row]], steps: int) -> dict[str, Any]:
@@ -194,8 +175,11 @@ def table(result: dict[str, Any]) -> str:
     """Return the results as text."""
     lines = []
     for name, of in result["steps"].items():
-        for figure, values in of.items():
-            lines.append(f"{name}, {figure}: {values}")
+        for kind in ("wall", "cpu"):
+            for contender, values in of[f"{kind}_milliseconds_per_step"].items():
+                lines.append(
+                    f"{name}, {kind}, {contender}: {values} ms {of[f'{kind}_ratio_to_sft'].get(contender, '')}"
+                )
     for source, of in result["padding"].items():
         lines.append(f"{source}: {of['tokens']}")
         for record in of["settings"]:
