@@ -1,7 +1,9 @@
 """Runs of `forked_run.py`, as the tests see them: carried out once, then looked into."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,9 +36,15 @@ def carry_out(folder: Path, plan: list[dict], *, timeout_seconds: float = 500) -
     """Carry out the runs of a plan, one after the other, and return what came of them."""
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        capture_output=True, text=True, timeout=timeout_seconds, env=environment,
+    running = subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=environment, start_new_session=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-6000:]
-    return Carried(folder=folder, exits=json.loads((folder / "exits.json").read_text()), errors=done.stderr)
+    try:
+        _, errors = running.communicate(timeout=timeout_seconds)
+    finally:
+        # With all that it has forked: processes that wait for each other would hold the pipe open.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 0, errors[-6000:]
+    return Carried(folder=folder, exits=json.loads((folder / "exits.json").read_text()), errors=errors)

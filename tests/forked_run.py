@@ -120,15 +120,19 @@ def configuration(folder: Path, run: dict) -> PPERConfig:
     if "launch" in run:
         os.environ.update(launch_environment(run["launch"], run["processes"]))
     if run.get("launch", "").startswith("zero"):
-        given.update(use_cpu=False, ddp_backend="gloo")
+        given.update(use_cpu=False, ddp_backend="gloo", ddp_timeout=120)
     elif "timeout" in run or "launch" in run:
         # With use_cpu transformers hands on no ddp_timeout, so the state is made here, which it then takes as it is.
-        PartialState(cpu=True, timeout=timedelta(seconds=run.get("timeout", 600)))
+        PartialState(cpu=True, timeout=timedelta(seconds=run.get("timeout", 120)))
         given["accelerator_config"] = {"use_configured_state": True}
     if run.get("launch") == "fsdp.yaml":
         # Accelerate shards for GPUs alone; the code that it then runs asks for the device, which stays the CPU.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return PPERConfig(str(folder / run["output"]), **given)
+    args = PPERConfig(str(folder / run["output"]), **given)
+    if run.get("launch") == "zero3.yaml":
+        # Below it, parameters stay whole once gathered, which would be all of a small model.
+        args.deepspeed_plugin.deepspeed_config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return args
 
 
 def make_trainer(folder: Path, run: dict) -> PPERTrainer:
@@ -220,8 +224,11 @@ def sharding(trainer: PPERTrainer, folder: Path, run: dict) -> dict:
         return {"weights": fingerprint(weights), "sums": sums(weights)}
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     trainer.save_model(str(folder / run["output"] / "model"))
+    with trainer.student.inference() as bare:
+        whole = sum(parameter.numel() for parameter in bare.parameters())
     return {
         "distributed_type": trainer.accelerator.distributed_type.value,
+        "whole": whole,
         "held": sum(held(parameter).numel() for parameter in trainer.model.parameters()),
         "accuracy": trainer.evaluate(trainer.collector.tasks)["eval_accuracy"],
         "sums": sums(weights) if trainer.accelerator.is_main_process else None,
