@@ -48,6 +48,9 @@ docs: $(STAMP)  ## build the documentation site into site/
 bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/results/
 	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
 	$(BIN)/python benchmarks/demo.py --output outputs/bench/demo.json
+	$(BIN)/python benchmarks/step.py --output outputs/bench/step.json
+	$(BIN)/python benchmarks/replay.py --output outputs/bench/replay.json
+	$(BIN)/python benchmarks/collection.py --output outputs/bench/collection.json
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) outputs site

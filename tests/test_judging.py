@@ -66,6 +66,7 @@ def test_each_task_is_handed_on_before_the_next_is_generated(judge, tasks):
     assert all(judged < following for judged, following in zip(handed_on, source.done[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_judging_overlaps_with_generating(judge, tasks):
     wait = "    while time.process_time() < end: pass\n"
     burn = f"    import time\n    end = time.process_time() + 0.15\n{wait}    return x\n"
@@ -98,6 +99,26 @@ def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     assert threading.active_count() <= before
 
 
+@pytest.mark.slow
+def test_an_interrupt_waits_for_nothing(judge, tasks):
+    class Interrupted(SlowSource):
+        def generate(self, tasks, *, student=None):
+            yield from super().generate(tasks[:2])
+            raise KeyboardInterrupt
+
+    endless = "    while True: pass\n"
+    before = threading.active_count()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        judge_programs(tasks, Interrupted(0.0, endless), judge)
+    assert time.perf_counter() - started < 0.5
+    # The thread ends by itself once what was in flight is judged.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
 def test_jobs_that_are_not_ready_do_not_hold_up_verdicts(judge, tasks):
     asked = []
 
@@ -116,6 +137,7 @@ def test_jobs_that_are_not_ready_do_not_hold_up_verdicts(judge, tasks):
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_a_slow_task_does_not_keep_the_other_workers_idle(judge, tasks):
     endless = "def f(x):\n    while True: pass\n"
     busy = (

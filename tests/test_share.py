@@ -136,6 +136,7 @@ def test_other_tests_are_judged_by_and_nothing_is_generated(judge, tasks, rows, 
     assert collector(Counting(rows), judge, tasks, tmp_path).collect().solved == 1.0
 
 
+@pytest.mark.slow
 def test_other_limits_judge_anew(tasks, rows, tmp_path):
     rows = [{"task_id": "add-1", "completion": "    y = list(range(10_000_000))\n    return x + 1\n"}]
     with Judge(workers=1, limits=Limits(memory_bytes=2**27)) as small, Judge(workers=1) as large:

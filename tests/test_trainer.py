@@ -213,6 +213,16 @@ def test_a_buffer_goes_on_where_it_was(make_trainer, tasks):
     assert len(buffer) > 1
 
 
+def test_a_buffer_of_another_tokenizer_is_refused(make_trainer, tokenizer):
+    trainer = make_trainer()
+    assert trainer.buffer.tokenizer
+    assert make_trainer(buffer=trainer.buffer).buffer is trainer.buffer
+    with pytest.raises(
+        ValueError, match=r"buffer: was filled with the tokenizer another.*without its columns logprob"
+    ):
+        make_trainer(buffer=ReplayBuffer(tokenizer="another"))
+
+
 @pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, teacher, accumulation):
     options = dict(

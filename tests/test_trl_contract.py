@@ -24,7 +24,7 @@ HOOKS = {
 }
 OWN = {
     "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
-    "_complete_collector", "_check_prompt_room", "_on_collected", "_log_apart", "_weigh_loss", "_draws",
+    "_complete_collector", "_on_collected", "_log_apart", "_draws",
     "_check_eval_tasks",
 }  # fmt: skip
 

@@ -85,7 +85,12 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
                 f"resume_from_checkpoint: {what} {then}; this run has {now}. Resume with the same settings, or start "
                 "anew with model=<that checkpoint>"
             )
-    buffer.load_state_dict(stored.state_dict())
+    if stored.tokenizer != buffer.tokenizer:
+        raise ValueError(
+            f"resume_from_checkpoint: the buffer in {checkpoint} was filled with another tokenizer than this run's; "
+            "pass the processing_class the run was started with"
+        )
+    buffer.assign(stored)
     return int(state["next_round"])
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from trl_pper.experience import Experience
 from trl_pper.judging import PhaseSeconds
 from trl_pper.priority import effective_sample_size
-from trl_pper.replay import AddReport, ReplayBuffer
+from trl_pper.replay import ReplayBuffer
+from trl_pper.replay_storage import AddReport
 
 
 @dataclass(frozen=True, kw_only=True)

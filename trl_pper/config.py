@@ -15,6 +15,7 @@ from trl import SFTConfig
 from trl_pper.experience import POSSIBILITIES
 from trl_pper.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.priority import PRIORITIES
+from trl_pper.replay_settings import EVICTIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
@@ -94,7 +95,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "drawn; more pads less, and deals micro-batches of similar lengths to the steps at random.",
     )
     buffer_capacity: int | None = _option(
-        None, "Most experiences kept; the lowest P2Value leaves first. If None, all are kept."
+        None, "Most experiences kept; buffer_eviction says which leave first. If None, all are kept."
+    )
+    buffer_eviction: str = _option(
+        "p2value",
+        "What leaves a full buffer first: 'p2value', the lowest P2Value, or 'age', the earliest round.",
+        choices=list(EVICTIONS),
     )
     judge_workers: int | None = _option(None, "Judging processes per training process. If None, the cores shared out.")
     judge_isolation: str = _option("auto", "Isolation level of the judge; 'auto' takes the strongest available.")
@@ -149,6 +155,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "possibility", self.possibility in POSSIBILITIES, f"one of {', '.join(POSSIBILITIES)}", self.possibility
         )
         _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
+        eviction = self.buffer_eviction
+        _require("buffer_eviction", eviction in EVICTIONS, f"one of {', '.join(EVICTIONS)}", eviction)
 
     def _check_training_options(self) -> None:
         _require(
@@ -166,6 +174,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             not self.dataloader_num_workers,
             "0, since a worker process would hold a stale copy of the buffer",
             self.dataloader_num_workers,
+        )
+        _require(
+            "train_sampling_strategy",
+            self.train_sampling_strategy == "random",
+            "'random', since draws are ordered by their length already (see length_grouping_steps)",
+            self.train_sampling_strategy,
         )
         if self.weighs_loss:
             with_weights = "with importance_exponent or loss_weighting, which scale the negative log-likelihood"

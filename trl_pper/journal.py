@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.atomic_file import atomic_file
+from trl_pper.atomic_file import atomic_file, sync_folder
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judged import JudgedProgram, task_identity
 from trl_pper.task import CodingTask
@@ -156,6 +156,7 @@ class _Stream:
         self.path = path
         self.schema = _schema()
         self._file = path.open("xb")
+        sync_folder(path.parent)
         self._writer = pa.ipc.new_stream(self._file, self.schema)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -81,6 +81,9 @@ def judge_programs(
         # A server gone after an hour: what it wrote until then was paid for, and is judged before the error goes on.
         judging.finish()
         raise
+    except BaseException:
+        judging.abandon()
+        raise
     judging.finish()
     return judging.judged
 
@@ -121,7 +124,7 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
         logger.warning(
             "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
         )
-    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
     result.add(judged[one.key] for one in buffer if one.key in judged)
     return result
 
@@ -155,6 +158,7 @@ class _Judging:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._at_work: deque[_Job] = deque()
         self._busy_since = 0.0
+        self._abandoned = False
         # A daemon, so that an interrupted run does not wait for the programs of its last task.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -172,6 +176,10 @@ class _Judging:
         self._thread.join()
         if self._error is not None:
             raise self._error
+
+    def abandon(self) -> None:
+        """Begin nothing more, and wait for nothing: somebody wants to leave."""
+        self._abandoned = True
 
     def _run(self) -> None:
         try:
@@ -192,7 +200,7 @@ class _Judging:
             self._error = error
 
     def _ready(self) -> Iterator[tuple[CodingTask, list[str]] | None]:
-        while True:
+        while not self._abandoned:
             try:
                 job = self._jobs.get(timeout=_READY_SECONDS)
             except queue.Empty:

@@ -13,7 +13,7 @@ import os
 import time
 
 import torch.distributed
-from accelerate import Accelerator, PartialState
+from accelerate import PartialState
 
 _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 10.0
@@ -82,18 +82,4 @@ def check_processes() -> None:
             f"num_processes: the launcher started {started} processes, but each of them sees {found}. Without a GPU "
             'pass use_cpu=True (--use_cpu), or ddp_backend="gloo" (--ddp_backend gloo) with DeepSpeed; with GPUs look '
             "whether torch.cuda.is_available()"
-        )
-
-
-def check_sharding(accelerator: Accelerator) -> None:
-    """Refuse FSDP1, whose root module puts its weights together only in its own forward pass, which `generate` skips.
-
-    Raises:
-        ValueError: The run is sharded by FSDP1.
-    """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is not None and plugin.fsdp_version == 1:
-        raise ValueError(
-            "fsdp_version: must be 2, since FSDP1 cannot generate; got 1. Set it in the configuration of "
-            "`accelerate launch`, as examples/accelerate/fsdp.yaml does"
         )

@@ -8,7 +8,6 @@ trainer wires the rooms together and owns no mathematics; the hooks it overrides
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,20 @@ from trl import SFTTrainer
 from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.collection_report import CollectionReport
-from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.evaluation import evaluate_tasks
 from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.judge import Judge, Limits
-from trl_pper.loss_weights import loss_weights
+from trl_pper.judge import Judge
 from trl_pper.model_card import replay_section
-from trl_pper.priority import FloatArray
-from trl_pper.processes import check_processes, check_sharding
+from trl_pper.processes import check_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
-from trl_pper.task import CodingTask, Prompt
+from trl_pper.task import CodingTask
+from trl_pper.trainer_checks import check_prompt_room, check_sharding, check_weighing, claim_buffer
+from trl_pper.trainer_parts import buffer_of, collector_of, config_of, judge_of, weights_of
 from trl_pper.training_data import (
     as_dataset,
     as_eval_dataset,
@@ -91,13 +89,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         buffer: ReplayBuffer | None = None,
         **sft_arguments: Any,
     ) -> None:
-        args = _config(args, model)
+        args = config_of(args, model)
         check_processes()
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
         callbacks = list(callbacks or [])
-        self.buffer = buffer if buffer is not None else _buffer(args)
-        self.collector = _collector(callbacks, train)
+        self.buffer = buffer if buffer is not None else buffer_of(args)
+        self.collector = collector_of(callbacks, train)
         if self.collector is not None and self.collector not in callbacks:
             callbacks.append(self.collector)
         self._judge: Judge | None = None
@@ -113,7 +111,9 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         )
         check_sharding(self.accelerator)
         if args.weighs_loss:
-            self._weigh_loss()
+            check_weighing(self.accelerator, self.compute_loss_func)
+            self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
+        claim_buffer(self.buffer, self.processing_class)
         self._complete_collector()
         self._check_eval_tasks()
 
@@ -123,7 +123,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if self._judge is None:
             collector = self.collector
             self._judge = (
-                collector.judge if collector is not None and collector.judge is not None else _judge(self.args)
+                collector.judge if collector is not None and collector.judge is not None else judge_of(self.args)
             )
         return self._judge
 
@@ -202,40 +202,18 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         # Asked for at each collection: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
         collector.find_student = lambda: self.student
         collector.on_collected = self._on_collected
-        self._check_prompt_room([task.prompt for task in collector.tasks or []])
+        tasks, args = collector.tasks or [], self.args
+        check_prompt_room(
+            tasks, self.student, max_length=args.max_length, max_completion_length=args.max_completion_length
+        )
         if isinstance(collector.source, BeamSearchSource):
-            collector.source.check(collector.tasks or [], student=self.student)
+            collector.source.check(tasks, student=self.student)
 
     def _check_eval_tasks(self) -> None:
         given = self.eval_dataset
         for part in given.values() if isinstance(given, dict) else [given]:
             if holds_tasks(part):
                 self.beam_search().check(load_tasks(part, format="native"), student=self.student)
-
-    def _weigh_loss(self) -> None:
-        parallelism = self.accelerator.parallelism_config
-        if self.compute_loss_func is not None:
-            raise ValueError(
-                "compute_loss_func: must be None with importance_exponent or loss_weighting, which scale TRL's loss"
-            )
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "parallelism_config: importance_exponent and loss_weighting know no context or sequence parallelism, "
-                "which splits rows; turn one of them off"
-            )
-        self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
-
-    def _check_prompt_room(self, prompts: Sequence[Prompt]) -> None:
-        if self.args.max_length is None:
-            return
-        local = LocalModel(model=self.model, processing_class=self.processing_class)
-        longest = max(map(len, local.encode(prompts)), default=0)
-        if longest + self.args.max_completion_length > self.args.max_length:
-            raise ValueError(
-                f"max_length: must hold the longest prompt ({longest} tokens) and max_completion_length "
-                f"({self.args.max_completion_length}); got {self.args.max_length}. Raise it, set it to None, or drop "
-                "the longest tasks"
-            )
 
     def _on_collected(self, report: CollectionReport) -> None:
         if not len(self.buffer):
@@ -285,7 +263,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return ReplayDataset(
                 self.buffer,
                 lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
-                weigh=_loss_weights(args) if args.weighs_loss else None,
+                weigh=weights_of(args) if args.weighs_loss else None,
             )
         if holds_tasks(dataset):
             return dataset
@@ -368,58 +346,3 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             if self.collector is not None:
                 self.collector.next_round = next_round
         super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def _config(args: PPERConfig | None, model: Any) -> PPERConfig:
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return PPERConfig(f"{Path(name).name or 'model'}-PPER")
-    if not isinstance(args, PPERConfig):
-        raise TypeError(
-            f"args: must be a PPERConfig; got {type(args).__name__}. PPERConfig takes every SFTConfig option"
-        )
-    return args
-
-
-def _buffer(args: PPERConfig) -> ReplayBuffer:
-    assert args.priority_exponent is not None  # PPERConfig puts a number in place of None
-    return ReplayBuffer(
-        args.buffer_capacity,
-        seed=args.seed,
-        possibility_weight=args.possibility_weight,
-        possibility=args.possibility,
-        priority=args.priority,
-        priority_exponent=args.priority_exponent,
-    )
-
-
-def _loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
-    return lambda buffer: loss_weights(
-        buffer.probabilities(),
-        buffer.p2values(),
-        importance_exponent=args.importance_exponent,
-        weighting=args.loss_weighting,
-    )
-
-
-def _judge(args: PPERConfig) -> Judge:
-    limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
-    workers = args.judge_workers
-    if workers is None:
-        # Each process of a launcher has a judge: together they get the cores once.
-        workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return Judge(workers=workers, isolation=args.judge_isolation, limits=limits)
-
-
-def _collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
-    given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
-    if len(given) > 1:
-        raise ValueError(f"callbacks: at most one BeamSampleCollector; got {len(given)}")
-    if not holds_tasks(train):
-        if given and given[0].tasks is None:
-            raise ValueError("callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs")
-        return given[0] if given else None
-    collector = given[0] if given else BeamSampleCollector()
-    if collector.tasks is None:
-        collector.tasks = load_tasks(train, format="native")
-    return collector

@@ -37,6 +37,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Return 32 hexadecimal digits for what decides a tokenizer's tokens; padding and truncation do not."""
+    # A processor of several modalities holds the tokenizer of its text.
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         parts = json.loads(backend.to_str())
