@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench clean
+.PHONY: help setup demo test test-all test-zero check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,10 @@ test: $(STAMP)  ## the fast tests
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile
 
+test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed`, which is built from source
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
+	REQUIRE_DEEPSPEED=1 $(BIN)/pytest tests/test_sharded.py
+
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,6 +49,8 @@ bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/resu
 	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
 	$(BIN)/python benchmarks/demo.py --output outputs/bench/demo.json
 	$(BIN)/python benchmarks/step.py --output outputs/bench/step.json
+	$(BIN)/python benchmarks/replay.py --output outputs/bench/replay.json
+	$(BIN)/python benchmarks/collection.py --output outputs/bench/collection.json
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) outputs site

@@ -53,7 +53,7 @@ def main() -> None:
     runs = [measure(name, seed) for seed in options.seeds for name in options.draws]
     by_draw = {name: [run for run in runs if run["draw"] == name] for name in options.draws}
     summary = {
-        name: {figure: points(of, figure) for figure in ("accuracy", "pass_rate", "solved")}
+        name: {figure: points(of, figure) for figure in ("accuracy", "pass_rate", "pass@3")}
         for name, of in by_draw.items()
     }
     result = {"environment": environment, "change_in_points": summary, "runs": runs}

@@ -10,7 +10,6 @@ Prints a table, then every test judged otherwise.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests
+from trl_pper.formats import read_rows
 from trl_pper.task import StdioCase
 
 
@@ -51,10 +51,7 @@ class Figures:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; none when it is not there."""
-    if not path.exists():
-        return []
-    text = gzip.open(path, "rt", encoding="utf-8").read() if path.suffix == ".gz" else path.read_text("utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return [row for _, row in read_rows(path)] if path.exists() else []
 
 
 def cases(tests: list[dict[str, Any]]) -> tuple[StdioCase, ...]:

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before any import of a Hugging Face library: nothing in the tests may look for the Hub.
@@ -11,13 +11,15 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hostile.arena import Arena, open_arena
+from hostile.attack import LEVELS
 
 from trl_pper.task import CodingTask, FunctionTests
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """One intra-op thread is about three times faster for tiny models, and leaves a core to each test worker."""
+    """One intra-op thread is faster for tiny models, and leaves a core to each test worker."""
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -34,6 +36,13 @@ def shared() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+    """Where hostile programs meet the judge, at each isolation level that is to withstand them."""
+    with open_arena(request.param) as arena:
+        yield arena
 
 
 @pytest.fixture(scope="session")

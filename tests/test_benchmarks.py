@@ -192,3 +192,16 @@ def test_the_soak_ends_every_program_as_its_kind_does(tmp_path):
     assert result["left_after_close"] == {"processes": 0, "temporary_entries": 0}
     assert result["compared"]["processes"]["flat"]
     assert sum(result["shares_per_thousand"].values()) == 1000
+
+
+@pytest.mark.slow
+def test_a_collection_is_measured_with_every_source_and_journal(tmp_path):
+    output = tmp_path / "collection.json"
+    done = run("collection.py", "--rounds", "1", "--tasks", "8", "--spin", "1000", "--output", str(output))
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(output.read_text())
+    kinds = {"asleep, journal", "asleep, no journal", "busy, journal", "busy, no journal"}
+    assert set(result["wall_over_longer_phase"]) == kinds
+    for record in result["records"]:
+        assert record["wall_seconds"] >= record["generate_seconds"] > 0
+        assert record["ratio"] >= 1.0

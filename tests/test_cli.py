@@ -127,6 +127,13 @@ def test_train_from_yaml_with_overrides(files, make_model, tokenizer):
     assert (files / "run" / "adapter_model.safetensors").is_file()
     results = json.loads((files / "run" / "eval_results.json").read_text())
     assert results["eval_tasks"] == 4.0
+    saving = [*overrides, "--save_strategy", "steps", "--save_steps", "2", "--steps_per_round", "2"]
+    assert main(["train", "--config", str(config), *saving]) == 0
+    assert (
+        main(["train", "--config", str(config), *saving, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0
+    )
+    state = json.loads((files / "run" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "pper/programs" in entry] == [0, 2]
 
 
 def test_train_refuses_contradictions(files):
@@ -140,6 +147,7 @@ def test_an_unknown_command_exits_with_2(capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_selftest_says_what_holds(capsys):
     assert main(["judge", "--selftest", "--workers", "1"]) == 0
     said = capsys.readouterr().out

@@ -71,6 +71,7 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy"),
         ({"possibility": "sum"}, "possibility"),
         ({"priority": "best"}, "priority"),
+        ({"buffer_eviction": "oldest"}, "buffer_eviction"),
         ({"preset": "other"}, "preset"),
         ({"packing": True}, "packing"),
         ({"dataloader_num_workers": 2}, "dataloader_num_workers"),
@@ -88,6 +89,14 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
     assert config(loss_type="dft", label_smoothing_factor=0.1).weighs_loss is False
     assert config(importance_exponent=0.4).weighs_loss is True
     assert config(loss_weighting="p2value").weighs_loss is True
+
+
+def test_the_options_of_the_buffer_reach_it():
+    from trl_pper.trainer_parts import buffer_of
+
+    chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
+    buffer = buffer_of(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
+    assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
 
 
 def test_max_length_none_leaves_room_for_any_completion():

@@ -35,7 +35,10 @@ def test_examples_were_found():
     assert attempted >= 4
 
 
-DOCS = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+#: The page on training needs files and a model; test_training_page.py brings them.
+DOCS = sorted(
+    set((Path(__file__).parents[1] / "docs").glob("*.md")) - {Path(__file__).parents[1] / "docs/training.md"}
+)
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hostile.arena import open_arena
-from hostile.attack import LEVELS, Attack, parametrize, silent
+from hostile.attack import Attack, parametrize, silent
 from hostile.escape import ATTACKS, script
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
 SECRET = f"secret-{secrets.token_hex(8)}"
-
-
-@pytest.fixture(scope="module", params=LEVELS)
-def arena(request):
-    with open_arena(request.param) as arena:
-        yield arena
 
 
 class Outside:

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hostile.arena import open_arena
-from hostile.attack import LEVELS, Attack, parametrize, silent
+from hostile.attack import harmless, parametrize, silent
 from hostile.exhaustion import ATTACKS
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", params=LEVELS)
-def arena(request):
-    with open_arena(request.param) as arena:
-        yield arena
 
 
 @parametrize(ATTACKS)
@@ -35,17 +28,9 @@ def test_no_program_uses_up_more_than_it_may(arena, attack):
     ],
 )
 def test_what_stays_within_the_limits_is_accepted(arena, program):
-    tests = silent("right")
-    arena.withstand(
-        Attack(
-            name="control", target="control", program=f"{program}\nprint('right')", tests=tests, expected="accepted"
-        )
-    )
+    arena.withstand(harmless(f"{program}\nprint('right')", silent("right")))
 
 
 def test_processes_within_the_limits_are_accepted(arena):
     program = "import os\nfor _ in range(3):\n    if os.fork() == 0: os._exit(0)\n    os.wait()\nprint('right')"
-    tests = silent("right")
-    arena.withstand(
-        Attack(name="control", target="control", program=program, tests=tests, expected="accepted", profile="family")
-    )
+    arena.withstand(harmless(program, silent("right"), profile="family"))

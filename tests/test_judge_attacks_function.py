@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hostile.arena import open_arena
-from hostile.attack import ANSWERS, LEVELS, ONE, SECRET, WORD, Attack, parametrize
+from hostile.attack import ANSWERS, ONE, SECRET, WORD, harmless, parametrize
 from hostile.forging_functions import ATTACKS, SPEAK
 
 from trl_pper import FunctionTests
@@ -12,19 +11,9 @@ from trl_pper import FunctionTests
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=LEVELS)
-def arena(request):
-    with open_arena(request.param) as arena:
-        yield arena
-
-
 @parametrize(ATTACKS)
 def test_no_program_forges_an_answer(arena, attack):
     arena.withstand(attack)
-
-
-def harmless(program, tests, **options):
-    return Attack(name="control", target="control", program=program, tests=tests, expected="accepted", **options)
 
 
 def test_a_program_that_knows_the_answers_is_accepted(arena):

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from hostile.arena import open_arena
-from hostile.attack import LEVELS, NEXT, Attack, parametrize, silent
+from hostile.attack import NEXT, harmless, parametrize, silent
 from hostile.forging_scripts import ATTACKS, SPEAK
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=LEVELS)
-def arena(request):
-    with open_arena(request.param) as arena:
-        yield arena
-
-
 @parametrize(ATTACKS)
 def test_no_program_forges_an_output(arena, attack):
     arena.withstand(attack)
-
-
-def harmless(program, tests):
-    return Attack(name="control", target="control", program=program, tests=tests, expected="accepted")
 
 
 def test_the_words_of_the_runner_spoken_by_hand_are_heard(arena):

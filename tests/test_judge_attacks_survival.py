@@ -6,17 +6,10 @@ import threading
 import time
 
 import pytest
-from hostile.arena import open_arena
-from hostile.attack import LEVELS, Attack, parametrize, silent
+from hostile.attack import Attack, parametrize, silent
 from hostile.survival import ATTACKS
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module", params=LEVELS)
-def arena(request):
-    with open_arena(request.param) as arena:
-        yield arena
 
 
 @parametrize(ATTACKS)

@@ -87,9 +87,17 @@ def test_after_one_timeout_the_next_test_runs_and_after_two_none_does(judge):
     assert outcomes(judge, program, code) == ["timeout", "passed", "timeout", "timeout", "timeout"]
 
 
+def test_working_is_stopped_by_the_cpu_clock(judge):
+    verdict = verdict_of(judge, "def double(x):\n    while True: pass")
+    assert [str(outcome) for outcome in verdict.outcomes] == ["timeout"] * 3
+    assert "used more than 0.15 CPU seconds" in verdict.message
+
+
 def test_sleeping_is_stopped_by_the_wall_clock():
     with Judge(workers=1, limits=Limits(cpu_seconds=0.1, wall_factor=1.0, max_timeouts=1)) as judge:
-        assert outcomes(judge, "import time\ndef double(x): time.sleep(60)") == ["timeout"] * 3
+        verdict = verdict_of(judge, "import time\ndef double(x): time.sleep(60)")
+    assert [str(outcome) for outcome in verdict.outcomes] == ["timeout"] * 3
+    assert "took more than 1.1 seconds" in verdict.message
 
 
 def test_printing_costs_nothing_and_floods_are_discarded(judge):
@@ -234,6 +242,9 @@ def test_arguments_changed_in_place_are_seen_by_the_tests(judge):
     code = "d = {'a': [1]}\ns = {1}\nchange(d, s)\nassert d == {'a': [1, 2], 'b': 3}\nassert s == {1, 2}"
     program = "def change(d, s):\n    d['a'].append(2)\n    d['b'] = 3\n    s.add(2)"
     assert outcomes(judge, program, code, entry_point="change") == ["passed"] * 2
+    code = "from collections import Counter\nc = Counter(a=5, b=1)\nchange(c)\nassert dict(c) == {'a': 1, 'z': 0}"
+    program = "def change(c):\n    c['a'], c['z'] = 1, 0\n    del c['b']"
+    assert outcomes(judge, program, code, entry_point="change") == ["passed"]
 
 
 def test_iterators_and_views_can_be_listed(judge):
@@ -320,6 +331,7 @@ def test_an_iterator_given_to_the_program_is_not_used_up_before_the_call(judge):
     assert outcomes(judge, "def both(a, b): return [*a, *b]", code) == ["passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.hostile
 def test_a_test_that_runs_once_for_each_item_of_an_endless_answer_ends(judge):
     code = "def check(x):\n    assert slow(x) == 1\nfor x in f():\n    check(x)\nassert f() == 1"
@@ -404,6 +416,14 @@ def test_a_value_that_keeps_the_tests_busy_is_a_timeout_and_the_next_program_is_
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
     [[first, second]] = judge.run([(task, ["def f(x): return 10**12", "def f(x): return 3"])])
     assert [str(outcome) for outcome in first.outcomes] == ["timeout"]
+    assert second.accepted
+
+
+@pytest.mark.hostile
+def test_a_value_that_takes_the_tests_too_much_memory_is_a_memory_limit_and_the_next_program_is_judged(judge):
+    task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code="assert len(bytes(f(1))) == 3"))
+    [[first, second]] = judge.run([(task, ["def f(x): return 2**31", "def f(x): return 3"])])
+    assert [str(outcome) for outcome in first.outcomes] == ["memory_limit"]
     assert second.accepted
 
 

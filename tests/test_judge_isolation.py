@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
+from trl_pper.judge import namespaces
 from trl_pper.judge.selftest import descendants
 from trl_pper.task import StdioCase
 
@@ -134,6 +135,21 @@ def test_every_process_of_a_worker_is_a_child_of_its_zygote(isolation):
         assert len(family) == 2
         assert parents == {str(judge.processes()[0])}
         thread.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at another process's namespaces")
+def test_a_worker_shares_neither_network_nor_file_system_with_its_host():
+    """What else keeps programs from both must not be all there is."""
+    with Judge(workers=1, isolation="namespaces") as judge:
+        assert run_function(judge, "def f(): return 1", "assert f() == 1").accepted
+        [worker] = judge.processes()
+        for kind in ("net", "mnt", "ipc", "uts", "cgroup"):
+            assert os.readlink(f"/proc/{worker}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
+        mounts = [line.split() for line in Path(f"/proc/{worker}/mountinfo").read_text().splitlines()]
+    options = {mount[4]: mount[5].split(",") for mount in mounts}
+    assert {path for path, of in options.items() if "ro" not in of} <= {"/box", "/run", *namespaces.DEVICES}
+    assert all("nosuid" in of for path, of in options.items() if path not in namespaces.DEVICES)
+    assert "/" in options
 
 
 @pytest.mark.parametrize(

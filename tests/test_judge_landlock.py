@@ -12,21 +12,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
 
 from trl_pper.judge import landlock, seccomp
 
-ROOT = Path(__file__).parents[1]
 ABI = landlock.abi_version()
 ORDINARY = "an ordinary user"
 needs_landlock = pytest.mark.skipif(ABI == 0, reason="this kernel has no Landlock, or it is turned off")
 
-#: Without the package's __init__ files, as in a worker, so that any interpreter will do.
-PREAMBLE = f"""
-import sys, types
-sys.path.insert(0, {str(ROOT)!r})
-for name in ("trl_pper", "trl_pper.judge"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [{str(ROOT)!r} + "/" + name.replace(".", "/")]
+PREAMBLE = f"""{BARE_JUDGE}
 import ctypes, errno, json, os, signal, socket, time
 from trl_pper.judge import landlock
 outside, room = sys.argv[1] + "/outside", sys.argv[1] + "/room"
@@ -51,7 +45,7 @@ def in_child(action):
     with open(read) as told:
         return json.load(told)
 """
-TRY_ALL = """
+TRY_ALL = f"""
 import tempfile
 # What the tests use before they are under way.
 sys.stdin.isatty()
@@ -61,17 +55,8 @@ listening = socket.create_server(("127.0.0.1", 0))
 opened = open(outside + "/secret")
 os.chdir(room)
 landlock.restrict(landlock.prepare(readable=[*libraries, outside + "/book"], writable=[room, *devices]))
-heard = {}
-for name, code in json.load(sys.stdin).items():
-    try:
-        exec(code, globals())
-        heard[name] = "done"
-    except OSError as error:
-        heard[name] = error.errno
-    except BaseException as error:
-        heard[name] = repr(error)
-print(json.dumps(heard))
-"""
+attempts = json.load(sys.stdin)
+{TRY_EACH}"""
 
 
 @pytest.fixture(scope="module", params=["this user", ORDINARY])
@@ -208,7 +193,7 @@ if ABI >= 2:
 def heard(user, folder):
     attempts = {f"refused: {name}": code for name, (code, _) in REFUSED.items()}
     attempts |= {f"kept: {name}": code for name, code in KEPT.items()}
-    return run(TRY_ALL.replace("print(json", "print();print(json"), user, folder, json.dumps(attempts))
+    return run(TRY_ALL, user, folder, json.dumps(attempts))
 
 
 @needs_landlock

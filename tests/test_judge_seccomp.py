@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
 
 from trl_pper.judge import seccomp
 
-ROOT = Path(__file__).parents[1]
 OWN = 4321
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 X86_64, AARCH64 = "x86_64", "aarch64"
@@ -303,13 +303,7 @@ def test_an_unknown_architecture_is_named():
 
 # From here on a real process lives under the filter.
 
-#: Without the package's __init__ files, as in a worker, so that any interpreter will do.
-PREAMBLE = f"""
-import sys, types
-sys.path.insert(0, {str(ROOT)!r})
-for name in ("trl_pper", "trl_pper.judge"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [{str(ROOT)!r} + "/" + name.replace(".", "/")]
+PREAMBLE = f"""{BARE_JUDGE}
 import ctypes, errno, json, os, signal
 from trl_pper.judge import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
@@ -327,22 +321,13 @@ def ending(action):
         os._exit(99)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
-TRY_ALL = """
+TRY_ALL = f"""
 import asyncio, multiprocessing, socket, subprocess, threading
-attempts, heard = json.loads(sys.argv[1]), {}
+attempts = json.loads(sys.argv[1])
 near, far = socket.socketpair()
 seccomp.install(seccomp.prepare(processes=False))
 parent, checked = os.getppid(), seccomp.CHECKED_CALLS[os.uname().machine]
-for name, code in attempts.items():
-    try:
-        exec(code, globals())
-        heard[name] = "done"
-    except OSError as error:
-        heard[name] = error.errno
-    except BaseException as error:
-        heard[name] = repr(error)
-print(json.dumps(heard))
-"""
+{TRY_EACH}"""
 ORDINARY = "an ordinary user"
 
 

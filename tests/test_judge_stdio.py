@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, Verdict
+from trl_pper.judge import stdio
 from trl_pper.task import StdioCase
 
 NEXT = (("1\n", "2"), ("5\n", "6\n"), ("-1", "0"))
@@ -40,6 +41,11 @@ def outcomes(judge: Judge, program: str, cases=NEXT, compare: str = "tokens") ->
         "import threading\nthreading.Thread(target=lambda: print(int(input()) + 1)).start()",
         "import atexit\natexit.register(lambda: print(int(input()) + 1))",
         "def main():\n    print(n + 1)\nn = int(input())\nmain()",
+        "import sys\nprint(int(input()) + 1)\nsys.stdout.close()",
+        "import sys\nprint(int(input()) + 1)\nsys.stdout = None",
+        "import sys\nprint(int(input()) + 1)\ndel sys.stdout",
+        "import io, sys\nprint(int(input()) + 1)\nsys.stdout = io.StringIO()",
+        "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach())\nprint(int(input()) + 1)",
     ],
 )
 def test_programs_run_as_scripts(judge, program):
@@ -84,6 +90,88 @@ def test_tests_do_not_share_state(judge):
     assert verdict_of(judge, program, cases=[("", "0 0")] * 3).accepted
 
 
+#: Has `seen`, a list of the inputs that the process at hand was given before.
+REMEMBERING = """
+import sys, types
+memory = vars(sys.modules.setdefault("memory", types.ModuleType("memory")))
+seen = memory.setdefault("seen", [])
+given = input()
+"""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The processes started for programs, in order."""
+    scripts = []
+
+    class Kept(stdio._Script):
+        def __init__(self, *args: object) -> None:
+            scripts.append(self)
+            super().__init__(*args)
+
+    monkeypatch.setattr(stdio, "_Script", Kept)
+    return scripts
+
+
+def test_one_process_runs_all_tests_and_one_test_is_repeated_in_another(judge, started):
+    # Each input is shorter than the one before, of which nothing may be left.
+    program, cases = "import sys\nprint(int(sys.stdin.read()) + 1)", [("333", "334"), ("22", "23"), ("1", "2")]
+    assert verdict_of(judge, program, cases).accepted
+    assert [script.runs for script in started] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_as_it_was"),
+    [
+        ("builtins.len = max", "len('a') == 1"),
+        ("os.environ['LEFT'] = '1'", "'LEFT' not in os.environ"),
+        ("os.chdir('/')", "os.getcwd() != '/'"),
+        ("sys.argv.append('left')", "sys.argv == ['program.py']"),
+        ("sys.stdout = sys.stderr", "sys.stdout.fileno() == 1"),
+        ("sys.stdin.close()", "not sys.stdin.closed"),
+        ("sys.settrace(lambda *_: None)", "sys.gettrace() is None"),
+        ("sys.setprofile(lambda *_: None)", "sys.getprofile() is None"),
+        ("sys.setrecursionlimit(5000)", "sys.getrecursionlimit() < 5000"),
+        ("sys.set_int_max_str_digits(0)", "sys.get_int_max_str_digits() > 0"),
+        ("signal.setitimer(signal.ITIMER_REAL, 60)", "signal.getitimer(signal.ITIMER_REAL) == (0, 0)"),
+        ("threading.stack_size(1 << 20)", "threading.stack_size() == 0"),
+        ("gc.disable()", "gc.isenabled()"),
+        ("random.random()", "random.getstate() == random.Random(0).getstate()"),
+        ("left = 1", "'left' not in globals()"),
+    ],
+)
+def test_a_run_finds_the_interpreter_as_it_was(judge, started, change, is_as_it_was):
+    modules = "import builtins, gc, os, random, signal, sys, threading"
+    program = f"{modules}\nassert {is_as_it_was}\nprint(int(input()) + 1)\n{change}\nassert not ({is_as_it_was})"
+    assert verdict_of(judge, program).accepted
+    assert [script.runs for script in started] == [3, 1]
+
+
+def test_a_test_that_fails_in_a_used_process_is_judged_in_a_fresh_one(judge):
+    program = f"{REMEMBERING}seen.append(given)\nassert len(seen) == 1\nprint(given)"
+    # More than one, since one of them is repeated in any case.
+    assert verdict_of(judge, program, [(str(n), str(n)) for n in range(6)]).accepted
+
+
+def test_when_a_repeated_test_fails_all_that_met_a_used_process_are_repeated(judge):
+    program = f"{REMEMBERING}print(len(seen))\nseen.append(given)"
+    cases = [(str(n), str(n)) for n in range(5)]
+    assert outcomes(judge, program, cases) == ["passed", *["wrong_answer"] * 4]
+
+
+def test_after_two_timeouts_no_test_runs(judge):
+    program = "n = int(input())\nwhile n: pass\nprint('no more')"
+    cases = [(n, "no more") for n in ("0", "1", "0", "2", "0")]
+    assert outcomes(judge, program, cases) == ["passed", "timeout", "passed", "timeout", "timeout"]
+
+
+@pytest.mark.parametrize(
+    ("program", "clock"), [("while True: pass", "cpu"), ("import time\nwhile True: time.sleep(9)", "wall")]
+)
+def test_working_is_stopped_by_the_cpu_clock_and_sleeping_by_the_wall_clock(judge, program, clock):
+    assert verdict_of(judge, program, cases=[("", "")]).message == f"test 1: ran out of {clock} time"
+
+
 def test_large_input_and_output_pass_through(judge):
     text = "\n".join(map(str, range(100_000)))
     program = "import sys\nsys.stdout.write(sys.stdin.read())"
@@ -99,3 +187,13 @@ def test_the_task_chooses_the_comparison(judge, compare, passes):
 
 def test_text_beyond_ascii_and_lone_surrogates(judge):
     assert verdict_of(judge, "print(input())", cases=[("é日本\n", "é日本"), ("\ud800", "\ud800")]).pass_rate == 1.0
+
+
+@pytest.mark.parametrize(("given", "judged"), [("x" * 65_536, True), ("x" * 65_537, False), ("é" * 40_000, False)])
+def test_an_input_that_no_file_may_hold_judges_nothing(given, judged):
+    with Judge(workers=1, limits=Limits(file_bytes=65_536)) as judge:
+        verdict = verdict_of(judge, "print(len(input()))", [(given, str(len(given)))])
+    assert verdict.accepted is judged
+    if not judged:
+        assert [str(outcome) for outcome in verdict.outcomes] == ["unsupported"]
+        assert "more than file_bytes, 65536, allows" in verdict.message

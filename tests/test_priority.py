@@ -1,3 +1,4 @@
+import functools
 import math
 import random
 
@@ -6,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.priority import PRIORITIES, draw_indices, draw_probabilities, effective_sample_size, p2value
+from trl_pper import priority as priority_module
+from trl_pper.priority import (
+    PRIORITIES,
+    draw_indices,
+    draw_probabilities,
+    effective_sample_size,
+    p2value,
+    priority_name,
+)
 
 SHARES = st.floats(0, 1, allow_subnormal=True)
 
@@ -143,6 +152,76 @@ def test_a_function_gives_priorities_and_the_exponent_applies():
     assert given_values.tolist() == [0.5, 0.25]
 
 
+@pytest.mark.parametrize("name", PRIORITIES)
+@pytest.mark.parametrize("exponent", [0.0, 0.7, 3.0])
+def test_a_named_priority_and_its_function_are_one(name, exponent):
+    values, rates = [0.5, 0.9, 0.5, 0.2], [0.0, 1.0, 1.0, 0.5]
+    by_name, by_function = (
+        draw_probabilities(values, priority=given, exponent=exponent, pass_rate=rates)
+        for given in (name, getattr(priority_module, name))
+    )
+    assert by_name.tolist() == by_function.tolist()
+    assert priority_name(getattr(priority_module, name)) == name
+
+
+@pytest.mark.parametrize("name", PRIORITIES)
+def test_functions_of_priorities_give_eq_8_and_change_nothing(name):
+    values = np.array([0.5, 1.0, 0.5, 0.25])
+    expected = {
+        "proportional": [0.5, 1.0, 0.5, 0.25],
+        "rank": [5 / 12, 1.0, 5 / 12, 0.25],
+        "uniform": [1.0] * 4,
+        "filter": [0.0, 1.0, 0.0, 0.0],
+    }
+    given = getattr(priority_module, name)(values)
+    assert given.tolist() == pytest.approx(expected[name])
+    given[:] = 7
+    assert values.tolist() == [0.5, 1.0, 0.5, 0.25]
+    assert getattr(priority_module, name)([]).shape == (0,)
+
+
+def test_priorities_compose():
+    values, rates = [0.8, 0.6, 0.4], [1.0, 0.5, 1.0]
+
+    def ranked_passing(p2values, pass_rate):
+        return priority_module.rank(p2values) * priority_module.filter(p2values, pass_rate=pass_rate)
+
+    probabilities = draw_probabilities(values, priority=ranked_passing, exponent=2.0, pass_rate=rates)
+    assert probabilities.tolist() == pytest.approx([0.9, 0.0, 0.1])
+
+
+def test_a_function_is_given_pass_rates_only_if_it_asks_for_them():
+    seen = {}
+
+    def plain(values):
+        return values
+
+    def keyword(values, *, pass_rate):
+        seen["keyword"] = pass_rate.tolist()
+        pass_rate[:] = 0
+        return values
+
+    class Priority:
+        def __call__(self, values, pass_rate=None):
+            seen["object"] = pass_rate.tolist()
+            return values
+
+    rates = np.array([0.25, 0.75])
+    for priority in (plain, keyword, Priority(), np.sqrt, functools.partial(keyword)):
+        draw_probabilities([0.5, 0.5], priority=priority, pass_rate=rates)
+    assert seen == {"keyword": [0.25, 0.75], "object": [0.25, 0.75]}
+    assert rates.tolist() == [0.25, 0.75]
+    draw_probabilities([0.5, 1.0], priority=keyword)
+    assert seen["keyword"] == [0.5, 1.0]
+
+
+def test_names_tell_functions_apart():
+    assert priority_name("rank") == "rank"
+    assert priority_name(None) is None
+    assert priority_name(naive_probabilities) == f"function:{__name__}.naive_probabilities"
+    assert priority_name(functools.partial(naive_probabilities)) == "function:functools.partial"
+
+
 @pytest.mark.parametrize(
     ("keywords", "name"),
     [
@@ -152,6 +231,8 @@ def test_a_function_gives_priorities_and_the_exponent_applies():
         ({"priority": "best"}, "priority"),
         ({"priority": lambda values: values[:1]}, "priority"),
         ({"priority": lambda values: -values}, "priority"),
+        ({"priority": lambda values: values * math.nan}, "priority"),
+        ({"priority": lambda values, pass_rate: values, "pass_rate": [1.0]}, "pass_rate"),
         ({"priority": "filter", "pass_rate": [1.0]}, "pass_rate"),
         ({"priority": "filter", "pass_rate": [1.0, 2.0]}, "pass_rate"),
     ],

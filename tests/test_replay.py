@@ -1,58 +1,16 @@
 import json
-import math
 import random
 
 import numpy as np
 import pytest
+from naive_replay import NaiveBuffer, make
 
-from trl_pper.experience import Experience
 from trl_pper.priority import draw_probabilities, p2value
 from trl_pper.replay import AddReport, ReplayBuffer
 
 
-def make(number, task="t", pass_rate=0.5, **fields):
-    return Experience(
-        **{
-            "task_id": task,
-            "prompt": f"do {task}",
-            "completion": f"c{number}",
-            "program": f"g{number}",
-            "pass_rate": pass_rate,
-            **fields,
-        }
-    )
-
-
 def square(values):
     return values**2
-
-
-class NaiveBuffer:
-    """The same store with a list and loops."""
-
-    def __init__(self, capacity):
-        self.capacity, self.items = capacity, []
-
-    def add(self, experiences):
-        added = refreshed = 0
-        for new in experiences:
-            for i, old in enumerate(self.items):
-                if (old.task_id, old.program) == (new.task_id, new.program):
-                    self.items[i], refreshed = new, refreshed + 1
-                    break
-            else:
-                self.items.append(new)
-                added += 1
-        evicted = 0
-        while self.capacity is not None and len(self.items) > self.capacity:
-            self.items.remove(min(self.items, key=self.p2))  # `min` takes the first, which is the oldest.
-            evicted += 1
-        return AddReport(added=added, refreshed=refreshed, evicted=evicted)
-
-    @staticmethod
-    def p2(item):
-        possibility = item.possibility()
-        return item.pass_rate if math.isnan(possibility) else 0.5 * possibility + 0.5 * item.pass_rate
 
 
 @pytest.mark.parametrize("capacity", [None, 1, 7, 30])
@@ -294,6 +252,9 @@ def test_mixed_prompts_do_not_fit_one_column():
         ({"possibility_weight": 2}, "possibility_weight"),
         ({"priority": "best"}, "priority"),
         ({"priority_exponent": -1}, "exponent"),
+        ({"eviction": "random"}, "eviction"),
+        ({"tokenizer": ""}, "tokenizer"),
+        ({"tokenizer": 3}, "tokenizer"),
     ],
 )
 def test_settings_are_checked_at_the_door(settings, name):
@@ -303,13 +264,21 @@ def test_settings_are_checked_at_the_door(settings, name):
 
 def test_check_valid_finds_broken_invariants():
     buffer = filled()
-    buffer._experiences.append(buffer[0])
-    with pytest.raises(AssertionError, match="twice"):
+    buffer._table._entries.popitem()
+    with pytest.raises(AssertionError, match="index"):
+        buffer.check_valid()
+    buffer = filled()
+    buffer._table.numbers["row"][0] = 1
+    with pytest.raises(AssertionError, match="share a row"):
         buffer.check_valid()
     buffer = filled()
     buffer.pass_rates()
-    buffer._experiences[0] = make(0, pass_rate=0.99)
+    buffer._table.numbers["pass_rate"][0] = 0.99
     with pytest.raises(AssertionError, match="stale"):
+        buffer.check_valid()
+    buffer = filled()
+    buffer.capacity = 3
+    with pytest.raises(AssertionError, match="capacity"):
         buffer.check_valid()
 
 

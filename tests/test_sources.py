@@ -130,6 +130,13 @@ def test_what_a_failing_server_wrote_before_is_judged_and_kept(server, tasks, tm
     assert main([*command, "--output", str(buffer), "--server_model", "m", "--workers", "1"]) == 2
     assert "status 500 for task 'add-3'" in capsys.readouterr().err
     assert [(one.task_id, one.pass_rate) for one in ReplayBuffer.load(buffer)] == [("add-1", 1.0), ("add-2", 1 / 3)]
+    # Once the server is back, it is asked for the two tasks that are missing, and no other.
+    server.seen.clear()
+    server.replies = [(200, {"choices": [{"text": f"    return x + {n}\n"}]}) for n in (3, 4)]
+    assert main([*command, "--output", str(buffer), "--server_model", "m", "--workers", "1"]) == 0
+    assert [body["prompt"] for _, _, body in server.seen] == [task.prompt for task in tasks[2:]]
+    assert ReplayBuffer.load(buffer).pass_rates().tolist() == [1.0, 1 / 3, 1.0, 1.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["buffer.parquet", "tasks.jsonl"]
 
 
 def test_no_server_and_no_choices_are_errors(server, tasks):

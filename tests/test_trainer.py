@@ -22,6 +22,7 @@ from trl_pper import (
     PPERTrainer,
     ReplayBuffer,
 )
+from trl_pper.journal import Journal
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,18 @@ def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(tra
 def test_rounds_are_logged_like_every_other_metric(trained):
     rounds = [entry for entry in trained.state.log_history if "pper/pass_rate" in entry]
     assert len(rounds) == 2
+    assert {name for name in rounds[0] if name.startswith("pper/")} == {
+        "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/restored", "pper/added",
+        "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
+        "pper/staleness", "pper/generate_seconds", "pper/judge_seconds", "pper/collect_seconds",
+    }  # fmt: skip
+    first, second = rounds
+    assert first["pper/staleness"] == 0.0
+    old = trained.buffer.round_indices() == 0
+    probabilities = trained.buffer.probabilities()
+    assert second["pper/staleness"] == pytest.approx(probabilities[old].sum())
+    assert second["pper/effective_sample_size"] == pytest.approx(1 / sum(probabilities**2))
+    assert 0 < first["pper/generate_seconds"] <= first["pper/collect_seconds"]
     assert {"pper/programs", "pper/solved", "pper/duplicates", "pper/judge_seconds"} <= set(rounds[0])
     # Means of training steps belong to the entries of training steps.
     assert not any("entropy" in entry or "eval_entropy" in entry for entry in rounds)
@@ -200,6 +213,16 @@ def test_a_buffer_goes_on_where_it_was(make_trainer, tasks):
     assert len(buffer) > 1
 
 
+def test_a_buffer_of_another_tokenizer_is_refused(make_trainer, tokenizer):
+    trainer = make_trainer()
+    assert trainer.buffer.tokenizer
+    assert make_trainer(buffer=trainer.buffer).buffer is trainer.buffer
+    with pytest.raises(
+        ValueError, match=r"buffer: was filled with the tokenizer another.*without its columns logprob"
+    ):
+        make_trainer(buffer=ReplayBuffer(tokenizer="another"))
+
+
 @pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, teacher, accumulation):
     options = dict(
@@ -260,6 +283,7 @@ def test_evaluation_on_tasks_generates_judges_and_logs(make_trainer, tasks):
     assert len(entries) == 2
     assert entries[0]["eval_tasks"] == 3.0
     assert entries[0]["eval_programs"] == 6.0
+    assert 0.0 <= entries[0]["eval_accuracy"] <= entries[0]["eval_pass@2"] <= 1.0
     assert 0.0 <= entries[0]["eval_pass_rate"] <= 1.0
     assert "loss" not in entries[0]
 
@@ -276,6 +300,22 @@ def test_evaluation_takes_named_sets_and_finds_the_best_checkpoint(make_trainer,
     metrics = trainer.evaluate({"one": tasks[:1]}, metric_key_prefix="test")
     assert metrics["test_one_tasks"] == 1.0
     assert trainer.evaluate(tasks)["eval_tasks"] == 4.0
+
+
+def test_training_stops_early_on_an_evaluation_metric(make_trainer, tasks, teacher):
+    from transformers import EarlyStoppingCallback
+
+    trainer = make_trainer(
+        callbacks=[BeamSampleCollector(source=teacher), EarlyStoppingCallback(early_stopping_patience=1)],
+        eval_dataset=tasks[:1], eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True,
+        metric_for_best_model="pass@2", num_train_epochs=4,
+    )  # fmt: skip
+    assert trainer.args.greater_is_better
+    trainer.train()
+    # Nothing is ever solved: the second evaluation is no better than the first.
+    assert trainer.state.global_step == 4
+    assert [entry["eval_pass@2"] for entry in trainer.state.log_history if "eval_pass@2" in entry] == [0.0, 0.0]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
 
 
 def test_evaluation_on_prompt_completion_rows_is_that_of_sft(make_trainer):
@@ -319,10 +359,11 @@ def test_chat_prompts_go_through_the_chat_template(make_config, make_model, toke
 class BrokenJudge(Judge):
     """A judge whose sandbox never works."""
 
-    def run(self, jobs):
+    def stream(self, jobs, *, deadline_seconds=None):
         from trl_pper.verdict import Outcome, Verdict
 
-        return [[Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs] for _, programs in jobs]
+        for _, programs in filter(None, jobs):
+            yield [Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs]
 
 
 def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
@@ -331,6 +372,14 @@ def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
         trainer.train()
     assert len(trainer.buffer) == 0
     assert trainer.collector.reports[0].unjudged == 12
+    # Everything is on the disk: with a sandbox that works, nothing is generated again.
+    (folder,) = (Path(trainer.args.output_dir) / "_pper" / "journal").iterdir()
+    assert len(Journal(folder).read(trainer.collector.tasks)) == 4
+    again = make_trainer(
+        callbacks=[BeamSampleCollector(source=teacher)], output_dir=trainer.args.output_dir, num_train_epochs=1
+    )
+    again.train()
+    assert (again.collector.reports[0].restored, again.collector.reports[0].judged) == (12, 12)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +389,11 @@ def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
         (None, TypeError, "train_dataset: must be a list of CodingTask"),
         (["text"], TypeError, "train_dataset: must be a list of CodingTask"),
         (datasets.Dataset.from_list([{"text": "x"}]), ValueError, r"train_dataset: needs the columns"),
+        (
+            datasets.Dataset.from_list([{"task_id": "a", "prompt": "b", "tests": "c"}]).to_iterable_dataset(),
+            TypeError,
+            r"train_dataset: must be a list of CodingTask.*got IterableDataset.*without streaming=True",
+        ),
     ],
 )
 def test_wrong_training_data_is_refused(make_config, make_model, tokenizer, train_dataset, error, named):
@@ -359,6 +413,37 @@ def test_wrong_combinations_are_refused_before_generation(make_trainer, make_mod
     judged = datasets.Dataset.from_list([{"prompt": "p", "completion": "c", "logprob": None, "pass_rate": 1.0}])
     with pytest.raises(ValueError, match="needs tasks"):
         make_trainer(train_dataset=judged, callbacks=[BeamSampleCollector()])
+
+
+@pytest.mark.parametrize(
+    ("eval_dataset", "error", "named"),
+    [
+        (
+            datasets.Dataset.from_list([{"task_id": "a", "prompt": "b"}]),
+            ValueError,
+            "eval_dataset: tasks need the col",
+        ),
+        (["text"], TypeError, "eval_dataset: must be a list of CodingTask"),
+        (
+            datasets.Dataset.from_list([{"task_id": "a", "prompt": "b", "tests": "c"}]).to_iterable_dataset(),
+            TypeError,
+            "eval_dataset: must be a list of CodingTask.*got IterableDataset",
+        ),
+    ],
+)
+def test_wrong_evaluation_data_is_refused(make_trainer, eval_dataset, error, named):
+    with pytest.raises(error, match=named):
+        make_trainer(eval_dataset=eval_dataset)
+
+
+def test_what_generation_could_not_do_is_refused_before_it_starts(make_trainer, tasks):
+    with pytest.raises(ValueError, match="num_beams: must be below the vocabulary size 258; got 258"):
+        make_trainer(num_beams=258)
+    with pytest.raises(ValueError, match=r"max_completion_length: 250 tokens after the 21.*exceed.*context of 256"):
+        make_trainer(max_completion_length=250, max_length=None)
+    long = CodingTask(task_id="long", prompt="#" * 251, tests=tasks[0].tests)
+    with pytest.raises(ValueError, match="of task 'long' exceed the model's context of 256"):
+        make_trainer(eval_dataset={"short": tasks[:1], "long": [long]}, max_length=None)
 
 
 def test_filter_with_nothing_passing_says_so_and_keeps_the_programs(make_trainer):
@@ -401,4 +486,15 @@ def test_limits_of_the_config_reach_the_judge(make_trainer):
 
 def test_the_state_of_a_checkpoint_is_readable(trained):
     state = json.loads((Path(trained.args.output_dir) / "checkpoint-4" / "_pper" / "state.json").read_text())
-    assert state == {"next_round": 2, "digest": trained.buffer.digest()}
+    assert state == {
+        "next_round": 2,
+        "digest": trained.buffer.digest(),
+        "draws": {
+            "draws_per_step": 4,
+            "steps_per_round": 2,
+            "seed": 42,
+            "grouping_steps": 1,
+            "micro_batch_size": 1,
+        },
+        "num_processes": 1,
+    }

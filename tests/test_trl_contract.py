@@ -24,7 +24,8 @@ HOOKS = {
 }
 OWN = {
     "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
-    "_complete_collector", "_check_prompt_room", "_on_collected", "_log_apart", "_weigh_loss",
+    "_complete_collector", "_on_collected", "_log_apart", "_draws",
+    "_check_eval_tasks",
 }  # fmt: skip
 
 
@@ -66,6 +67,19 @@ def test_the_order_of_calls_that_the_rounds_depend_on():
     assert "_load_optimizer_and_scheduler(" in inspect.getsource(Trainer._prepare_for_training)
     epoch = inspect.getsource(Trainer._run_epoch)
     assert epoch.index("skip_first_batches(") < epoch.index("iter(train_dataloader)")
+
+
+def test_the_store_that_processes_meet_in_has_what_they_use():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.set("said", "well")
+        assert store.check(["said"])
+        assert not store.check(["said", "unsaid"])
+        assert store.get("said") == b"well"
+        assert [store.add("read", 1), store.add("read", 0)] == [1, 1]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

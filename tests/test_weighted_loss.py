@@ -12,6 +12,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_pper import PPERConfig, PPERTrainer
+from trl_pper.trainer_checks import check_weighing
 
 COLUMNS = ("logprob", "pass_rate")
 
@@ -232,7 +233,7 @@ def test_what_would_miss_the_weights_is_refused(make_trainer, monkeypatch):
     split = SimpleNamespace(cp_enabled=False, sp_enabled=True)
     monkeypatch.setattr(Accelerator, "parallelism_config", property(lambda self: split))
     with pytest.raises(ValueError, match=r"parallelism_config: .* context or sequence parallelism"):
-        trainer._weigh_loss()
+        check_weighing(trainer.accelerator, trainer.compute_loss_func)
 
 
 def test_log_probabilities_of_another_shape_are_refused(make_trainer):

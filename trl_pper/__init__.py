@@ -26,6 +26,7 @@ _EXPORTS = {
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
     "p2value": "trl_pper.priority",
+    "rejudge": "trl_pper.judging",
 }
 
 __all__ = [*sorted(_EXPORTS)]
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from trl_pper.generation.server import ServerSource as ServerSource
     from trl_pper.judge import Judge as Judge
     from trl_pper.judge import Limits as Limits
+    from trl_pper.judging import rejudge as rejudge
     from trl_pper.priority import draw_probabilities as draw_probabilities
     from trl_pper.priority import p2value as p2value
     from trl_pper.replay import ReplayBuffer as ReplayBuffer

@@ -1,39 +1,66 @@
-"""The buffer inside a checkpoint: written whole, and checked when a run goes on from it.
+"""The buffer inside a checkpoint: written with it, and checked when a run goes on from it.
 
-Enters: a buffer and the next round. Leaves: two files under `_pper/`, a name that `push_to_hub` leaves out. A
-checkpoint without its buffer, or with another, is refused, since its draws could not be continued.
+Enters: a buffer and where the run stands. Leaves: two files under `_pper/`, a name that `push_to_hub` leaves out. A
+checkpoint without its buffer, or with another, is refused, since its draws could not be continued; one that was being
+written when the run was killed is passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from trl_pper.atomic_file import atomic_file
 from trl_pper.replay import ReplayBuffer
+
+logger = logging.getLogger(__name__)
 
 BUFFER_FILE = Path("_pper") / "buffer.parquet"
 STATE_FILE = Path("_pper") / "state.json"
+_TRAINER_STATE_FILE = "trainer_state.json"
 
 
-def save_buffer(checkpoint: Path, buffer: ReplayBuffer, *, next_round: int) -> None:
+def save_buffer(
+    checkpoint: Path, buffer: ReplayBuffer, *, next_round: int, draws: Mapping[str, int], num_processes: int
+) -> None:
     """Write the buffer into a checkpoint folder, which is made if need be.
+
+    Between two collections the buffer does not change: a neighbouring checkpoint with the same one shares its file.
 
     Args:
         checkpoint: The folder.
         buffer: What to write.
         next_round: The first round that is not collected yet.
+        draws: What the draws depend on besides the buffer, by name.
+        num_processes: Processes of the run.
     """
-    buffer.save(checkpoint / BUFFER_FILE)
-    state = {"next_round": next_round, "digest": buffer.digest()}
-    (checkpoint / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    digest = buffer.digest()
+    if not _share_file(checkpoint, digest):
+        buffer.save(checkpoint / BUFFER_FILE)
+    state = {"next_round": next_round, "digest": digest, "draws": dict(draws), "num_processes": num_processes}
+    with atomic_file(checkpoint / STATE_FILE) as file:
+        file.write(json.dumps(state).encode())
 
 
-def load_buffer(checkpoint: Path, buffer: ReplayBuffer) -> int:
+def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, int]) -> int:
     """Fill `buffer` from a checkpoint folder and return the first round that is not collected yet.
 
+    Args:
+        checkpoint: The folder.
+        buffer: The buffer of this run, with the settings of this run.
+        draws: What the draws of this run depend on besides the buffer, by name.
+
     Raises:
-        ValueError: The folder holds no buffer, not the one it was written with, or one of other settings; then
-            `buffer` stays as it was.
+        ValueError: The folder holds no buffer, not the one it was written with, or one of a run with other settings;
+            then `buffer` stays as it was.
     """
     for file in (BUFFER_FILE, STATE_FILE):
         if not (checkpoint / file).is_file():
@@ -41,15 +68,83 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer) -> int:
                 f"resume_from_checkpoint: {checkpoint} has no {file}, so its draws cannot be continued; resume from a "
                 "checkpoint written by PPERTrainer, or start anew with model=<that checkpoint>"
             )
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    state = _read_state(checkpoint)
     priority = buffer.priority if callable(buffer.priority) else None
     stored = ReplayBuffer.load(checkpoint / BUFFER_FILE, priority=priority)
     if stored.digest() != state["digest"]:
-        raise ValueError(f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint")
-    if stored.settings() != buffer.settings():
         raise ValueError(
-            f"resume_from_checkpoint: the buffer was written with {stored.settings()}; this run has "
-            f"{buffer.settings()}. Resume with the same settings"
+            f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint; put the one it "
+            "was saved with back, or resume from another checkpoint"
         )
-    buffer.load_state_dict(stored.state_dict())
+    for what, then, now in (
+        ("the buffer was written with", stored.settings(), buffer.settings()),
+        ("its draws are those of", state["draws"], dict(draws)),
+    ):
+        if then != now:
+            raise ValueError(
+                f"resume_from_checkpoint: {what} {then}; this run has {now}. Resume with the same settings, or start "
+                "anew with model=<that checkpoint>"
+            )
+    if stored.tokenizer != buffer.tokenizer:
+        raise ValueError(
+            f"resume_from_checkpoint: the buffer in {checkpoint} was filled with another tokenizer than this run's; "
+            "pass the processing_class the run was started with"
+        )
+    buffer.assign(stored)
     return int(state["next_round"])
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path:
+    """Return the newest checkpoint of a run that was written to its end.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for folder in _checkpoints(Path(output_dir)):
+        if _is_complete(folder):
+            return folder
+        logger.warning("%s: passed over, since the run was killed while writing it", folder)
+    raise ValueError(
+        f"resume_from_checkpoint: {output_dir} holds no complete checkpoint; start without it. Programs that were "
+        "judged already are taken from the run's journal"
+    )
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    """Return the checkpoints of a run, newest first."""
+    named = [
+        (folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"), folder)
+        for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    ]
+    return [
+        folder for _, folder in sorted(((int(step), folder) for step, folder in named if step.isdigit()), reverse=True)
+    ]
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Return whether everything is there; the Trainer writes its own state last, each process its random state."""
+    try:
+        num_processes = _read_state(checkpoint)["num_processes"]
+        TrainerState.load_from_json(str(checkpoint / _TRAINER_STATE_FILE))
+    except (OSError, ValueError, KeyError):
+        return False
+    if num_processes == 1:
+        return (checkpoint / "rng_state.pth").is_file()
+    return all((checkpoint / f"rng_state_{index}.pth").is_file() for index in range(num_processes))
+
+
+def _share_file(checkpoint: Path, digest: str) -> bool:
+    for other in _checkpoints(checkpoint.parent):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if other != checkpoint and _read_state(other)["digest"] == digest:
+                (checkpoint / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
+                (checkpoint / BUFFER_FILE).unlink(missing_ok=True)
+                # Neither file is ever written to again: `save` puts a new one in its place.
+                os.link(other / BUFFER_FILE, checkpoint / BUFFER_FILE)
+                return True
+    return False
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return state

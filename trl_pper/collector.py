@@ -1,63 +1,38 @@
 """One BTP round before each epoch: generate programs, judge them, store them (arXiv 2410.12236, Algorithm 1).
 
 Enters: tasks, a source of programs, a judge and a buffer. Leaves: a fuller buffer and a `CollectionReport`. A program
-the sandbox could not judge is counted and left out; a failed program is stored like any other.
+the sandbox could not judge is counted and left out of the buffer; a failed program is stored like any other. With a
+journal, a collection that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trl_pper.collection_report import CollectionReport, describe
 from trl_pper.experience import Experience
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
+from trl_pper.journal import Journal
 from trl_pper.judge import Judge
-from trl_pper.judging import JudgedProgram, PhaseSeconds, judge_programs
+from trl_pper.judged import JudgedProgram, digest
+from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
+from trl_pper.share import Share, even_pairs, judge_share, keeps_step, own_batches
 from trl_pper.task import CodingTask
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-@dataclass(frozen=True, kw_only=True)
-class CollectionReport:
-    """What one collection did, over all processes.
-
-    Args:
-        round_index: The round, from 0.
-        programs: Programs generated.
-        unjudged: Programs without a verdict, left out of the buffer.
-        added: Programs new to the buffer.
-        duplicates: Programs the buffer already held; their probabilities were refreshed.
-        evicted: Experiences dropped for the buffer's capacity.
-        pass_rate: Mean pass rate of the judged programs, in [0, 1].
-        solved: Share of tasks with a program that passes every test, in [0, 1].
-        generate_seconds: Wall time spent generating on this process.
-        judge_seconds: Wall time spent judging on this process.
-    """
-
-    round_index: int
-    programs: int
-    unjudged: int
-    added: int
-    duplicates: int
-    evicted: int
-    pass_rate: float
-    solved: float
-    generate_seconds: float
-    judge_seconds: float
-
-    def metrics(self) -> dict[str, float]:
-        """Return the report as numbers for a log, each name with the prefix `pper/`."""
-        return {f"pper/{name}": float(value) for name, value in asdict(self).items()}
+_SCORING_BATCH = 8
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -69,6 +44,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         source: Where programs come from; beam search with the model in training by default.
         judge: Who runs them; a judge with the limits of `PPERConfig` by default.
         tasks: What to write programs for; the trainer's `train_dataset` by default.
+        journal_folder: Where each round keeps its programs as soon as they are judged, so that a killed collection
+            goes on where it was; `_pper/journal` in the trainer's output folder by default.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -81,10 +58,12 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         source: ProgramSource | None = None,
         judge: Judge | None = None,
         tasks: Sequence[CodingTask] | None = None,
+        journal_folder: str | Path | None = None,
     ) -> None:
         self.source = source
         self.judge = judge
         self.tasks = tasks
+        self.journal_folder = journal_folder
         self.buffer: ReplayBuffer | None = None
         self.find_student: Callable[[], LocalModel] | None = None
         self.steps_per_round = 1
@@ -113,33 +92,74 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
 
         Raises:
             ValueError: Source, judge, tasks or buffer are missing.
+            OtherProcessFailed: Another process failed; what this one generated is in the journal.
+            RuntimeError: The buffers of the processes differ.
             Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
         """
-        source, judge, tasks, buffer = self._complete()
-        state, seconds = PartialState(), PhaseSeconds()
+        started = time.perf_counter()
+        _, _, tasks, buffer = self._complete()
         student = self.find_student() if self.find_student is not None else None
-        share = list(tasks)[state.process_index :: state.num_processes]
-        bar = CollectionProgress(
-            len(share), title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process
+        share = self._judge_share(round_index, student, quiet=quiet)
+        experiences, unjudged = _experiences(share, student, round_index, filler=tasks[0] if tasks else None)
+        # Scoring takes as long as there are programs without a log-probability.
+        meet(f"round {round_index + 1}, scoring")
+        per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
+        stored = buffer.add(experience for found in per_task for experience in found)
+        digests = gather_object([buffer.digest()])
+        if len(set(digests)) > 1:
+            raise RuntimeError(
+                f"buffer: differs between processes after round {round_index + 1}, so they would draw different "
+                f"minibatches; got the digests {digests}. Hand every process the same tasks, buffer and seed"
+            )
+        report = describe(
+            per_task,
+            buffer,
+            stored,
+            round_index=round_index,
+            unjudged=sum(gather_object([unjudged])),
+            restored=sum(gather_object([share.restored])),
+            seconds=share.seconds,
+            collect_seconds=time.perf_counter() - started,
         )
-        judged: list[list[JudgedProgram]] = []
-        try:
-            with bar:
-                judged.extend(judge_programs(share, source, judge, student=student, progress=bar, seconds=seconds))
-        except Exception:
-            # Not gathered, since other processes may be well; this one keeps what was paid for, and fails.
-            kept, _ = self._experiences(judged, None, round_index)
-            buffer.add(experience for found in kept for experience in found)
-            raise
-        experiences, unjudged = self._experiences(judged, student, round_index)
-        rows = [((i * state.num_processes + state.process_index), found) for i, found in enumerate(experiences)]
-        rows = sorted(gather_object(rows), key=lambda row: row[0])
-        unjudged = sum(gather_object([unjudged]))
-        per_task = [found for _, found in rows]
-        report = self._store(buffer, per_task, unjudged, round_index, seconds)
         self.next_round = round_index + 1
         self.reports.append(report)
         return report
+
+    def _judge_share(self, round_index: int, student: LocalModel | None, *, quiet: bool) -> Share:
+        source, judge, tasks, buffer = self._complete()
+        state, share = PartialState(), Share()
+        failure: Exception | None = None
+        own = own_batches(len(tasks), 1, process_index=state.process_index, num_processes=state.num_processes)
+        bar = CollectionProgress(len(own), title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process)
+        with contextlib.ExitStack() as stack:
+            journal = self._journal(source, student, round_index)
+            if journal is not None:
+                stack.enter_context(journal)
+            stack.enter_context(bar)
+            try:
+                judge_share(tasks, source, judge, share, student=student, journal=journal, progress=bar)
+            except Exception as error:
+                # What was paid for is kept, though not gathered, since other processes may be well.
+                found, _ = _experiences(share, None, round_index, filler=None)
+                buffer.add(experience for position in sorted(found) for experience in found[position])
+                if keeps_step(source, student):
+                    # The others wait inside a forward pass, not in `meet`.
+                    raise
+                failure = error
+            meet(f"round {round_index + 1}, collection", failure=failure)
+        return share
+
+    def _journal(self, source: ProgramSource, student: LocalModel | None, round_index: int) -> Journal | None:
+        if self.journal_folder is None:
+            return None
+        state = PartialState()
+        identity = getattr(source, "identity", None)
+        mine = identity(student=student) if identity is not None else uuid.uuid4().hex
+        all_of_them = gather_object([digest(mine)])
+        # Processes that would write different things share a journal only as long as all of them stay as they are.
+        name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
+        folder = Path(self.journal_folder) / f"round-{round_index:05d}-{name[:16]}"
+        return Journal(folder, process_index=state.process_index)
 
     def _complete(self) -> tuple[ProgramSource, Judge, Sequence[CodingTask], ReplayBuffer]:
         if self.source is None or self.judge is None or self.tasks is None or self.buffer is None:
@@ -147,49 +167,40 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
         return self.source, self.judge, self.tasks, self.buffer
 
-    def _experiences(
-        self, judged: Sequence[Sequence[JudgedProgram]], student: LocalModel | None, round_index: int
-    ) -> tuple[list[list[Experience]], int]:
-        kept = [[one for one in programs if one.verdict.pass_rate is not None] for programs in judged]
-        unjudged = sum(map(len, judged)) - sum(map(len, kept))
-        scored = iter(_with_logprobs([one for programs in kept for one in programs], student))
-        return [[_experience(next(scored), round_index) for _ in programs] for programs in kept], unjudged
 
-    def _store(
-        self,
-        buffer: ReplayBuffer,
-        per_task: Sequence[Sequence[Experience]],
-        unjudged: int,
-        round_index: int,
-        seconds: PhaseSeconds,
-    ) -> CollectionReport:
-        flat = [experience for found in per_task for experience in found]
-        stored = buffer.add(flat)
-        return CollectionReport(
-            round_index=round_index,
-            programs=len(flat) + unjudged,
-            unjudged=unjudged,
-            added=stored.added,
-            duplicates=stored.refreshed,
-            evicted=stored.evicted,
-            pass_rate=_mean([experience.pass_rate for experience in flat]),
-            solved=_mean([any(experience.pass_rate == 1.0 for experience in found) for found in per_task]),
-            generate_seconds=seconds.generate,
-            judge_seconds=seconds.judge,
-        )
+def _experiences(
+    share: Share, student: LocalModel | None, round_index: int, *, filler: CodingTask | None
+) -> tuple[dict[int, list[Experience]], int]:
+    """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
+    kept = {
+        position: [one for one in programs if one.verdict.pass_rate is not None]
+        for position, programs in sorted(share.judged.items())
+    }
+    unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
+    scored = iter(_with_logprobs([one for programs in kept.values() for one in programs], student, filler))
+    return {
+        position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
+    }, unjudged
 
 
-def _with_logprobs(judged: Sequence[JudgedProgram], student: LocalModel | None) -> list[JudgedProgram]:
+def _with_logprobs(
+    judged: Sequence[JudgedProgram], student: LocalModel | None, filler: CodingTask | None
+) -> list[JudgedProgram]:
     """Score under the model in training what the source had no log-probability for."""
     missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
     scored = list(judged)
-    if student is None or not missing:
+    if student is None:
         return scored
     pairs = [student.encode_completion(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
     # Short sequences beside short ones: padding is wasted work.
     order = sorted(range(len(pairs)), key=lambda k: len(pairs[k][0]) + len(pairs[k][1]))
-    logprobs = student.logprobs([pairs[k][0] for k in order], [pairs[k][1] for k in order])
-    for k, logprob in zip(order, logprobs, strict=True):
+    ordered = [pairs[k] for k in order]
+    if filler is not None and student.is_sharded:
+        ordered = even_pairs(ordered, student.encode_completion(filler.prompt, ""), batch_size=_SCORING_BATCH)
+    logprobs = student.logprobs(
+        [prompt for prompt, _ in ordered], [completion for _, completion in ordered], batch_size=_SCORING_BATCH
+    )
+    for k, logprob in zip(order, logprobs, strict=False):
         one = scored[missing[k]]
         generated = replace(one.generated, logprob=logprob, num_tokens=len(pairs[k][1]))
         scored[missing[k]] = replace(one, generated=generated)
@@ -212,7 +223,3 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         source=generated.source,
         round_index=round_index,
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(sum(values) / len(values)) if values else 0.0

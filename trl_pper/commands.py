@@ -7,6 +7,7 @@ before a model is loaded.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +59,7 @@ def train(arguments: Sequence[str]) -> int:
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
     )
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=_checkpoint(config.resume_from_checkpoint))
     trainer.save_model()
     if data.eval_tasks:
         trainer.save_metrics("eval", trainer.evaluate())
@@ -66,6 +67,11 @@ def train(arguments: Sequence[str]) -> int:
         trainer.push_to_hub()
     trainer.end()
     return 0
+
+
+def _checkpoint(given: str | bool | None) -> str | bool | None:
+    """Return True for "true": the option is a path for the parser, and the newest checkpoint has no fixed one."""
+    return True if str(given).lower() == "true" else given
 
 
 def _train_dataset(data: DataArguments) -> Any:
@@ -90,14 +96,20 @@ def collect(options: argparse.Namespace) -> int:
     tasks = load_tasks(options.tasks, format=options.format)
     buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
     source = _source(options)
+    journal_folder = options.output.with_name(f"{options.output.name}.journal")
     try:
         with make_judge(options) as judge:
-            collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
+            collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks, journal_folder=journal_folder)
             collector.buffer = buffer
             report = collector.collect(quiet=False)
     finally:
         if len(buffer):
             buffer.save(options.output)
+    if report.unjudged:
+        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
+    else:
+        # All of it is in the buffer now; left behind, it would stand for the next collection.
+        shutil.rmtree(journal_folder, ignore_errors=True)
     print(
         f"{report.programs} programs for {len(tasks)} tasks: {report.added} new, {report.duplicates} repeated, "
         f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "

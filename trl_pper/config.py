@@ -15,6 +15,7 @@ from trl import SFTConfig
 from trl_pper.experience import POSSIBILITIES
 from trl_pper.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.priority import PRIORITIES
+from trl_pper.replay_settings import EVICTIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
@@ -47,6 +48,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     num_beams: int = _option(3, "k: beams searched and programs kept per task (the paper uses 3).")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
     generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
+    ds3_gather_for_generation: bool = _option(
+        True,
+        "With DeepSpeed ZeRO-3: whether each process holds all weights while it generates. False fits models that one "
+        "device cannot hold, and is slower.",
+    )
     steps_per_round: int | None = _option(
         None,
         "Optimizer steps between two collections; one Trainer epoch is one round. If None, as many as draw, on "
@@ -89,7 +95,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "drawn; more pads less, and deals micro-batches of similar lengths to the steps at random.",
     )
     buffer_capacity: int | None = _option(
-        None, "Most experiences kept; the lowest P2Value leaves first. If None, all are kept."
+        None, "Most experiences kept; buffer_eviction says which leave first. If None, all are kept."
+    )
+    buffer_eviction: str = _option(
+        "p2value",
+        "What leaves a full buffer first: 'p2value', the lowest P2Value, or 'age', the earliest round.",
+        choices=list(EVICTIONS),
     )
     judge_workers: int | None = _option(None, "Judging processes per training process. If None, the cores shared out.")
     judge_isolation: str = _option("auto", "Isolation level of the judge; 'auto' takes the strongest available.")
@@ -144,10 +155,19 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "possibility", self.possibility in POSSIBILITIES, f"one of {', '.join(POSSIBILITIES)}", self.possibility
         )
         _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
+        eviction = self.buffer_eviction
+        _require("buffer_eviction", eviction in EVICTIONS, f"one of {', '.join(EVICTIONS)}", eviction)
 
     def _check_training_options(self) -> None:
         _require(
             "packing", not self.packing, "False, since each drawn experience is one row", True, "use padding_free"
+        )
+        _require(
+            "auto_find_batch_size",
+            not self.auto_find_batch_size,
+            "False, since the length of a round follows from the batch size",
+            True,
+            "set per_device_train_batch_size",
         )
         _require(
             "dataloader_num_workers",

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
-from trl_pper.judging import judge_programs
+from trl_pper.processes import meet
+from trl_pper.share import Share, judge_share, keeps_step
 from trl_pper.task import CodingTask
 from trl_pper.verdict import Verdict
 
@@ -29,7 +29,8 @@ class TaskScores:
     Args:
         pass_rate: Mean pass rate of the most probable program of each task.
         accuracy: Share of tasks whose most probable program passes every test (strict accuracy).
-        solved: Share of tasks for which any of the k programs passes every test.
+        solved: Share of tasks for which any of the k programs passes every test (pass@k of a beam search).
+        num_programs: k, the most programs any task has.
         tasks: Number of tasks judged.
         unjudged: Number of tasks whose most probable program could not be judged.
         programs: Programs judged.
@@ -39,10 +40,17 @@ class TaskScores:
     pass_rate: float
     accuracy: float
     solved: float
+    num_programs: int
     tasks: int
     unjudged: int
     programs: int
     runtime: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return the scores as the Trainer logs them, `solved` under the name `pass@k` with k as a number."""
+        scores = {name: float(value) for name, value in asdict(self).items()}
+        solved, k = scores.pop("solved"), int(scores.pop("num_programs"))
+        return {f"pass@{k}": solved, **scores}
 
 
 def evaluate_tasks(
@@ -56,11 +64,16 @@ def evaluate_tasks(
     if not tasks:
         raise ValueError("eval_dataset: must hold at least one task; got none")
     started = time.perf_counter()
-    state = PartialState()
-    share = list(tasks)[state.process_index :: state.num_processes]
-    verdicts = [
-        [one.verdict for one in programs] for programs in judge_programs(share, source, judge, student=student)
-    ]
+    share = Share()
+    failure: Exception | None = None
+    try:
+        judge_share(tasks, source, judge, share, student=student)
+    except Exception as error:
+        if keeps_step(source, student):
+            raise
+        failure = error
+    meet("evaluation", failure=failure)
+    verdicts = [[one.verdict for one in programs] for _, programs in sorted(share.judged.items())]
     gathered: list[list[Verdict]] = gather_object(verdicts)
     judged = [programs for programs in gathered if programs and programs[0].pass_rate is not None]
     if not judged:
@@ -69,6 +82,7 @@ def evaluate_tasks(
     return TaskScores(
         pass_rate=fmean([programs[0].pass_rate or 0.0 for programs in judged]),
         accuracy=fmean([programs[0].accepted for programs in judged]),
+        num_programs=max(map(len, gathered)),
         solved=fmean([any(verdict.accepted for verdict in programs) for programs in judged]),
         tasks=len(judged),
         unjudged=len(gathered) - len(judged),

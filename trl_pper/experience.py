@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.task import Prompt, check_prompt
 from trl_pper.verdict import Outcome
@@ -19,10 +21,14 @@ from trl_pper.verdict import Outcome
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FloatArray: TypeAlias = NDArray[np.float64]
+
 POSSIBILITIES = ("mean", "product")
 
 #: How far above 0 a log-probability may lie: sums of token log-probabilities in half precision round.
 LOGPROB_TOLERANCE = 1e-3
+
+_INT64 = 2**63
 
 #: Columns of an experience in a data set, in order, and their Arrow types; a chat prompt is a list of structs instead.
 COLUMNS = {
@@ -84,10 +90,11 @@ class Experience:
         check_prompt(self.prompt)
         for field in ("task_id", "completion", "program", "source"):
             _check_text(field, getattr(self, field))
+        _check_text("prompt", self.prompt if isinstance(self.prompt, str) else chat_json(self.prompt))
         _check_pass_rate(self.pass_rate)
         _check_likelihood(self.logprob, self.num_tokens)
-        if self.round_index < 0:
-            raise ValueError(f"round_index: must not be negative; got {self.round_index!r}")
+        if not 0 <= self.round_index < _INT64:
+            raise ValueError(f"round_index: must not be negative, and below 2**63; got {self.round_index!r}")
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
         # NumPy and torch scalars are welcome at the door; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
@@ -112,11 +119,8 @@ class Experience:
         Returns:
             A number in [0, 1], or NaN when the log-probability is unknown.
         """
-        if kind not in POSSIBILITIES:
-            raise ValueError(f"possibility: must be one of {', '.join(POSSIBILITIES)}; got {kind!r}")
-        if self.logprob is None or self.num_tokens is None:
-            return math.nan
-        return min(1.0, math.exp(self.logprob / self.num_tokens if kind == "mean" else self.logprob))
+        logprob = np.nan if self.logprob is None else self.logprob
+        return float(possibility(logprob, self.num_tokens or 1, kind=kind))
 
     def to_row(self) -> dict[str, Any]:
         """Return the experience as a flat row with the keys of `COLUMNS`, made of plain values only."""
@@ -141,10 +145,44 @@ class Experience:
             if row.get(column) is None:
                 raise ValueError(f"{column}: required in an experience row; the row has {sorted(row)}")
         fields = {name: row[name] for name in COLUMNS if row.get(name) is not None}
-        fields["prompt"] = _without_padding(row["prompt"])
+        fields["prompt"] = without_padding(row["prompt"])
         fields.setdefault("program", fields["completion"])
-        fields.setdefault("task_id", _prompt_name(fields["prompt"]))
+        fields.setdefault("task_id", prompt_name(fields["prompt"]))
         return cls(**fields)
+
+
+def possibility(logprob: ArrayLike, num_tokens: ArrayLike, *, kind: str = "mean") -> FloatArray:
+    """Return P(program) of many programs, the possibility of Eq. 6; see `Experience.possibility`.
+
+    Args:
+        logprob: Log-probabilities (natural), shape [n]; NaN where unknown.
+        num_tokens: Number of tokens each sums over, shape [n], at least 1 where the log-probability is known.
+        kind: "mean" or "product".
+
+    Returns:
+        Possibilities, float64, shape [n], in [0, 1]; NaN where the log-probability is unknown.
+
+    Raises:
+        ValueError: The kind is neither.
+    """
+    if kind not in POSSIBILITIES:
+        raise ValueError(f"possibility: must be one of {', '.join(POSSIBILITIES)}; got {kind!r}")
+    logarithm = np.asarray(logprob, dtype=np.float64)
+    if kind == "mean":
+        logarithm = logarithm / np.maximum(num_tokens, 1)
+    return np.asarray(np.minimum(np.exp(logarithm), 1.0), dtype=np.float64)
+
+
+def chat_json(prompt: Any) -> str:
+    """Return a chat prompt as JSON text, the same text for equal prompts.
+
+    Raises:
+        ValueError: A message holds what JSON cannot.
+    """
+    try:
+        return json.dumps(prompt, sort_keys=True, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prompt: chat messages must hold what JSON can hold; got {error}") from error
 
 
 def arrow_schema(*, chat: bool = False) -> pa.Schema:
@@ -186,8 +224,8 @@ def _check_pass_rate(pass_rate: float | None) -> None:
 
 
 def _check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
-    if num_tokens is not None and num_tokens < 1:
-        raise ValueError(f"num_tokens: must be at least 1; got {num_tokens!r}")
+    if num_tokens is not None and not 1 <= num_tokens < _INT64:
+        raise ValueError(f"num_tokens: must be at least 1, and below 2**63; got {num_tokens!r}")
     if logprob is None:
         return
     if num_tokens is None:
@@ -197,15 +235,20 @@ def _check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
         raise ValueError(f"logprob: must be at most 0, or None when unknown; got {logprob!r}")
 
 
-def _without_padding(prompt: Any) -> Any:
+def without_padding(prompt: Any) -> Any:
+    """Return a prompt without the keys of chat messages that a column of a data set filled with None."""
     # Arrow gives every message of a column the same keys and fills the missing ones with None.
     if not isinstance(prompt, list):
         return prompt
     return [
-        {key: value for key, value in message.items() if value is not None or key == "content"} for message in prompt
+        {key: value for key, value in message.items() if value is not None or key == "content"}
+        if isinstance(message, Mapping)
+        else message
+        for message in prompt
     ]
 
 
-def _prompt_name(prompt: Prompt) -> str:
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+def prompt_name(prompt: Prompt) -> str:
+    """Return the name of the task of a row that has none: equal prompts are one task."""
+    text = prompt if isinstance(prompt, str) else chat_json(prompt)
     return f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

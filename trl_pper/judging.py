@@ -1,43 +1,39 @@
-"""Generate programs and judge them, task by task: what collection and evaluation share.
+"""Generate programs and judge them at the same time: what collection and evaluation share.
 
-Enters: tasks, a source of programs and a judge. Leaves: for each task its programs with their verdicts, in order. When
-the source fails, what it wrote before is judged and handed on first.
+Enters: tasks, a source of programs and a judge. Leaves: for each task its programs with their verdicts, in order.
+While the source writes, a thread hands what it wrote to the judge. When the source fails, what it wrote before is
+judged and handed on first.
 """
 
 from __future__ import annotations
 
+import logging
+import queue
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from trl_pper.experience import Experience
 from trl_pper.extraction import extract_program
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram, ProgramSource
 from trl_pper.judge import Judge
+from trl_pper.judged import JudgedProgram
 from trl_pper.progress import CollectionProgress
+from trl_pper.replay import ReplayBuffer
 from trl_pper.task import CodingTask
-from trl_pper.verdict import Verdict
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
-#: Tasks generated for before their programs go to the judge together.
-TASKS_PER_JUDGING = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgedProgram:
-    """A generated program with what was extracted from it and what the judge said."""
-
-    task: CodingTask
-    generated: GeneratedProgram
-    program: str
-    verdict: Verdict
+#: How long the judging thread waits for a program before it looks at verdicts again.
+_READY_SECONDS = 0.02
 
 
 @dataclass
 class PhaseSeconds:
-    """Wall time spent generating and judging, in seconds."""
+    """Wall time spent generating and judging, in seconds; the two overlap."""
 
     generate: float = 0.0
     judge: float = 0.0
@@ -49,43 +45,176 @@ def judge_programs(
     judge: Judge,
     *,
     student: LocalModel | None = None,
+    wanted: Container[int] | None = None,
+    on_judged: Callable[[int, list[JudgedProgram]], None] | None = None,
     progress: CollectionProgress | None = None,
     seconds: PhaseSeconds | None = None,
-) -> Iterator[list[JudgedProgram]]:
-    """Generate and judge programs; yield those of each task, in the order of the tasks.
+) -> list[list[JudgedProgram]]:
+    """Generate programs and judge them meanwhile.
 
     Args:
         tasks: What to write programs for.
         source: Who writes them.
         judge: Who runs them.
         student: The model in training, for a source that needs one.
+        wanted: Positions whose programs are judged; those of other tasks are generated and dropped. None for all.
+        on_judged: Called, in another thread, with the position of each task and its judged programs, in order.
         progress: Shown how many programs were generated, judged and passing.
         seconds: Filled with the wall time of both phases.
+
+    Returns:
+        For each task its judged programs, in the order in which they were generated; none for an unwanted task.
+
+    Raises:
+        Exception: Whatever the source, the judge or `on_judged` raises, once what was generated before is judged.
     """
     seconds = seconds or PhaseSeconds()
-    generated = _timed(source.generate(tasks, student=student), seconds)
-    for chunk in _chunks(zip(tasks, generated, strict=True), TASKS_PER_JUDGING):
-        work = [
-            (
-                task,
-                programs,
-                [extract_program(p.completion, prompt=task.prompt, entry_point=task.entry_point) for p in programs],
-            )
-            for task, programs in chunk
-        ]
-        started = time.perf_counter()
-        verdicts = judge.run([(task, texts) for task, _, texts in work])
-        seconds.judge += time.perf_counter() - started
-        for (task, programs, texts), judged in zip(work, verdicts, strict=True):
-            if progress is not None:
-                progress.advance(judged)
-            yield [
-                JudgedProgram(task=task, generated=one, program=text, verdict=verdict)
-                for one, text, verdict in zip(programs, texts, judged, strict=True)
-            ]
+    judging = _Judging(judge, on_judged, progress, seconds)
+    try:
+        generated = _timed(source.generate(tasks, student=student), seconds)
+        for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
+            is_wanted = wanted is None or position in wanted
+            if progress is not None and is_wanted:
+                progress.generated(len(programs))
+            judging.put(task, programs if is_wanted else [], counts=is_wanted)
+    except Exception:
+        # A server gone after an hour: what it wrote until then was paid for, and is judged before the error goes on.
+        judging.finish()
+        raise
+    except BaseException:
+        judging.abandon()
+        raise
+    judging.finish()
+    return judging.judged
 
 
-def _timed(items: Iterator[T], seconds: PhaseSeconds) -> Iterator[T]:
+def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> ReplayBuffer:
+    """Judge the programs of a buffer again, by other tests or limits, without generating anything.
+
+    Args:
+        buffer: Whose programs to judge; it stays as it is.
+        tasks: Their tasks, found by `task_id`.
+        judge: Who runs them.
+
+    Returns:
+        A buffer with the same settings and the new pass rates. Programs that could not be judged are left out, and a
+        warning tells how many.
+
+    Raises:
+        ValueError: The buffer holds programs of a task that is not among `tasks`.
+    """
+    by_id = {task.task_id: task for task in tasks}
+    held: dict[str, list[Experience]] = {}
+    for experience in buffer:
+        held.setdefault(experience.task_id, []).append(experience)
+    missing = sorted(held.keys() - by_id.keys())
+    if missing:
+        raise ValueError(
+            f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
+            "Pass the tasks the programs were written for, with their new tests"
+        )
+    verdicts = judge.run([(by_id[task_id], [one.program for one in ones]) for task_id, ones in held.items()])
+    judged = {
+        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes)
+        for ones, given in zip(held.values(), verdicts, strict=True)
+        for one, verdict in zip(ones, given, strict=True)
+        if verdict.pass_rate is not None
+    }
+    if len(judged) < len(buffer):
+        logger.warning(
+            "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
+        )
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
+    result.add(judged[one.key] for one in buffer if one.key in judged)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """The programs of one task on their way to the judge; `counts` is whether anybody asked for them."""
+
+    task: CodingTask
+    programs: list[GeneratedProgram]
+    texts: list[str]
+    counts: bool
+
+
+class _Judging:
+    """The judging half of `judge_programs`: a thread that feeds the judge and hands on what it says."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        on_judged: Callable[[int, list[JudgedProgram]], None] | None,
+        progress: CollectionProgress | None,
+        seconds: PhaseSeconds,
+    ) -> None:
+        self.judge = judge
+        self.on_judged = on_judged
+        self.progress = progress
+        self.seconds = seconds
+        self.judged: list[list[JudgedProgram]] = []
+        self._error: BaseException | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._at_work: deque[_Job] = deque()
+        self._busy_since = 0.0
+        self._abandoned = False
+        # A daemon, so that an interrupted run does not wait for the programs of its last task.
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, task: CodingTask, programs: list[GeneratedProgram], *, counts: bool) -> None:
+        """Have the programs of a task judged; raise what went wrong with earlier ones."""
+        if self._error is not None:
+            raise self._error
+        texts = [extract_program(one.completion, prompt=task.prompt, entry_point=task.entry_point) for one in programs]
+        self._jobs.put(_Job(task=task, programs=programs, texts=texts, counts=counts))
+
+    def finish(self) -> None:
+        """Wait until everything is judged; raise what went wrong."""
+        self._jobs.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def abandon(self) -> None:
+        """Begin nothing more, and wait for nothing: somebody wants to leave."""
+        self._abandoned = True
+
+    def _run(self) -> None:
+        try:
+            for verdicts in self.judge.stream(self._ready()):
+                job = self._at_work.popleft()
+                if not self._at_work:
+                    self.seconds.judge += time.perf_counter() - self._busy_since
+                judged = [
+                    JudgedProgram(task=job.task, generated=one, program=text, verdict=verdict)
+                    for one, text, verdict in zip(job.programs, job.texts, verdicts, strict=True)
+                ]
+                if self.on_judged is not None:
+                    self.on_judged(len(self.judged), judged)
+                self.judged.append(judged)
+                if self.progress is not None and job.counts:
+                    self.progress.judged(verdicts)
+        except BaseException as error:
+            self._error = error
+
+    def _ready(self) -> Iterator[tuple[CodingTask, list[str]] | None]:
+        while not self._abandoned:
+            try:
+                job = self._jobs.get(timeout=_READY_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
+            if job is None:
+                return
+            if not self._at_work:
+                self._busy_since = time.perf_counter()
+            self._at_work.append(job)
+            yield job.task, job.texts
+
+
+def _timed(items: Iterator[list[GeneratedProgram]], seconds: PhaseSeconds) -> Iterator[list[GeneratedProgram]]:
     while True:
         started = time.perf_counter()
         item = next(items, None)
@@ -93,24 +222,3 @@ def _timed(items: Iterator[T], seconds: PhaseSeconds) -> Iterator[T]:
         if item is None:
             return
         yield item
-
-
-def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of `size` items; when the items fail, first those that came before."""
-    chunk: list[T] = []
-    iterator = iter(items)
-    while True:
-        try:
-            chunk.append(next(iterator))
-        except StopIteration:
-            break
-        except Exception:
-            # A server gone after an hour: what it wrote until then was paid for, and is judged before the error.
-            if chunk:
-                yield chunk
-            raise
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader
 
 from trl_pper import __version__
-from trl_pper.collector import CollectionReport
+from trl_pper.collection_report import CollectionReport
 from trl_pper.replay import ReplayBuffer
 
 

@@ -6,6 +6,7 @@ indices drawn. Nothing here holds state: the same arguments give the same answer
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -13,9 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray: TypeAlias = NDArray[np.float64]
-PriorityFunction: TypeAlias = Callable[[FloatArray], ArrayLike]
-
-PRIORITIES = ("proportional", "rank", "uniform", "filter")
+PriorityFunction: TypeAlias = Callable[..., ArrayLike]
 
 
 def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight: float = 0.5) -> FloatArray:
@@ -56,6 +55,82 @@ def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight:
     return np.where(unknown, passed, np.minimum(mixed, 1.0))
 
 
+def proportional(p2values: ArrayLike) -> FloatArray:
+    """Return the priorities of proportional replay (Eq. 8): the P2Values themselves, shape [n]."""
+    return _not_negative("p2values", p2values).copy()
+
+
+def rank(p2values: ArrayLike) -> FloatArray:
+    """Return the priorities of rank-based replay (Eq. 8): 1 / rank, shape [n], the largest P2Value having rank 1.
+
+    Tied programs get the mean of 1 / rank over the ranks they occupy together, so that the order in which they were
+    stored never matters.
+
+    Examples:
+        >>> rank([0.5, 0.9, 0.5]).round(3)
+        array([0.417, 1.   , 0.417])
+    """
+    values = _not_negative("p2values", p2values)
+    return _shared_by_ties(values, 1.0 / np.arange(1, values.size + 1))
+
+
+def uniform(p2values: ArrayLike) -> FloatArray:
+    """Return priority 1 for every program, shape [n]: the control without priorities."""
+    return np.ones(_vector("p2values", p2values).shape)
+
+
+def filter(p2values: ArrayLike, *, pass_rate: ArrayLike | None = None) -> FloatArray:
+    """Return priority 1 for programs that pass every test, else 0, shape [n]: rejection sampling.
+
+    Args:
+        p2values: P2Values, shape [n], taken to be pass rates when `pass_rate` is omitted.
+        pass_rate: Pass rates, shape [n].
+
+    Raises:
+        ValueError: No program passes every test.
+    """
+    values = _not_negative("p2values", p2values)
+    rates = values if pass_rate is None else _matching_pass_rate(pass_rate, values)
+    passing = rates >= 1.0
+    if rates.size and not passing.any():
+        raise ValueError(
+            f'priority: "filter" draws only programs that pass every test, and none of {rates.size} does '
+            f'(best pass rate {rates.max():.3f}). Collect more programs, or use priority="proportional"'
+        )
+    return passing.astype(np.float64)
+
+
+_NAMED: dict[str, PriorityFunction] = {
+    "proportional": proportional,
+    "rank": rank,
+    "uniform": uniform,
+    "filter": filter,
+}
+PRIORITIES = tuple(_NAMED)
+_FUNCTION = "function:"
+
+
+def priority_name(priority: str | PriorityFunction | None) -> str | None:
+    """Return the name of a priority: of a function that is none of this module, "function:" and where it is found.
+
+    Examples:
+        >>> priority_name(rank), priority_name("rank"), priority_name(np.sqrt)
+        ('rank', 'rank', 'function:numpy.sqrt')
+    """
+    if not callable(priority):
+        return priority
+    for name, function in _NAMED.items():
+        if priority is function:
+            return name
+    named = priority if hasattr(priority, "__qualname__") else type(priority)
+    return f"{_FUNCTION}{named.__module__}.{named.__qualname__}"
+
+
+def needs_function(name: str) -> bool:
+    """Return whether a name given by `priority_name` stands for a function that only its owner has."""
+    return name.startswith(_FUNCTION)
+
+
 def draw_probabilities(
     p2values: ArrayLike,
     *,
@@ -72,17 +147,19 @@ def draw_probabilities(
       they occupy together, so the order in which they were stored never matters;
     - "uniform": 1 for every program (the control without priorities); the exponent plays no role;
     - "filter": 1 for programs that pass every test, else 0 (rejection sampling); the exponent plays no role;
-    - a function: what it returns for the P2Values.
+    - a function: what it returns for the P2Values, to which the exponent applies. The functions of this module stand
+      for their names; one of the user's may be composed of them.
 
     Exponent 0 is uniform over all programs, also those of priority 0 (0 ** 0 is 1, as in Python). When every priority
     is 0, Eq. 7 is undefined and the draw is uniform.
 
     Args:
         p2values: P2Values, shape [n], finite, not negative.
-        priority: One of `PRIORITIES`, or a function from P2Values to priorities of the same shape, not negative.
+        priority: One of `PRIORITIES`, or a function from P2Values to priorities of the same shape, not negative. A
+            function with an argument named `pass_rate` is given the pass rates by that keyword.
         exponent: The exponent e, finite, not negative (the paper's second alpha). Large ones sharpen the draw.
-        pass_rate: Pass rates, shape [n], read by "filter" only. When omitted, the P2Values are taken to be pass
-            rates, which they are at `possibility_weight=0`.
+        pass_rate: Pass rates, shape [n], read by "filter" and by functions that ask for them. When omitted, the
+            P2Values are taken to be pass rates, which they are at `possibility_weight=0`.
 
     Returns:
         Probabilities, float64, shape [n], sum 1; an empty array for no programs.
@@ -95,6 +172,8 @@ def draw_probabilities(
         array([0.75, 0.25])
         >>> draw_probabilities([0.2, 0.9, 0.2], priority="rank").round(3)
         array([0.227, 0.545, 0.227])
+        >>> draw_probabilities([0.5, 0.5], priority=lambda p2values, pass_rate: pass_rate, pass_rate=[0.75, 0.25])
+        array([0.75, 0.25])
     """
     if not (np.isfinite(exponent) and exponent >= 0):
         raise ValueError(f"exponent: must be finite and not negative; got {exponent!r}")
@@ -103,15 +182,20 @@ def draw_probabilities(
     values = _not_negative("p2values", p2values)
     if values.size == 0:
         return values
-    if callable(priority):
-        return _proportional(_called(priority, values), exponent)
-    if priority == "proportional":
-        return _proportional(values, exponent)
-    if priority == "rank":
-        return _rank_based(values, exponent)
-    if priority == "filter":
-        return _fully_passing(values if pass_rate is None else _matching_pass_rate(pass_rate, values))
-    return np.full(values.size, 1.0 / values.size)
+    name = priority_name(priority)
+    if name == "proportional":
+        return _powers(values, exponent)
+    if name == "rank":
+        with np.errstate(over="ignore"):
+            by_rank = np.exp(-exponent * np.log(np.arange(1, values.size + 1)))
+        return _normalized(_shared_by_ties(values, by_rank))
+    if name == "uniform":
+        return _normalized(uniform(values))
+    rates = values if pass_rate is None else _matching_pass_rate(pass_rate, values)
+    if name == "filter":
+        return _normalized(filter(values, pass_rate=rates))
+    assert callable(priority)
+    return _powers(_called(priority, values, rates), exponent)
 
 
 def draw_indices(probabilities: ArrayLike, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
@@ -138,20 +222,33 @@ def draw_indices(probabilities: ArrayLike, size: int, *, seed: int, round_index:
         >>> draw_indices([0.5, 0.0, 0.5], 6, seed=0, round_index=0, step=0)
         array([0, 0, 0, 2, 2, 0])
     """
+    return draw_from(cumulative(probabilities), size, seed=seed, round_index=round_index, step=step)
+
+
+def cumulative(probabilities: ArrayLike) -> FloatArray:
+    """Return the cumulative distribution that `draw_from` reads, shape [n]: what a draw costs a pass over all for.
+
+    Raises:
+        ValueError: No probabilities, or they are negative or do not sum to 1.
+    """
     values = _not_negative("probabilities", probabilities)
     if values.size == 0:
         raise ValueError("probabilities: need at least one; got none, so there is nothing to draw from")
     if abs(float(values.sum()) - 1.0) > 1e-9:
         raise ValueError(f"probabilities: must sum to 1; got a sum of {values.sum()!r}. Use draw_probabilities")
+    return np.asarray(np.cumsum(values), dtype=np.float64)
+
+
+def draw_from(distribution: FloatArray, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
+    """Draw indices from a distribution made by `cumulative`; the rest is as in `draw_indices`."""
     if size < 0:
         raise ValueError(f"size: must not be negative; got {size!r}")
     for name, value in (("seed", seed), ("round_index", round_index), ("step", step)):
         if not 0 <= value < 2**64:
             raise ValueError(f"{name}: must be in [0, 2**64); got {value!r}")
-    cumulative = np.cumsum(values)
     # `side="right"` steps over items of probability 0; a uniform below 1 times the total stays below the total.
     uniforms = _uniforms(size, seed=seed, round_index=round_index, step=step)
-    return np.asarray(np.searchsorted(cumulative, uniforms * cumulative[-1], side="right"), dtype=np.int64)
+    return np.asarray(np.searchsorted(distribution, uniforms * distribution[-1], side="right"), dtype=np.int64)
 
 
 def effective_sample_size(probabilities: ArrayLike) -> float:
@@ -177,42 +274,44 @@ def _uniforms(size: int, *, seed: int, round_index: int, step: int) -> FloatArra
     return np.asarray((bits >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
-def _proportional(priorities: FloatArray, exponent: float) -> FloatArray:
+def _powers(priorities: FloatArray, exponent: float) -> FloatArray:
+    """Return Eq. 7 of some priorities."""
     largest = priorities.max()
     if exponent == 0.0 or largest == 0.0:
-        return np.full(priorities.size, 1.0 / priorities.size)
+        return _normalized(np.ones(priorities.size))
     # In logarithms relative to the largest: a large exponent would underflow every power to 0 and the sum with it.
     with np.errstate(divide="ignore", over="ignore"):
-        weights = np.exp(exponent * (np.log(priorities) - np.log(largest)))
+        return _normalized(np.exp(exponent * (np.log(priorities) - np.log(largest))))
+
+
+def _normalized(weights: FloatArray) -> FloatArray:
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def _rank_based(values: FloatArray, exponent: float) -> FloatArray:
-    with np.errstate(over="ignore"):
-        by_rank = np.exp(-exponent * np.log(np.arange(1, values.size + 1)))
-    # Groups of equal values, largest first; each member gets the mean weight of the ranks its group occupies.
+def _shared_by_ties(values: FloatArray, by_rank: FloatArray) -> FloatArray:
+    """Return the weight of each value's rank; equal values get the mean weight of the ranks they occupy together."""
+    if values.size == 0:
+        return values
     _, group, members = np.unique(-values, return_inverse=True, return_counts=True)
     first_rank = np.concatenate(([0], np.cumsum(members)[:-1]))
-    weights = (np.add.reduceat(by_rank, first_rank) / members)[group]
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
+    return np.asarray((np.add.reduceat(by_rank, first_rank) / members)[group], dtype=np.float64)
 
 
-def _fully_passing(pass_rate: FloatArray) -> FloatArray:
-    passing = pass_rate >= 1.0
-    if not passing.any():
-        raise ValueError(
-            f'priority: "filter" draws only programs that pass every test, and none of {pass_rate.size} does '
-            f'(best pass rate {pass_rate.max():.3f}). Collect more programs, or use priority="proportional"'
-        )
-    return np.asarray(passing / passing.sum(), dtype=np.float64)
-
-
-def _called(priority: PriorityFunction, values: FloatArray) -> FloatArray:
-    # A copy: the function may sort or scale its argument in place, and callers keep theirs.
-    priorities = _not_negative("priority", priority(values.copy()))
+def _called(priority: PriorityFunction, values: FloatArray, pass_rate: FloatArray) -> FloatArray:
+    # Copies: the function may sort or scale its arguments in place, and callers keep theirs.
+    keywords = {"pass_rate": pass_rate.copy()} if _takes_pass_rate(priority) else {}
+    priorities = _not_negative("priority", priority(values.copy(), **keywords))
     if priorities.shape != values.shape:
         raise ValueError(f"priority: the function must return {values.size} priorities; got {priorities.size}")
     return priorities
+
+
+def _takes_pass_rate(priority: PriorityFunction) -> bool:
+    try:
+        parameter = inspect.signature(priority).parameters.get("pass_rate")
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        return False
+    return parameter is not None and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
 
 
 def _matching_pass_rate(pass_rate: ArrayLike, values: FloatArray) -> FloatArray:

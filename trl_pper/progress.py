@@ -1,7 +1,7 @@
-"""A live bar for a collection: tasks done, programs judged, programs passing.
+"""A live display of a collection: how far generating is, how far judging is, and how many programs pass.
 
-Enters: verdicts, task by task. Leaves: one line on a terminal, redrawn; nothing where the output is no terminal or
-quiet was asked for.
+Enters: counts and verdicts, from any thread. Leaves: two lines on a terminal, redrawn; nothing where the output is no
+terminal or quiet was asked for.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ class CollectionProgress:
 
     Args:
         total: Number of tasks.
-        title: Written before the bar.
+        title: Written before the bars.
         quiet: Whether to show nothing.
+        console: Where to show it; the standard error by default.
     """
 
-    def __init__(self, total: int, *, title: str = "", quiet: bool = False) -> None:
-        console = Console(stderr=True)
+    def __init__(self, total: int, *, title: str = "", quiet: bool = False, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("tasks · {task.fields[judged]} programs judged, [green]{task.fields[passing]} pass"),
+            TextColumn("tasks · {task.fields[programs]} programs{task.fields[passing]}"),
             TimeElapsedColumn(),
             console=console,
             disable=quiet or not console.is_terminal,
             transient=True,
         )
-        self._row = self._progress.add_task(title, total=total, judged=0, passing=0)
-        self.judged = 0
-        self.passing = 0
+        self._generated = self._progress.add_task(f"{title} generated".strip(), total=total, programs=0, passing="")
+        self._judged = self._progress.add_task(f"{title} judged".strip(), total=total, programs=0, passing="")
+        self.programs_generated = 0
+        self.programs_judged = 0
+        self.programs_passing = 0
 
     def __enter__(self) -> CollectionProgress:
         self._progress.start()
@@ -49,8 +52,14 @@ class CollectionProgress:
     ) -> None:
         self._progress.stop()
 
-    def advance(self, verdicts: Sequence[Verdict]) -> None:
+    def generated(self, programs: int) -> None:
+        """Count one task for which this many programs were generated."""
+        self.programs_generated += programs
+        self._progress.update(self._generated, advance=1, programs=self.programs_generated)
+
+    def judged(self, verdicts: Sequence[Verdict]) -> None:
         """Count one task whose programs got these verdicts."""
-        self.judged += len(verdicts)
-        self.passing += sum(verdict.accepted for verdict in verdicts)
-        self._progress.update(self._row, advance=1, judged=self.judged, passing=self.passing)
+        self.programs_judged += len(verdicts)
+        self.programs_passing += sum(verdict.accepted for verdict in verdicts)
+        passing = f", [green]{self.programs_passing} pass"
+        self._progress.update(self._judged, advance=1, programs=self.programs_judged, passing=passing)

@@ -84,7 +84,8 @@ class ReplayDataset(Dataset[Row]):
             ValueError: An experience keeps no token to learn from once cut to `max_length`.
         """
         asked = [int(position) for position in positions]
-        held = {position: self.buffer[position] for position in dict.fromkeys(asked)}
+        once = list(dict.fromkeys(asked))
+        held = dict(zip(once, self.buffer.take(once), strict=True))
         self._tokenized = {key: made for key, made in self._tokenized.items() if key in self.buffer}
         self._tokenize_missing({one.key: one for one in held.values()})
         rows = {position: self._tokenized[one.key].tokens for position, one in held.items()}

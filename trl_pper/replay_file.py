@@ -7,80 +7,73 @@ The columns are those of an experience, except that a chat prompt is JSON text i
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_pper.experience import Experience, arrow_schema
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trl_pper.atomic_file import atomic_file
+from trl_pper.experience_arrow import FILE, from_arrow, to_arrow
+from trl_pper.experience_columns import Columns
 
 _METADATA_KEY = b"trl_pper"
+#: Columns that repeat themselves: their values are written once a row group. Programs are all different.
+_REPEATING = ["task_id", "prompt", "chat_prompt", "outcomes.list.element", "source"]
 
 
-def write_experiences(path: str | Path, experiences: Iterable[Experience], *, metadata: Mapping[str, Any]) -> None:
+def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> None:
     """Write experiences to `path`; readers see the old file or the new one, never a part of it.
 
     Args:
         path: The file to write; its folder is created.
-        experiences: What to write, in order.
+        blocks: What to write, in order, a row group each.
         metadata: A JSON object to keep with them.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = arrow_schema().append(pa.field("chat_prompt", pa.string()))
-    schema = schema.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
-    table = pa.Table.from_pylist([_file_row(experience) for experience in experiences], schema=schema)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("xb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    schema = FILE.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=_REPEATING, write_page_checksum=True
+        ) as writer,
+    ):
+        for block in blocks:
+            writer.write_batch(to_arrow(block))
 
 
-def read_experiences(path: str | Path) -> tuple[dict[str, Any], list[Experience]]:
-    """Read what `write_experiences` wrote.
+def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
+    """Open what `write_columns` wrote.
 
     Returns:
-        The metadata and the experiences, in order.
+        The metadata, and the experiences in order, read and checked a row group at a time.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a saved buffer.
+        ValueError: The file is not a saved buffer; while the experiences are read, it is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         # Not `read_table`, which would make columns of folders named like `seed=1`.
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: must be a Parquet file written by ReplayBuffer.save; got {error}") from error
-    raw = (table.schema.metadata or {}).get(_METADATA_KEY)
+    raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
     if raw is None:
+        file.close()
         raise ValueError(
             f"{path}: holds no buffer settings, so ReplayBuffer.save did not write it. "
             "Load it with datasets and use ReplayBuffer.from_dataset"
         )
-    return json.loads(raw), [_experience(row) for row in table.to_pylist()]
+    return json.loads(raw), _row_groups(path, file)
 
 
-def _file_row(experience: Experience) -> dict[str, Any]:
-    row = experience.to_row()
-    if isinstance(row["prompt"], list):
-        row |= {"prompt": None, "chat_prompt": json.dumps(row["prompt"])}
-    return row
-
-
-def _experience(row: dict[str, Any]) -> Experience:
-    chat = row.pop("chat_prompt")
-    return Experience.from_row(row if chat is None else row | {"prompt": json.loads(chat)})
+def _row_groups(path: str | Path, file: pq.ParquetFile) -> Iterator[Columns]:
+    first_row = 0
+    with file:
+        for group in range(file.num_row_groups):
+            try:
+                table = file.read_row_group(group)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{path}: damaged in row group {group}; got {error}") from error
+            yield from from_arrow(table, first_row=first_row)
+            first_row += len(table)

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from trl_pper import __version__
-from trl_pper.collector import CollectionReport
+from trl_pper.collection_report import CollectionReport
 from trl_pper.experience import Experience
 from trl_pper.priority import effective_sample_size
 from trl_pper.replay import ReplayBuffer

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from trl_pper.priority import draw_indices
 from trl_pper.replay import ReplayBuffer
 
 Positions = NDArray[np.int64]
@@ -84,10 +83,10 @@ class PrioritizedSampler(Sampler[int]):
             yield from drawn[steps].ravel()[order].tolist()
 
     def _draw(self, round_index: int) -> Positions:
-        probabilities = self.buffer.probabilities()
+        distribution = self.buffer.distribution()
         return np.stack(
             [
-                draw_indices(probabilities, self.draws_per_step, seed=self.seed, round_index=round_index, step=step)
+                distribution.draw(self.draws_per_step, seed=self.seed, round_index=round_index, step=step)
                 for step in range(self.steps_per_round)
             ]
         )

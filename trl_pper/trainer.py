@@ -8,9 +8,7 @@ trainer wires the rooms together and owns no mathematics; the hooks it overrides
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +17,23 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from trl_pper.checkpoint import load_buffer, save_buffer
+from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
-from trl_pper.collector import BeamSampleCollector, CollectionReport
+from trl_pper.collection_report import CollectionReport
 from trl_pper.config import PPERConfig
 from trl_pper.evaluation import evaluate_tasks
 from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.judge import Judge, Limits
-from trl_pper.loss_weights import loss_weights
+from trl_pper.judge import Judge
 from trl_pper.model_card import replay_section
-from trl_pper.priority import FloatArray
+from trl_pper.processes import check_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
-from trl_pper.task import CodingTask, Prompt
+from trl_pper.task import CodingTask
+from trl_pper.trainer_checks import check_prompt_room, check_sharding, check_weighing, claim_buffer
+from trl_pper.trainer_parts import buffer_of, collector_of, config_of, judge_of, weights_of
 from trl_pper.training_data import (
     as_dataset,
     as_eval_dataset,
@@ -90,12 +89,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         buffer: ReplayBuffer | None = None,
         **sft_arguments: Any,
     ) -> None:
-        args = _config(args, model)
+        args = config_of(args, model)
+        check_processes()
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
         callbacks = list(callbacks or [])
-        self.buffer = buffer if buffer is not None else _buffer(args)
-        self.collector = _collector(callbacks, train)
+        self.buffer = buffer if buffer is not None else buffer_of(args)
+        self.collector = collector_of(callbacks, train)
         if self.collector is not None and self.collector not in callbacks:
             callbacks.append(self.collector)
         self._judge: Judge | None = None
@@ -109,9 +109,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks=callbacks,
             **sft_arguments,
         )
+        check_sharding(self.accelerator)
         if args.weighs_loss:
-            self._weigh_loss()
+            check_weighing(self.accelerator, self.compute_loss_func)
+            self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
+        claim_buffer(self.buffer, self.processing_class)
         self._complete_collector()
+        self._check_eval_tasks()
 
     @property
     def judge(self) -> Judge:
@@ -119,7 +123,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if self._judge is None:
             collector = self.collector
             self._judge = (
-                collector.judge if collector is not None and collector.judge is not None else _judge(self.args)
+                collector.judge if collector is not None and collector.judge is not None else judge_of(self.args)
             )
         return self._judge
 
@@ -132,6 +136,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             accelerator=self.accelerator,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             name=getattr(self.model.config, "_name_or_path", "") or "student",
+            gather=self.args.ds3_gather_for_generation,
         )
 
     @property
@@ -170,6 +175,17 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             programs = len(self.collector.tasks or []) * self.args.num_beams
         return max(1, math.ceil(programs / self.draws_per_step))
 
+    def _draws(self) -> dict[str, int]:
+        """Return what the draws depend on besides the buffer: keyword arguments of the sampler."""
+        return {
+            "draws_per_step": self.draws_per_step,
+            "steps_per_round": self.steps_per_round,
+            "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            "grouping_steps": self.args.length_grouping_steps,
+            # Which rows meet in a step depends on the micro-batches only where steps share their draws.
+            "micro_batch_size": self._train_batch_size if self.args.length_grouping_steps > 1 else 1,
+        }
+
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
@@ -178,43 +194,34 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return
         collector.source = collector.source or self.beam_search()
         collector.judge = collector.judge or self.judge
+        if collector.journal_folder is None:
+            # Names that start with an underscore are left out by `push_to_hub`.
+            collector.journal_folder = Path(self.args.output_dir) / "_pper" / "journal"
         collector.buffer = self.buffer
         collector.steps_per_round = self.steps_per_round
         # Asked for at each collection: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
         collector.find_student = lambda: self.student
         collector.on_collected = self._on_collected
-        self._check_prompt_room([task.prompt for task in collector.tasks or []])
+        tasks, args = collector.tasks or [], self.args
+        check_prompt_room(
+            tasks, self.student, max_length=args.max_length, max_completion_length=args.max_completion_length
+        )
+        if isinstance(collector.source, BeamSearchSource):
+            collector.source.check(tasks, student=self.student)
 
-    def _weigh_loss(self) -> None:
-        parallelism = self.accelerator.parallelism_config
-        if self.compute_loss_func is not None:
-            raise ValueError(
-                "compute_loss_func: must be None with importance_exponent or loss_weighting, which scale TRL's loss"
-            )
-        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ValueError(
-                "parallelism_config: importance_exponent and loss_weighting know no context or sequence parallelism, "
-                "which splits rows; turn one of them off"
-            )
-        self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
-
-    def _check_prompt_room(self, prompts: Sequence[Prompt]) -> None:
-        if self.args.max_length is None:
-            return
-        local = LocalModel(model=self.model, processing_class=self.processing_class)
-        longest = max(map(len, local.encode(prompts)), default=0)
-        if longest + self.args.max_completion_length > self.args.max_length:
-            raise ValueError(
-                f"max_length: must hold the longest prompt ({longest} tokens) and max_completion_length "
-                f"({self.args.max_completion_length}); got {self.args.max_length}. Raise it, set it to None, or drop "
-                "the longest tasks"
-            )
+    def _check_eval_tasks(self) -> None:
+        given = self.eval_dataset
+        for part in given.values() if isinstance(given, dict) else [given]:
+            if holds_tasks(part):
+                self.beam_search().check(load_tasks(part, format="native"), student=self.student)
 
     def _on_collected(self, report: CollectionReport) -> None:
         if not len(self.buffer):
             raise ValueError(
                 f"buffer: empty after round {report.round_index}: none of {report.programs} programs could be judged. "
-                "Look at `Judge().report()`; the sandbox may not work here"
+                "Look at `Judge().report()`; the sandbox may not work here. The programs are kept in "
+                f"{self.collector.journal_folder if self.collector else None} and are judged when the run is started "
+                "again"
             )
         self._log_apart(report.metrics())
 
@@ -224,11 +231,19 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.model.eval()
         self.log(metrics)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; see `Trainer.train`. The collector generates with the model in training."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; see `Trainer.train`. The collector generates with the model in training.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, or True for the newest one in `output_dir` that was written to
+                its end.
+            **kwargs: Passed on.
+        """
         if self.collector is not None:
             self.collector.next_round = 0
-        return super().train(*args, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(last_complete_checkpoint(self.args.output_dir))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # Hooks of SFTTrainer and Trainer; the contract test pins each.
 
@@ -248,7 +263,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return ReplayDataset(
                 self.buffer,
                 lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
-                weigh=_loss_weights(args) if args.weighs_loss else None,
+                weigh=weights_of(args) if args.weighs_loss else None,
             )
         if holds_tasks(dataset):
             return dataset
@@ -263,12 +278,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return PrioritizedSampler(
             self.buffer,
             prepare=self.train_dataset.prepare,
-            draws_per_step=self.draws_per_step,
-            steps_per_round=self.steps_per_round,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             global_step=lambda: self.state.global_step,
-            grouping_steps=self.args.length_grouping_steps,
-            micro_batch_size=self._train_batch_size,
+            **self._draws(),
         )
 
     def compute_loss(
@@ -292,7 +303,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         """Evaluate; on tasks by generating and judging, on anything else as `SFTTrainer` does.
 
         Returns:
-            For tasks `eval_pass_rate`, `eval_accuracy`, `eval_solved` and the counts of `TaskScores`.
+            For tasks `eval_pass_rate`, `eval_accuracy`, `eval_pass@k` (k as a number) and the counts of `TaskScores`.
         """
         given = as_eval_dataset(eval_dataset)
         chosen = self.eval_dataset if given is None else given
@@ -302,7 +313,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
         tasks = load_tasks(chosen, format="native")
         scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
-        metrics = {f"{metric_key_prefix}_{name}": float(value) for name, value in asdict(scores).items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics().items()}
         self._log_apart(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -320,67 +331,18 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             # Before the rest: a checkpoint that looks whole always has its buffer.
-            save_buffer(folder, self.buffer, next_round=self.collector.next_round if self.collector is not None else 0)
+            save_buffer(
+                folder,
+                self.buffer,
+                next_round=self.collector.next_round if self.collector is not None else 0,
+                draws=self._draws(),
+                num_processes=self.accelerator.num_processes,
+            )
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            next_round = load_buffer(Path(checkpoint), self.buffer)
+            next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
             if self.collector is not None:
                 self.collector.next_round = next_round
         super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def _config(args: PPERConfig | None, model: Any) -> PPERConfig:
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return PPERConfig(f"{Path(name).name or 'model'}-PPER")
-    if not isinstance(args, PPERConfig):
-        raise TypeError(
-            f"args: must be a PPERConfig; got {type(args).__name__}. PPERConfig takes every SFTConfig option"
-        )
-    return args
-
-
-def _buffer(args: PPERConfig) -> ReplayBuffer:
-    assert args.priority_exponent is not None  # PPERConfig puts a number in place of None
-    return ReplayBuffer(
-        args.buffer_capacity,
-        seed=args.seed,
-        possibility_weight=args.possibility_weight,
-        possibility=args.possibility,
-        priority=args.priority,
-        priority_exponent=args.priority_exponent,
-    )
-
-
-def _loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
-    return lambda buffer: loss_weights(
-        buffer.probabilities(),
-        buffer.p2values(),
-        importance_exponent=args.importance_exponent,
-        weighting=args.loss_weighting,
-    )
-
-
-def _judge(args: PPERConfig) -> Judge:
-    limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
-    workers = args.judge_workers
-    if workers is None:
-        # Each process of a launcher has a judge: together they get the cores once.
-        workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return Judge(workers=workers, isolation=args.judge_isolation, limits=limits)
-
-
-def _collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
-    given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
-    if len(given) > 1:
-        raise ValueError(f"callbacks: at most one BeamSampleCollector; got {len(given)}")
-    if not holds_tasks(train):
-        if given and given[0].tasks is None:
-            raise ValueError("callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs")
-        return given[0] if given else None
-    collector = given[0] if given else BeamSampleCollector()
-    if collector.tasks is None:
-        collector.tasks = load_tasks(train, format="native")
-    return collector

@@ -33,7 +33,10 @@ def as_dataset(name: str, data: Any) -> datasets.Dataset:
     if isinstance(data, datasets.Dataset):
         return data
     if not isinstance(data, Sequence) or not all(isinstance(task, CodingTask) for task in data):
-        raise TypeError(f"{name}: must be a list of CodingTask or a datasets.Dataset; got {type(data).__name__}")
+        raise TypeError(
+            f"{name}: must be a list of CodingTask or a datasets.Dataset, since every round goes through all of it; "
+            f"got {type(data).__name__}. Load a streamed data set without streaming=True"
+        )
     if not data:
         raise ValueError(f"{name}: must hold at least one task; got none")
     if len({isinstance(task.prompt, str) for task in data}) > 1:
@@ -45,10 +48,25 @@ def as_dataset(name: str, data: Any) -> datasets.Dataset:
 
 
 def as_eval_dataset(data: Any) -> Any:
-    """Return an evaluation set, or a mapping of named ones, with lists of tasks as data sets; else as it is."""
+    """Return an evaluation set, or a mapping of named ones, with lists of tasks as data sets; else as it is.
+
+    Raises:
+        TypeError: A list holds something other than tasks, or tasks are streamed.
+        ValueError: Rows have a task id but no tests.
+    """
     if isinstance(data, dict):
         return {name: as_eval_dataset(part) for name, part in data.items()}
-    return as_dataset("eval_dataset", data) if isinstance(data, list | tuple) else data
+    if isinstance(data, list | tuple):
+        return as_dataset("eval_dataset", data)
+    columns = set(getattr(data, "column_names", None) or [])
+    if columns >= TASK_COLUMNS:
+        return as_dataset("eval_dataset", data)
+    if columns >= TASK_COLUMNS - {"tests"} and "completion" not in columns:
+        raise ValueError(
+            f"eval_dataset: tasks need the columns {sorted(TASK_COLUMNS)} to be judged; got {sorted(columns)}. Add "
+            "the tests (see load_tasks), or a completion to compute a loss on"
+        )
+    return data
 
 
 def holds_tasks(data: Any) -> bool:

@@ -55,6 +55,24 @@ for _name, _program in {
         expected="timeout|memory_limit" if "zeros" in _name else "timeout",
     )
 
+_DRIBBLE = """
+import os, struct, time
+os.write(3, struct.pack("<Q", 100_000))
+while True:
+    os.write(3, b"x")
+    time.sleep(0.002)
+"""
+attack("words that dribble in", "Time runs on while the program speaks.", _DRIBBLE, expected="timeout")
+ATTACKS.append(
+    Attack(
+        name="an answer that dribbles in",
+        target="Time runs on while the program speaks.",
+        program="def f(x):" + _DRIBBLE.replace("\n", "\n    "),
+        tests=FunctionTests(code=f"assert f(1) == {NUMBER}", entry_point="f"),
+        expected="timeout",
+    )
+)
+
 # Memory. -----------------------------------------------------------------------------------------------------------
 
 for _name, _program in {
@@ -181,7 +199,8 @@ attack(
     "Folders nested deeper than any path are removed.",
     "import os\nfor _ in range(150):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nprint('deep')",
     output="deep",
-    expected="accepted",
+    # Where no file system counts, the judge may look before the end: what is too deep to be named is too much.
+    expected={"namespaces": "accepted", "landlock": "judged"},
 )
 attack(
     "files below a path too long to name",

@@ -73,7 +73,7 @@ attack(
 attack(
     "patches the runner",
     "The runner's code in the program's process is a copy that nobody trusts.",
-    "from trl_pper.judge import script\nscript._run_once = lambda code: script.DONE\n"
+    "from trl_pper.judge import script\nscript._run_once = lambda *_: script.DONE\n"
     "script.describe = lambda *_: ('passed', '', '', '')\nraise ValueError",
 )
 for _channel in ("os.close(3)", "os.closerange(0, 256)", "os.dup2(1, 3)"):

@@ -7,6 +7,7 @@ ordinary training run (collector, judge, buffer, sampler, trainer) on a model sm
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ STEPS_PER_ROUND = 50
 SCORES = {
     "accuracy": "tasks solved by the first program",
     "pass_rate": "tests passed by the first program",
-    "solved": "tasks solved by any of 3 programs",
+    "pass@3": "tasks solved by any of 3 programs",
 }
 
 
@@ -48,7 +49,7 @@ def run_demo(
         options: Options of `PPERConfig` that differ from the demo's.
 
     Returns:
-        `{"pass_rate": {"before", "after"}, "accuracy": {"before", "after"}, "solved": {...}, "programs_judged",
+        `{"pass_rate": {"before", "after"}, "accuracy": {"before", "after"}, "pass@3": {...}, "programs_judged",
         "isolation", "seconds": {...}}`.
     """
     started = time.perf_counter()
@@ -57,6 +58,8 @@ def run_demo(
     disable_progress_bar()
     console = Console()
     collector = BeamSampleCollector()
+    # Begins anew: the programs of an earlier demo would come from its journal.
+    shutil.rmtree(output / "run", ignore_errors=True)
     trainer = _trainer(collector, _config(output, seed, rounds or ROUNDS, options or {}))
     seconds = {"load": time.perf_counter() - started}
     console.print(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from trl_pper.generation.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.task import CodingTask
@@ -63,6 +64,34 @@ class BeamSearchSource:
             name = getattr(model.config, "_name_or_path", "") or type(model).__name__
             self._own = LocalModel(model=model, processing_class=processing_class, name=name)
 
+    @property
+    def uses_student(self) -> bool:
+        """Whether the model in training writes the programs."""
+        return self._own is None
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return all that decides what this source writes: its settings, the weights and the tokenizer."""
+        local = self._model(student)
+        with local.inference() as bare:
+            weights = weights_fingerprint(bare)
+        return {
+            "source": type(self).__name__,
+            "num_beams": self.num_beams,
+            "max_completion_length": self.max_completion_length,
+            "batch_size": self.batch_size,
+            "length_penalty": self.length_penalty,
+            "weights": weights,
+            "tokenizer": tokenizer_fingerprint(local.processing_class),
+        }
+
+    def _model(self, student: LocalModel | None) -> LocalModel:
+        local = self._own or student
+        if local is None:
+            raise ValueError(
+                "model: this source has none and no model in training was given; pass BeamSearchSource(model=...)"
+            )
+        return local
+
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
@@ -76,17 +105,17 @@ class BeamSearchSource:
             ValueError: There is no model, the vocabulary holds fewer tokens than beams, or a prompt and its
                 completion do not fit the model's context.
         """
-        local = self._own or student
-        if local is None:
-            raise ValueError(
-                "model: this source has none and no model in training was given; pass BeamSearchSource(model=...)"
-            )
-        prompt_ids = local.encode([task.prompt for task in tasks])
-        self._check(local, tasks, prompt_ids)
+        local = self._model(student)
+        prompt_ids = self._checked_prompts(local, tasks)
         for start in range(0, len(tasks), self.batch_size):
             yield from self._generate_batch(local, prompt_ids[start : start + self.batch_size])
 
-    def _check(self, local: LocalModel, tasks: Sequence[CodingTask], prompt_ids: list[list[int]]) -> None:
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        """Raise the ValueError that `generate` would raise, before anything is generated."""
+        self._checked_prompts(self._model(student), tasks)
+
+    def _checked_prompts(self, local: LocalModel, tasks: Sequence[CodingTask]) -> list[list[int]]:
+        prompt_ids = local.encode([task.prompt for task in tasks])
         vocabulary = local.config.vocab_size
         if self.num_beams >= vocabulary:
             raise ValueError(f"num_beams: must be below the vocabulary size {vocabulary}; got {self.num_beams}")
@@ -99,6 +128,7 @@ class BeamSearchSource:
                     f"max_completion_length: {self.max_completion_length} tokens after the {len(ids)} of task "
                     f"{task.task_id!r} exceed the model's context of {context}; lower it or drop the task"
                 )
+        return prompt_ids
 
     def _generate_batch(self, local: LocalModel, prompts: list[list[int]]) -> Iterator[list[GeneratedProgram]]:
         eos = local.eos_token_ids()
@@ -111,6 +141,8 @@ class BeamSearchSource:
                 input_ids=torch.tensor(padded, device=local.device),
                 attention_mask=torch.tensor(mask, device=local.device),
                 generation_config=self.generation_config(eos, local.pad_token_id),
+                # A process whose beams have ended goes on with those of the others, which need its shards.
+                synced_gpus=local.is_sharded,
             )
         completions = [_until_end(row, eos) for row in output[:, width:].tolist()]
         repeated = [ids for ids in prompts for _ in range(self.num_beams)]

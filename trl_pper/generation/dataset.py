@@ -6,6 +6,8 @@ log-probability keep None; the collector scores those under the model in trainin
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ class DatasetSource:
         1
     """
 
+    uses_student = False
+
     def __init__(self, rows: str | Path | Iterable[Mapping[str, Any]], *, name: str | None = None) -> None:
         origin = str(rows) if isinstance(rows, str | Path) else "rows"
         self.name = name or (Path(origin).name if isinstance(rows, str | Path) else "dataset")
@@ -63,6 +67,14 @@ class DatasetSource:
             GeneratedProgram(completion=text, logprob=logprob, num_tokens=num_tokens, source=self.name)
             for text in texts
         ]
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return all that decides what this source writes: the programs themselves, as a digest."""
+        sha = hashlib.sha256()
+        for task_id, programs in self._programs.items():
+            rows = [(one.completion, one.logprob, one.num_tokens, one.source) for one in programs]
+            sha.update(json.dumps([task_id, rows]).encode() + b"\n")
+        return {"source": type(self).__name__, "programs": sha.hexdigest()}
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None

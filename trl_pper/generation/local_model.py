@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from transformers import GenerationConfig
 from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
@@ -32,6 +33,8 @@ class LocalModel:
         gradient_checkpointing_kwargs: What to re-enable gradient checkpointing with afterwards.
         name: What the record says of who generated or scored.
         adapter: Whether the adapters of a PEFT model take part; False is the base model's view, of the same weights.
+        gather: Whether weights that DeepSpeed ZeRO-3 shards come together in each process during inference; False
+            gathers layer by layer, slower, in the memory that training takes.
     """
 
     model: Any
@@ -40,6 +43,7 @@ class LocalModel:
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     name: str = "model"
     adapter: bool = True
+    gather: bool = True
 
     def without_adapter(self) -> LocalModel:
         """Return the same model with its adapters left out during inference: the base model, at no further memory.
@@ -47,7 +51,7 @@ class LocalModel:
         Raises:
             ValueError: The model has no adapters.
         """
-        bare = _unwrapped(self.model)
+        bare = extract_model_from_parallel(self.model)
         if not hasattr(bare, "disable_adapter"):
             raise ValueError(
                 f"model: must be a PeftModel to leave its adapter out; got {type(bare).__name__}. Pass peft_config, "
@@ -56,15 +60,27 @@ class LocalModel:
         return replace(self, adapter=False, name=f"{self.name} without adapter")
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether a forward pass takes every process (DeepSpeed ZeRO-3, FSDP)."""
+        if self.accelerator is None:
+            return False
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return bool(self.accelerator.state.deepspeed_plugin.zero_stage == 3)
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs have to be."""
-        device: torch.device = next(self.model.parameters()).device
+        parameter = next(self.model.parameters())
+        is_shard = hasattr(parameter, "ds_id") or hasattr(parameter, "to_local")
+        # A shard may be kept elsewhere than where the whole parameter comes together.
+        device: torch.device = self.accelerator.device if is_shard and self.accelerator else parameter.device
         return device
 
     @property
     def config(self) -> Any:
         """The text configuration of the bare model."""
-        return _unwrapped(self.model).config.get_text_config()
+        return extract_model_from_parallel(self.model).config.get_text_config()
 
     @property
     def pad_token_id(self) -> int:
@@ -74,7 +90,7 @@ class LocalModel:
 
     def eos_token_ids(self) -> list[int]:
         """Every token that ends a completion: the tokenizer's and those of the generation configuration."""
-        configured = _unwrapped(self.model).generation_config.eos_token_id
+        configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})
 
@@ -113,7 +129,7 @@ class LocalModel:
         Train mode together with gradient checkpointing, TRL's default, makes `generate` drop its cache and write
         garbage without a word; a generation configuration shipped with the weights turns beam search into sampling.
         """
-        bare = _unwrapped(self.model)
+        bare = extract_model_from_parallel(self.model)
         training = {module: module.training for module in self.model.modules()}
         checkpointing = bool(getattr(bare, "is_activation_checkpointing", False))
         configs = {holder: holder.generation_config for holder in _config_holders(bare)}
@@ -124,7 +140,7 @@ class LocalModel:
             if checkpointing:
                 bare.activation_checkpointing_disable()
             if self.accelerator is not None:
-                bare = _enter_unwrapped(stack, self.model, self.accelerator)
+                bare = _enter_unwrapped(stack, self.model, self.accelerator, gather=self.gather)
             if not self.adapter:
                 stack.enter_context(_adapter_left_out(bare))
             self.model.eval()
@@ -186,11 +202,11 @@ class LocalModel:
         return [float(total) for total in (chosen * scored[:, first + 1 :]).sum(-1).tolist()]
 
 
-def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any) -> Any:
+def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any, *, gather: bool) -> Any:
     with warnings.catch_warnings():
         # TRL 1.16 asks for the state of checkpointing by a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return stack.enter_context(unwrap_model_for_generation(model, accelerator))
+        return stack.enter_context(unwrap_model_for_generation(model, accelerator, gather_deepspeed3_params=gather))
 
 
 @contextlib.contextmanager
@@ -225,12 +241,6 @@ def _weights_left_unpacked(bare: Any) -> Iterator[None]:
     finally:
         for module, flag in packing.items():
             module.support_avx512bf16_for_cpu = flag
-
-
-def _unwrapped(model: Any) -> Any:
-    while not hasattr(model, "generation_config") and hasattr(model, "module"):
-        model = model.module
-    return model
 
 
 def _config_holders(bare: Any) -> list[Any]:

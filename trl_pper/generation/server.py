@@ -39,6 +39,8 @@ class ServerSource:
         3
     """
 
+    uses_student = False
+
     def __init__(
         self,
         base_url: str,
@@ -62,6 +64,17 @@ class ServerSource:
         self.extra_body = dict(extra_body or {})
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_seconds = timeout_seconds
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return what is asked of which model; where the server runs plays no role."""
+        return {
+            "source": type(self).__name__,
+            "model": self.model,
+            "num_programs": self.num_programs,
+            "max_completion_length": self.max_completion_length,
+            "temperature": self.temperature,
+            "extra_body": self.extra_body,
+        }
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None

@@ -39,7 +39,17 @@ class GeneratedProgram:
 
 @runtime_checkable
 class ProgramSource(Protocol):
-    """Anything that writes programs for tasks."""
+    """Anything that writes programs for tasks.
+
+    Three further members are optional:
+
+    - `batch_size`, how many tasks are generated for at once (1 without it): a collection is shared out among
+      processes, and gone on with after a crash, in such batches;
+    - `identity(student=...)`, plain values that decide what would be written. Without it nothing tells whether
+      programs from before a crash are those that would be written now, and a restarted collection begins anew;
+    - `uses_student`, False for a source that never calls the model in training. With sharded weights the processes
+      have to take the same number of batches from any other (True without it).
+    """
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None

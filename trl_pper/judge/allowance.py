@@ -1,4 +1,4 @@
-"""What a running test may still use: CPU time of the candidate, wall time, and wall time of all tests together.
+"""What a running test may still use: CPU time of the candidate, wall time, and any bound on all tests together.
 
 Enters: limits and a process id. Leaves: functions that wait for a socket, and `TimeoutError("cpu")` or `("wall")`. The
 CPU time of the referee itself is bounded by its own timer.
@@ -6,6 +6,7 @@ CPU time of the referee itself is bounded by its own timer.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import time
@@ -23,11 +24,11 @@ class Allowance:
     Args:
         cpu_seconds: CPU seconds of one test.
         wall_seconds: Wall seconds of one test.
-        tests: Number of tests; a test that runs many times starts its allowance as often, so that the time of all
-            of them together has a bound too.
+        tests: Number of tests, where a test that runs many times starts its allowance as often, so that the time of
+            all of them together needs a bound too; `math.inf` sets none.
     """
 
-    def __init__(self, *, cpu_seconds: float, wall_seconds: float, tests: int) -> None:
+    def __init__(self, *, cpu_seconds: float, wall_seconds: float, tests: float = math.inf) -> None:
         self.cpu_seconds = cpu_seconds
         self.wall_seconds = wall_seconds
         self.end = time.monotonic() + (tests + 1) * wall_seconds
@@ -63,7 +64,8 @@ class Allowance:
 
         def wait(sock: socket.socket, event: int) -> None:
             poll = polls[event]
-            if poll.poll(_QUICK_MILLISECONDS):
+            # Bytes that keep dribbling in are always ready; the wall clock ends those as well.
+            if poll.poll(_QUICK_MILLISECONDS) and time.monotonic() < self.wall_end:
                 return
             while True:
                 left = self.check()

@@ -74,17 +74,26 @@ class Batch:
             self._pool.append(threading.Thread(target=self._serve, daemon=True))
             self._pool[-1].start()
 
-    def wait(self, job: Job, seconds: float | None = None) -> bool:
-        """Wait until `job` is finished; return False when that took longer than `seconds`.
+    def wait(self, job: Job, seconds: float | None = None, *, or_hungry: bool = False) -> bool:
+        """Wait until `job` is finished, and return whether it is.
+
+        Args:
+            job: What to wait for.
+            seconds: The longest wait, or None.
+            or_hungry: Whether to come back, too, when another job could be used.
 
         Raises:
             BaseException: What went wrong in a thread, beyond a failed sandbox.
         """
+
+        def over() -> bool:
+            return job.unfinished == 0 or self.error is not None or (or_hungry and self.hungry)
+
         with self.changed:
-            done = self.changed.wait_for(lambda: job.unfinished == 0 or self.error is not None, seconds)
+            self.changed.wait_for(over, seconds)
             if self.error is not None:
                 raise self.error
-            return done
+            return job.unfinished == 0
 
     def cancel(self) -> None:
         """Begin no more programs and break off those in flight; their verdicts stay None."""

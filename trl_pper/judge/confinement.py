@@ -28,8 +28,6 @@ from dataclasses import dataclass
 
 from trl_pper.judge import kernel, landlock, namespaces, seccomp
 
-#: From strongest to weakest.
-ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _FIRST_UID = 1_879_048_192
@@ -62,7 +60,7 @@ class Confinement:
     """The confinement of one worker; made once in it, before it forks anything.
 
     Args:
-        level: One of `ISOLATION_LEVELS`.
+        level: One of `ladder.ISOLATION_LEVELS`.
         directory: A directory of the worker's own; programs work in it unless the level brings a file system.
         imports: Import paths that programs may use beside the standard library.
         limits: From `Limits.to_dict()`.
@@ -182,10 +180,6 @@ class Confinement:
     def input_file(self) -> int:
         """Return a descriptor of a new, empty file for a script's standard input."""
         return namespaces.input_file() if self.process_namespaces else os.memfd_create("input")
-
-    def fork_referee(self) -> int:
-        """Fork a child that is to be a referee; return 0 in the child."""
-        return kernel.fork()
 
     def children(self) -> list[int]:
         """Return the process ids of this process's children."""

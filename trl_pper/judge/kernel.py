@@ -117,8 +117,8 @@ def close_from_call(first: int) -> Call:
 def fork() -> int:
     """Fork without Python's own at-fork handlers; return 0 in the child and its process id in the parent.
 
-    The handlers reseed `random`, renew locks and list threads, which costs a child about a millisecond of page
-    faults. A caller must have one thread only and hold no lock that the child will want.
+    The handlers reseed `random`, renew locks and list threads, which costs a child a copy of every page they write to.
+    A caller must have one thread only and hold no lock that the child will want.
 
     Raises:
         OSError: The kernel refused.

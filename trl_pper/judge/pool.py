@@ -28,6 +28,9 @@ from trl_pper.verdict import Outcome, Verdict
 
 _ATTEMPTS = 2
 _TAKE_SECONDS = 0.2
+#: How long to look at verdicts before asking once more for a job that was not ready.
+_READY_SECONDS = 0.02
+_END = object()
 #: Programs that name one of these get a worker that has numpy loaded, which would cost every other program.
 _NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
 
@@ -115,7 +118,7 @@ class Judge:
         )
 
     def stream(
-        self, jobs: Iterable[tuple[CodingTask, Sequence[str]]], *, deadline_seconds: float | None = None
+        self, jobs: Iterable[tuple[CodingTask, Sequence[str]] | None], *, deadline_seconds: float | None = None
     ) -> Iterator[list[Verdict]]:
         """Judge tasks with programs as they come, and yield the verdicts of each task in the same order.
 
@@ -123,7 +126,8 @@ class Judge:
         instance by a model, overlaps with judging. Abandoning the iterator breaks off what is in flight.
 
         Args:
-            jobs: Tasks, each with any number of programs; read as far ahead as keeps the workers busy.
+            jobs: Tasks, each with any number of programs; read as far ahead as keeps the workers busy. None among
+                them means that no job is ready yet: verdicts that are ready come out before the next one is asked for.
             deadline_seconds: As for `run`, from the first verdict asked for.
 
         Raises:
@@ -132,20 +136,28 @@ class Judge:
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
         batch = Batch(self.workers, self._take, self._give)
         waiting: deque[Job] = deque()
-        source = enumerate(jobs)
+        source, row = iter(jobs), 0
         try:
             exhausted = False
             while True:
-                while not exhausted and batch.hungry and (not waiting or waiting[0].unfinished):
-                    row, job = next(source, (-1, None))
-                    exhausted = row < 0
-                    if not exhausted:
+                ready = True
+                while ready and not exhausted and batch.hungry and (not waiting or waiting[0].unfinished):
+                    job = next(source, _END)
+                    exhausted, ready = job is _END, job is not None
+                    if ready and not exhausted:
                         waiting.append(Job(*_checked(row, job)))
                         batch.add(waiting[-1])
+                        row += 1
                 if not waiting:
-                    return
+                    if exhausted:
+                        return
+                    continue
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not batch.cancelled and not batch.wait(waiting[0], left):
+                pause = left if ready else min(_READY_SECONDS, left or _READY_SECONDS)
+                more = ready and not exhausted
+                if not batch.cancelled and not batch.wait(waiting[0], pause, or_hungry=more):
+                    if left is None or left > 0.0:
+                        continue
                     batch.cancel()
                 finished = waiting.popleft()
                 yield [verdict or _not_run(finished.task) for verdict in finished.verdicts]

@@ -48,7 +48,7 @@ def run_script(source: bytes, channel: socket.socket) -> None:
             _, *details = describe(error)
             words = codec.encode(("syntax", *details), max_bytes=_MAX_WORDS_BYTES)
         else:
-            words = _run_once(code)
+            words = _run_once(code, streams)
             state.restore()
         send_frame(channel, words)
 
@@ -67,6 +67,17 @@ class Streams:
             self._output = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
             self._errors = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
         vars(sys).update(stdout=self._output, __stdout__=self._output, stderr=self._errors, __stderr__=self._errors)
+
+    def flush(self) -> None:
+        """Write out what was printed, as an interpreter does at its end, also where `sys.stdout` is another by now."""
+        output = getattr(sys, "stdout", None)
+        if output is not None and not getattr(output, "closed", False):
+            output.flush()
+        try:
+            self._output.flush()  # type: ignore[union-attr]
+        except ValueError:
+            # It was closed, or its buffer taken from it.
+            pass
 
     def _intact(self) -> bool:
         output, errors = self._output, self._errors
@@ -91,7 +102,7 @@ def _connect(given: bytes, streams: Streams) -> None:
     streams.renew()
 
 
-def _run_once(code: types.CodeType) -> bytes:
+def _run_once(code: types.CodeType, streams: Streams) -> bytes:
     """Run the program from start to exit as an interpreter would; return what to tell the host."""
     failure: tuple[str, str, str, str] | None = None
     try:
@@ -105,7 +116,7 @@ def _run_once(code: types.CodeType) -> bytes:
         if not alone:
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        streams.flush()
     except BaseException as error:
         failure = failure or describe(error)
     if failure is not None:

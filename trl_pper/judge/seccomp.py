@@ -291,7 +291,7 @@ class Filter:
         self.instructions = instructions
         self.process_id_offsets = process_id_offsets
         # Everything `install` needs is made here, because each page of memory that a forked child writes first is
-        # copied for it: half the cost, otherwise.
+        # copied for it.
         self._code = ctypes.create_string_buffer(instructions, len(instructions))
         self.process_ids = [ctypes.c_uint32.from_buffer(self._code, offset) for offset in process_id_offsets]
         self._program = _Program(len(instructions) // _INSTRUCTION.size, ctypes.addressof(self._code))

@@ -12,15 +12,14 @@ import os
 import select
 import socket
 import struct
-import time
 import zlib
 from dataclasses import dataclass
 
 from trl_pper.judge import codec
+from trl_pper.judge.allowance import Allowance
 from trl_pper.judge.candidate import READY
-from trl_pper.judge.channel import ChannelClosed, FrameTooBig, frame, receive_frame, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, frame, send_frame
 from trl_pper.judge.compare import CheckerError, outputs_match
-from trl_pper.judge.cpu_clock import process_cpu_seconds
 from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
 from trl_pper.judge.script import DONE, SPENT
 from trl_pper.judge.worker import Worker, WorkerError, output_file, sealed_file
@@ -31,7 +30,6 @@ _MAX_WORDS_BYTES = 1 << 17
 #: Process, user and group, as the kernel attaches them to a message.
 _CREDENTIALS = struct.Struct("iII")
 _ANSWER_SECONDS = 30.0
-_TICK_SECONDS = 0.1
 
 
 def judge_stdio(worker: Worker, program: str, tests: StdioTests) -> Verdict:
@@ -40,17 +38,21 @@ def judge_stdio(worker: Worker, program: str, tests: StdioTests) -> Verdict:
     Raises:
         WorkerError: The sandbox failed.
     """
-    longest = max(len(case.input) for case in tests.cases)
+    longest = max(len(_encoded(case.input)) for case in tests.cases)
     if longest > worker.limits.file_bytes:
-        message = f"an input of {longest} characters is more than file_bytes, {worker.limits.file_bytes}, allows"
+        message = f"an input of {longest} bytes is more than file_bytes, {worker.limits.file_bytes}, allows"
         return Verdict.uniform(Outcome.UNSUPPORTED, len(tests.cases), message)
-    with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+    with sealed_file(_encoded(program)) as source:
         judging = _Judging(worker, source, tests)
         try:
             judging.run()
         finally:
             judging.drop()
     return judging.verdict()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,10 @@ class _Script:
         with theirs:
             descriptors = [theirs.fileno(), source, self.output, self.errors]
             worker.request("candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio")
-        self.poll = select.poll()
-        self.poll.register(self.channel, select.POLLIN)
         self.pid = self.await_ready()
-        self.start_clocks()
+        self.allowance = Allowance(cpu_seconds=self.limits.cpu_seconds, wall_seconds=self.limits.wall_seconds)
+        self.wait = self.allowance.waiter(self.channel)
+        self.reader = FrameReader(self.channel, self.wait)
 
     def await_ready(self) -> int:
         """Wait for the process's first word; return its id here, which the zygote, in a namespace, may not know.
@@ -91,7 +93,9 @@ class _Script:
             WorkerError: It ended before.
         """
         expected = frame(READY)
-        if self.poll.poll(1000 * _ANSWER_SECONDS):
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        if poll.poll(1000 * _ANSWER_SECONDS):
             word, attached, _, _ = self.channel.recvmsg(len(expected), socket.CMSG_SPACE(_CREDENTIALS.size))
             if word == expected and attached:
                 self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
@@ -99,32 +103,13 @@ class _Script:
         self.end()
         raise WorkerError("a candidate ended before it was ready")
 
-    def start_clocks(self) -> None:
-        """Start a test's allowance of CPU and wall time."""
-        self.cpu_start = process_cpu_seconds(self.pid) or 0.0
-        self.wall_start = time.monotonic()
-
-    def wait(self, sock: socket.socket, event: int) -> None:
-        """Return when the channel is ready; raise TimeoutError("cpu" or "wall") when the allowance is spent."""
-        poll = self.poll
-        if event != select.POLLIN:
-            poll = select.poll()
-            poll.register(sock, event)
-        left = self.limits.cpu_seconds
-        while not poll.poll(1000 * min(max(left, 0.001), _TICK_SECONDS)):
-            left = self.limits.cpu_seconds - ((process_cpu_seconds(self.pid) or 0.0) - self.cpu_start)
-            if left <= 0:
-                raise TimeoutError("cpu")
-            if time.monotonic() - self.wall_start >= self.limits.wall_seconds:
-                raise TimeoutError("wall")
-
     def run(self, given: bytes) -> tuple[bytes, str]:
         """Run the program on `given`; return its last words, or b"" and why there are none."""
         self.runs += 1
-        self.start_clocks()
+        self.allowance.start(self.pid)
         try:
             send_frame(self.channel, given, wait=self.wait)
-            return receive_frame(self.channel, max_bytes=_MAX_WORDS_BYTES, wait=self.wait), ""
+            return self.reader.read(_MAX_WORDS_BYTES), ""
         except TimeoutError as error:
             return b"", str(error)
         except (ChannelClosed, FrameTooBig):
@@ -192,11 +177,12 @@ class _Judging:
 
     def settled(self) -> _Result | None:
         """Return the result of every test still to come, once the program cannot do otherwise."""
-        outcomes = [result.outcome for result in self.results]
-        if outcomes.count(Outcome.TIMEOUT) >= self.limits.max_timeouts:
-            return _Result(outcome=Outcome.TIMEOUT)
-        if outcomes and outcomes[-1] is Outcome.SYNTAX_ERROR:
+        last = self.results[-1].outcome if self.results else Outcome.PASSED
+        if last is Outcome.SYNTAX_ERROR:
             return self.results[-1]
+        # Only a timeout can have been the one too many.
+        if last is Outcome.TIMEOUT and sum(one.outcome is last for one in self.results) >= self.limits.max_timeouts:
+            return _Result(outcome=Outcome.TIMEOUT)
         return None
 
     def fresh(self, case: StdioCase) -> _Result:
@@ -209,7 +195,7 @@ class _Judging:
         """Judge a test in the process at hand; let go of the process unless it passed."""
         script = self.script
         assert script is not None
-        words, reason = script.run(case.input.encode("utf-8", "surrogatepass"))
+        words, reason = script.run(_encoded(case.input))
         printed = script.printed()
         result = self.result(case, words, reason, printed, reused=script.runs > 1)
         if result.outcome is not Outcome.PASSED or words == SPENT:

@@ -89,14 +89,6 @@ def _renew_numbers(mine: Any, theirs: Any) -> bool:
     return True
 
 
-def _renew_counter(mine: dict[Any, Any], theirs: dict[Any, Any]) -> bool:
-    # A Counter's update adds.
-    mine.clear()
-    for key, value in theirs.items():
-        mine[key] = value
-    return True
-
-
 _SCALARS = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 _RENEW: dict[type, Callable[[Any, Any], bool]] = {
@@ -105,7 +97,8 @@ _RENEW: dict[type, Callable[[Any, Any], bool]] = {
     dict: _renew_dict,
     collections.OrderedDict: _renew_dict,
     collections.defaultdict: _renew_dict,
-    collections.Counter: _renew_counter,
+    # Its update adds to what is there, which is nothing by then.
+    collections.Counter: _renew_dict,
     set: _renew_set,
     bytearray: _renew_block,
     array.array: _renew_array,

@@ -46,7 +46,7 @@ _PRELOADED = (
 for _name in _PRELOADED:
     __import__(_name)
 
-from trl_pper.judge import candidate, referee  # noqa: E402
+from trl_pper.judge import candidate, kernel, referee  # noqa: E402
 from trl_pper.judge.confinement import FIRST_OWN_DESCRIPTOR, Confinement, LevelUnavailable, arrange_descriptors  # noqa: E402
 from trl_pper.judge.scratch import Scratch  # noqa: E402
 
@@ -147,7 +147,7 @@ class Zygote:
         """Fork a referee over descriptors host, tests and board; it replaces the one before."""
         self.kill_referee()
         parent = os.getpid()
-        pid = self.confinement.fork_referee()
+        pid = kernel.fork()
         if pid == 0:
             try:
                 os.setsid()

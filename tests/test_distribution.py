@@ -1,0 +1,148 @@
+"""Draws of a round: as often as their probabilities say, from a distribution that no later change touches."""
+
+import math
+
+import numpy as np
+import pytest
+from naive_replay import make
+
+from trl_pper import priority as priorities
+from trl_pper.distribution import Distribution
+from trl_pper.priority import draw_indices, draw_probabilities
+from trl_pper.replay import ReplayBuffer
+
+PROGRAMS = 30
+DRAWS, STEPS = 256, 200
+
+
+def hard_ones_first(p2values, *, pass_rate):
+    """A user's own priority: programs that pass half of their tests, weighed by their P2Value."""
+    return p2values * (1 - np.abs(2 * pass_rate - 1))
+
+
+def naive_priorities(values, rates):
+    ranks = [1 + sum(other > value for other in values) for value in values]
+    ties = [sum(other == value for other in values) for value in values]
+    return {
+        "proportional": values,
+        "rank": [sum(1 / (rank + k) for k in range(tied)) / tied for rank, tied in zip(ranks, ties, strict=True)],
+        "uniform": [1.0] * len(values),
+        "filter": [float(rate == 1.0) for rate in rates],
+        "own": [value * (1 - abs(2 * rate - 1)) for value, rate in zip(values, rates, strict=True)],
+    }
+
+
+def buffer_with(priority):
+    buffer = ReplayBuffer(priority=priority, seed=5)
+    buffer.add(
+        make(number, pass_rate=number % 5 / 4, logprob=-(number % 7) / 3, num_tokens=2) for number in range(PROGRAMS)
+    )
+    return buffer
+
+
+def chi_square(buffer, name):
+    """Return the statistic of what the buffer draws against naive probabilities, and its degrees of freedom."""
+    rates = [one.pass_rate for one in buffer]
+    values = [0.5 * one.possibility() + 0.5 * one.pass_rate for one in buffer]
+    weights = np.array(naive_priorities(values, rates)[name])
+    expected = weights / weights.sum() * DRAWS * STEPS
+    drawn = np.concatenate([buffer.draw(DRAWS, round_index=2, step=step) for step in range(STEPS)])
+    counts = np.bincount(drawn, minlength=PROGRAMS)
+    assert counts[expected == 0].sum() == 0
+    possible = expected > 0
+    return float(((counts - expected)[possible] ** 2 / expected[possible]).sum()), int(possible.sum()) - 1
+
+
+def critical_value(freedom, normal_quantile=3.719):
+    """The chi-square value exceeded with probability 1e-4 (Wilson and Hilferty 1931)."""
+    part = 2 / (9 * freedom)
+    return freedom * (1 - part + normal_quantile * math.sqrt(part)) ** 3
+
+
+EVERY_PRIORITY = [*((name, name) for name in priorities.PRIORITIES), ("own", hard_ones_first)]
+
+
+@pytest.mark.parametrize(("name", "priority"), EVERY_PRIORITY)
+def test_draws_are_as_frequent_as_their_probabilities(name, priority):
+    statistic, freedom = chi_square(buffer_with(priority), name)
+    assert statistic < critical_value(freedom)
+    # Neither too good to be true: a sampler that deals out quotas would be.
+    assert statistic > freedom - 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(("name", "priority"), EVERY_PRIORITY)
+def test_a_sampler_that_leans_to_one_side_would_be_found(monkeypatch, name, priority):
+    fair = priorities._uniforms
+    monkeypatch.setattr(priorities, "_uniforms", lambda *size, **stream: fair(*size, **stream) ** 1.06)
+    statistic, freedom = chi_square(buffer_with(priority), name)
+    assert statistic > critical_value(freedom)
+
+
+def test_a_sampler_of_another_exponent_would_be_found():
+    buffer = buffer_with("proportional")
+    buffer.priority_exponent = 1.1
+    statistic, freedom = chi_square(buffer, "proportional")
+    assert statistic > critical_value(freedom)
+
+
+def test_the_critical_value_is_the_tabulated_one():
+    assert critical_value(10, normal_quantile=1.645) == pytest.approx(18.307, rel=2e-3)
+    assert critical_value(29, normal_quantile=3.090) == pytest.approx(58.30, rel=2e-3)
+
+
+def test_a_distribution_draws_what_its_probabilities_draw():
+    probabilities = draw_probabilities(np.random.default_rng(1).random(1000), exponent=3.0)
+    distribution = Distribution(probabilities)
+    assert len(distribution) == 1000
+    for step in range(5):
+        where = {"seed": 2**64 - 1, "round_index": 3, "step": step}
+        assert distribution.draw(50, **where).tolist() == draw_indices(probabilities, 50, **where).tolist()
+
+
+def test_a_distribution_keeps_a_copy():
+    probabilities = np.array([0.5, 0.5])
+    distribution = Distribution(probabilities)
+    probabilities[:] = [1.0, 0.0]
+    assert distribution.probabilities.tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="read-only"):
+        distribution.probabilities[0] = 1.0
+
+
+def test_a_distribution_stays_what_it_is_when_the_buffer_changes():
+    buffer = buffer_with("rank")
+    distribution = buffer.distribution()
+    assert buffer.distribution() is distribution
+    drawn = distribution.draw(100, seed=5, round_index=0, step=0).tolist()
+    assert drawn == buffer.draw(100, round_index=0, step=0).tolist()
+    before = distribution.probabilities.tolist()
+    buffer.add([make(99, pass_rate=1.0), make(0, pass_rate=1.0)])
+    assert distribution.probabilities.tolist() == before
+    assert distribution.draw(100, seed=5, round_index=0, step=0).tolist() == drawn
+    assert len(buffer.distribution()) == PROGRAMS + 1
+
+
+def test_a_distribution_follows_the_settings_of_the_buffer():
+    buffer = buffer_with("proportional")
+    before = buffer.distribution()
+    buffer.priority_exponent = 5.0
+    assert buffer.distribution().probabilities.tolist() != before.probabilities.tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"size": -1}, "size"), ({"seed": -1}, "seed"), ({"round_index": 2**64}, "round_index"), ({"step": -1}, "step")],
+)
+def test_a_draw_names_the_argument_that_is_wrong(arguments, name):
+    with pytest.raises(ValueError, match=f"^{name}:"):
+        Distribution(np.array([1.0])).draw(**{"size": 1, "seed": 0, "round_index": 0, "step": 0, **arguments})
+
+
+@pytest.mark.parametrize("probabilities", [[], [0.5, 0.6], [1.5, -0.5], [math.nan]])
+def test_what_is_no_distribution_is_refused(probabilities):
+    with pytest.raises(ValueError, match=r"^probabilities:"):
+        Distribution(np.array(probabilities))
+
+
+def test_an_empty_buffer_has_no_distribution():
+    with pytest.raises(ValueError, match=r"empty.*add\(\)"):
+        ReplayBuffer().distribution()

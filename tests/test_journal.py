@@ -1,0 +1,166 @@
+"""The journal: what was judged is on the disk, whatever happens next."""
+
+import logging
+import os
+import signal
+
+import pytest
+
+from trl_pper.generation.source import GeneratedProgram
+from trl_pper.journal import Journal
+from trl_pper.judge import Limits
+from trl_pper.judged import JudgedProgram, judging_identity, task_identity
+from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.verdict import Outcome, Verdict
+
+OUTCOMES = [
+    (Outcome.PASSED, Outcome.PASSED),
+    (Outcome.PASSED, Outcome.WRONG_ANSWER),
+    (Outcome.SANDBOX_ERROR, Outcome.SANDBOX_ERROR),
+]
+
+
+def judged(task, number, outcomes=OUTCOMES[0], **generated) -> JudgedProgram:
+    fields = {"completion": f"    return {number}\n", "logprob": -0.1 * number - 1 / 3, "num_tokens": 4, "source": "m"}
+    return JudgedProgram(
+        task=task,
+        generated=GeneratedProgram(**{**fields, **generated}),
+        program=f"def f(x):\n    return {number}\n",
+        verdict=Verdict(outcomes=outcomes, message=f"message {number}", cpu_seconds=number / 7),
+    )
+
+
+def programs(task) -> list[JudgedProgram]:
+    return [judged(task, number, outcomes) for number, outcomes in enumerate(OUTCOMES)]
+
+
+def fill(folder, tasks) -> None:
+    with Journal(folder) as journal:
+        for task in tasks:
+            journal.append(task, programs(task), judged_by="limits")
+
+
+def fill_and_die(folder, tasks) -> None:
+    """Write as a process that is killed before it finishes its shard."""
+    pid = os.fork()
+    if pid == 0:
+        journal = Journal(folder)
+        for task in tasks:
+            journal.append(task, programs(task), judged_by="limits")
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(fill, ".parquet"), (fill_and_die, ".arrows")])
+def test_everything_comes_back_the_unjudged_programs_too(tmp_path, tasks, write, suffix):
+    write(tmp_path, tasks)
+    assert [path.suffix for path in tmp_path.iterdir()] == [suffix]
+    entries = Journal(tmp_path).read(tasks)
+    assert {position: entry.programs for position, entry in entries.items()} == {
+        position: tuple(programs(task)) for position, task in enumerate(tasks)
+    }
+    assert all(entry.judged_by == ("limits",) * 3 for entry in entries.values())
+
+
+def test_nothing_written_is_nothing_read(tmp_path, tasks):
+    with Journal(tmp_path / "none") as journal:
+        assert journal.read(tasks) == {}
+        journal.append(tasks[0], [], judged_by="limits")
+    assert not (tmp_path / "none").exists()
+
+
+def test_unknown_log_probabilities_and_chat_prompts_and_any_text_survive(tmp_path, tasks):
+    chat = CodingTask(task_id="chat", prompt=[{"role": "user", "content": "é\u2028 \x00"}], tests=tasks[0].tests)
+    one = judged(chat, 0, completion="\x00\n\u2029'\"", logprob=None, num_tokens=None)
+    journal = Journal(tmp_path)
+    journal.append(chat, [one], judged_by=None)
+    for _ in range(2):
+        (entry,) = journal.read([chat]).values()
+        assert entry.programs == (one,)
+        assert entry.judged_by == (None,)
+        journal.close()
+
+
+def test_tasks_are_known_by_id_and_prompt_not_by_tests_or_place(tmp_path, tasks):
+    fill(tmp_path, tasks)
+    moved = [tasks[2], tasks[0]]
+    assert set(Journal(tmp_path).read(moved)) == {0, 1}
+    first = tasks[0]
+    other_tests = CodingTask(task_id=first.task_id, prompt=first.prompt, tests=FunctionTests(code="assert f(1) == 9"))
+    other_prompt = CodingTask(task_id=first.task_id, prompt="# else\n", tests=first.tests)
+    assert set(Journal(tmp_path).read([other_tests, other_prompt])) == {0}
+    assert task_identity(first) == task_identity(other_tests) != task_identity(other_prompt)
+
+
+@pytest.mark.parametrize("cut", [1, 8, 200, 1100])
+def test_a_torn_shard_costs_the_last_program_alone_and_says_so(tmp_path, tasks, cut, caplog):
+    fill_and_die(tmp_path, tasks)
+    (shard,) = tmp_path.iterdir()
+    shard.write_bytes(shard.read_bytes()[:-cut])
+    with caplog.at_level(logging.WARNING):
+        entries = Journal(tmp_path).read(tasks)
+    # Eleven of twelve programs are there; the last task lacks one and is written anew as a whole.
+    assert "torn after 11 programs" in caplog.text
+    assert set(entries) == {0, 1, 2}
+    with Journal(tmp_path) as journal:
+        journal.append(tasks[3], programs(tasks[3]), judged_by="limits")
+    assert set(Journal(tmp_path).read(tasks)) == {0, 1, 2, 3}
+
+
+def test_a_shard_whose_end_was_never_written_ends_there(tmp_path, tasks, caplog):
+    fill_and_die(tmp_path, tasks)
+    (shard,) = tmp_path.iterdir()
+    whole = shard.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.rindex(b"return 2")] ^= 1
+    shard.write_bytes(bytes(flipped))
+    assert set(Journal(tmp_path).read(tasks)) == {0, 1, 2}
+    assert "the checksum of program 11 does not match" in caplog.text
+    shard.write_bytes(b"")
+    assert Journal(tmp_path).read(tasks) == {}
+
+
+def test_a_file_torn_anywhere_gives_whole_tasks_or_none(tmp_path, tasks):
+    fill_and_die(tmp_path, tasks[:1])
+    (shard,) = tmp_path.iterdir()
+    whole = shard.read_bytes()
+    for length in range(0, len(whole), 37):
+        shard.write_bytes(whole[:length])
+        assert Journal(tmp_path).read(tasks) == {}
+    shard.write_bytes(whole)
+    assert set(Journal(tmp_path).read(tasks)) == {0}
+
+
+def test_processes_write_shards_of_their_own_and_read_all(tmp_path, tasks):
+    first, second = Journal(tmp_path, process_index=0), Journal(tmp_path, process_index=1)
+    first.append(tasks[0], programs(tasks[0]), judged_by="limits")
+    second.append(tasks[1], programs(tasks[1]), judged_by="limits")
+    first.append(tasks[2], programs(tasks[2]), judged_by="limits")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert set(second.read(tasks)) == {0, 1, 2}
+    first.close()
+    assert set(second.read(tasks)) == {0, 1, 2}
+    second.close()
+
+
+def test_a_later_verdict_replaces_an_earlier_one(tmp_path, tasks):
+    fill(tmp_path, tasks[:1])
+    again = [judged(tasks[0], number, OUTCOMES[1]) for number in range(3)]
+    with Journal(tmp_path) as journal:
+        journal.append(tasks[0], again, judged_by="other limits")
+    (entry,) = Journal(tmp_path).read(tasks).values()
+    assert entry.programs == tuple(again)
+    assert entry.judged_by == ("other limits",) * 3
+
+
+def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
+    limits = Limits()
+    assert judging_identity(tasks[0], limits) == judging_identity(tasks[0], Limits())
+    assert judging_identity(tasks[0], limits) != judging_identity(tasks[1], limits)
+    assert judging_identity(tasks[0], limits) != judging_identity(tasks[0], Limits(cpu_seconds=1.0))
+    by_function = CodingTask(
+        task_id="io",
+        prompt="p",
+        tests=StdioTests(cases=(StdioCase(input="", output=""),), compare=lambda got, expected: True),
+    )
+    assert judging_identity(by_function, limits) is None

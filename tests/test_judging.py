@@ -1,0 +1,196 @@
+"""Generating and judging at the same time, and judging again without generating."""
+
+import logging
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from trl_pper import DatasetSource, Experience, FunctionTests, Judge, Limits, ReplayBuffer
+from trl_pper.generation.source import GeneratedProgram
+from trl_pper.judging import PhaseSeconds, judge_programs, rejudge
+from trl_pper.verdict import Outcome, Verdict
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(workers=2, limits=Limits(cpu_seconds=1.0)) as judge:
+        yield judge
+
+
+def source_of(tasks, bodies) -> DatasetSource:
+    return DatasetSource([{"task_id": task.task_id, "completions": list(bodies)} for task in tasks])
+
+
+class SlowSource:
+    """Takes its time for each task, and notes when it was done with it."""
+
+    def __init__(self, seconds: float, body: str = "    return 0\n", fails_at: int | None = None) -> None:
+        self.seconds, self.body, self.fails_at = seconds, body, fails_at
+        self.done: list[float] = []
+
+    def generate(self, tasks, *, student=None):
+        for number, _ in enumerate(tasks):
+            if number == self.fails_at:
+                raise ConnectionError("the server is gone")
+            time.sleep(self.seconds)
+            self.done.append(time.monotonic())
+            yield [GeneratedProgram(completion=self.body, logprob=None, num_tokens=None, source="slow")]
+
+
+def test_programs_come_back_by_task_and_in_order(judge, tasks):
+    rows = [{"task_id": task.task_id, "completions": ["    return 0\n"] * n} for n, task in enumerate(tasks)]
+    seen = []
+    judged = judge_programs(
+        tasks, DatasetSource(rows), judge, on_judged=lambda place, ones: seen.append((place, ones))
+    )
+    assert [len(programs) for programs in judged] == [0, 1, 2, 3]
+    assert [{one.task.task_id for one in programs} for programs in judged[1:]] == [{t.task_id} for t in tasks[1:]]
+    assert seen == list(enumerate(judged))
+
+
+def test_no_task_is_no_work(judge):
+    assert judge_programs([], DatasetSource([]), judge) == []
+
+
+def test_programs_nobody_asked_for_are_generated_and_dropped(judge, tasks):
+    judged = judge_programs(tasks, source_of(tasks, ["    return x\n"] * 2), judge, wanted={1, 3})
+    assert [len(programs) for programs in judged] == [0, 2, 0, 2]
+
+
+def test_each_task_is_handed_on_before_the_next_is_generated(judge, tasks):
+    source, handed_on = SlowSource(0.4), []
+    judge_programs(tasks, source, judge, on_judged=lambda *_: handed_on.append(time.monotonic()))
+    # A judge that waited for its next job would hand each task on only after the next one was there.
+    assert all(judged < following for judged, following in zip(handed_on, source.done[1:], strict=False))
+
+
+@pytest.mark.slow
+def test_judging_overlaps_with_generating(judge, tasks):
+    wait = "    while time.process_time() < end: pass\n"
+    burn = f"    import time\n    end = time.process_time() + 0.15\n{wait}    return x\n"
+    seconds = PhaseSeconds()
+    started = time.perf_counter()
+    judge_programs(tasks * 2, SlowSource(0.5, burn), judge, seconds=seconds)
+    wall = time.perf_counter() - started
+    assert seconds.generate >= 4.0
+    # Three tests of 0.15 s of CPU time each: one after the other, both phases would take 4 + 2.4 s at the least.
+    assert seconds.judge >= 1.0
+    assert wall < seconds.generate + 0.6 * seconds.judge
+
+
+def test_what_a_failing_source_wrote_before_is_judged_first(judge, tasks):
+    handed_on = []
+    with pytest.raises(ConnectionError, match="the server is gone"):
+        judge_programs(tasks, SlowSource(0.0, fails_at=3), judge, on_judged=lambda place, _: handed_on.append(place))
+    assert handed_on == [0, 1, 2]
+
+
+def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
+    def full_disk(place, judged):
+        raise OSError("no space left")
+
+    source = SlowSource(0.3)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="no space left"):
+        judge_programs(tasks * 5, source, judge, on_judged=full_disk)
+    assert len(source.done) < 10
+    assert threading.active_count() <= before
+
+
+@pytest.mark.slow
+def test_an_interrupt_waits_for_nothing(judge, tasks):
+    class Interrupted(SlowSource):
+        def generate(self, tasks, *, student=None):
+            yield from super().generate(tasks[:2])
+            raise KeyboardInterrupt
+
+    endless = "    while True: pass\n"
+    before = threading.active_count()
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        judge_programs(tasks, Interrupted(0.0, endless), judge)
+    assert time.perf_counter() - started < 0.5
+    # The thread ends by itself once what was in flight is judged.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_jobs_that_are_not_ready_do_not_hold_up_verdicts(judge, tasks):
+    asked = []
+
+    def jobs():
+        yield tasks[0], ["def f(x): return x + 1"]
+        while len(asked) < 50:
+            asked.append(time.monotonic())
+            yield None
+            time.sleep(0.02)
+        yield tasks[1], ["def f(x): return x + 2"]
+
+    stream = judge.stream(jobs())
+    assert next(stream)[0].accepted
+    assert len(asked) < 50
+    assert [verdict.accepted for verdict in next(stream)] == [True]
+    assert list(stream) == []
+
+
+@pytest.mark.slow
+def test_a_slow_task_does_not_keep_the_other_workers_idle(judge, tasks):
+    endless = "def f(x):\n    while True: pass\n"
+    busy = (
+        "def f(x):\n    import time\n    end = time.process_time() + 0.03\n"
+        "    while time.process_time() < end: pass\n    return x\n"
+    )
+    begun = time.monotonic()
+    ends = []
+    for _ in judge.stream([(tasks[0], [endless]), *[(task, [busy + f"# {n}"]) for n in range(4) for task in tasks]]):
+        ends.append(time.monotonic() - begun)
+    # Sixteen tasks of 0.09 s were judged while the first one ran into its limit, not after it.
+    assert ends[0] > 1.5
+    assert ends[-1] - ends[0] < 0.3
+
+
+def test_a_buffer_is_judged_again_by_other_tests(judge, tasks):
+    buffer = ReplayBuffer(capacity=9, possibility_weight=0.25, priority="rank")
+    programs = ["def f(x): return x + 1", "def f(x): return 1", "def f(x): return 7"]
+    buffer.add(
+        Experience(
+            task_id="add-1", prompt="p", completion=text, program=text, pass_rate=0.5, logprob=-2.0, num_tokens=4
+        )
+        for text in programs
+    )
+    stricter = replace(tasks[0], tests=FunctionTests(code="assert f(0) == 1\nassert f(5) == 6"))
+    again = rejudge(buffer, [tasks[1], stricter], judge)
+    assert again.pass_rates().tolist() == [1.0, 0.5, 0.0]
+    assert again[1].outcomes == (Outcome.PASSED, Outcome.WRONG_ANSWER)
+    assert again.settings() == buffer.settings()
+    assert [one.logprob for one in again] == [-2.0] * 3
+    assert buffer.pass_rates().tolist() == [0.5] * 3
+    assert len(rejudge(ReplayBuffer(), [], judge)) == 0
+
+
+def test_judging_again_names_missing_tasks_and_leaves_out_what_cannot_be_judged(judge, tasks, caplog):
+    buffer = ReplayBuffer()
+    buffer.add(
+        Experience(task_id=task.task_id, prompt="p", completion="c", program="def f(x): return 0", pass_rate=0.0)
+        for task in tasks[:2]
+    )
+    with pytest.raises(
+        ValueError, match=r"tasks: must hold every task of the buffer; 1 are missing, the first 'add-2'"
+    ):
+        rejudge(buffer, tasks[:1], judge)
+
+    class Broken(Judge):
+        def stream(self, jobs, *, deadline_seconds=None):
+            for task, programs in jobs:
+                broken = task.task_id == "add-2"
+                outcome = Outcome.SANDBOX_ERROR if broken else Outcome.PASSED
+                yield [Verdict.uniform(outcome, 3) for _ in programs]
+
+    with caplog.at_level(logging.WARNING), Broken(workers=1) as broken:
+        again = rejudge(buffer, tasks, broken)
+    assert [(one.task_id, one.pass_rate) for one in again] == [("add-1", 1.0)]
+    assert "1 of 2 programs could not be judged" in caplog.text

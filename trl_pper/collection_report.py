@@ -1,0 +1,115 @@
+"""What one collection did, in numbers: for the log, the model card and the report.
+
+Enters: the experiences of a round and the buffer they went into. Leaves: a `CollectionReport`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from trl_pper.experience import Experience
+from trl_pper.judging import PhaseSeconds
+from trl_pper.priority import effective_sample_size
+from trl_pper.replay import ReplayBuffer
+from trl_pper.replay_storage import AddReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionReport:
+    """What one collection did, over all processes.
+
+    Args:
+        round_index: The round, from 0.
+        programs: Programs generated.
+        judged: Programs with a verdict.
+        unjudged: Programs without one, left out of the buffer.
+        restored: Programs that a journal held from before a restart.
+        added: Programs new to the buffer.
+        duplicates: Programs the buffer already held; their probabilities were refreshed.
+        evicted: Experiences dropped for the buffer's capacity.
+        pass_rate: Mean pass rate of the judged programs, in [0, 1].
+        solved: Share of tasks with a program that passes every test, in [0, 1].
+        effective_sample_size: How many equally likely programs would be as varied a draw (Kish); 0 when nothing can
+            be drawn.
+        staleness: Mean age of a drawn program, in rounds.
+        generate_seconds: Wall time spent generating on this process.
+        judge_seconds: Wall time during which this process had programs to judge; overlaps with generating.
+        collect_seconds: Wall time of the whole collection.
+    """
+
+    round_index: int
+    programs: int
+    judged: int
+    unjudged: int
+    restored: int
+    added: int
+    duplicates: int
+    evicted: int
+    pass_rate: float
+    solved: float
+    effective_sample_size: float
+    staleness: float
+    generate_seconds: float
+    judge_seconds: float
+    collect_seconds: float
+
+    def metrics(self) -> dict[str, float]:
+        """Return the report as numbers for a log, each name with the prefix `pper/`."""
+        return {f"pper/{name}": float(value) for name, value in asdict(self).items()}
+
+
+def describe(
+    per_task: Sequence[Sequence[Experience]],
+    buffer: ReplayBuffer,
+    stored: AddReport,
+    *,
+    round_index: int,
+    unjudged: int,
+    restored: int,
+    seconds: PhaseSeconds,
+    collect_seconds: float,
+) -> CollectionReport:
+    """Sum up a collection.
+
+    Args:
+        per_task: The experiences of each task, those of all processes.
+        buffer: The buffer after they were added.
+        stored: What adding them did.
+        round_index: The round, from 0.
+        unjudged: Programs left out.
+        restored: Programs taken from a journal.
+        seconds: Wall time of both phases.
+        collect_seconds: Wall time of everything.
+    """
+    flat = [experience for found in per_task for experience in found]
+    sample_size, staleness = _draw(buffer, round_index)
+    return CollectionReport(
+        round_index=round_index,
+        programs=len(flat) + unjudged,
+        judged=len(flat),
+        unjudged=unjudged,
+        restored=restored,
+        added=stored.added,
+        duplicates=stored.refreshed,
+        evicted=stored.evicted,
+        pass_rate=_mean([experience.pass_rate for experience in flat]),
+        solved=_mean([any(experience.pass_rate == 1.0 for experience in found) for found in per_task]),
+        effective_sample_size=sample_size,
+        staleness=staleness,
+        generate_seconds=seconds.generate,
+        judge_seconds=seconds.judge,
+        collect_seconds=collect_seconds,
+    )
+
+
+def _draw(buffer: ReplayBuffer, round_index: int) -> tuple[float, float]:
+    """Return effective sample size and staleness of a draw; zeros where the sampler will find nothing to draw."""
+    if not len(buffer) or (buffer.priority == "filter" and not (buffer.pass_rates() >= 1.0).any()):
+        return 0.0, 0.0
+    probabilities = buffer.probabilities()
+    return effective_sample_size(probabilities), float(probabilities @ (round_index - buffer.round_indices()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(sum(values) / len(values)) if values else 0.0

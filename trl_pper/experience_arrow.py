@@ -1,0 +1,203 @@
+"""Arrow tables of experiences: the columns of a file, checked at the door, and back.
+
+Enters: a table with the columns of an experience, from a file, the Hub or the user. Leaves: columns as the buffer
+keeps them, after the checks that `Experience.from_row` makes, with its defaults and its errors, for all rows at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from trl_pper.experience import LOGPROB_TOLERANCE, Experience, arrow_schema, chat_json, prompt_name, without_padding
+from trl_pper.experience_columns import BLOCK_ROWS, TEXT, Columns, decode_outcomes, encode_outcomes, numbers_of
+from trl_pper.task import check_prompt
+
+#: Columns of a file of experiences: those of a data set, and `chat_prompt`, where `prompt` is null, as JSON text.
+FILE = pa.schema(
+    [
+        (field.name, pa.large_string() if field.type == pa.string() else field.type)
+        for field in arrow_schema().append(pa.field("chat_prompt", pa.string()))
+    ]
+)
+
+
+def to_arrow(columns: Columns) -> pa.RecordBatch:
+    """Return columns with the schema `FILE`."""
+    numbers = columns.numbers
+    arrays = dict(zip(TEXT.names, columns.text.columns, strict=True))
+    arrays["outcomes"] = decode_outcomes(arrays["outcomes"])
+    arrays["pass_rate"] = pa.array(numbers["pass_rate"])
+    arrays["logprob"] = pa.array(numbers["logprob"], mask=np.isnan(numbers["logprob"]))
+    arrays["num_tokens"] = pa.array(numbers["num_tokens"], mask=numbers["num_tokens"] == 0)
+    arrays["round_index"] = pa.array(numbers["round_index"])
+    return pa.record_batch([arrays[name] for name in FILE.names], schema=FILE)
+
+
+def from_arrow(table: pa.Table, *, first_row: int = 0) -> Iterator[Columns]:
+    """Yield a table's rows as columns, a block at a time.
+
+    Args:
+        table: Columns of an experience: `prompt` as text or as a list of messages, or `chat_prompt` as JSON;
+            `completion`; `pass_rate`. The others may lack, wholly or in some rows, as in `Experience.from_row`.
+        first_row: What the first row is called in errors.
+
+    Raises:
+        ValueError: A column has another type, or a row holds what no experience may hold; the message is that of
+            `Experience`, with a note of the row.
+    """
+    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+        yield _checked(batch, first_row)
+        first_row += len(batch)
+
+
+def _checked(batch: pa.RecordBatch, start: int) -> Columns:
+    given = {name: _typed(batch, name) for name in FILE.names}
+    chats, malformed = _canonical_chats(given["chat_prompt"])
+    numbers = numbers_of(
+        pass_rate=_array(given["pass_rate"], np.nan),
+        logprob=_array(given["logprob"], np.nan),
+        num_tokens=_array(given["num_tokens"], 0),
+        round_index=_array(given["round_index"], 0),
+    )
+    texts = {
+        "task_id": given["task_id"],
+        "prompt": pc.if_else(chats.is_valid(), None, given["prompt"]),
+        "chat_prompt": chats,
+        "completion": given["completion"],
+        "program": pc.coalesce(given["program"], given["completion"]),
+        "outcomes": encode_outcomes(given["outcomes"]),
+        "source": given["source"].fill_null(""),
+    }
+    wrong = malformed | _wrong(texts, numbers, given)
+    if wrong.any():
+        _refuse(batch, int(np.argmax(wrong)), start)
+    texts["task_id"] = _named(texts)
+    return Columns(text=pa.record_batch([texts[name] for name in TEXT.names], schema=TEXT), numbers=numbers)
+
+
+def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[str, pa.Array]) -> NDArray[np.bool_]:
+    """Return which rows are no experiences, shape [n]: all checks of `Experience` but those of the chat messages."""
+    empty = [pc.fill_null(pc.equal(texts[name], ""), False) for name in ("task_id", "prompt")]
+    lacking = [given["completion"].is_null(), pc.and_(given["prompt"].is_null(), given["chat_prompt"].is_null())]
+    pass_rate, logprob, num_tokens = (numbers[name] for name in ("pass_rate", "logprob", "num_tokens"))
+    unknown = np.isnan(logprob)
+    # Written so that NaN fails too.
+    checks = [
+        ~((pass_rate >= 0) & (pass_rate <= 1)),
+        _mask(given["num_tokens"].is_valid()) & (num_tokens < 1),
+        _mask(given["logprob"].is_valid()) & ((num_tokens == 0) | ~(logprob <= LOGPROB_TOLERANCE) | unknown),
+        numbers["round_index"] < 0,
+        _unknown_outcomes(texts["outcomes"]),
+        *map(_mask, empty),
+        *map(_mask, lacking),
+    ]
+    return np.asarray(np.logical_or.reduce(checks))
+
+
+def _unknown_outcomes(codes: pa.Array) -> NDArray[np.bool_]:
+    unknown = codes.flatten().to_numpy() < 0
+    before = np.concatenate(([0], np.cumsum(unknown)))
+    return np.asarray(np.diff(before[codes.offsets.to_numpy()]) > 0)
+
+
+def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
+    """Raise what `Experience.from_row` raises for a row."""
+    row = batch.slice(index, 1).to_pylist()[0]
+    try:
+        chat = row.pop("chat_prompt", None)
+        Experience.from_row(row if chat is None else row | {"prompt": _parsed(chat)})
+    except ValueError as error:
+        error.add_note(f"row {start + index}, counted from 0")
+        raise
+    raise AssertionError(f"row {start + index}: refused by the checks of columns, not by those of an experience")
+
+
+def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column with its type in `FILE`, valid UTF-8 if it is text; all null if the batch lacks it."""
+    if name == "chat_prompt" and _holds_messages(batch):
+        return _chats_of_messages(batch.column("prompt"))
+    if name not in batch.schema.names or (name == "prompt" and _holds_messages(batch)):
+        return pa.nulls(len(batch), FILE.field(name).type)
+    column, wanted = batch.column(name), FILE.field(name).type
+    # Arrow would also cast a number to text, and text to a number.
+    if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
+        raise ValueError(f"{name}: must be a column of {wanted}; got one of {column.type}")
+    try:
+        column = column.cast(wanted)
+        column.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"{name}: must be a column of {wanted}; got {error}") from error
+    return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _holds_messages(batch: pa.RecordBatch) -> bool:
+    return "prompt" in batch.schema.names and pa.types.is_nested(batch.schema.field("prompt").type)
+
+
+def _chats_of_messages(prompts: pa.Array) -> pa.Array:
+    texts = [None if prompt is None else chat_json(without_padding(prompt)) for prompt in prompts.to_pylist()]
+    return pa.array(texts, pa.large_string())
+
+
+def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Return chat prompts as `chat_json` writes them, and which of them are none."""
+    if chats.null_count == len(chats):
+        return chats, np.zeros(len(chats), np.bool_)
+    # The programs of a task share its prompt: each is parsed once.
+    encoded = chats.dictionary_encode()
+    texts, valid = [], []
+    for text in encoded.dictionary.to_pylist():
+        try:
+            prompt = _parsed(text)
+            check_prompt(prompt)
+            texts.append(chat_json(prompt))
+            texts[-1].encode()
+            valid.append(True)
+        except ValueError:
+            texts.append(text)
+            valid.append(False)
+    canonical = pa.array(texts, pa.large_string()).take(encoded.indices)
+    return canonical, _mask(pc.fill_null(pc.invert(pa.array(valid, pa.bool_()).take(encoded.indices)), False))
+
+
+def _parsed(chat: str) -> Any:
+    try:
+        prompt = json.loads(chat)
+    except ValueError as error:
+        raise ValueError(f"chat_prompt: must be chat messages as JSON; got {error}") from error
+    if not isinstance(prompt, list):
+        raise ValueError(f"chat_prompt: must be a list of chat messages as JSON; got {chat[:200]}")
+    return prompt
+
+
+def _named(texts: dict[str, pa.Array]) -> pa.Array:
+    """Return the names of the tasks, for those without one as `Experience.from_row` names them."""
+    task_id = texts["task_id"]
+    if not task_id.null_count:
+        return task_id
+    chats, prompts = texts["chat_prompt"].to_pylist(), texts["prompt"].to_pylist()
+    names = [
+        name if name is not None else prompt_name(prompt if chat is None else json.loads(chat))
+        for name, prompt, chat in zip(task_id.to_pylist(), prompts, chats, strict=True)
+    ]
+    return pa.array(names, pa.large_string())
+
+
+def _array(column: pa.Array, absent: float) -> NDArray[Any]:
+    return np.asarray(column.fill_null(absent).to_numpy(zero_copy_only=False))
+
+
+def _mask(column: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(column.to_numpy(zero_copy_only=False))

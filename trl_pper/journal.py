@@ -1,0 +1,259 @@
+"""The journal of a collection: every program on disk, with its verdict, as soon as it was judged.
+
+Enters: the judged programs of one task at a time. Leaves: on a restart, all that was written. Each process writes
+shards of its own and touches no other's, so nothing is locked. A shard in the making is an Arrow stream with one
+program to a batch, synced after each task; a finished one is Parquet. A crash costs at most the program that was being
+written, and reading says so. The journal holds programs that could not be judged, too: they were paid for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from trl_pper.atomic_file import atomic_file, sync_folder
+from trl_pper.generation.source import GeneratedProgram
+from trl_pper.judged import JudgedProgram, task_identity
+from trl_pper.task import CodingTask
+from trl_pper.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+#: What a row holds: the task (the prompt as JSON), the place among its programs, the program and its verdict.
+COLUMNS = {
+    "task": "string",
+    "task_id": "string",
+    "prompt": "string",
+    "place": "int64",
+    "programs": "int64",
+    "judged_by": "string",
+    "completion": "string",
+    "program": "string",
+    "outcomes": "list<string>",
+    "message": "string",
+    "cpu_seconds": "float64",
+    "logprob": "float64",
+    "num_tokens": "int64",
+    "source": "string",
+}
+_CHECKSUM = b"crc32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalEntry:
+    """The programs of one task as a journal holds them.
+
+    Args:
+        programs: All programs of the task, in the order in which they were generated.
+        judged_by: For each program the `judging_identity` of its verdict.
+    """
+
+    programs: tuple[JudgedProgram, ...]
+    judged_by: tuple[str | None, ...]
+
+
+class Journal:
+    """The shards of one collection in a folder, read and appended to.
+
+    Args:
+        folder: Where the shards live; made when the first program is written.
+        process_index: Which of several processes writes; part of its shards' names.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Journal(folder) as journal:
+        ...     journal.read([])
+        {}
+    """
+
+    def __init__(self, folder: str | Path, *, process_index: int = 0) -> None:
+        self.folder = Path(folder)
+        self.process_index = process_index
+        self._stream: _Stream | None = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def read(self, tasks: Sequence[CodingTask]) -> dict[int, JournalEntry]:
+        """Return what the journal holds of `tasks`, by their position; a task with a program missing is left out.
+
+        A torn shard is read as far as it goes, and a warning tells what it lost.
+        """
+        rows: dict[str, dict[int, dict[str, Any]]] = {}
+        for row in self._rows():
+            # Later rows win: a program judged again is appended again.
+            rows.setdefault(row["task"], {})[row["place"]] = row
+        entries = {}
+        for position, task in enumerate(tasks):
+            found = rows.get(task_identity(task), {})
+            if found and len(found) == max(row["programs"] for row in found.values()):
+                ordered = [found[place] for place in sorted(found)]
+                entries[position] = JournalEntry(
+                    programs=tuple(_judged(task, row) for row in ordered),
+                    judged_by=tuple(row["judged_by"] for row in ordered),
+                )
+        return entries
+
+    def append(self, task: CodingTask, programs: Sequence[JudgedProgram], *, judged_by: str | None) -> None:
+        """Write the programs of one task; they are on the disk when this returns.
+
+        Args:
+            task: What they were written for.
+            programs: All its programs, in the order in which they were generated.
+            judged_by: The `judging_identity` of the verdicts.
+        """
+        if not programs:
+            return
+        if self._stream is None:
+            self._stream = _Stream(self._new_shard())
+        shared = {
+            "task": task_identity(task),
+            "task_id": task.task_id,
+            "prompt": json.dumps(task.prompt),
+            "programs": len(programs),
+            "judged_by": judged_by,
+        }
+        self._stream.write([{**shared, "place": place, **_row(one)} for place, one in enumerate(programs)])
+
+    def close(self) -> None:
+        """Finish the shard that is being written: it becomes a Parquet file."""
+        if self._stream is not None:
+            self._stream.finish()
+            self._stream = None
+
+    def _new_shard(self) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Numbered after all that are there, so that the order of names is the order of writing.
+        numbers = [int(path.name.split("-")[0]) for path in _shards(self.folder)]
+        return self.folder / f"{max(numbers, default=-1) + 1:06d}-{self.process_index:05d}.arrows"
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for path in _shards(self.folder):
+            yield from _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path)
+
+
+class _Stream:
+    """One shard in the making."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self.schema = _schema()
+        self._file = path.open("xb")
+        sync_folder(path.parent)
+        self._writer = pa.ipc.new_stream(self._file, self.schema)
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append rows, each in a batch of its own, and sync."""
+        import pyarrow as pa
+
+        batch = pa.RecordBatch.from_pylist(list(rows), schema=self.schema)
+        for index, row in enumerate(batch.to_pylist()):
+            self._writer.write_batch(batch.slice(index, 1), custom_metadata={_CHECKSUM: _checksum(row)})
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Put a Parquet file in the stream's place."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._writer.close()
+        self._file.close()
+        table = pa.Table.from_pylist(list(_stream_rows(self.path)), schema=self.schema)
+        with atomic_file(self.path.with_suffix(".parquet")) as file:
+            pq.write_table(table, file, compression="zstd")
+        self.path.unlink()
+
+
+def _shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in (".arrows", ".parquet") and path.name[0] != ".")
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    yield from pq.ParquetFile(path).read().to_pylist()
+
+
+def _stream_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+
+    read = 0
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            while True:
+                batch, metadata = stream.read_next_batch_with_custom_metadata()
+                (row,) = batch.to_pylist()
+                if metadata is None or metadata[_CHECKSUM] != _checksum(row):
+                    raise ValueError(f"the checksum of program {read} does not match")
+                yield row
+                read += 1
+    except StopIteration:
+        return
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        logger.warning(
+            "%s: torn after %d programs (%s); at most the one that was being written is lost", path, read, error
+        )
+
+
+def _checksum(row: dict[str, Any]) -> bytes:
+    return b"%08x" % zlib.crc32(json.dumps(row, sort_keys=True).encode())
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "list<string>": pa.list_(pa.string()),
+    }
+    return pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+
+
+def _row(one: JudgedProgram) -> dict[str, Any]:
+    return {
+        "completion": one.generated.completion,
+        "program": one.program,
+        "outcomes": [str(outcome) for outcome in one.verdict.outcomes],
+        "message": one.verdict.message,
+        "cpu_seconds": one.verdict.cpu_seconds,
+        "logprob": one.generated.logprob,
+        "num_tokens": one.generated.num_tokens,
+        "source": one.generated.source,
+    }
+
+
+def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
+    return JudgedProgram(
+        task=task,
+        generated=GeneratedProgram(
+            completion=row["completion"], logprob=row["logprob"], num_tokens=row["num_tokens"], source=row["source"]
+        ),
+        program=row["program"],
+        verdict=Verdict(
+            outcomes=tuple(Outcome(outcome) for outcome in row["outcomes"]),
+            message=row["message"],
+            cpu_seconds=row["cpu_seconds"],
+        ),
+    )

@@ -1,0 +1,176 @@
+"""One process's share of a set of tasks: generated for, judged, and kept in a journal as it comes.
+
+Enters: all tasks, a source and a judge. Leaves: the judged programs of this process's tasks, by position. Tasks are
+dealt out in whole batches of the source, so that the padding, and with it the last bits of a log-probability, depend
+neither on the number of processes nor on where an earlier attempt was killed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.source import ProgramSource
+from trl_pper.journal import Journal
+from trl_pper.judge import Judge
+from trl_pper.judged import JudgedProgram, judging_identity
+from trl_pper.judging import PhaseSeconds, judge_programs
+from trl_pper.processes import meet
+from trl_pper.progress import CollectionProgress
+from trl_pper.task import CodingTask
+
+
+@dataclass
+class Share:
+    """What one process did.
+
+    Args:
+        judged: The judged programs of each task, by the task's position; filled while they come.
+        restored: Programs that the journal held already, so that nothing was generated for them.
+        seconds: Wall time of both phases.
+    """
+
+    judged: dict[int, list[JudgedProgram]] = field(default_factory=dict)
+    restored: int = 0
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+
+
+def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processes: int) -> list[list[int]]:
+    """Return the positions of each batch of tasks that falls to a process: batches are dealt out in turn.
+
+    Args:
+        tasks: Number of tasks.
+        batch_size: Tasks generated for together.
+        process_index: This process, from 0.
+        num_processes: Number of processes.
+
+    Examples:
+        >>> own_batches(7, 2, process_index=1, num_processes=2)
+        [[2, 3], [6]]
+    """
+    starts = range(process_index * batch_size, tasks, num_processes * batch_size)
+    return [list(range(start, min(start + batch_size, tasks))) for start in starts]
+
+
+def judge_share(
+    tasks: Sequence[CodingTask],
+    source: ProgramSource,
+    judge: Judge,
+    share: Share,
+    *,
+    student: LocalModel | None = None,
+    journal: Journal | None = None,
+    progress: CollectionProgress | None = None,
+) -> None:
+    """Generate for this process's tasks and judge what was written, skipping what the journal holds.
+
+    Args:
+        tasks: The tasks of all processes, in the same order everywhere.
+        source: Who writes programs; generates for `source.batch_size` tasks at once, or for each on its own.
+        judge: Who runs them.
+        share: Filled while the work goes on, so that an error leaves what was done before it.
+        student: The model in training.
+        journal: Where each task's programs are kept as soon as they are judged.
+        progress: Shown how far both phases are.
+    """
+    state = PartialState()
+    batches = own_batches(
+        len(tasks),
+        getattr(source, "batch_size", 1),
+        process_index=state.process_index,
+        num_processes=state.num_processes,
+    )
+    own = {position for batch in batches for position in batch}
+    if journal is not None:
+        _restore(tasks, own, judge, share, journal, progress)
+        if keeps_step(source, student):
+            # What was judged by other rules is judged anew, which takes each process its own time.
+            meet("reading the journal")
+    pending = [batch for batch in batches if not share.judged.keys() >= set(batch)]
+    order = [position for batch in _even(pending, len(tasks), source, student) for position in batch]
+    wanted = _first_places(order, own - share.judged.keys())
+
+    def keep(place: int, judged: list[JudgedProgram]) -> None:
+        position = order[place]
+        if place in wanted:
+            if journal is not None:
+                journal.append(tasks[position], judged, judged_by=judging_identity(tasks[position], judge.limits))
+            share.judged[position] = judged
+
+    judge_programs(
+        [tasks[position] for position in order],
+        source,
+        judge,
+        student=student,
+        wanted=wanted,
+        on_judged=keep,
+        progress=progress,
+        seconds=share.seconds,
+    )
+
+
+def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
+    """Return whether the processes generate batch by batch together, as each batch takes all shards of the model."""
+    return student is not None and student.is_sharded and getattr(source, "uses_student", True)
+
+
+def _restore(
+    tasks: Sequence[CodingTask],
+    own: set[int],
+    judge: Judge,
+    share: Share,
+    journal: Journal,
+    progress: CollectionProgress | None,
+) -> None:
+    """Take over what the journal holds; judge again what was judged by other tests or limits, or not at all."""
+    stale = []
+    for position, entry in sorted(journal.read(tasks).items()):
+        if position not in own:
+            continue
+        share.judged[position] = list(entry.programs)
+        share.restored += len(entry.programs)
+        now = judging_identity(tasks[position], judge.limits)
+        judged = all(one.verdict.pass_rate is not None for one in entry.programs)
+        if now is None or not judged or set(entry.judged_by) != {now}:
+            stale.append(position)
+    verdicts = judge.stream((tasks[position], [one.program for one in share.judged[position]]) for position in stale)
+    for position, given in zip(stale, verdicts, strict=True):
+        task, programs = tasks[position], share.judged[position]
+        share.judged[position] = [replace(one, verdict=verdict) for one, verdict in zip(programs, given, strict=True)]
+        journal.append(task, share.judged[position], judged_by=judging_identity(task, judge.limits))
+    if progress is not None:
+        for programs in share.judged.values():
+            progress.generated(len(programs))
+            progress.judged([one.verdict for one in programs])
+
+
+def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:
+    """Give every process of a sharded model the same number of full batches; repeats are generated and dropped."""
+    if not keeps_step(source, student):
+        return pending
+    size = min(getattr(source, "batch_size", 1), tasks)
+    needed = max(gather_object([len(pending)]))
+    filled = [[*batch, *[batch[0]] * (size - len(batch))] for batch in pending]
+    return filled + [list(range(size))] * (needed - len(filled))
+
+
+def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:
+    """Return where in `order` each missing position comes first."""
+    first: dict[int, int] = {}
+    for place, position in enumerate(order):
+        if position in missing:
+            first.setdefault(position, place)
+    return set(first.values())
+
+
+def even_pairs(
+    pairs: Sequence[tuple[list[int], list[int]]], filler: tuple[list[int], list[int]], *, batch_size: int
+) -> list[tuple[list[int], list[int]]]:
+    """Return `pairs` filled up so that every process of a sharded model scores the same number of batches."""
+    needed = max(gather_object([math.ceil(len(pairs) / batch_size)])) * batch_size
+    return [*pairs, *[filler] * (needed - len(pairs))]
