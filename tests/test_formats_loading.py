@@ -3,13 +3,12 @@
 import io
 import json
 import logging
-import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmark_rows import ROWS
-from loopback_hub import Client, LoopbackHub
+from loopback_hub import Client, LoopbackHub, Repository
 
 from trl_pper import Judge, load_tasks
 from trl_pper.formats import read_rows
@@ -192,25 +191,54 @@ def test_a_file_has_no_split_and_no_subset(tmp_path):
             load_tasks(path, **{option: "x"})
 
 
-@pytest.mark.slow
-def test_a_data_set_of_the_hub_is_read_by_its_id(tmp_path):
-    buffer = io.BytesIO()
-    pq.write_table(table("humaneval"), buffer)
-    with LoopbackHub() as hub:
-        client = Client(hub, tmp_path)
-        code = """
+LOAD = """
 from trl_pper import load_tasks
-from trl_pper.task import CodingTask
-result = [task.to_row() for task in load_tasks("me/humaneval", split=argument)]
+result = [task.to_row() for task in load_tasks(argument.pop("source"), **argument)]
 """
-        client.run(
-            'import huggingface_hub\nresult = str(huggingface_hub.create_repo("me/humaneval", repo_type="dataset"))'
-        )
-        hub.repositories["datasets", "me/humaneval"].files["data/test-00000-of-00001.parquet"] = buffer.getvalue()
-        for split in ("test", None):
-            assert client.run(code, split) == [task.to_row() for task in load_tasks([ROWS["humaneval"][0]])]
-        shutil.rmtree(tmp_path / "hub", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory):
+    with LoopbackHub() as hub:
+        client = Client(hub, tmp_path_factory.mktemp("home"))
+        yield hub, client
         client.close()
+
+
+def parquet(edition, **changes) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table(edition, **changes), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["test", None])
+def test_a_data_set_of_the_hub_is_read_by_its_id(connection, split):
+    hub, client = connection
+    files = {"data/test-00000-of-00001.parquet": parquet("humaneval")}
+    hub.repositories["datasets", "me/humaneval"] = Repository(private=True, commits=[files])
+    tasks = client.run(LOAD, {"source": "me/humaneval", "split": split})
+    assert tasks == [task.to_row() for task in load_tasks([ROWS["humaneval"][0]])]
+
+
+@pytest.mark.slow
+def test_a_data_set_that_is_a_script_is_read_from_the_parquet_files_of_its_subset(connection):
+    hub, client = connection
+    export = {
+        f"{subset}/{split}/0000.parquet": parquet("apps", problem_id=number)
+        for number, (subset, split) in enumerate([("all", "train"), ("all", "test"), ("hard", "train")])
+    }
+    hub.repositories["datasets", "me/apps"] = Repository(
+        private=True, commits=[export, {"apps.py": b"", "README.md": b""}], branches={"refs/convert/parquet": 0}
+    )
+    tasks = client.run(LOAD, {"source": "me/apps", "subset": "all", "split": "test"})
+    assert [task["task_id"] for task in tasks] == ["APPS/1"]
+    tasks = client.run(LOAD, {"source": "me/apps", "subset": "hard"})
+    assert [task["task_id"] for task in tasks] == ["APPS/2"]
+    refused = client.run(LOAD, {"source": "me/apps", "split": "test"})
+    assert refused["error"].startswith("ValueError: me/apps: subset: required, as the data set is a script")
+    missing = client.run(LOAD, {"source": "me/nothing"})
+    assert missing["error"].startswith("DatasetNotFoundError: ")
 
 
 def test_long_lines_of_rows_keep_their_numbers_when_others_are_left_out(tmp_path):

@@ -15,6 +15,8 @@ from trl_pper.formats.fields import Row
 from trl_pper.row_file import SUFFIXES, read_rows
 from trl_pper.task import CodingTask
 
+#: Where the Hub puts Parquet files of data sets that have none of their own.
+_PARQUET_BRANCH = "refs/convert/parquet"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,7 +47,7 @@ def placed_rows(
             yield from _folder_rows(path, subset=subset, split=split)
             return
         if not path.exists() and _HUB_ID.fullmatch(str(source)) and not str(source).endswith(SUFFIXES):
-            yield from _numbered(str(source), _data_set(str(source), subset=subset, split=split))
+            yield from _numbered(str(source), _hub_data_set(str(source), subset=subset, split=split))
             return
         _refuse(source, subset=subset, split=split)
         for number, row in read_rows(path, bad_row):
@@ -63,23 +65,50 @@ def placed_rows(
     yield from _numbered("", source)
 
 
-def _folder_rows(folder: Path, *, subset: str | None, split: str | None) -> Iterator[tuple[str, Row]]:
+def _folder_rows(folder: Path, *, subset: str | None, split: str | None) -> Iterator[tuple[str, Row | CodingTask]]:
     inside = folder / split if split is not None else folder
     if next(inside.glob("**/question.txt"), None) is not None:
         for place, row in apps_rows(inside):
             yield str(place), row
         return
-    yield from _numbered(str(folder), _data_set(str(folder), subset=subset, split=split))  # type: ignore[misc]
-
-
-def _data_set(name: str, *, subset: str | None, split: str | None) -> Any:
     import datasets
 
-    loaded = datasets.load_dataset(name, subset, split=split)
-    return _one_split(name, loaded, split) if isinstance(loaded, Mapping) else loaded
+    loaded = datasets.load_dataset(str(folder), subset, split=split)
+    yield from _numbered(str(folder), _one_split(str(folder), loaded, split))
 
 
-def _one_split(name: str, splits: Mapping[str, Any], split: str | None) -> Any:
+def _hub_data_set(name: str, *, subset: str | None, split: str | None) -> Any:
+    import datasets
+
+    if not _is_script(name):
+        return _one_split(name, datasets.load_dataset(name, subset, split=split), split)
+    if subset is None:
+        raise ValueError(
+            f"{name}: subset: required, as the data set is a script, whose rows the Hub keeps as Parquet files by "
+            "subset, for instance 'all' of codeparrot/apps; or download its files and pass their path"
+        )
+    loaded = datasets.load_dataset(name, data_dir=subset, split=split, revision=_PARQUET_BRANCH)
+    return _one_split(name, loaded, split)
+
+
+def _is_script(name: str) -> bool:
+    """Return whether a data set of the Hub is a script, as codeparrot/apps is, which `datasets` no longer runs.
+
+    Asked beforehand, because `datasets` then answers with whatever subset it has in its cache.
+    """
+    import httpx2
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.file_exists(name, f"{name.rpartition('/')[2]}.py", repo_type="dataset")
+    except (OSError, httpx2.HTTPError):
+        # Without a connection a copy in the cache may do; if not, `datasets` says what is wrong.
+        return False
+
+
+def _one_split(name: str, splits: Any, split: str | None) -> Any:
+    if not isinstance(splits, Mapping):
+        return splits
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
     if split is None or split not in splits:
