@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 from benchmark_rows import ROWS, SUM, packed
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper import Judge
@@ -78,11 +78,13 @@ values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(values)
 def test_values_survive_being_written_as_code(value):
     assert eval(literal(value)) == value
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), min_size=1, max_size=4), st.booleans())
 def test_any_calls_of_apps_come_back_equal_from_native_rows(cases, wrapped):
     row = {
@@ -309,3 +311,39 @@ def test_rows_of_programs_find_the_tasks_of_apps():
         assert match_task_id(raw, {"APPS/7", "MBPP/8"}) == "APPS/7"
     assert match_task_id(7, {"APPS/7", "MBPP/7"}) is None
     assert match_task_id("\u0667", {"APPS/7"}) is None
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+@settings(deadline=None)
+@given(st.data())
+def test_whatever_a_field_holds_the_row_is_read_or_refused_as_malformed(edition, data):
+    row = ROWS[edition][0]
+    field = data.draw(st.sampled_from(sorted(row)))
+    value = data.draw(
+        values | values.map(json.dumps) | st.sampled_from(["{}", "[]", "[{}]", "\0", "\ud800", b"\xff", -1])
+    )
+    try:
+        [task] = load_tasks([{**row, field: value}], format=edition.split()[0])
+    except ValueError as error:
+        assert str(error).startswith(("row 1: ", "source: "))  # noqa: PT017
+    else:
+        load_tasks([task], max_tests=1)
+        assert CodingTask.from_row(json.loads(json.dumps(task.to_row()))) == task
+
+
+@pytest.mark.parametrize(
+    "edition", [edition for edition in EDITIONS if edition.split()[0] in ("apps", "open_r1", "code_contests")]
+)
+@settings(deadline=None)
+@given(st.data())
+def test_whatever_is_inside_the_tests_the_row_is_read_or_refused_as_malformed(edition, data):
+    row = ROWS[edition][0]
+    field = {"apps": "input_output", "open_r1": "verification_info", "code_contests": "public_tests"}[
+        edition.split()[0]
+    ]
+    inside = dict(json.loads(row[field]) if isinstance(row[field], str) else row[field])
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(values)
+    try:
+        load_tasks([{**row, field: inside}])
+    except ValueError as error:
+        assert str(error).startswith("row 1: ")  # noqa: PT017

@@ -2,7 +2,7 @@ import dataclasses
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper import CodingTask, FunctionTests, mix_tasks
@@ -45,6 +45,7 @@ def test_one_source_alone_is_shuffled_whole():
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(10, 30), st.floats(1, 3)), min_size=1, max_size=4))
 def test_shares_differ_from_weights_by_less_than_one_task_and_no_larger_mixture_would_do(parts):
     sources = {str(i): (make(str(i), n), weight) for i, (n, weight) in enumerate(parts)}

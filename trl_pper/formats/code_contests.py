@@ -79,9 +79,10 @@ def _seconds(limit: Any) -> float | None:
 def _python_solution(solutions: Any) -> str | None:
     """Return the first solution in Python 3."""
     if isinstance(solutions, Mapping):
-        pairs = zip(solutions.get("language") or [], solutions.get("solution") or [], strict=False)
+        languages, programs = (solutions.get(name) or [] for name in ("language", "solution"))
+        pairs = ((language, program) for language, program in zip(languages, programs, strict=False))
     elif isinstance(solutions, list):
-        pairs = zip([s.get("language") for s in solutions], [s.get("solution") for s in solutions], strict=True)
+        pairs = ((each.get("language"), each.get("solution")) for each in solutions if isinstance(each, Mapping))
     else:
         return None
     return next((program for language, program in pairs if language in (_PYTHON3, "PYTHON3") and program), None)

@@ -11,7 +11,7 @@ import copy
 from typing import Any
 
 from trl_pper.formats.fields import Row, sequence, text
-from trl_pper.formats.test_code import literal
+from trl_pper.formats.test_code import check_function, literal
 from trl_pper.syntax import parse
 from trl_pper.task import FunctionTests
 
@@ -121,7 +121,7 @@ def input_tests(row: Row, given: str) -> FunctionTests:
             "base_input: as JSON the inputs of MBPP+ are no longer what the functions take, since tuples and sets "
             "became lists; use the edition evalplus/mbppplus, whose rows have test_list and test"
         )
-    name = text(row, "entry_point")
+    name = check_function("entry_point", text(row, "entry_point"))
     inputs: list[Any] = []
     for field in ("base_input", "plus_input"):
         for number, arguments in enumerate(sequence(row.get(field, []) or [], field)):

@@ -11,7 +11,7 @@ import re
 
 from trl_pper.formats.evalplus import expand_loop, input_tests
 from trl_pper.formats.fields import Row, identifier, optional_text, text
-from trl_pper.formats.test_code import called_name, tests_tree
+from trl_pper.formats.test_code import called_name, check_function, tests_tree
 from trl_pper.syntax import Parser
 from trl_pper.task import CodingTask, FunctionTests
 
@@ -39,7 +39,7 @@ def given_by(row: Row) -> str:
 
 
 def _check_tests(row: Row, prompt: str) -> FunctionTests:
-    entry_point, code = text(row, "entry_point"), text(row, "test")
+    entry_point, code = check_function("entry_point", text(row, "entry_point")), text(row, "test")
     tree = tests_tree("test", code)
     setup = _given_definitions(prompt, entry_point)
     expanded = expand_loop(tree, entry_point)

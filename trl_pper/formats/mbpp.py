@@ -23,7 +23,7 @@ def mbpp_task(row: Row) -> CodingTask:
     """
     question = text(row, "prompt" if row.get("text") is None else "text")
     asserts = [unix(test).strip() for test in texts(row, "test_list")]
-    setup = unix(row.get("test_setup_code") or "\n".join(texts(row, "test_imports", required=False)))
+    setup = unix(optional_text(row, "test_setup_code") or "\n".join(texts(row, "test_imports", required=False)))
     code = "\n".join(asserts)
     tests_tree("test_list", code)
     described = f"{unix(question).strip()}\n{code}".replace("\\", "\\\\").replace('"""', '\\"\\"\\"')

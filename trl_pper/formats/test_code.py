@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import builtins
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from trl_pper.formats.fields import LongNumber
 from trl_pper.syntax import module_names, parse
 from trl_pper.task import FunctionTests
 
+_FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\(\))?\.)*[^\W\d]\w*")
 _AS_JSON = """\
 def as_json(value):
     if isinstance(value, (list, tuple)):
@@ -84,6 +86,17 @@ def _defined(code: str) -> set[str]:
         return set()
 
 
+def check_function(field: str, function: object) -> str:
+    """Return how a function is called: by a name, or as in `Solution().solve`.
+
+    Raises:
+        ValueError: It is neither; the message begins with `field`.
+    """
+    if not isinstance(function, str) or not _FUNCTION.fullmatch(function):
+        raise ValueError(f"{field}: must be the name of a function, or like Solution().name; got {function!r:.80}")
+    return function
+
+
 def call_tests(
     function: str, cases: Iterable[tuple[Sequence[Any], Any]], *, comparison: str = PLAIN_COMPARISON
 ) -> FunctionTests:
@@ -97,8 +110,7 @@ def call_tests(
     Raises:
         ValueError: `function` is neither, or there is no case.
     """
-    if not all(part.isidentifier() for part in function.replace("Solution().", "", 1).split(".")):
-        raise ValueError(f"fn_name: must be the name of a function; got {function!r:.80}")
+    check_function("fn_name", function)
     lines = [
         f"assert same({function}({', '.join(map(literal, arguments))}), {literal(expected)})"
         for arguments, expected in cases
