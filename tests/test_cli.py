@@ -186,3 +186,24 @@ def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
     command = ["export", "buffer.parquet", "--to", "sft", "--output", str(files / "x.jsonl"), "--difficulty", "easy"]
     assert main(command) == 2
     assert "--difficulty: only tasks have it" in capsys.readouterr().err
+
+
+def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
+    from trl_pper.commands import DataArguments, _tasks, _train_dataset
+
+    for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
+        folder = tmp_path / split / str(number)
+        folder.mkdir(parents=True)
+        for name in ("question.txt", "input_output.json"):
+            (folder / name).write_text(ROWS["apps"][0]["input_output"])
+        (folder / "metadata.json").write_text(json.dumps({"difficulty": level}))
+    (tmp_path / "train" / "broken").mkdir()
+    (tmp_path / "train" / "broken" / "question.txt").write_text("No tests.")
+    given = {"difficulty": ["easy"], "max_tests": 1, "on_error": "skip"}
+    data = DataArguments(tasks=str(tmp_path), task_format="apps", task_split="test", eval_split="train", **given)
+    assert _train_dataset(data) == load_tasks(tmp_path, split="test", **given)
+    assert _tasks(data, str(tmp_path), data.eval_split) == load_tasks(tmp_path, split="train", **given)
+    for option in ("task_subset", "task_split"):
+        file = tmp_path / "train" / "broken" / "question.txt"
+        with pytest.raises(ValueError, match=f"{option[5:]}: only a data set with splits has one; got 'x'"):
+            _train_dataset(DataArguments(tasks=str(file), **{option: "x"}))
