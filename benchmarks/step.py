@@ -9,14 +9,15 @@ turns step by step (see `step_turns`), so that ratios hold on a machine that doe
 padding costs.
 
 FOLDER holds public benchmark data with programs of real lengths (see `step_programs`); without it only the demo's are
-used. The second part counts padded tokens over settings and orders, without a model (see `step_padding`).
+used. Trainers are made anew in another order every so often, because the place of tensors in memory alone makes one
+faster or slower by several per cent; the functions called are counted too, which nothing disturbs. The second part
+counts padded tokens over settings and orders, without a model (see `step_padding`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,111 +26,49 @@ import numpy as np
 import torch
 from environment import snapshot
 from numpy.typing import NDArray
-from step_padding import describe, draws_in_order, measure
+from step_contenders import (
+    MAX_LENGTH,
+    PPER,
+    SFT,
+    Contenders,
+    assert_same_batches,
+    assert_same_weights,
+    function_calls,
+)
+from step_padding import describe, measure
 from step_programs import APPS, Row, as_buffer, programs, token_lengths, train_tokenizer
 from step_turns import Seconds, train_by_turns
-from transformers import Qwen2Config, Qwen2ForCausalLM
-from trl import SFTConfig, SFTTrainer
 
-from trl_pper import PPERConfig, PPERTrainer
-
-PPER, SFT, SFT_AGAIN, SFT_AS_DRAWN = "PPERTrainer", "SFTTrainer", "SFTTrainer again", "SFTTrainer, as drawn"
-MAX_LENGTH = 1024
-
-
-def build_model(tokenizer: Any, *, hidden: int, layers: int) -> Qwen2ForCausalLM:
-    """Return an untrained model, the same for the same size."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_LENGTH,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen2ForCausalLM(config)
-
-
-def contenders(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, SFTTrainer]:
-    """Return the trainers, each with a model of its own."""
-    common: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(prefix="step-"),
-        "use_cpu": options.device == "cpu",
-        "bf16": False,
-        "report_to": [],
-        "disable_tqdm": True,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "num_train_epochs": 1,
-        "max_length": MAX_LENGTH,
-        "per_device_train_batch_size": options.batch,
-        "gradient_accumulation_steps": options.accumulation,
-        "learning_rate": 1e-4,
-        "seed": 0,
-    }
-    size = {"hidden": hidden, "layers": options.layers}
-    pper = PPERTrainer(
-        build_model(tokenizer, **size),
-        PPERConfig(
-            **common,
-            steps_per_round=options.steps,
-            max_completion_length=MAX_LENGTH // 2,
-            possibility_weight=0.0,
-            priority_exponent=1.0,
-        ),
-        train_dataset=datasets.Dataset.from_list([{**row, "logprob": None} for row in rows]),
-        processing_class=tokenizer,
-    )
-    setting = (options.batch, options.accumulation, 1)
-    as_drawn = draws_in_order(pper.buffer, np.ones_like, steps=options.steps, setting=setting)
-    found: dict[str, SFTTrainer] = {PPER: pper}
-    ordered = list(pper._get_train_sampler())
-    for name, positions in ((SFT, ordered), (SFT_AGAIN, ordered), (SFT_AS_DRAWN, as_drawn.ravel().tolist())):
-        drawn = [pper.buffer[position] for position in positions]
-        found[name] = SFTTrainer(
-            build_model(tokenizer, **size),
-            SFTConfig(**common, completion_only_loss=True, train_sampling_strategy="sequential"),
-            train_dataset=datasets.Dataset.from_list(
-                [{"prompt": one.prompt, "completion": one.completion} for one in drawn]
-            ),
-            processing_class=tokenizer,
-        )
-    return found
-
-
-def assert_same_batches(ours: SFTTrainer, theirs: SFTTrainer) -> None:
-    """Raise AssertionError unless both load the same batches in the same order."""
-    for one, other in zip(ours.get_train_dataloader(), theirs.get_train_dataloader(), strict=True):
-        assert one.keys() == other.keys(), (one.keys(), other.keys())
-        assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-def assert_same_weights(ours: SFTTrainer, theirs: SFTTrainer) -> None:
-    """Raise AssertionError unless both learned the same: on a CPU to the bit."""
-    for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        assert torch.equal(one, other) if one.device.type == "cpu" else torch.allclose(one, other, atol=1e-3)
+KINDS = ("wall", "cpu")
 
 
 def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, Any]:
-    """Train by turns; return milliseconds per optimizer step and their ratios."""
-    found = contenders(rows, tokenizer, options, hidden=hidden)
-    assert_same_batches(found[PPER], found[SFT])
-    seconds = train_by_turns(found, epochs=options.repetitions)
-    assert {trainer.state.global_step for trainer in found.values()} == {options.steps}
-    assert_same_weights(found[PPER], found[SFT])
-    return {"parameters": found[PPER].model.num_parameters(), **summary(seconds)}
+    """Train by turns, with new trainers every so often; return milliseconds per optimizer step and their ratios."""
+    contenders = Contenders(rows, tokenizer, options, hidden=hidden)
+    measured: list[dict[str, Seconds]] = []
+    for casting in range(options.castings):
+        found = contenders.build(first=casting)
+        if not casting:
+            assert_same_batches(found[PPER], found[SFT])
+        measured.append(train_by_turns(found, epochs=options.repetitions))
+        assert {trainer.state.global_step for trainer in found.values()} == {options.steps}
+        assert_same_weights(found[PPER], found[SFT])
+    seconds = {
+        name: {kind: np.concatenate([of[name][kind] for of in measured]) for kind in KINDS} for name in measured[0]
+    }
+    by_casting = [{name: ratio(of[name]["cpu"], of[SFT]["cpu"])["of_medians"] for name in of} for of in measured]
+    return {
+        "parameters": found[PPER].model.num_parameters(),
+        **summary(seconds),
+        "cpu_ratio_to_sft_by_casting": by_casting,
+        "function_calls_per_epoch": {name: function_calls(found[name]) for name in (PPER, SFT)},
+    }
 
 
 def summary(seconds: dict[str, Seconds]) -> dict[str, Any]:
     """Return milliseconds per step and the ratios to `SFTTrainer`, of wall time and of CPU time."""
     result: dict[str, Any] = {}
-    for kind in ("wall", "cpu"):
+    for kind in KINDS:
         result[f"{kind}_milliseconds_per_step"] = {
             name: spread(1000 * of[kind].mean(axis=1)) for name, of in seconds.items()
         }
@@ -199,7 +138,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="rows of a micro-batch in the timed part")
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of a timed epoch")
-    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=5, help="timed epochs of each casting")
+    parser.add_argument("--castings", type=int, default=4, help="how often all trainers are made anew")
     parser.add_argument("--programs", type=int, default=1000, help="most programs in the timed part's buffer")
     parser.add_argument("--padding-steps", type=int, default=200, help="optimizer steps whose padding is counted")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")

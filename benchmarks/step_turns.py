@@ -111,6 +111,8 @@ def train_by_turns(trainers: dict[str, Any], *, epochs: int, warm_up: int = 1) -
         thread.start()
     for thread in threads:
         thread.join()
+    for name, clock in clocks.items():
+        trainers[name].remove_callback(clock)
     turns.check()
     return {name: clock.seconds(warm_up=warm_up) for name, clock in clocks.items()}
 

@@ -122,6 +122,9 @@ class Stepping:
     def add_callback(self, callback):
         self.callbacks.append(callback)
 
+    def remove_callback(self, callback):
+        self.callbacks.remove(callback)
+
     def train(self):
         (clock,) = self.callbacks
         clock.on_epoch_begin()
@@ -144,8 +147,9 @@ def test_trainers_take_turns_step_by_step_and_one_that_fails_stops_all(load):
 @pytest.mark.slow
 def test_the_benchmark_of_steps_learns_the_same_and_pads_less(tmp_path):
     output = tmp_path / "step.json"
-    sizes = ["--hidden", "16", "--layers", "1", "--steps", "2", "--repetitions", "2", "--programs", "30"]
-    done = run("step.py", *sizes, "--padding-steps", "8", "--output", str(output))
+    sizes = {"hidden": 16, "layers": 1, "steps": 2, "repetitions": 1, "castings": 2, "programs": 30}
+    given = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    done = run("step.py", *given, "--padding-steps", "8", "--output", str(output))
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(output.read_text())
     assert {"python", "cores", "threads", "device"} <= set(result["environment"])
@@ -154,6 +158,9 @@ def test_the_benchmark_of_steps_learns_the_same_and_pads_less(tmp_path):
         "PPERTrainer", "SFTTrainer", "SFTTrainer again", "SFTTrainer, as drawn"
     }  # fmt: skip
     assert 0.1 < timed["cpu_ratio_to_sft"]["PPERTrainer"]["of_medians"] < 10
+    assert len(timed["cpu_ratio_to_sft_by_casting"]) == 2
+    calls = timed["function_calls_per_epoch"]
+    assert 0.5 < calls["PPERTrainer"] / calls["SFTTrainer"] < 1.1
     for record in result["padding"]["demo"]["settings"]:
         waste = {name: each["padded"] for name, each in record["wasted_per_token"].items()}
         assert waste["by length, 4 steps together"] <= waste["by length"] <= waste["as drawn"]
