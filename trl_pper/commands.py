@@ -17,13 +17,14 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
-from trl_pper.formats import load_tasks
+from trl_pper.formats import FORMATS, load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
-from trl_pper.judge_rows import make_judge
+from trl_pper.judge_rows import make_judge, tasks_of
 from trl_pper.replay import ReplayBuffer
+from trl_pper.task import CodingTask
 from trl_pper.trainer import PPERTrainer
 
 
@@ -31,9 +32,17 @@ from trl_pper.trainer import PPERTrainer
 class DataArguments:
     """Which tasks and which programs a training run uses."""
 
-    tasks: str | None = field(default=None, metadata={"help": "File of tasks to write programs for."})
-    task_format: str = field(default="auto", metadata={"help": "Format of the tasks: auto, humaneval, mbpp, native."})
-    eval_tasks: str | None = field(default=None, metadata={"help": "File of held-out tasks, evaluated by generating."})
+    tasks: str | None = field(
+        default=None, metadata={"help": "Tasks to write programs for: a file, a folder or the id of a data set."}
+    )
+    task_format: str = field(default="auto", metadata={"help": f"Format of the tasks: auto, {', '.join(FORMATS)}."})
+    task_subset: str | None = field(default=None, metadata={"help": "Configuration of a data set of tasks."})
+    task_split: str | None = field(default=None, metadata={"help": "Split of a data set of tasks."})
+    difficulty: list[str] | None = field(default=None, metadata={"help": "Only tasks of these difficulties."})
+    max_tests: int | None = field(default=None, metadata={"help": "Only the first so many tests of each task."})
+    on_error: str = field(default="raise", metadata={"help": "What malformed rows of tasks do: raise or skip."})
+    eval_tasks: str | None = field(default=None, metadata={"help": "Held-out tasks, evaluated by generating."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split of a data set of held-out tasks."})
     programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
     buffer: str | None = field(default=None, metadata={"help": "Buffer file to replay without collecting."})
 
@@ -54,7 +63,7 @@ def train(arguments: Sequence[str]) -> int:
         model=model_config.model_name_or_path,
         args=_with_model_options(config, model_config),
         train_dataset=_train_dataset(data),
-        eval_dataset=load_tasks(data.eval_tasks, format=data.task_format) if data.eval_tasks else None,
+        eval_dataset=_tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None,
         callbacks=[BeamSampleCollector(source=DatasetSource(data.programs))] if data.programs else None,
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
@@ -77,7 +86,19 @@ def _checkpoint(given: str | bool | None) -> str | bool | None:
 def _train_dataset(data: DataArguments) -> Any:
     if data.buffer is not None:
         return ReplayBuffer.load(data.buffer).to_dataset()
-    return load_tasks(str(data.tasks), format=data.task_format)
+    return _tasks(data, str(data.tasks), data.task_split)
+
+
+def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
+    return load_tasks(
+        source,
+        format=data.task_format,
+        subset=data.task_subset,
+        split=split,
+        difficulty=data.difficulty,
+        max_tests=data.max_tests,
+        on_error=data.on_error,
+    )
 
 
 def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERConfig:
@@ -93,7 +114,7 @@ def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERCo
 
 def collect(options: argparse.Namespace) -> int:
     """Run `trl-pper collect` and return its exit code."""
-    tasks = load_tasks(options.tasks, format=options.format)
+    tasks = tasks_of(options.tasks, options)
     buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
     source = _source(options)
     journal_folder = options.output.with_name(f"{options.output.name}.journal")
