@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench clean
+.PHONY: help setup demo test test-all test-zero check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ test: $(STAMP)  ## the fast tests
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile
+
+test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed`, which is built from source
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
+	REQUIRE_DEEPSPEED=1 $(BIN)/pytest tests/test_sharded.py
 
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .

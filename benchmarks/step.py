@@ -3,21 +3,21 @@
     python benchmarks/step.py --data FOLDER --output outputs/step.json
 
 Both trainers learn from the same judged programs in the same batches; that batches and learned weights are equal is
-asserted. Nothing is generated or judged in the timed part, which is an epoch (a round) from its beginning to its end,
-with drawing and loading. The trainers take turns in one process, and ratios are taken within a repetition.
-`SFTTrainer` also learns from the same draws in the order drawn, which shows what padding costs.
+asserted. Nothing is generated or judged while time is taken, but an epoch (a round) draws and loads. The trainers take
+turns step by step (see `step_turns`), so that ratios hold on a machine that does other things too; a second
+`SFTTrainer` like the first shows how well. A third learns from the same draws in the order drawn, which shows what
+padding costs.
 
 FOLDER holds public benchmark data with programs of real lengths (see `step_programs`); without it only the demo's are
-used. The second part counts padded tokens over settings and orders, without a model (see `step_padding`).
+used. Trainers are made anew in another order every so often, because the place of tensors in memory alone makes one
+faster or slower by several per cent; the functions called are counted too, which nothing disturbs. The second part
+counts padded tokens over settings and orders, without a model (see `step_padding`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,159 +25,79 @@ import datasets
 import numpy as np
 import torch
 from environment import snapshot
-from step_padding import describe, draws_in_order, measure
+from numpy.typing import NDArray
+from step_contenders import (
+    MAX_LENGTH,
+    PPER,
+    SFT,
+    Contenders,
+    assert_same_batches,
+    assert_same_weights,
+    function_calls,
+)
+from step_padding import describe, measure
 from step_programs import APPS, Row, as_buffer, programs, token_lengths, train_tokenizer
-from transformers import Qwen2Config, Qwen2ForCausalLM, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from step_turns import Seconds, train_by_turns
 
-from trl_pper import PPERConfig, PPERTrainer
-
-PPER, SFT, SFT_AS_DRAWN = "PPERTrainer", "SFTTrainer", "SFTTrainer, as drawn"
-MAX_LENGTH = 1024
-
-
-class EpochClock(TrainerCallback):  # type: ignore[misc]
-    """Takes the wall time and the CPU time of each epoch."""
-
-    def __init__(self) -> None:
-        self.wall_seconds = self.cpu_seconds = 0.0
-
-    def on_epoch_begin(self, *args: Any, **others: Any) -> None:
-        """Start."""
-        _finish_device()
-        self._began = time.perf_counter(), time.process_time()
-
-    def on_epoch_end(self, *args: Any, **others: Any) -> None:
-        """Stop."""
-        _finish_device()
-        self.wall_seconds = time.perf_counter() - self._began[0]
-        self.cpu_seconds = time.process_time() - self._began[1]
-
-
-def _finish_device() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
-def build_model(tokenizer: Any, *, hidden: int, layers: int) -> Qwen2ForCausalLM:
-    """Return an untrained model, the same for the same size."""
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_LENGTH,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return Qwen2ForCausalLM(config)
-
-
-def contenders(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, SFTTrainer]:
-    """Return the trainers, each with a model of its own."""
-    common: dict[str, Any] = {
-        "output_dir": tempfile.mkdtemp(prefix="step-"),
-        "use_cpu": options.device == "cpu",
-        "bf16": False,
-        "report_to": [],
-        "disable_tqdm": True,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "num_train_epochs": 1,
-        "max_length": MAX_LENGTH,
-        "per_device_train_batch_size": options.batch,
-        "gradient_accumulation_steps": options.accumulation,
-        "learning_rate": 1e-4,
-        "seed": 0,
-    }
-    size = {"hidden": hidden, "layers": options.layers}
-    pper = PPERTrainer(
-        build_model(tokenizer, **size),
-        PPERConfig(
-            **common,
-            steps_per_round=options.steps,
-            max_completion_length=MAX_LENGTH // 2,
-            possibility_weight=0.0,
-            priority_exponent=1.0,
-        ),
-        train_dataset=datasets.Dataset.from_list([{**row, "logprob": None} for row in rows]),
-        processing_class=tokenizer,
-    )
-    setting = (options.batch, options.accumulation, 1)
-    as_drawn = draws_in_order(pper.buffer, np.ones_like, steps=options.steps, setting=setting)
-    found: dict[str, SFTTrainer] = {PPER: pper}
-    for name, positions in ((SFT, list(pper._get_train_sampler())), (SFT_AS_DRAWN, as_drawn.ravel().tolist())):
-        drawn = [pper.buffer[position] for position in positions]
-        found[name] = SFTTrainer(
-            build_model(tokenizer, **size),
-            SFTConfig(**common, completion_only_loss=True, train_sampling_strategy="sequential"),
-            train_dataset=datasets.Dataset.from_list(
-                [{"prompt": one.prompt, "completion": one.completion} for one in drawn]
-            ),
-            processing_class=tokenizer,
-        )
-    return found
-
-
-def assert_same_batches(ours: SFTTrainer, theirs: SFTTrainer) -> None:
-    """Raise AssertionError unless both load the same batches in the same order."""
-    for one, other in zip(ours.get_train_dataloader(), theirs.get_train_dataloader(), strict=True):
-        assert one.keys() == other.keys(), (one.keys(), other.keys())
-        assert all(torch.equal(one[name], other[name]) for name in other)
-
-
-def assert_same_weights(ours: SFTTrainer, theirs: SFTTrainer) -> None:
-    """Raise AssertionError unless both learned the same: on a CPU to the bit."""
-    for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        assert torch.equal(one, other) if one.device.type == "cpu" else torch.allclose(one, other, atol=1e-3)
+KINDS = ("wall", "cpu")
 
 
 def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, Any]:
-    """Train by turns; return seconds per optimizer step and their ratios."""
-    found = contenders(rows, tokenizer, options, hidden=hidden)
-    assert_same_batches(found[PPER], found[SFT])
-    clocks = {name: EpochClock() for name in found}
-    for name, trainer in found.items():
-        trainer.add_callback(clocks[name])
-    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in found} for kind in ("wall", "cpu")}
-    for repetition in range(options.repetitions + 1):
-        # Every other repetition goes the other way about, so that a drift of the machine favours nobody.
-        for name in list(found)[:: -1 if repetition % 2 else 1]:
-            found[name].train()
-            assert found[name].state.global_step == options.steps
-            # The first one warms up.
-            if repetition:
-                seconds["wall"][name].append(clocks[name].wall_seconds / options.steps)
-                seconds["cpu"][name].append(clocks[name].cpu_seconds / options.steps)
-    assert_same_weights(found[PPER], found[SFT])
-    return {"parameters": found[PPER].model.num_parameters(), **summary(seconds)}
+    """Train by turns, with new trainers every so often; return milliseconds per optimizer step and their ratios."""
+    contenders = Contenders(rows, tokenizer, options, hidden=hidden)
+    measured: list[dict[str, Seconds]] = []
+    for casting in range(options.castings):
+        found = contenders.build(first=casting)
+        if not casting:
+            assert_same_batches(found[PPER], found[SFT])
+        measured.append(train_by_turns(found, epochs=options.repetitions))
+        assert {trainer.state.global_step for trainer in found.values()} == {options.steps}
+        assert_same_weights(found[PPER], found[SFT])
+    seconds = {
+        name: {kind: np.concatenate([of[name][kind] for of in measured]) for kind in KINDS} for name in measured[0]
+    }
+    by_casting = [{name: ratio(of[name]["cpu"], of[SFT]["cpu"])["of_medians"] for name in of} for of in measured]
+    return {
+        "parameters": found[PPER].model.num_parameters(),
+        **summary(seconds),
+        "cpu_ratio_to_sft_by_casting": by_casting,
+        "function_calls_per_epoch": {name: function_calls(found[name]) for name in (PPER, SFT)},
+    }
 
 
-def summary(seconds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Return seconds per step and ratios within repetitions, of wall and of CPU time."""
+def summary(seconds: dict[str, Seconds]) -> dict[str, Any]:
+    """Return milliseconds per step and the ratios to `SFTTrainer`, of wall time and of CPU time."""
     result: dict[str, Any] = {}
-    for kind, of in seconds.items():
-        result[f"{kind}_seconds_per_step"] = {name: spread(values) for name, values in of.items()}
-        result[f"{kind}_ratio_to_sft"] = ratio(of[PPER], of[SFT])
-        result[f"{kind}_ratio_to_sft_as_drawn"] = ratio(of[PPER], of[SFT_AS_DRAWN])
+    for kind in KINDS:
+        result[f"{kind}_milliseconds_per_step"] = {
+            name: spread(1000 * of[kind].mean(axis=1)) for name, of in seconds.items()
+        }
+        result[f"{kind}_ratio_to_sft"] = {
+            name: ratio(of[kind], seconds[SFT][kind]) for name, of in seconds.items() if name != SFT
+        }
     return result
 
 
-def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Return the spread of the ratios within each repetition."""
-    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
+def ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> dict[str, float]:
+    """Return how many times as long our steps last, each beside the step of theirs that ran just before or after.
+
+    Args:
+        ours: Seconds, shape [epochs, steps].
+        theirs: Likewise.
+
+    Returns:
+        "of_medians": the ratio of an epoch of median steps, which holds what only the first step of an epoch does;
+        and the spread of the ratios of single steps.
+    """
+    of_medians = float(np.median(ours, axis=0).sum() / np.median(theirs, axis=0).sum())
+    return {"of_medians": round(of_medians, 5), **spread((ours / theirs).ravel())}
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: NDArray[np.float64]) -> dict[str, float]:
     """Return median, quartiles, least and most."""
-    lower, _, upper = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    named = {"median": statistics.median(values), "quartile_1": lower, "quartile_3": upper}
-    return {name: round(value, 5) for name, value in {**named, "least": min(values), "most": max(values)}.items()}
+    names = ("least", "quartile_1", "median", "quartile_3", "most")
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).round(5).tolist()
+    return dict(zip(names, quantiles, strict=True))
 
 
 def count_padding(found: dict[str, list[Row]], steps: int) -> dict[str, Any]:
@@ -194,8 +114,11 @@ def table(result: dict[str, Any]) -> str:
     """Return the results as text."""
     lines = []
     for name, of in result["steps"].items():
-        for figure, values in of.items():
-            lines.append(f"{name}, {figure}: {values}")
+        for kind in ("wall", "cpu"):
+            for contender, values in of[f"{kind}_milliseconds_per_step"].items():
+                lines.append(
+                    f"{name}, {kind}, {contender}: {values} ms {of[f'{kind}_ratio_to_sft'].get(contender, '')}"
+                )
     for source, of in result["padding"].items():
         lines.append(f"{source}: {of['tokens']}")
         for record in of["settings"]:
@@ -215,7 +138,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="rows of a micro-batch in the timed part")
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of a timed epoch")
-    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--repetitions", type=int, default=5, help="timed epochs of each casting")
+    parser.add_argument("--castings", type=int, default=4, help="how often all trainers are made anew")
     parser.add_argument("--programs", type=int, default=1000, help="most programs in the timed part's buffer")
     parser.add_argument("--padding-steps", type=int, default=200, help="optimizer steps whose padding is counted")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")

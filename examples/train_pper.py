@@ -1,7 +1,6 @@
-r"""Fine-tune a code model on its own judged programs, on one device or on many.
+"""Fine-tune a code model on its own judged programs, on one device or on many.
 
-    python examples/train_pper.py --model_name_or_path Qwen/Qwen2.5-Coder-0.5B --tasks tasks.jsonl \
-        --output_dir outputs/run
+    python examples/train_pper.py --model_name_or_path Qwen/Qwen2.5-Coder-0.5B --tasks tasks.jsonl --output_dir out
     accelerate launch --config_file examples/accelerate/zero3.yaml examples/train_pper.py ...
 
 Options are those of `PPERConfig` and of TRL's `ModelConfig` (`--use_peft`, `--load_in_4bit`, ...); `--config run.yaml`

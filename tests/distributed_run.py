@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_pper import PPERConfig, PPERTrainer, load_tasks
 
 
-def main(folder: Path, batch_size: int) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
     trainer = PPERTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model"),
@@ -22,7 +22,7 @@ def main(folder: Path, batch_size: int) -> None:
             disable_tqdm=True,
             num_beams=2,
             max_completion_length=4,
-            per_device_train_batch_size=batch_size,
+            per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
             steps_per_round=2,
             num_train_epochs=2,
@@ -41,17 +41,16 @@ def main(folder: Path, batch_size: int) -> None:
     seen = {
         "world_size": world_size,
         "digest": trainer.buffer.digest(),
-        "experiences": [[one.task_id, one.program, one.pass_rate] for one in trainer.buffer],
         "programs": [report.programs for report in trainer.collector.reports],
         "eval_tasks": metrics["eval_tasks"],
         "eval_programs": metrics["eval_programs"],
         "weights": [float(value.double().sum()) for value in trainer.model.state_dict().values()],
         "steps": trainer.state.global_step,
     }
-    (folder / f"seen-{world_size}-{rank}.json").write_text(json.dumps(seen))
+    (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
     trainer.judge.close()
     trainer.end()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -173,6 +173,7 @@ def test_full_fine_tuning_learns_and_reloads(name, train, tokenizer):
     assert distance(logits(reloaded, tokenizer), logits(trainer.model, tokenizer)) < (0.1 if name == "bf16" else 1e-5)
 
 
+@pytest.mark.slow
 def test_checkpointing_is_on_by_default_and_changes_nothing_of_what_is_learned(train):
     (with_it, _), (without, _) = (train(**options) for options in ({}, {"gradient_checkpointing": False}))
     assert with_it.model.get_base_model().is_activation_checkpointing

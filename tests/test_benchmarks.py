@@ -105,17 +105,62 @@ def test_wasted_tokens_are_padding_and_waiting_for_the_slowest_process(load):
     assert uneven == {"padded": 0.0, "padded_or_waited": 0.5}
 
 
+def test_a_ratio_of_steps_counts_what_only_the_first_step_does_and_shrugs_off_an_outlier(load):
+    theirs = np.array([[2.0, 1.0, 1.0], [2.0, 1.0, 1.0], [2.0, 1.0, 9.0]])
+    ours = np.array([[4.0, 1.0, 1.0], [4.0, 1.0, 7.0], [4.0, 1.0, 1.0]])
+    found = load("step").ratio(ours, theirs)
+    assert found["of_medians"] == 1.5
+    assert (found["median"], found["most"]) == (1.0, 7.0)
+
+
+class Stepping:
+    """As much of a trainer as takes turns."""
+
+    def __init__(self, name, log, fails_at=None):
+        self.name, self.log, self.fails_at, self.callbacks = name, log, fails_at, []
+
+    def add_callback(self, callback):
+        self.callbacks.append(callback)
+
+    def remove_callback(self, callback):
+        self.callbacks.remove(callback)
+
+    def train(self):
+        (clock,) = self.callbacks
+        clock.on_epoch_begin()
+        for step in range(2):
+            if step == self.fails_at:
+                raise ValueError("broken")
+            self.log.append((self.name, step))
+            clock.on_step_end()
+
+
+def test_trainers_take_turns_step_by_step_and_one_that_fails_stops_all(load):
+    turns, log = load("step_turns"), []
+    seconds = turns.train_by_turns({name: Stepping(name, log) for name in "ab"}, epochs=2)
+    assert log == [("a", 0), ("b", 0), ("a", 1), ("b", 1)] * 3
+    assert {times.shape for of in seconds.values() for times in of.values()} == {(2, 2)}
+    with pytest.raises(ValueError, match="broken"):
+        turns.train_by_turns({"a": Stepping("a", log), "b": Stepping("b", log, fails_at=1)}, epochs=2)
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_steps_learns_the_same_and_pads_less(tmp_path):
     output = tmp_path / "step.json"
-    sizes = ["--hidden", "16", "--layers", "1", "--steps", "2", "--repetitions", "2", "--programs", "30"]
-    done = run("step.py", *sizes, "--padding-steps", "8", "--output", str(output))
+    sizes = {"hidden": 16, "layers": 1, "steps": 2, "repetitions": 1, "castings": 2, "programs": 30}
+    given = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    done = run("step.py", *given, "--padding-steps", "8", "--output", str(output))
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(output.read_text())
     assert {"python", "cores", "threads", "device"} <= set(result["environment"])
     timed = result["steps"]["hidden 16"]
-    assert set(timed["wall_seconds_per_step"]) == {"PPERTrainer", "SFTTrainer", "SFTTrainer, as drawn"}
-    assert 0.1 < timed["wall_ratio_to_sft"]["median"] < 10
+    assert set(timed["wall_milliseconds_per_step"]) == {
+        "PPERTrainer", "SFTTrainer", "SFTTrainer again", "SFTTrainer, as drawn"
+    }  # fmt: skip
+    assert 0.1 < timed["cpu_ratio_to_sft"]["PPERTrainer"]["of_medians"] < 10
+    assert len(timed["cpu_ratio_to_sft_by_casting"]) == 2
+    calls = timed["function_calls_per_epoch"]
+    assert 0.5 < calls["PPERTrainer"] / calls["SFTTrainer"] < 1.1
     for record in result["padding"]["demo"]["settings"]:
         waste = {name: each["padded"] for name, each in record["wasted_per_token"].items()}
         assert waste["by length, 4 steps together"] <= waste["by length"] <= waste["as drawn"]

@@ -148,6 +148,7 @@ def test_an_unknown_command_exits_with_2(capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_selftest_says_what_holds(capsys):
     assert main(["judge", "--selftest", "--workers", "1"]) == 0
     said = capsys.readouterr().out

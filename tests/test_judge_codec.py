@@ -243,6 +243,7 @@ def test_a_default_dict_makes_builtins_and_nothing_else():
         decode(b"f\x03\0\0\0" + forged[forged.index(b"Y") :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [

@@ -331,6 +331,7 @@ def test_an_iterator_given_to_the_program_is_not_used_up_before_the_call(judge):
     assert outcomes(judge, "def both(a, b): return [*a, *b]", code) == ["passed"]
 
 
+@pytest.mark.slow
 @pytest.mark.hostile
 def test_a_test_that_runs_once_for_each_item_of_an_endless_answer_ends(judge):
     code = "def check(x):\n    assert slow(x) == 1\nfor x in f():\n    check(x)\nassert f() == 1"

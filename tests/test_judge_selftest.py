@@ -56,6 +56,7 @@ def generous():
     worker.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["memory limit", "output limit", "process limit", "thread limit"])
 def test_a_program_under_much_larger_limits_meets_none_of_them(generous, name):
     assert not selftest._BOUNDS[name](generous)

@@ -66,6 +66,7 @@ def test_each_task_is_handed_on_before_the_next_is_generated(judge, tasks):
     assert all(judged < following for judged, following in zip(handed_on, source.done[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_judging_overlaps_with_generating(judge, tasks):
     wait = "    while time.process_time() < end: pass\n"
     burn = f"    import time\n    end = time.process_time() + 0.15\n{wait}    return x\n"
@@ -86,6 +87,15 @@ def test_what_a_failing_source_wrote_before_is_judged_first(judge, tasks):
     assert handed_on == [0, 1, 2]
 
 
+def test_an_error_while_handing_on_the_last_task_is_not_lost(judge, tasks):
+    def full_disk(place, judged):
+        if place == len(tasks) - 1:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        judge_programs(tasks, SlowSource(0.0), judge, on_judged=full_disk)
+
+
 def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     def full_disk(place, judged):
         raise OSError("no space left")
@@ -98,6 +108,7 @@ def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     assert threading.active_count() <= before
 
 
+@pytest.mark.slow
 def test_an_interrupt_waits_for_nothing(judge, tasks):
     class Interrupted(SlowSource):
         def generate(self, tasks, *, student=None):
@@ -135,6 +146,7 @@ def test_jobs_that_are_not_ready_do_not_hold_up_verdicts(judge, tasks):
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_a_slow_task_does_not_keep_the_other_workers_idle(judge, tasks):
     endless = "def f(x):\n    while True: pass\n"
     busy = (

@@ -1,14 +1,8 @@
 """A run that was killed, wherever it stood, goes on to the bit: draws, losses, weights and buffer."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from forked_plan import carry_out
 
-SCRIPT = Path(__file__).parent / "forked_run.py"
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 #: Where each run is killed, and the checkpoint it goes on from. Seven tasks make a collection, three steps a round:
 #: the tenth task is judged in the second collection, the fifth step is in the middle of the second round.
@@ -39,19 +33,7 @@ def outcome(tmp_path_factory):
             plan.append({**common, "name": f"killed {processes} {place}", "output": output, "kill": kill})
             resume = True if checkpoint else None
             plan.append({**common, "name": f"resumed {processes} {place}", "output": output, "resume": resume})
-    (folder / "plan.json").write_text(json.dumps(plan))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=500, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    exits = json.loads((folder / "exits.json").read_text())
-
-    def seen(name: str) -> list[dict]:
-        assert exits[name] == [0] * len(exits[name]), done.stderr[-4000:]
-        return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(len(exits[name]))]
-
-    return seen, exits, done.stderr
+    return carry_out(folder, plan)
 
 
 @pytest.mark.slow
@@ -64,7 +46,7 @@ def outcome(tmp_path_factory):
     ],
 )
 def test_a_killed_run_goes_on_to_the_bit(outcome, processes, place, checkpoint):
-    seen, exits, _ = outcome
+    seen, exits = outcome.seen, outcome.exits
     assert -9 in exits[f"killed {processes} {place}"]
     whole, resumed = seen(f"whole {processes}"), seen(f"resumed {processes} {place}")
     assert [one["world_size"] for one in whole + resumed] == [processes] * 2 * processes
@@ -82,7 +64,7 @@ def test_a_killed_run_goes_on_to_the_bit(outcome, processes, place, checkpoint):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_was_judged_before_the_kill_is_not_generated_again(outcome):
-    seen, _, _ = outcome
+    seen = outcome.seen
     # Three tasks with two programs each were in the journal, and with a batch of two the first two tasks are skipped.
     assert seen("resumed 1 first collection")[0]["restored"] == [6, 0]
     assert seen("resumed 1 second collection")[0]["restored"] == [6]
@@ -92,7 +74,7 @@ def test_what_was_judged_before_the_kill_is_not_generated_again(outcome):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_checkpoint_that_was_being_written_is_passed_over(outcome):
-    seen, _, errors = outcome
+    seen, errors = outcome.seen, outcome.errors
     assert "checkpoint-4: passed over" in errors
     # The one before it is older than the second collection, which comes from the journal as a whole.
     assert seen("resumed 1 writing a checkpoint")[0]["restored"] == [14]

@@ -4,10 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, FunctionTests, Judge, Limits, ReplayBuffer
+from trl_pper import (
+    BeamSampleCollector,
+    CodingTask,
+    DatasetSource,
+    FunctionTests,
+    Judge,
+    Limits,
+    ReplayBuffer,
+    ServerSource,
+)  # fmt: skip
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.fingerprint import tokenizer_fingerprint, weights_fingerprint
-from trl_pper.share import own_batches
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.share import keeps_step, own_batches
 from trl_pper.verdict import Outcome, Verdict
 
 
@@ -55,6 +65,23 @@ def test_every_task_falls_to_one_process_in_batches_that_do_not_depend_on_their_
     assert [position for batch in batches for position in batch] == list(range(tasks))
     assert all(len(batch) == size for batch in batches[:-1])
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_processes_keep_step_only_where_a_sharded_student_writes(make_model, tokenizer, rows):
+    class Custom:
+        def generate(self, tasks, *, student=None):
+            yield from ()
+
+    class Sharded(LocalModel):
+        is_sharded = True
+
+    whole, sharded = (kind(model=make_model(), processing_class=tokenizer) for kind in (LocalModel, Sharded))
+    own = BeamSearchSource(make_model(), tokenizer)
+    server = ServerSource("http://localhost:1/v1", model="teacher")
+    for source in (BeamSearchSource(), Custom()):
+        assert [keeps_step(source, student) for student in (None, whole, sharded)] == [False, False, True]
+    for source in (own, server, DatasetSource(rows)):
+        assert not keeps_step(source, sharded)
 
 
 def test_a_collection_that_failed_goes_on_where_it_was(judge, tasks, rows, tmp_path):
@@ -109,6 +136,7 @@ def test_other_tests_are_judged_by_and_nothing_is_generated(judge, tasks, rows, 
     assert collector(Counting(rows), judge, tasks, tmp_path).collect().solved == 1.0
 
 
+@pytest.mark.slow
 def test_other_limits_judge_anew(tasks, rows, tmp_path):
     rows = [{"task_id": "add-1", "completion": "    y = list(range(10_000_000))\n    return x + 1\n"}]
     with Judge(workers=1, limits=Limits(memory_bytes=2**27)) as small, Judge(workers=1) as large:

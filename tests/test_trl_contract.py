@@ -69,6 +69,19 @@ def test_the_order_of_calls_that_the_rounds_depend_on():
     assert epoch.index("skip_first_batches(") < epoch.index("iter(train_dataloader)")
 
 
+def test_the_store_that_processes_meet_in_has_what_they_use():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        store.set("said", "well")
+        assert store.check(["said"])
+        assert not store.check(["said", "unsaid"])
+        assert store.get("said") == b"well"
+        assert [store.add("read", 1), store.add("read", 0)] == [1, 1]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture
 def sft_trainer(make_model, tokenizer, tmp_path):
     rows = [{"prompt": "a", "completion": completion} for completion in ("b", "bcd")]

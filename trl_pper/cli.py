@@ -194,3 +194,6 @@ def _export(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {"demo": _demo, "collect": _collect, "judge": _judge, "report": _report, "export": _export}
+
+if __name__ == "__main__":
+    sys.exit(main())

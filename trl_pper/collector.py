@@ -29,7 +29,7 @@ from trl_pper.judged import JudgedProgram, digest
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, even_pairs, is_sharded, judge_share, keeps_step, own_batches
+from trl_pper.share import Share, even_pairs, judge_share, keeps_step, own_batches
 from trl_pper.task import CodingTask
 
 _SCORING_BATCH = 8
@@ -195,7 +195,7 @@ def _with_logprobs(
     # Short sequences beside short ones: padding is wasted work.
     order = sorted(range(len(pairs)), key=lambda k: len(pairs[k][0]) + len(pairs[k][1]))
     ordered = [pairs[k] for k in order]
-    if filler is not None and is_sharded(student):
+    if filler is not None and student.is_sharded:
         ordered = even_pairs(ordered, student.encode_completion(filler.prompt, ""), batch_size=_SCORING_BATCH)
     logprobs = student.logprobs(
         [prompt for prompt, _ in ordered], [completion for _, completion in ordered], batch_size=_SCORING_BATCH

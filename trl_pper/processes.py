@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from typing import Any
 
 import torch.distributed
 from accelerate import PartialState
 
 _POLL_SECONDS = 0.1
 _LEAVE_SECONDS = 10.0
+_WELL = "well"
 _meetings = itertools.count()
 
 
@@ -37,33 +37,37 @@ def meet(what: str, *, failure: BaseException | None = None) -> None:
     Raises:
         OtherProcessFailed: Some process came with a failure; that process gets its failure raised as it is.
     """
-    state = PartialState()
-    if state.num_processes > 1:
-        # Public torch.distributed has no word for the store of the default group; the contract test pins this one.
-        store = torch.distributed.distributed_c10d._get_default_store()
-        prefix = f"trl_pper/{next(_meetings)}"
-        said = "" if failure is None else f"{type(failure).__name__}: {failure}"
-        store.set(f"{prefix}/{state.process_index}", said or "well")
-        keys = [f"{prefix}/{index}" for index in range(state.num_processes)]
-        while not store.check(keys):
-            time.sleep(_POLL_SECONDS)
-        answers = [store.get(key).decode() for key in keys]
-        store.add(f"{prefix}/read", 1)
-        failed = [(index, answer) for index, answer in enumerate(answers) if answer != "well"]
-        if failed:
-            _wait_for_readers(store, f"{prefix}/read", len(keys))
+    if PartialState().num_processes > 1:
+        said = None if failure is None else f"{type(failure).__name__}: {failure}"
+        try:
+            answers = _exchange(f"trl_pper/{next(_meetings)}", said or _WELL)
+        except torch.distributed.DistError as error:
+            gone = OtherProcessFailed(f"{what}: the process that holds the store of torch.distributed is gone")
+            raise failure or gone from error
+        failed = [index for index, answer in enumerate(answers) if answer != _WELL]
         if failed and failure is None:
-            index, answer = failed[0]
-            raise OtherProcessFailed(f"{what}: process {index} of {len(keys)} failed with {answer}")
+            index = failed[0]
+            raise OtherProcessFailed(f"{what}: process {index} of {len(answers)} failed with {answers[index]}")
     if failure is not None:
         raise failure
 
 
-def _wait_for_readers(store: Any, key: str, readers: int) -> None:
-    # The store may live in a process that failed and is about to end: the others read first, if they live.
-    until = time.monotonic() + _LEAVE_SECONDS
-    while store.add(key, 0) < readers and time.monotonic() < until:
+def _exchange(meeting: str, said: str) -> list[str]:
+    """Return what each process has to say, once all of them have said it."""
+    state = PartialState()
+    # Public torch.distributed has no word for the store of the default group; the contract test pins this one.
+    store = torch.distributed.distributed_c10d._get_default_store()
+    store.set(f"{meeting}/{state.process_index}", said)
+    keys = [f"{meeting}/{index}" for index in range(state.num_processes)]
+    while not store.check(keys):
         time.sleep(_POLL_SECONDS)
+    answers = [store.get(key).decode() for key in keys]
+    store.add(f"{meeting}/read", 1)
+    # Without a launcher that holds it, the store lives in process 0, which may be about to end: it leaves last.
+    until = time.monotonic() + _LEAVE_SECONDS
+    while state.is_main_process and store.add(f"{meeting}/read", 0) < len(keys) and time.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+    return answers
 
 
 def check_processes() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from accelerate import PartialState
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
@@ -116,17 +116,7 @@ def judge_share(
 
 def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
     """Return whether the processes generate batch by batch together, as each batch takes all shards of the model."""
-    return is_sharded(student) and getattr(source, "uses_student", True)
-
-
-def is_sharded(student: LocalModel | None) -> bool:
-    """Return whether a forward pass of the model needs every process (DeepSpeed ZeRO-3, FSDP)."""
-    accelerator = student.accelerator if student is not None else None
-    if accelerator is None:
-        return False
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
-    return bool(accelerator.distributed_type == DistributedType.FSDP)
+    return student is not None and student.is_sharded and getattr(source, "uses_student", True)
 
 
 def _restore(

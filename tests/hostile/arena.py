@@ -76,18 +76,20 @@ class Arena:
 
     def withstand(self, attack: Attack) -> Verdict:
         """Run the attack and assert that what was expected came of it; a known hole must still be one."""
-        hole = attack.hole_at(self.level)
+        hole, expected = attack.hole_at(self.level), attack.expected_at(self.level)
         try:
             verdict = self.run(attack)
             # Whoever logs it must be able to write it.
             verdict.message.encode()
             shown = f"{attack.target}: {[str(one) for one in verdict.outcomes]} {verdict.message[:500]!r}"
-            if attack.expected == "accepted":
+            if expected == "accepted":
                 assert verdict.accepted, shown
-            elif attack.expected == "rejected":
+            elif expected == "rejected":
                 assert verdict.pass_rate == 0.0, shown
+            elif expected == "judged":
+                assert verdict.pass_rate is not None, shown
             else:
-                allowed = {Outcome(name) for name in attack.expected.split("|")}
+                allowed = {Outcome(name) for name in expected.split("|")}
                 assert allowed.issuperset(verdict.outcomes), shown
                 assert not verdict.accepted, shown
         except Exception as error:

@@ -55,8 +55,8 @@ class Attack:
         target: The property attacked, in one sentence.
         program: The program's text.
         tests: What it is judged by.
-        expected: "rejected" for a pass rate of 0; "accepted" when being refused is what the tests ask for; or the
-            outcomes that any test may have, separated by bars.
+        expected: "rejected" for a pass rate of 0; "accepted" when being refused is what the tests ask for; "judged"
+            for any pass rate; or the outcomes that any test may have, separated by bars. By level where levels differ.
         profile: Which of `PROFILES` it runs under.
         accomplice: A program judged just before, on the same worker.
         hole: Why the attack succeeds today: the known holes, by level.
@@ -67,7 +67,7 @@ class Attack:
     target: str
     program: str
     tests: FunctionTests | StdioTests
-    expected: str = "rejected"
+    expected: dict[str, str] | str = "rejected"
     profile: str = "tight"
     accomplice: str = ""
     hole: dict[str, str] | str = ""
@@ -77,6 +77,10 @@ class Attack:
     def task(self) -> CodingTask:
         """The task whose program this pretends to be."""
         return CodingTask(task_id=self.name, prompt="p", tests=self.tests)
+
+    def expected_at(self, level: str) -> str:
+        """Return what must come of the attack at `level`."""
+        return self.expected if isinstance(self.expected, str) else self.expected[level]
 
     def hole_at(self, level: str) -> str:
         """Return why the attack succeeds at `level`, or ""."""

@@ -199,7 +199,8 @@ attack(
     "Folders nested deeper than any path are removed.",
     "import os\nfor _ in range(150):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)\nprint('deep')",
     output="deep",
-    expected="accepted",
+    # Where no file system counts, the judge may look before the end: what is too deep to be named is too much.
+    expected={"namespaces": "accepted", "landlock": "judged"},
 )
 attack(
     "files below a path too long to name",

@@ -64,6 +64,11 @@ class BeamSearchSource:
             name = getattr(model.config, "_name_or_path", "") or type(model).__name__
             self._own = LocalModel(model=model, processing_class=processing_class, name=name)
 
+    @property
+    def uses_student(self) -> bool:
+        """Whether the model in training writes the programs."""
+        return self._own is None
+
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
         """Return all that decides what this source writes: its settings, the weights and the tokenizer."""
         local = self._model(student)
@@ -136,6 +141,8 @@ class BeamSearchSource:
                 input_ids=torch.tensor(padded, device=local.device),
                 attention_mask=torch.tensor(mask, device=local.device),
                 generation_config=self.generation_config(eos, local.pad_token_id),
+                # A process whose beams have ended goes on with those of the others, which need its shards.
+                synced_gpus=local.is_sharded,
             )
         completions = [_until_end(row, eos) for row in output[:, width:].tolist()]
         repeated = [ids for ids in prompts for _ in range(self.num_beams)]

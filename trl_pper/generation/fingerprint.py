@@ -57,9 +57,9 @@ def _whole(tensor: Any) -> Iterator[torch.Tensor]:
         yield tensor.detach().full_tensor()
     elif hasattr(tensor, "ds_id") and not tensor.numel():
         # Sharded by ZeRO-3, and not gathered by `LocalModel.inference` already.
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([tensor]):
+        with deepspeed.zero.GatheredParameters([tensor]):
             yield tensor.detach()
     else:
         yield tensor.detach()

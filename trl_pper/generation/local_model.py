@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import DistributedType, extract_model_from_parallel
 from transformers import GenerationConfig
 from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
@@ -60,11 +60,20 @@ class LocalModel:
         return replace(self, adapter=False, name=f"{self.name} without adapter")
 
     @property
+    def is_sharded(self) -> bool:
+        """Whether a forward pass takes every process (DeepSpeed ZeRO-3, FSDP)."""
+        if self.accelerator is None:
+            return False
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            return bool(self.accelerator.state.deepspeed_plugin.zero_stage == 3)
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
+    @property
     def device(self) -> torch.device:
         """Where inputs have to be."""
         parameter = next(self.model.parameters())
-        # A shard (of ZeRO-3, of FSDP) may be kept elsewhere than where the whole parameter comes together.
         is_shard = hasattr(parameter, "ds_id") or hasattr(parameter, "to_local")
+        # A shard may be kept elsewhere than where the whole parameter comes together.
         device: torch.device = self.accelerator.device if is_shard and self.accelerator else parameter.device
         return device
 
