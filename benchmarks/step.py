@@ -34,12 +34,15 @@ from step_contenders import (
     assert_same_batches,
     assert_same_weights,
     function_calls,
+    round_seconds,
 )
 from step_padding import describe, measure
 from step_programs import APPS, Row, as_buffer, programs, token_lengths, train_tokenizer
 from step_turns import Seconds, train_by_turns
 
 KINDS = ("wall", "cpu")
+BY_CASTING, PER_ROUND = "cpu_ratio_to_sft_by_casting", "milliseconds_to_draw_and_order_a_round"
+CALLS = "function_calls_per_epoch"
 
 
 def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, hidden: int) -> dict[str, Any]:
@@ -56,12 +59,18 @@ def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, 
     seconds = {
         name: {kind: np.concatenate([of[name][kind] for of in measured]) for kind in KINDS} for name in measured[0]
     }
-    by_casting = [{name: ratio(of[name]["cpu"], of[SFT]["cpu"])["of_medians"] for name in of} for of in measured]
+    by_casting = {
+        name: spread(np.array([ratio(of[name]["cpu"], of[SFT]["cpu"])["of_medians"] for of in measured]))
+        for name in measured[0]
+        if name != SFT
+    }
     return {
         "parameters": found[PPER].model.num_parameters(),
         **summary(seconds),
-        "cpu_ratio_to_sft_by_casting": by_casting,
-        "function_calls_per_epoch": {name: function_calls(found[name]) for name in (PPER, SFT)},
+        BY_CASTING: by_casting,
+        # What a round adds to an epoch of `SFTTrainer`; and the calls of both, which no load disturbs.
+        PER_ROUND: spread(1000 * round_seconds(found[PPER])),
+        CALLS: {name: function_calls(found[name]) for name in (PPER, SFT)},
     }
 
 
@@ -119,6 +128,8 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(
                     f"{name}, {kind}, {contender}: {values} ms {of[f'{kind}_ratio_to_sft'].get(contender, '')}"
                 )
+        for figure in (BY_CASTING, PER_ROUND, CALLS):
+            lines.append(f"{name}, {figure}: {of[figure]}")
     for source, of in result["padding"].items():
         lines.append(f"{source}: {of['tokens']}")
         for record in of["settings"]:
@@ -138,8 +149,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="rows of a micro-batch in the timed part")
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps of a timed epoch")
-    parser.add_argument("--repetitions", type=int, default=5, help="timed epochs of each casting")
-    parser.add_argument("--castings", type=int, default=4, help="how often all trainers are made anew")
+    parser.add_argument("--repetitions", type=int, default=2, help="timed epochs of each casting")
+    parser.add_argument("--castings", type=int, default=10, help="how often all trainers are made anew")
     parser.add_argument("--programs", type=int, default=1000, help="most programs in the timed part's buffer")
     parser.add_argument("--padding-steps", type=int, default=200, help="optimizer steps whose padding is counted")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")

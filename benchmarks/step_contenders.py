@@ -11,6 +11,7 @@ import argparse
 import cProfile
 import pstats
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from step_padding import draws_in_order
 from step_programs import Row
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -57,8 +59,11 @@ class Contenders:
         }
 
     def build(self, *, first: int = 0) -> dict[str, SFTTrainer]:
-        """Return fresh trainers, made in turn from number `first` on: what is made later lies elsewhere in memory."""
-        names = list(self._makers)
+        """Return fresh trainers, made in turn from number `first` on: what is made later lies elsewhere in memory.
+
+        Odd numbers go the other way about, so that each trainer follows each neighbour as often as it precedes it.
+        """
+        names = list(self._makers)[:: -1 if first % 2 else 1]
         return {name: self._makers[name]() for name in names[first % len(names) :] + names[: first % len(names)]}
 
     def _common(self) -> dict[str, Any]:
@@ -124,6 +129,17 @@ def assert_same_weights(ours: SFTTrainer, theirs: SFTTrainer) -> None:
     """Raise AssertionError unless both learned the same: on a CPU to the bit."""
     for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
         assert torch.equal(one, other) if one.device.type == "cpu" else torch.allclose(one, other, atol=1e-3)
+
+
+def round_seconds(trainer: PPERTrainer, repetitions: int = 30) -> NDArray[np.float64]:
+    """Return the CPU time of drawing, preparing and ordering a round whose programs were tokenised before."""
+    sampler = trainer._get_train_sampler()
+    seconds = []
+    for _ in range(repetitions):
+        began = time.thread_time()
+        list(sampler)
+        seconds.append(time.thread_time() - began)
+    return np.array(seconds)
 
 
 def function_calls(trainer: SFTTrainer) -> int:
