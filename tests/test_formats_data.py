@@ -6,6 +6,7 @@ import base64
 import json
 import pickle
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -56,8 +57,8 @@ def test_every_task_and_test_is_read_and_comes_back_from_native_rows(shared, tmp
 def test_every_input_of_mbpp_plus_is_a_test(shared):
     tasks = load_tasks(shared(MBPP_PLUS))
     assert summary(tasks) == (196, 21166, 196)
-    # Of every sixteenth task, so as to stay within seconds; all 196 pass.
-    assert rejected(tasks[::16]) == {}
+    # Of every fortieth task, so as to stay within seconds; benchmarks/tasks.py takes all 196, which pass.
+    assert rejected(tasks[::40]) == {}
 
 
 @pytest.mark.slow
@@ -112,7 +113,9 @@ def test_accepted_programs_of_code_contests_pass(shared):
     clean = [row["clean"] for _, row in read_rows(path)]
     tasks = [task for task, sound in zip(load_tasks(path), clean, strict=True) if sound]
     assert len(tasks) == 118
-    assert rejected(tasks[::2]) == {}
+    assert any(task.cpu_seconds for task in tasks)
+    # Without the contest's clock: whether its machine was faster than this one is not the question.
+    assert rejected([replace(task, cpu_seconds=None) for task in tasks[::4]]) == {}
 
 
 @pytest.mark.slow
