@@ -6,7 +6,6 @@ import base64
 import json
 import pickle
 import zlib
-from dataclasses import replace
 
 import pytest
 
@@ -113,9 +112,7 @@ def test_accepted_programs_of_code_contests_pass(shared):
     clean = [row["clean"] for _, row in read_rows(path)]
     tasks = [task for task, sound in zip(load_tasks(path), clean, strict=True) if sound]
     assert len(tasks) == 118
-    assert any(task.cpu_seconds for task in tasks)
-    # Without the contest's clock: whether its machine was faster than this one is not the question.
-    assert rejected([replace(task, cpu_seconds=None) for task in tasks[::4]]) == {}
+    assert rejected(tasks[::4]) == {}
 
 
 @pytest.mark.slow
