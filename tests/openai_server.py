@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from trl_pper import ServerSource
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
@@ -178,3 +180,9 @@ def serve(model, tokenizer):
         finally:
             server.shutdown()
             thread.join()
+
+
+def source_of(server, **options):
+    """Return a source of short programs that waits for next to nothing."""
+    defaults = {"model": "tiny", "num_programs": 2, "max_completion_length": 4, "backoff_seconds": 0.001, "seed": 0}
+    return ServerSource(server.address, **{**defaults, **options})

@@ -5,26 +5,15 @@ import math
 import time
 
 import pytest
-from openai_server import Fault, serve
+from openai_server import Fault, source_of
 
-from trl_pper import CodingTask, ServerSource
+from trl_pper import CodingTask
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.generation.usage import Usage
 
 #: Ends most completions of the tiny model within a few tokens.
 ENDS_EARLY = {"logit_bias": {"0": 3.0}}
-
-
-@pytest.fixture
-def server(make_model, tokenizer):
-    with serve(make_model().eval(), tokenizer) as server:
-        yield server
-
-
-def source_of(server, **options):
-    defaults = {"model": "tiny", "num_programs": 2, "max_completion_length": 4, "backoff_seconds": 0.001, "seed": 0}
-    return ServerSource(server.address, **{**defaults, **options})
 
 
 def chat_of(task):
