@@ -222,3 +222,12 @@ def test_a_price_gives_a_cost():
     assert usage.cost(0.5, 1.5) == 3.5
     assert usage.describe(0.5, 1.5).endswith(", cost 3.5000")
     assert "cost" not in usage.describe()
+
+
+def test_several_collections_share_one_source(server, tasks):
+    """Evaluation during a collection, for instance: each has its event loop, both count into one sum."""
+    source = source_of(server)
+    alone = list(source_of(server).generate(tasks))
+    pairs = list(zip(source.generate(tasks), source.generate(tasks), strict=True))
+    assert [list(side) for side in zip(*pairs, strict=True)] == [alone, alone]
+    assert (source.usage.requests, source.usage.programs) == (8, 16)

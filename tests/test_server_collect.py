@@ -134,6 +134,10 @@ def test_the_key_is_sent_and_shows_nowhere(server, tasks, tmp_path, monkeypatch,
     server.key = "another"
     with pytest.raises(ConnectionError, match=r"status 401 .*Bearer \[key\]") as caught:
         list(source.generate(tasks))
+    for reply in ({"error": f"no such key: {KEY}"}, f"no such key: {KEY}"):
+        server.key, server.edit = KEY, lambda _, reply=reply: reply
+        with pytest.raises(ValueError, match=r"no such key: \[key\]"):
+            list(source.generate(tasks[:1]))
     shown = [
         "".join(traceback.format_exception(caught.value)), repr(source), str(source.identity()), caplog.text,
         str(source.usage),

@@ -8,7 +8,9 @@ and the task, and never the key.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,8 +79,9 @@ class Endpoint:
         self._pace = pace
         self._count = count
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=None)
         # Bounded as a whole in `_send`: a timeout here would be one for each piece of the reply.
-        self._client = httpx.AsyncClient(headers=headers, timeout=None, limits=httpx.Limits(max_connections=None))
+        self._client = httpx.AsyncClient(headers=headers, timeout=None, limits=limits, verify=_certificates())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -116,7 +119,7 @@ class Endpoint:
         sent = f" (sent {retry + 1} times)" if retry else ""
         if response is None:
             raise ConnectionError(f"{where}{sent}. Raise timeout_seconds where replies take longer. {_LATER}")
-        detail = self._without_key(response.text)[:500]
+        detail = self.without_key(response.text)[:500]
         waits = f"; it asks to wait {pause:.0f} s" if pause else ""
         remedy = _REMEDIES.get(response.status_code, _LATER)
         raise RequestRefused(f"{where}{sent}: {detail}{waits}. {remedy}", status=response.status_code, detail=detail)
@@ -128,9 +131,9 @@ class Endpoint:
         except TimeoutError:
             return None, f"no reply within {self.timeout_seconds:g} s"
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
-            raise ConnectionError(f"{url}: cannot be asked ({self._without_key(str(error))})") from None
+            raise ConnectionError(f"{url}: cannot be asked ({self.without_key(str(error))})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
-            return None, f"no reply ({type(error).__name__}: {self._without_key(str(error))})"
+            return None, f"no reply ({type(error).__name__}: {self.without_key(str(error))})"
         return response, f"status {response.status_code}"
 
     def _json_object(self, response: httpx.Response, url: str, task_id: str) -> dict[str, Any]:
@@ -141,13 +144,20 @@ class Endpoint:
         if not isinstance(reply, dict):
             raise ValueError(
                 f"{url}: the reply for task {task_id!r} is not a JSON object; got "
-                f"{self._without_key(response.text)[:100]!r}. Check base_url: something other than an "
+                f"{self.without_key(response.text)[:100]!r}. Check base_url: something other than an "
                 "OpenAI-compatible server may answer there"
             )
         return reply
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
+        """Return what a server said with the key left out: some repeat it."""
         return text.replace(self._api_key, "[key]") if self._api_key else text
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return what servers are verified by; loading it takes a tenth of a second."""
+    return httpx.create_ssl_context()
 
 
 def _may_pass(status: int) -> bool:

@@ -174,7 +174,8 @@ class ServerSource:
             try:
                 choices = choices_of(reply, most=missing)
             except ValueError as error:
-                raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {error}") from None
+                said = endpoint.without_key(str(error))
+                raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
             self._count(usage_of(reply, choices))
             programs += [program_of(choice, source=self.model) for choice in choices]
             if len(programs) == self.num_programs:
