@@ -7,6 +7,7 @@ that needs it, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,12 +108,31 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="model id or path that writes the programs by beam search")
     source.add_argument("--programs", type=Path, help="a teacher's programs: rows with task_id and completion")
     source.add_argument("--server", help="OpenAI-compatible address, for instance http://localhost:8000/v1")
-    parser.add_argument("--server_model", default=None, help="name of the model on the server")
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
     parser.add_argument("--num_beams", type=int, default=3, help="programs per task")
     parser.add_argument("--max_completion_length", type=int, default=256, help="longest program, in tokens")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts generated for at once")
+    _add_server_options(parser.add_argument_group("programs from a server (--server)"))
     _add_judge_options(parser)
+
+
+def _add_server_options(group: argparse._ArgumentGroup) -> None:
+    # Without defaults, so that one given for another source is noticed; those of `ServerSource` hold.
+    add = functools.partial(group.add_argument, default=None)
+    add("--server_model", help="name of the model on the server")
+    add("--api_key_env", metavar="NAME", help="environment variable that holds the key")
+    add("--concurrency", type=int, help="tasks asked for at once (8)")
+    add("--requests_per_minute", type=float, help="highest rate of requests (no limit)")
+    add("--max_retries", type=int, help="how often a request that may pass is sent again (5)")
+    add("--timeout_seconds", type=float, help="longest wait for a reply (600)")
+    add("--temperature", type=float, help="sampling temperature (0.8)")
+    add("--top_p", type=float, help="probability mass to sample from (the server's default)")
+    add("--stop", nargs="+", help="texts that end a program")
+    add("--sampling_seed", type=int, help="seed sent to the server (none)")
+    group.add_argument("--chat", action="store_true", default=None, help="send text prompts as chat messages")
+    add("--extra_body", metavar="JSON", help="further fields of a request, such as '{\"use_beam_search\": true}'")
+    add("--prompt_price", type=float, help="price of a million prompt tokens, for the cost")
+    add("--completion_price", type=float, help="price of a million completion tokens, for the cost")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ before a model is loaded.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,6 +127,9 @@ def collect(options: argparse.Namespace) -> int:
     finally:
         if len(buffer):
             buffer.save(options.output)
+        if isinstance(source, ServerSource):
+            # After an error, too: it was paid for.
+            print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if report.unjudged:
         print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
     else:
@@ -139,18 +143,30 @@ def collect(options: argparse.Namespace) -> int:
     return 0
 
 
+#: Options that only a server has, by what `ServerSource` calls them; the last ones are not for it.
+_SERVER_OPTIONS = {
+    "api_key_env": "api_key_env",
+    "concurrency": "concurrency",
+    "requests_per_minute": "requests_per_minute",
+    "max_retries": "max_retries",
+    "timeout_seconds": "timeout_seconds",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    "sampling_seed": "seed",
+    "chat": "chat",
+}
+_OTHER_SERVER_OPTIONS = ("server_model", "extra_body", "prompt_price", "completion_price")
+
+
 def _source(options: argparse.Namespace) -> ProgramSource:
+    given = [name for name in (*_SERVER_OPTIONS, *_OTHER_SERVER_OPTIONS) if getattr(options, name) is not None]
+    if given and options.server is None:
+        raise ValueError(f"--{given[0]}: only a server has it; give --server, or leave it out")
     if options.programs is not None:
         return DatasetSource(options.programs)
     if options.server is not None:
-        if options.server_model is None:
-            raise ValueError("server_model: required with --server; name the model to ask for")
-        return ServerSource(
-            options.server,
-            model=options.server_model,
-            num_programs=options.num_beams,
-            max_completion_length=options.max_completion_length,
-        )
+        return _server(options)
     model = AutoModelForCausalLM.from_pretrained(options.model)
     return BeamSearchSource(
         model.eval(),
@@ -159,3 +175,27 @@ def _source(options: argparse.Namespace) -> ProgramSource:
         max_completion_length=options.max_completion_length,
         batch_size=options.batch_size,
     )
+
+
+def _server(options: argparse.Namespace) -> ServerSource:
+    if options.server_model is None:
+        raise ValueError("server_model: required with --server; name the model to ask for")
+    given = {name: getattr(options, option) for option, name in _SERVER_OPTIONS.items()}
+    return ServerSource(
+        options.server,
+        model=options.server_model,
+        num_programs=options.num_beams,
+        max_completion_length=options.max_completion_length,
+        extra_body=_json_object("extra_body", options.extra_body),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: a JSON object is required; got {text!r}")
+    return value
