@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-zero check format docs bench clean
+.PHONY: help setup demo test test-slow test-all test-zero check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,9 @@ demo: $(STAMP)  ## improve a tiny code model from its own judged programs, under
 
 test: $(STAMP)  ## the fast tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(STAMP)  ## the tests that `make test` leaves out
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile

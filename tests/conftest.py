@@ -81,6 +81,15 @@ def make_model(tokenizer):
     return build
 
 
+@pytest.fixture
+def server(make_model, tokenizer):
+    """An OpenAI-style server over a tiny model."""
+    from openai_server import serve
+
+    with serve(make_model().eval(), tokenizer) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def tasks() -> list[CodingTask]:
     """Four small tasks with prompts of different lengths."""

@@ -1,7 +1,7 @@
 """Training runs in processes of their own, forked after TRL was imported once, and killed where the plan says so.
 
 Started by `forked_plan.py` with a folder that holds `plan.json`, a list of runs: `{"name", "output", "processes",
-"config", "lora", "tasks", "dropout", "launch", "resume", "evaluate_first", "kill", "slow", "timeout", "barrier",
+"config", "lora", "tasks", "dropout", "launch", "resume", "evaluate", "kill", "slow", "timeout", "barrier",
 "fail", "differ"}`. Each process that comes to the end of its run, or to an error that the plan foresees, writes what
 it saw to `<name>-<rank>.json`; the exit codes of all of them go to `exits.json`.
 """
@@ -187,8 +187,8 @@ def train(folder: Path, run: dict) -> None:
     seen = {"world_size": trainer.accelerator.num_processes}
     report = folder / f"{run['name']}-{trainer.accelerator.process_index}.json"
     started = time.perf_counter()
-    if run.get("evaluate_first"):
-        seen["accuracy_before"] = trainer.evaluate(trainer.collector.tasks)["eval_accuracy"]
+    if run.get("evaluate"):
+        seen["accuracy_before"] = accuracy(trainer)
     try:
         trainer.train(resume_from_checkpoint=run.get("resume"))
     except Exception as error:
@@ -230,9 +230,13 @@ def sharding(trainer: PPERTrainer, folder: Path, run: dict) -> dict:
         "distributed_type": trainer.accelerator.distributed_type.value,
         "whole": whole,
         "held": sum(held(parameter).numel() for parameter in trainer.model.parameters()),
-        "accuracy": trainer.evaluate(trainer.collector.tasks)["eval_accuracy"],
+        "accuracy": accuracy(trainer) if run.get("evaluate") else None,
         "sums": sums(weights) if trainer.accelerator.is_main_process else None,
     }
+
+
+def accuracy(trainer: PPERTrainer) -> float:
+    return trainer.evaluate(trainer.collector.tasks)["eval_accuracy"]
 
 
 def held(parameter: torch.Tensor) -> torch.Tensor:

@@ -25,23 +25,28 @@ TOKEN = "hf_loopback"
 _LARGE = (".parquet", ".safetensors", ".bin", ".arrow")
 _REPOSITORY = r"(?P<id>[\w.-]+/[\w.-]+)"
 _KIND = r"(?P<kind>models|datasets|spaces)"
+_REVISION = r"(?P<revision>refs/[^/]+/[^/]+|[^/]+)"
 
 
 @dataclass
 class Repository:
-    """What one repository holds; `commits` has the files of each revision, the newest last."""
+    """What one repository holds: the files of each commit, the newest of `main` last, and other branches by number."""
 
     private: bool
     commits: list[dict[str, bytes]] = field(default_factory=lambda: [{}])
+    branches: dict[str, int] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, bytes]:
         return self.commits[-1]
 
+    def number(self, revision: str) -> int | None:
+        named = {"main": len(self.commits) - 1, **self.branches, **{oid(n): n for n in range(len(self.commits))}}
+        return named.get(revision)
+
     def at(self, revision: str) -> dict[str, bytes] | None:
-        if revision == "main":
-            return self.files
-        return next((files for n, files in enumerate(self.commits) if oid(n) == revision), None)
+        number = self.number(revision)
+        return None if number is None else self.commits[number]
 
 
 def oid(number: int) -> str:
@@ -198,10 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, body: Any, kind: str, id: str, revision: str = "main") -> None:
         found = self._repository(kind, id)
-        if found.at(revision) is None:
-            raise Refused(404, "RevisionNotFound", "Invalid rev id")
-        siblings = [{"rfilename": path} for path in found.files]
-        sha = oid(len(found.commits) - 1)
+        siblings = [{"rfilename": path} for path in self._files(kind, id, revision)]
+        sha = oid(found.number(revision) or 0)
         self._json({"id": id, "sha": sha, "private": found.private, "tags": [], "siblings": siblings})
 
     def tree(self, body: Any, kind: str, id: str, revision: str, folder: str | None = None) -> None:
@@ -272,8 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = self._files(kind, id, revision)
         if path not in files:
             raise Refused(404, "EntryNotFound", "Entry not found")
-        commits = self.hub.repositories[kind or "models", id].commits
-        head = oid(len(commits) - 1) if revision == "main" else revision
+        head = oid(self.hub.repositories[kind or "models", id].number(revision) or 0)
         self._send(files[path], headers={"ETag": f'"{_hash(files[path])}"', "X-Repo-Commit": head})
 
     def _files(self, kind: str | None, id: str, revision: str) -> dict[str, bytes]:
@@ -298,13 +300,13 @@ _ROUTES = [
     (r"/api/repos/create", "create"),
     (r"/api/validate-yaml", "valid_yaml"),
     (rf"/api/{_KIND}/{_REPOSITORY}", "info"),
-    (rf"/api/{_KIND}/{_REPOSITORY}/revision/(?P<revision>.+)", "info"),
-    (rf"/api/{_KIND}/{_REPOSITORY}/tree/(?P<revision>[^/]+)(?P<folder>/.*)?", "tree"),
-    (rf"/api/{_KIND}/{_REPOSITORY}/paths-info/(?P<revision>[^/]+)", "paths"),
-    (rf"/api/{_KIND}/{_REPOSITORY}/preupload/(?P<revision>[^/]+)", "preupload"),
-    (rf"/api/{_KIND}/{_REPOSITORY}/commit/(?P<revision>[^/]+)", "commit"),
+    (rf"/api/{_KIND}/{_REPOSITORY}/revision/{_REVISION}", "info"),
+    (rf"/api/{_KIND}/{_REPOSITORY}/tree/{_REVISION}(?P<folder>/.*)?", "tree"),
+    (rf"/api/{_KIND}/{_REPOSITORY}/paths-info/{_REVISION}", "paths"),
+    (rf"/api/{_KIND}/{_REPOSITORY}/preupload/{_REVISION}", "preupload"),
+    (rf"/api/{_KIND}/{_REPOSITORY}/commit/{_REVISION}", "commit"),
     (rf"/(?:{_KIND}/)?{_REPOSITORY}\.git/info/lfs/objects/batch", "large"),
     (r"/objects/upload/(?P<sha256>\w+)", "upload"),
     (r"/objects/verify/(?P<sha256>\w+)", "verify"),
-    (rf"/(?:{_KIND}/)?{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+    (rf"/(?:{_KIND}/)?{_REPOSITORY}/resolve/{_REVISION}/(?P<path>.+)", "resolve"),
 ]

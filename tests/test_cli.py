@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
+from benchmark_rows import ROWS
 
-from trl_pper import Judge
+from trl_pper import Judge, load_tasks
 from trl_pper.cli import main
 from trl_pper.judge import ladder
 from trl_pper.replay import ReplayBuffer
@@ -166,3 +167,44 @@ def test_a_level_that_cannot_be_had_is_a_clear_error(capsys, monkeypatch):
     monkeypatch.setattr(ladder, "_why_not", lambda level: "the kernel is too old")
     assert main(["judge", "--selftest"]) == 2
     assert "isolation: 'auto' cannot be had" in capsys.readouterr().err
+
+
+def test_export_writes_tasks_of_any_format_as_native_rows(tmp_path, capsys):
+    rows = [{**ROWS["apps"][0], "problem_id": n, "difficulty": level} for n, level in enumerate(["interview", "easy"])]
+    source, output = tmp_path / "apps.jsonl", tmp_path / "native.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"problem_id": 9}]))
+    command = ["export", str(source), "--to", "native", "--output", str(output)]
+    assert main(command) == 2
+    assert "apps.jsonl:3: " in capsys.readouterr().err
+    assert main([*command, "--on_error", "skip"]) == 0
+    assert f"2 tasks: {output}" in capsys.readouterr().out
+    assert load_tasks(output) == load_tasks(rows)
+    assert main([*command, "--on_error", "skip", "--difficulty", "easy", "--max_tests", "1", "--format", "apps"]) == 0
+    assert load_tasks(output) == load_tasks(rows, difficulty="easy", max_tests=1)
+
+
+def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
+    command = ["export", "buffer.parquet", "--to", "sft", "--output", str(files / "x.jsonl"), "--difficulty", "easy"]
+    assert main(command) == 2
+    assert "--difficulty: only tasks have it" in capsys.readouterr().err
+
+
+def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
+    from trl_pper.commands import DataArguments, _tasks, _train_dataset
+
+    for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
+        folder = tmp_path / split / str(number)
+        folder.mkdir(parents=True)
+        for name in ("question.txt", "input_output.json"):
+            (folder / name).write_text(ROWS["apps"][0]["input_output"])
+        (folder / "metadata.json").write_text(json.dumps({"difficulty": level}))
+    (tmp_path / "train" / "broken").mkdir()
+    (tmp_path / "train" / "broken" / "question.txt").write_text("No tests.")
+    given = {"difficulty": ["easy"], "max_tests": 1, "on_error": "skip"}
+    data = DataArguments(tasks=str(tmp_path), task_format="apps", task_split="test", eval_split="train", **given)
+    assert _train_dataset(data) == load_tasks(tmp_path, split="test", **given)
+    assert _tasks(data, str(tmp_path), data.eval_split) == load_tasks(tmp_path, split="train", **given)
+    for option in ("task_subset", "task_split"):
+        file = tmp_path / "train" / "broken" / "question.txt"
+        with pytest.raises(ValueError, match=f"{option[5:]}: only a data set with splits has one; got 'x'"):
+            _train_dataset(DataArguments(tasks=str(file), **{option: "x"}))

@@ -35,10 +35,9 @@ def test_examples_were_found():
     assert attempted >= 4
 
 
-#: The page on training needs files and a model; test_training_page.py brings them.
-DOCS = sorted(
-    set((Path(__file__).parents[1] / "docs").glob("*.md")) - {Path(__file__).parents[1] / "docs/training.md"}
-)
+FOLDER = Path(__file__).parents[1] / "docs"
+#: These pages need files and a model; test_training_page.py and test_tasks_page.py bring them.
+DOCS = sorted(set(FOLDER.glob("*.md")) - {FOLDER / "training.md", FOLDER / "tasks.md"})
 
 
 @pytest.mark.parametrize(

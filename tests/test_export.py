@@ -1,8 +1,12 @@
+import dataclasses
+
 import pytest
 
+from trl_pper import load_tasks
 from trl_pper.experience import Experience
-from trl_pper.export import to_kto, to_preference, to_sft
+from trl_pper.export import to_kto, to_preference, to_sft, write_tasks
 from trl_pper.replay import ReplayBuffer
+from trl_pper.task import StdioCase, StdioTests
 
 CHAT = [{"role": "user", "content": "hi"}]
 
@@ -45,7 +49,7 @@ def test_chat_prompts_are_answered_by_messages():
 
 @pytest.mark.parametrize("export", [to_sft, to_preference, to_kto])
 def test_nothing_to_export_is_an_error_with_a_remedy(export):
-    with pytest.raises(ValueError, match="nothing to export, "):
+    with pytest.raises(ValueError, match="nothing to export: "):
         export(ReplayBuffer())
 
 
@@ -57,3 +61,27 @@ def test_bounds_and_mixed_prompts_are_refused():
     buffer.add(filled([("d", "d1", 1.0)], CHAT))
     with pytest.raises(ValueError, match=r"^prompt:"):
         to_sft(buffer)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_tasks_are_written_as_native_rows(tmp_path, tasks, suffix):
+    path = tmp_path / f"tasks.{suffix}"
+    known = [dataclasses.replace(tasks[0], difficulty="easy", cpu_seconds=0.5), *tasks[1:]]
+    write_tasks(path, known)
+    assert load_tasks(path) == known
+
+
+def test_tasks_that_cannot_be_written_are_refused(tmp_path, tasks):
+    with pytest.raises(ValueError, match=r"tasks\.json: must end in \.jsonl or \.parquet; got '\.json'"):
+        write_tasks(tmp_path / "tasks.json", tasks)
+    checked = dataclasses.replace(
+        tasks[0], tests=StdioTests(cases=[StdioCase(input="", output="")], compare=lambda *_: True)
+    )
+    with pytest.raises(ValueError, match="compare: a function cannot be written to a file"):
+        write_tasks(tmp_path / "tasks.jsonl", [checked])
+    assert not (tmp_path / "tasks.jsonl").exists()
+    chat = dataclasses.replace(tasks[0], prompt=CHAT)
+    with pytest.raises(ValueError, match=r"^prompt:"):
+        write_tasks(tmp_path / "tasks.parquet", [chat, tasks[1]])
+    write_tasks(tmp_path / "tasks.jsonl", [chat, tasks[1]])
+    assert load_tasks(tmp_path / "tasks.jsonl") == [chat, tasks[1]]

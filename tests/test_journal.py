@@ -1,5 +1,6 @@
 """The journal: what was judged is on the disk, whatever happens next."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -158,6 +159,8 @@ def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
     assert judging_identity(tasks[0], limits) == judging_identity(tasks[0], Limits())
     assert judging_identity(tasks[0], limits) != judging_identity(tasks[1], limits)
     assert judging_identity(tasks[0], limits) != judging_identity(tasks[0], Limits(cpu_seconds=1.0))
+    own = dataclasses.replace(tasks[0], cpu_seconds=1.0)
+    assert judging_identity(own, limits) == judging_identity(tasks[0], Limits(cpu_seconds=1.0))
     by_function = CodingTask(
         task_id="io",
         prompt="p",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import signal
 import subprocess
@@ -200,9 +201,9 @@ def test_an_unknown_level_is_refused():
 def counting(monkeypatch):
     judged = []
 
-    def judge_function(worker, program, tests):
+    def judge_function(worker, program, tests, limits):
         judged.append(program)
-        return real(worker, program, tests)
+        return real(worker, program, tests, limits)
 
     real = pool.judge_function
     monkeypatch.setattr(pool, "judge_function", judge_function)
@@ -375,3 +376,36 @@ def test_jobs_are_validated():
         judge.run([(ECHO, "print(1)")])
     with pytest.raises(TypeError, match="program 1: must be text"):
         judge.run([(ECHO, ["print(1)", None])])
+
+
+BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\n"
+
+
+@pytest.mark.parametrize(
+    ("tests", "program"),
+    [
+        (
+            FunctionTests(code="assert f(1) == 1", entry_point="f"),
+            "def f(x):\n    " + BURN.replace("\n", "\n    ") + "return x",
+        ),
+        (ECHO.tests, BURN + "print(input())"),
+    ],
+)
+def test_cpu_seconds_of_a_task_take_the_place_of_the_judges(tests, program):
+    """In one worker, one after the other, so that what one task allows is not what the next one gets."""
+    tasks = [
+        CodingTask(task_id=str(seconds), prompt="p", tests=tests, cpu_seconds=seconds)
+        for seconds in (5.0, 0.2, None, 6.0)
+    ]
+    with Judge(workers=1, limits=Limits(cpu_seconds=0.3)) as judge:
+        verdicts = judge.run([(task, [program]) for task in tasks])
+    assert [verdict.outcomes[0].value for [verdict] in verdicts] == ["passed", "timeout", "timeout", "passed"]
+
+
+def test_verdicts_under_other_cpu_seconds_are_not_remembered_as_the_same(monkeypatch):
+    judged = counting(monkeypatch)
+    tasks = [dataclasses.replace(task_adding(1), cpu_seconds=seconds) for seconds in (None, 5.0, 5.0, 10.0)]
+    with Judge(workers=1) as judge:
+        judge.run([(task, [ADD_ONE]) for task in tasks])
+    # The last one states what the judge allows anyway.
+    assert len(judged) == 2

@@ -17,10 +17,10 @@ from trl_pper.verdict import Outcome
 pytestmark = pytest.mark.hostile
 
 #: What canaries take for a worker: this process, whose descendants they may look for.
-HERE = types.SimpleNamespace(process=types.SimpleNamespace(pid=os.getpid()))
+HERE = types.SimpleNamespace(process=types.SimpleNamespace(pid=os.getpid()), limits=Limits())
 
 
-def without_a_jail(worker, program, tests):
+def without_a_jail(worker, program, tests, limits):
     """Judge a script by running it as this user, with all that this process may do."""
     [case] = tests.cases
     done = subprocess.run(

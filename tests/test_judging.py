@@ -87,6 +87,15 @@ def test_what_a_failing_source_wrote_before_is_judged_first(judge, tasks):
     assert handed_on == [0, 1, 2]
 
 
+def test_an_error_while_handing_on_the_last_task_is_not_lost(judge, tasks):
+    def full_disk(place, judged):
+        if place == len(tasks) - 1:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        judge_programs(tasks, SlowSource(0.0), judge, on_judged=full_disk)
+
+
 def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     def full_disk(place, judged):
         raise OSError("no space left")

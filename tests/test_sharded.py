@@ -45,9 +45,9 @@ def run(name: str, launch: str, **plan) -> dict:
 def carried(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     short = {"num_train_epochs": 1}
-    plan = [run("ddp", "ddp"), run("ddp with LoRA", "ddp", lora=True, config=short)]
+    plan = [run("ddp", "ddp", evaluate=True), run("ddp with LoRA", "ddp", lora=True, config=short)]
     for kind in KINDS if HAS_DEEPSPEED else KINDS[:1]:
-        plan.append(run(kind, kind, evaluate_first=kind != "zero2"))
+        plan.append(run(kind, kind, evaluate=True))
         plan.append(run(f"{kind}, resumed", kind, resume=str(folder / kind / "checkpoint-3")))
         plan.append(run(f"{kind} with LoRA", kind, lora=True, config=short))
     if HAS_DEEPSPEED:
@@ -128,7 +128,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint(carried, seen, kind):
         assert resumed["sums"] == whole["sums"]
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "zero3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_tasks_are_evaluated_before_training_too(carried, seen, kind):
     assert seen[0]["accuracy_before"] == seen[1]["accuracy_before"] == 0.2
     assert seen[0]["accuracy"] == 0.4

@@ -1,5 +1,7 @@
 """Who generates for which tasks, and what a journal saves: nothing is generated twice, nothing judged by old rules."""
 
+import copy
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +174,12 @@ def test_beams_of_other_weights_are_other_beams(make_model, tokenizer):
     assert identity(make_model(seed=1)) != base
     assert identity(make_model(), num_beams=5) != base
     assert identity(make_model(), max_completion_length=9) != base
+    ending_elsewhere = make_model()
+    ending_elsewhere.generation_config.eos_token_id = [0, 5]
+    assert identity(ending_elsewhere) != base
+    templated = copy.deepcopy(tokenizer)
+    templated.chat_template = "{{ messages }}"
+    assert BeamSearchSource(make_model(), templated).identity() != base
 
 
 def test_a_fingerprint_sees_every_single_value(make_model):
@@ -195,8 +203,6 @@ def test_a_fingerprint_sees_every_single_value(make_model):
 
 
 def test_a_tokenizer_is_known_by_its_tokens_not_by_its_padding(tokenizer):
-    import copy
-
     before = tokenizer_fingerprint(tokenizer)
     used = copy.deepcopy(tokenizer)
     used(["a", "bcd"], padding=True, truncation=True, max_length=2)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests, task_rows
 from trl_pper.task import tests_from_json as from_json
 from trl_pper.task import tests_to_json as to_json
 
@@ -56,3 +56,41 @@ def test_a_missing_column_is_named(column):
     row = CodingTask(task_id="a", prompt="p", tests=CALLS).to_row()
     with pytest.raises(ValueError, match=f"^{column}: required"):
         CodingTask.from_row({**row, column: None})
+
+
+KNOWN = dict(source="mine", difficulty="easy", cpu_seconds=1.5, reference="def f(x): return 2")
+
+
+def test_what_else_is_known_of_a_task_comes_back_too():
+    task = CodingTask(task_id="a", prompt="p", tests=CALLS, **KNOWN)
+    row = json.loads(json.dumps(task.to_row()))
+    assert set(row) == {"task_id", "prompt", "tests", *KNOWN}
+    assert CodingTask.from_row(row) == task
+    bare = CodingTask(task_id="b", prompt="p", tests=CALLS)
+    assert set(bare.to_row()) == {"task_id", "prompt", "tests"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_of_different_tasks_have_the_same_columns_in_a_table(order):
+    datasets = pytest.importorskip("datasets")
+    bare, full = (
+        CodingTask(task_id=name, prompt="p", tests=CALLS, **more) for name, more in (("a", {}), ("b", KNOWN))
+    )
+    tasks = [bare, full][::order]
+    table = datasets.Dataset.from_list(task_rows(tasks))
+    assert [CodingTask.from_row(row) for row in table] == tasks
+    assert set(task_rows([bare])[0]) == {"task_id", "prompt", "tests"}
+    assert task_rows([]) == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "2"])
+def test_cpu_seconds_of_a_task_are_a_number_above_zero(seconds):
+    with pytest.raises(ValueError, match=r"^cpu_seconds: "):
+        CodingTask(task_id="a", prompt="p", tests=CALLS, cpu_seconds=seconds)
+
+
+@pytest.mark.parametrize("name", ["source", "difficulty", "reference"])
+def test_what_is_known_of_a_task_is_text(name):
+    for value in ("", 3):
+        with pytest.raises(ValueError, match=rf"^{name}: "):
+            CodingTask(task_id="a", prompt="p", tests=CALLS, **{name: value})

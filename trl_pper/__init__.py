@@ -25,6 +25,7 @@ _EXPORTS = {
     "Verdict": "trl_pper.verdict",
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
+    "mix_tasks": "trl_pper.mixture",
     "p2value": "trl_pper.priority",
     "rejudge": "trl_pper.judging",
 }
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from trl_pper.judge import Judge as Judge
     from trl_pper.judge import Limits as Limits
     from trl_pper.judging import rejudge as rejudge
+    from trl_pper.mixture import mix_tasks as mix_tasks
     from trl_pper.priority import draw_probabilities as draw_probabilities
     from trl_pper.priority import p2value as p2value
     from trl_pper.replay import ReplayBuffer as ReplayBuffer

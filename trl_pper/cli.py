@@ -7,6 +7,7 @@ that needs it, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ TRAIN_HELP = """\
 usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
 
 Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
-  --tasks FILE               tasks to write programs for (.jsonl, .jsonl.gz, .json, .parquet)
-  --task_format FORMAT       auto, humaneval, mbpp or native
-  --eval_tasks FILE          held-out tasks, evaluated after training (and during, with --eval_strategy)
+  --tasks TASKS              tasks to write programs for: a file, a folder or the id of a data set on the Hub
+  --task_format FORMAT       auto, humaneval, mbpp, apps, code_contests, open_r1, live_code_bench or native
+  --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
+  --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
   --programs FILE            a teacher's programs for the tasks, instead of the model's own
   --buffer FILE              replay a collected buffer and collect nothing
   --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
@@ -52,7 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_collect(commands.add_parser("collect", help="fill a buffer with judged programs, without training"))
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
     _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
-    _add_export(commands.add_parser("export", help="turn a buffer into an SFT, preference or KTO data set"))
+    _add_export(
+        commands.add_parser(
+            "export", help="turn a buffer into an SFT, preference or KTO data set, or tasks into native rows"
+        )
+    )
     return parser
 
 
@@ -63,8 +69,18 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    parser.add_argument("--tasks", type=Path, required=required, help="tasks: .jsonl, .jsonl.gz, .json or .parquet")
+    help = "tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, or the id of a data set on the Hub"
+    parser.add_argument("--tasks", required=required, help=help)
+    _add_format_options(parser)
+
+
+def _add_format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="auto", choices=("auto", *FORMATS), help="format of the tasks")
+    parser.add_argument("--subset", default=None, help="configuration of a data set of the Hub")
+    parser.add_argument("--split", default=None, help="split of a data set")
+    parser.add_argument("--difficulty", nargs="+", default=None, help="only tasks of these difficulties")
+    parser.add_argument("--max_tests", type=int, default=None, help="only the first so many tests of each task")
+    parser.add_argument("--on_error", default="raise", choices=("raise", "skip"), help="what malformed rows do")
 
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:
@@ -92,12 +108,31 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="model id or path that writes the programs by beam search")
     source.add_argument("--programs", type=Path, help="a teacher's programs: rows with task_id and completion")
     source.add_argument("--server", help="OpenAI-compatible address, for instance http://localhost:8000/v1")
-    parser.add_argument("--server_model", default=None, help="name of the model on the server")
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
     parser.add_argument("--num_beams", type=int, default=3, help="programs per task")
     parser.add_argument("--max_completion_length", type=int, default=256, help="longest program, in tokens")
     parser.add_argument("--batch_size", type=int, default=8, help="prompts generated for at once")
+    _add_server_options(parser.add_argument_group("programs from a server (--server)"))
     _add_judge_options(parser)
+
+
+def _add_server_options(group: argparse._ArgumentGroup) -> None:
+    # Without defaults, so that one given for another source is noticed; those of `ServerSource` hold.
+    add = functools.partial(group.add_argument, default=None)
+    add("--server_model", help="name of the model on the server")
+    add("--api_key_env", metavar="NAME", help="environment variable that holds the key")
+    add("--concurrency", type=int, help="tasks asked for at once (8)")
+    add("--requests_per_minute", type=float, help="highest rate of requests (no limit)")
+    add("--max_retries", type=int, help="how often a request that may pass is sent again (5)")
+    add("--timeout_seconds", type=float, help="longest wait for a reply (600)")
+    add("--temperature", type=float, help="sampling temperature (0.8)")
+    add("--top_p", type=float, help="probability mass to sample from (the server's default)")
+    add("--stop", nargs="+", help="texts that end a program")
+    add("--sampling_seed", type=int, help="seed sent to the server (none)")
+    group.add_argument("--chat", action="store_true", default=None, help="send text prompts as chat messages")
+    add("--extra_body", metavar="JSON", help="further fields of a request, such as '{\"use_beam_search\": true}'")
+    add("--prompt_price", type=float, help="price of a million prompt tokens, for the cost")
+    add("--completion_price", type=float, help="price of a million completion tokens, for the cost")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +141,10 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("buffer", type=Path, help="buffer file (.parquet)")
-    parser.add_argument("--to", required=True, choices=("sft", "preference", "kto"), help="kind of data set")
+    parser.add_argument("source", help="buffer file (.parquet); for native: tasks, as --tasks of collect")
+    parser.add_argument("--to", required=True, choices=("sft", "preference", "kto", "native"), help="kind of data set")
     parser.add_argument("--output", type=Path, required=True, help="data set file (.parquet or .jsonl)")
+    _add_format_options(parser)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -158,9 +194,18 @@ def _report(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from trl_pper import export
+    from trl_pper.judge_rows import task_options, tasks_of
     from trl_pper.replay import ReplayBuffer
 
-    buffer = ReplayBuffer.load(options.buffer)
+    if options.to == "native":
+        tasks = tasks_of(options.source, options)
+        export.write_tasks(options.output, tasks)
+        print(f"{len(tasks)} tasks: {options.output}")
+        return 0
+    given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise")]
+    if given:
+        raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
+    buffer = ReplayBuffer.load(options.source)
     rows = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to](buffer)
     write = rows.to_json if options.output.suffix == ".jsonl" else rows.to_parquet
     write(str(options.output))

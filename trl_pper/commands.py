@@ -7,6 +7,7 @@ before a model is loaded.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,14 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
-from trl_pper.formats import load_tasks
+from trl_pper.formats import FORMATS, load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
-from trl_pper.judge_rows import make_judge
+from trl_pper.judge_rows import make_judge, tasks_of
 from trl_pper.replay import ReplayBuffer
+from trl_pper.task import CodingTask
 from trl_pper.trainer import PPERTrainer
 
 
@@ -31,9 +33,17 @@ from trl_pper.trainer import PPERTrainer
 class DataArguments:
     """Which tasks and which programs a training run uses."""
 
-    tasks: str | None = field(default=None, metadata={"help": "File of tasks to write programs for."})
-    task_format: str = field(default="auto", metadata={"help": "Format of the tasks: auto, humaneval, mbpp, native."})
-    eval_tasks: str | None = field(default=None, metadata={"help": "File of held-out tasks, evaluated by generating."})
+    tasks: str | None = field(
+        default=None, metadata={"help": "Tasks to write programs for: a file, a folder or the id of a data set."}
+    )
+    task_format: str = field(default="auto", metadata={"help": f"Format of the tasks: auto, {', '.join(FORMATS)}."})
+    task_subset: str | None = field(default=None, metadata={"help": "Configuration of a data set of tasks."})
+    task_split: str | None = field(default=None, metadata={"help": "Split of a data set of tasks."})
+    difficulty: list[str] | None = field(default=None, metadata={"help": "Only tasks of these difficulties."})
+    max_tests: int | None = field(default=None, metadata={"help": "Only the first so many tests of each task."})
+    on_error: str = field(default="raise", metadata={"help": "What malformed rows of tasks do: raise or skip."})
+    eval_tasks: str | None = field(default=None, metadata={"help": "Held-out tasks, evaluated by generating."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split of a data set of held-out tasks."})
     programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
     buffer: str | None = field(default=None, metadata={"help": "Buffer file to replay without collecting."})
 
@@ -54,7 +64,7 @@ def train(arguments: Sequence[str]) -> int:
         model=model_config.model_name_or_path,
         args=_with_model_options(config, model_config),
         train_dataset=_train_dataset(data),
-        eval_dataset=load_tasks(data.eval_tasks, format=data.task_format) if data.eval_tasks else None,
+        eval_dataset=_tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None,
         callbacks=[BeamSampleCollector(source=DatasetSource(data.programs))] if data.programs else None,
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
@@ -77,7 +87,19 @@ def _checkpoint(given: str | bool | None) -> str | bool | None:
 def _train_dataset(data: DataArguments) -> Any:
     if data.buffer is not None:
         return ReplayBuffer.load(data.buffer).to_dataset()
-    return load_tasks(str(data.tasks), format=data.task_format)
+    return _tasks(data, str(data.tasks), data.task_split)
+
+
+def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
+    return load_tasks(
+        source,
+        format=data.task_format,
+        subset=data.task_subset,
+        split=split,
+        difficulty=data.difficulty,
+        max_tests=data.max_tests,
+        on_error=data.on_error,
+    )
 
 
 def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERConfig:
@@ -93,7 +115,7 @@ def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERCo
 
 def collect(options: argparse.Namespace) -> int:
     """Run `trl-pper collect` and return its exit code."""
-    tasks = load_tasks(options.tasks, format=options.format)
+    tasks = tasks_of(options.tasks, options)
     buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
     source = _source(options)
     journal_folder = options.output.with_name(f"{options.output.name}.journal")
@@ -105,6 +127,9 @@ def collect(options: argparse.Namespace) -> int:
     finally:
         if len(buffer):
             buffer.save(options.output)
+        if isinstance(source, ServerSource):
+            # After an error, too: it was paid for.
+            print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if report.unjudged:
         print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
     else:
@@ -118,18 +143,30 @@ def collect(options: argparse.Namespace) -> int:
     return 0
 
 
+#: Options that only a server has, by what `ServerSource` calls them; the last ones are not for it.
+_SERVER_OPTIONS = {
+    "api_key_env": "api_key_env",
+    "concurrency": "concurrency",
+    "requests_per_minute": "requests_per_minute",
+    "max_retries": "max_retries",
+    "timeout_seconds": "timeout_seconds",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    "sampling_seed": "seed",
+    "chat": "chat",
+}
+_OTHER_SERVER_OPTIONS = ("server_model", "extra_body", "prompt_price", "completion_price")
+
+
 def _source(options: argparse.Namespace) -> ProgramSource:
+    given = [name for name in (*_SERVER_OPTIONS, *_OTHER_SERVER_OPTIONS) if getattr(options, name) is not None]
+    if given and options.server is None:
+        raise ValueError(f"--{given[0]}: only a server has it; give --server, or leave it out")
     if options.programs is not None:
         return DatasetSource(options.programs)
     if options.server is not None:
-        if options.server_model is None:
-            raise ValueError("server_model: required with --server; name the model to ask for")
-        return ServerSource(
-            options.server,
-            model=options.server_model,
-            num_programs=options.num_beams,
-            max_completion_length=options.max_completion_length,
-        )
+        return _server(options)
     model = AutoModelForCausalLM.from_pretrained(options.model)
     return BeamSearchSource(
         model.eval(),
@@ -138,3 +175,27 @@ def _source(options: argparse.Namespace) -> ProgramSource:
         max_completion_length=options.max_completion_length,
         batch_size=options.batch_size,
     )
+
+
+def _server(options: argparse.Namespace) -> ServerSource:
+    if options.server_model is None:
+        raise ValueError("server_model: required with --server; name the model to ask for")
+    given = {name: getattr(options, option) for option, name in _SERVER_OPTIONS.items()}
+    return ServerSource(
+        options.server,
+        model=options.server_model,
+        num_programs=options.num_beams,
+        max_completion_length=options.max_completion_length,
+        extra_body=_json_object("extra_body", options.extra_body),
+        **{name: value for name, value in given.items() if value is not None},
+    )
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: a JSON object is required; got {text!r}")
+    return value

@@ -41,9 +41,20 @@ def make_judge(options: argparse.Namespace) -> Judge:
     return Judge(workers=options.workers, isolation=options.isolation, limits=limits)
 
 
+def task_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a command line that `load_tasks` takes."""
+    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error")
+    return {name: getattr(options, name) for name in names}
+
+
+def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
+    """Load tasks as the options of a command line describe."""
+    return load_tasks(source, **task_options(options))
+
+
 def judge_file(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    tasks = load_tasks(options.tasks, format=options.format)
+    tasks = tasks_of(options.tasks, options)
     rows = read_programs(options.programs, tasks)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

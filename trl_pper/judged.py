@@ -46,7 +46,7 @@ def judging_identity(task: CodingTask, limits: Limits) -> str | None:
     """
     if isinstance(task.tests, StdioTests) and callable(task.tests.compare):
         return None
-    return digest([tests_to_json(task.tests), limits.to_dict()])
+    return digest([tests_to_json(task.tests), limits.for_task(task).to_dict()])
 
 
 def digest(plain: Any) -> str:

@@ -8,19 +8,22 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: str | Path, bad_row: Callable[[ValueError], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the rows of a file without a look at their fields.
 
     Args:
         path: A .jsonl, .jsonl.gz, .json (a list of objects) or .parquet file. JSON lines end at newlines alone:
             strings may hold other Unicode line separators as they are. Empty lines are passed over.
+        bad_row: Called with the error of a line that is no JSON object, which is then passed over; None raises it.
 
     Yields:
         Line number (in .json and .parquet the row number), from 1, and the row.
@@ -32,29 +35,37 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: no such file. To read a data set of the Hub, pass datasets.load_dataset(name, split=...)"
+            f"{path}: no such file. A data set of the Hub is named owner/name, or loaded by datasets.load_dataset"
         )
     if path.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _json_lines(path)
+        yield from _json_lines(path, bad_row)
     elif path.suffix == ".json":
-        yield from _json_list(path)
+        yield from _json_list(path, bad_row)
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path)
     else:
         raise ValueError(f"{path}: must end in {', '.join(SUFFIXES)}; got {path.suffix!r}")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_object(line, f"{path}:{number}")
+                if not line.strip():
+                    continue
+                try:
+                    row = _json_object(line, f"{path}:{number}")
+                except ValueError as error:
+                    if bad_row is None:
+                        raise
+                    bad_row(error)
+                else:
+                    yield number, row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not a complete gzip file ({error})") from error
 
 
-def _json_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_list(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         rows = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
@@ -64,9 +75,13 @@ def _json_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if not isinstance(rows, list):
         raise ValueError(f"{path}:1: must be a list of objects; got {type(rows).__name__}. Write one object a line")
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: must be a JSON object; got {type(row).__name__}")
-        yield number, row
+        if isinstance(row, dict):
+            yield number, row
+            continue
+        no_object = ValueError(f"{path}:{number}: must be a JSON object; got {type(row).__name__}")
+        if bad_row is None:
+            raise no_object
+        bad_row(no_object)
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -19,6 +19,9 @@ Prompt: TypeAlias = str | list[Message]
 COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
 _FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
 
+#: Columns that a native row may have beside `task_id`, `prompt` and `tests`.
+OPTIONAL_COLUMNS = ("source", "difficulty", "cpu_seconds", "reference")
+
 #: A judge of output by the user: `checker(input, output, expected) -> bool`, called in the user's own process.
 Checker: TypeAlias = Callable[[str, str, str], bool]
 
@@ -111,6 +114,10 @@ class CodingTask:
         task_id: Unique name within a collection of tasks.
         prompt: What the model continues or answers: plain text, or a list of chat messages with "role" and "content".
         tests: What a program must pass.
+        source: Where the task comes from, for figures by source; `mix_tasks` writes it.
+        difficulty: How hard its source says it is, in the words of the source.
+        cpu_seconds: CPU seconds of one test, in place of those of the judge's limits; None leaves them as they are.
+        reference: A program that is said to pass, or None. Nothing shows it to a model.
 
     Examples:
         >>> task = CodingTask(
@@ -125,11 +132,25 @@ class CodingTask:
     task_id: str
     prompt: Prompt
     tests: Tests
+    source: str | None = None
+    difficulty: str | None = None
+    cpu_seconds: float | None = None
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id:
             raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
         check_prompt(self.prompt)
+        for name in ("source", "difficulty", "reference"):
+            text = getattr(self, name)
+            if text is not None and (not isinstance(text, str) or not text):
+                raise ValueError(f"{name}: must be non-empty text or None; got {text!r:.80}")
+        seconds = self.cpu_seconds
+        if seconds is None:
+            return
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+            raise ValueError(f"cpu_seconds: must be a finite number above 0, or None; got {seconds!r}")
+        object.__setattr__(self, "cpu_seconds", float(seconds))
 
     @property
     def entry_point(self) -> str | None:
@@ -137,8 +158,10 @@ class CodingTask:
         return self.tests.entry_point if isinstance(self.tests, FunctionTests) else None
 
     def to_row(self) -> dict[str, Any]:
-        """Return the native row: `{"task_id", "prompt", "tests"}`, `tests` as a JSON string."""
-        return {"task_id": self.task_id, "prompt": self.prompt, "tests": tests_to_json(self.tests)}
+        """Return the native row: `{"task_id", "prompt", "tests"}`, `tests` as JSON, and what else is known."""
+        row = {"task_id": self.task_id, "prompt": self.prompt, "tests": tests_to_json(self.tests)}
+        known = {name: getattr(self, name) for name in OPTIONAL_COLUMNS}
+        return row | {name: value for name, value in known.items() if value is not None}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> CodingTask:
@@ -150,7 +173,15 @@ class CodingTask:
         for column in ("task_id", "prompt", "tests"):
             if row.get(column) is None:
                 raise ValueError(f"{column}: required in a native task row; the row has {sorted(row)}")
-        return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]))
+        known = {name: row.get(name) for name in OPTIONAL_COLUMNS}
+        return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]), **known)
+
+
+def task_rows(tasks: Sequence[CodingTask]) -> list[dict[str, Any]]:
+    """Return native rows that all have the same columns, as a table wants them: those that any of the tasks has."""
+    rows = [task.to_row() for task in tasks]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def answer(prompt: Prompt, completion: str) -> str | list[Message]:

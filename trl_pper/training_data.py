@@ -13,7 +13,7 @@ import datasets
 
 from trl_pper.experience import Experience
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.task import CodingTask
+from trl_pper.task import CodingTask, task_rows
 
 TASK_COLUMNS = {"task_id", "prompt", "tests"}
 JUDGED_COLUMNS = {"prompt", "completion", "pass_rate"}
@@ -44,7 +44,7 @@ def as_dataset(name: str, data: Any) -> datasets.Dataset:
             f"{name}: prompts must be all text or all chat messages, as in any TRL data set; got both. Write text as "
             '[{"role": "user", "content": text}]'
         )
-    return datasets.Dataset.from_list([task.to_row() for task in data])
+    return datasets.Dataset.from_list(task_rows(data))
 
 
 def as_eval_dataset(data: Any) -> Any:

@@ -70,7 +70,7 @@ class BeamSearchSource:
         return self._own is None
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return all that decides what this source writes: its settings, the weights and the tokenizer."""
+        """Return all that decides what this source writes: its settings, the weights, the tokenizer, the template."""
         local = self._model(student)
         with local.inference() as bare:
             weights = weights_fingerprint(bare)
@@ -82,6 +82,8 @@ class BeamSearchSource:
             "length_penalty": self.length_penalty,
             "weights": weights,
             "tokenizer": tokenizer_fingerprint(local.processing_class),
+            "chat_template": getattr(local.processing_class, "chat_template", None),
+            "eos_token_ids": local.eos_token_ids(),
         }
 
     def _model(self, student: LocalModel | None) -> LocalModel:

@@ -1,21 +1,33 @@
-"""Programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), one request a task.
+"""Programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), for several tasks at once.
 
-Enters: tasks. Leaves: the choices of the server's reply, with log-probabilities where it sends them and None where
-it does not. Nothing is retried: an error names the address and the status, and the collector keeps what came before.
+Enters: tasks. Leaves: the choices of the server's replies in the order of the tasks, with log-probabilities where it
+sends them and None where it does not. A server that lacks a field is asked without it. Nothing is kept here: a
+collector with a journal keeps what came before an error, and asks for the rest when it is started again.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
 
+from trl_pper.generation.endpoint import Endpoint, RequestRefused
+from trl_pper.generation.in_order import in_order
+from trl_pper.generation.pace import Pace
+from trl_pper.generation.server_reply import choices_of, program_of, usage_of
 from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.usage import Usage
 from trl_pper.task import CodingTask
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
+
+logger = logging.getLogger(__name__)
 
 
 class ServerSource:
@@ -24,19 +36,32 @@ class ServerSource:
     Args:
         base_url: Address up to the version, for instance `http://localhost:8000/v1`.
         model: The model's name on the server.
-        num_programs: How many programs to ask for per task.
+        num_programs: How many programs to ask for per task. Of a server that sends fewer, the rest is asked for again.
         max_completion_length: Longest completion, in tokens.
         temperature: Sampling temperature; ignored by servers that run beam search.
-        extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM.
+        top_p: Probability mass to sample from (nucleus sampling); the server's default without it.
+        stop: Texts that end a completion.
+        seed: Sent along, for servers that can repeat a sample; also decides the jitter of waits.
+        chat: Whether a text prompt goes to `/chat/completions` as the message of a user; most hosted models take no
+            other.
+        extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM; a field that is None
+            here is not sent. Put no secrets here: they are part of `identity`.
         api_key: Sent as a bearer token.
-        timeout_seconds: Longest wait for one reply.
+        api_key_env: Name of the environment variable that holds the key; the key then stands in no file.
+        concurrency: For how many tasks to ask at once.
+        requests_per_minute: Highest rate of requests, retries included; None for no limit.
+        max_retries: How often a request is sent again after 429, 5xx, a broken connection or no reply in time.
+        backoff_seconds: Wait before the first retry; each further one doubles it, with jitter, and `Retry-After` of
+            the server is waited for.
+        timeout_seconds: Longest wait for one whole reply.
 
     Raises:
-        ValueError: `num_programs` or `max_completion_length` is below 1.
+        ValueError: A count is below 1, a number is negative, the address or the key cannot be used, or both ways of
+            giving a key are used.
 
     Examples:
-        >>> ServerSource("http://localhost:8000/v1", model="teacher", num_programs=3).num_programs
-        3
+        >>> ServerSource("http://localhost:8000/v1", model="teacher", num_programs=3, concurrency=8)
+        ServerSource('http://localhost:8000/v1', model='teacher')
     """
 
     uses_student = False
@@ -49,78 +74,216 @@ class ServerSource:
         num_programs: int = 3,
         max_completion_length: int = 256,
         temperature: float = 0.8,
+        top_p: float | None = None,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        chat: bool = False,
         extra_body: Mapping[str, Any] | None = None,
         api_key: str | None = None,
+        api_key_env: str | None = None,
+        concurrency: int = 8,
+        requests_per_minute: float | None = None,
+        max_retries: int = 5,
+        backoff_seconds: float = 1.0,
         timeout_seconds: float = 600.0,
     ) -> None:
-        for name, value in {"num_programs": num_programs, "max_completion_length": max_completion_length}.items():
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1; got {value}")
-        self.base_url = base_url.rstrip("/")
+        _check_at_least_one(
+            num_programs=num_programs, max_completion_length=max_completion_length, concurrency=concurrency
+        )
+        _check_above_zero(requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds)
+        _check_not_negative(max_retries=max_retries, backoff_seconds=backoff_seconds, temperature=temperature)
+        if isinstance(stop, str):
+            raise ValueError(f"stop: a list of texts is required; got {stop!r}. Write [{stop!r}]")
+        self.base_url = _checked_address(base_url)
         self.model = model
         self.num_programs = num_programs
         self.max_completion_length = max_completion_length
         self.temperature = temperature
+        self.top_p = top_p
+        self.stop = list(stop)
+        self.seed = seed
+        self.chat = chat
         self.extra_body = dict(extra_body or {})
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout_seconds = timeout_seconds
+        self.concurrency = concurrency
+        self.requests_per_minute = requests_per_minute
+        self.max_retries = max_retries
+        self.backoff_seconds = backoff_seconds
+        self.timeout_seconds = timeout_seconds
+        self._api_key = _checked_key(api_key, api_key_env)
+        self._usage, self._usage_lock = Usage(), threading.Lock()
+        self._refused: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r}, model={self.model!r})"
+
+    @property
+    def usage(self) -> Usage:
+        """What all requests took until now."""
+        return self._usage
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return what is asked of which model; where the server runs plays no role."""
+        """Return what is asked of which model; where the server runs, how fast and with which key play no role."""
         return {
             "source": type(self).__name__,
             "model": self.model,
             "num_programs": self.num_programs,
             "max_completion_length": self.max_completion_length,
             "temperature": self.temperature,
+            "top_p": self.top_p,
+            "stop": self.stop,
+            "seed": self.seed,
+            "chat": self.chat,
             "extra_body": self.extra_body,
         }
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
-        """Yield the server's programs for each task.
+        """Yield the server's programs for each task, in order, while further tasks are asked for.
+
+        A task the server sends nothing for gets an empty list and a warning.
 
         Raises:
-            ConnectionError: The server could not be reached or answered with an error status.
+            ConnectionError: The server could not be reached or answered with an error status, to the last retry.
             ValueError: The reply is not an OpenAI-style completion.
         """
-        with httpx.Client(headers=self._headers, timeout=self._timeout_seconds) as client:
-            for task in tasks:
-                yield [self._parse(choice) for choice in self._request(client, task)]
+        endpoint = Endpoint(
+            self.base_url,
+            api_key=self._api_key,
+            timeout_seconds=self.timeout_seconds,
+            max_retries=self.max_retries,
+            pace=Pace(
+                requests_per_minute=self.requests_per_minute,
+                backoff_seconds=self.backoff_seconds,
+                seed=self.seed or 0,
+            ),
+            count=self._count,
+        )
 
-    def _request(self, client: httpx.Client, task: CodingTask) -> list[Mapping[str, Any]]:
-        text = isinstance(task.prompt, str)
-        url = f"{self.base_url}/{'completions' if text else 'chat/completions'}"
-        body = {
+        async def write(task: CodingTask) -> list[GeneratedProgram]:
+            return await self._write(endpoint, task)
+
+        yield from in_order(tasks, write, concurrency=self.concurrency, close=endpoint.close)
+
+    async def _write(self, endpoint: Endpoint, task: CodingTask) -> list[GeneratedProgram]:
+        programs: list[GeneratedProgram] = []
+        # A server that sends one program a request needs this many requests; one that sends nothing gets no more.
+        for _ in range(self.num_programs):
+            missing = self.num_programs - len(programs)
+            reply = await self._ask(endpoint, task, missing, place=len(programs))
+            try:
+                choices = choices_of(reply, most=missing)
+            except ValueError as error:
+                said = endpoint.without_key(str(error))
+                raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
+            self._count(usage_of(reply, choices))
+            programs += [program_of(choice, source=self.model) for choice in choices]
+            if len(programs) == self.num_programs:
+                return programs
+        self._count(Usage(missing=self.num_programs - len(programs)))
+        logger.warning(
+            "%s: sent %d of %d programs for task %r", self.base_url, len(programs), self.num_programs, task.task_id
+        )
+        return programs
+
+    async def _ask(self, endpoint: Endpoint, task: CodingTask, wanted: int, *, place: int) -> dict[str, Any]:
+        path = "chat/completions" if self.chat or not isinstance(task.prompt, str) else "completions"
+        while True:
+            body = self._body(task, wanted, place=place)
+            try:
+                return await endpoint.post(path, body, task_id=task.task_id)
+            except RequestRefused as error:
+                field = _refused_field(error, body)
+                if field is None:
+                    raise
+                if field not in self._refused:
+                    logger.warning("%s: refuses %s and is asked without: %s", self.base_url, field, error.detail)
+                self._refused.add(field)
+
+    def _body(self, task: CodingTask, wanted: int, *, place: int) -> dict[str, Any]:
+        """Return the request for `wanted` programs, the first of which is the task's program number `place`."""
+        if not isinstance(task.prompt, str):
+            asked: dict[str, Any] = {"messages": task.prompt, "logprobs": True}
+        elif self.chat:
+            asked = {"messages": [{"role": "user", "content": task.prompt}], "logprobs": True}
+        else:
+            asked = {"prompt": task.prompt, "logprobs": 1}
+        asked |= {
             "model": self.model,
-            "n": self.num_programs,
+            "n": 1 if "n" in self._refused else wanted,
             "max_tokens": self.max_completion_length,
             "temperature": self.temperature,
-            **({"prompt": task.prompt, "logprobs": 1} if text else {"messages": task.prompt, "logprobs": True}),
+            "top_p": self.top_p,
+            "stop": self.stop or None,
+            # Asked again with the same seed, the server would send the same again.
+            "seed": None if self.seed is None else self.seed + place,
             **self.extra_body,
         }
-        try:
-            response = client.post(url, json=body)
-        except httpx.HTTPError as error:
-            raise ConnectionError(f"{url}: no reply for task {task.task_id!r} ({error})") from error
-        if response.status_code != 200:
-            detail = response.text[:300]
-            raise ConnectionError(f"{url}: status {response.status_code} for task {task.task_id!r}: {detail}")
-        choices = response.json().get("choices")
-        if not isinstance(choices, list) or not choices:
-            raise ValueError(f"{url}: the reply for task {task.task_id!r} holds no choices")
-        return choices
+        if "logprobs" in self._refused:
+            asked.pop("logprobs", None)
+        return {name: value for name, value in asked.items() if value is not None}
 
-    def _parse(self, choice: Mapping[str, Any]) -> GeneratedProgram:
-        text = choice["text"] if "text" in choice else choice["message"]["content"]
-        logprobs = choice.get("logprobs") or {}
-        tokens = logprobs.get("token_logprobs") or [entry["logprob"] for entry in logprobs.get("content") or []]
-        known = bool(tokens) and all(token is not None for token in tokens)
-        return GeneratedProgram(
-            completion=text or "",
-            # Servers round: a sum just above zero is a probability of one.
-            logprob=min(sum(tokens), 0.0) if known else None,
-            num_tokens=len(tokens) if known else None,
-            source=self.model,
-        )
+    def _count(self, more: Usage) -> None:
+        # From the event loops of several `generate`, each a thread of its own.
+        with self._usage_lock:
+            self._usage += more
+
+
+def _refused_field(error: RequestRefused, body: Mapping[str, Any]) -> str | None:
+    """Return which of the fields that can be done without a server does not take, going by its message."""
+    if error.status not in (400, 422):
+        return None
+    if "logprobs" in body and "logprobs" in error.detail:
+        return "logprobs"
+    # llama.cpp, before it took `n`: "Only one completion choice is allowed".
+    if body.get("n", 1) > 1 and re.search(r"\bn\b|completion choice", error.detail):
+        return "n"
+    return None
+
+
+def _checked_address(base_url: str) -> str:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"base_url: an address such as http://localhost:8000/v1 is required ({error})") from None
+    if url.userinfo or url.query:
+        # Addresses are part of errors and logs, so that the message does not repeat this one.
+        raise ValueError("base_url: must hold no user, password or query; pass a key as api_key or api_key_env")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"base_url: an address such as http://localhost:8000/v1 is required; got {base_url!r}")
+    return base_url.rstrip("/")
+
+
+def _checked_key(api_key: str | None, api_key_env: str | None) -> str | None:
+    if api_key is not None and api_key_env is not None:
+        raise ValueError("api_key, api_key_env: give one of them, the key or the name of its variable")
+    name = "api_key" if api_key_env is None else f"api_key_env: {api_key_env}"
+    if api_key_env is not None:
+        api_key = os.environ.get(api_key_env)
+        if not api_key:
+            raise ValueError(f"{name}: this environment variable is not set; export it, or leave api_key_env out")
+    if api_key is None:
+        return None
+    # Files and shells leave a line break at the end.
+    key = api_key.strip()
+    if not key or not all("!" <= character <= "~" for character in key):
+        raise ValueError(f"{name}: printable ASCII without spaces is required; the key is not shown here")
+    return key
+
+
+def _check_at_least_one(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}: must be at least 1; got {value}")
+
+
+def _check_above_zero(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"{name}: must be above 0; got {value}")
+
+
+def _check_not_negative(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(f"{name}: must not be negative; got {value}")

@@ -16,6 +16,7 @@ from typing import Any
 from trl_pper.judge import codec
 from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.endings import outcome_of
+from trl_pper.judge.limits import Limits
 from trl_pper.judge.referee import OUTCOME_BYTES
 from trl_pper.judge.worker import Worker, WorkerError, sealed_file
 from trl_pper.task import FunctionTests
@@ -26,13 +27,19 @@ _MAX_MESSAGE_BYTES = 1 << 20
 _OUTCOMES = {byte: outcome for outcome, byte in OUTCOME_BYTES.items()}
 
 
-def judge_function(worker: Worker, program: str, tests: FunctionTests) -> Verdict:
+def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: Limits) -> Verdict:
     """Run all tests of `program` in `worker`.
+
+    Args:
+        worker: Where it runs.
+        program: Its text.
+        tests: Test code.
+        limits: The worker's own, but for the CPU seconds, which may be the task's.
 
     Raises:
         WorkerError: The sandbox failed.
     """
-    bench = _bench(worker, tests)
+    bench = _bench(worker, tests, limits)
     if bench.unsupported:
         return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
     with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
@@ -45,6 +52,7 @@ class Bench:
 
     Args:
         tests: The task's tests.
+        limits: What it allows their programs.
         host: This end of the referee's channel.
         board: An anonymous file in which the referee keeps the outcome of every test, see `referee.OUTCOME_BYTES`.
         total: Number of tests.
@@ -52,23 +60,25 @@ class Bench:
     """
 
     tests: FunctionTests
+    limits: Limits
     host: socket.socket
     board: io.FileIO
     total: int = 0
     unsupported: str = ""
 
 
-def _bench(worker: Worker, tests: FunctionTests) -> Bench:
-    """Return the worker's referee for `tests`, started if it is not the one at hand."""
+def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
+    """Return the worker's referee for `tests` under `limits`, started if it is not the one at hand."""
     kept = worker.bench
-    if isinstance(kept, Bench) and kept.tests == tests:
+    if isinstance(kept, Bench) and (kept.tests, kept.limits) == (tests, limits):
         return kept
     ours, theirs = socket.socketpair()
-    bench = Bench(tests, ours, open(os.memfd_create("pper"), "rb", buffering=0))
+    bench = Bench(tests, limits, ours, open(os.memfd_create("pper"), "rb", buffering=0))
     worker.keep_bench(bench, ours, bench.board)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
     with theirs, sealed_file(content) as test_file:
-        worker.request("referee", [theirs.fileno(), test_file, bench.board.fileno()], seconds=_ANSWER_SECONDS)
+        descriptors = [theirs.fileno(), test_file, bench.board.fileno()]
+        worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
     ours.settimeout(_ANSWER_SECONDS)
     try:
         kind, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_MESSAGE_BYTES))
@@ -84,7 +94,7 @@ class _Run:
         self.worker = worker
         self.bench = bench
         self.host = bench.host
-        self.limits = worker.limits
+        self.limits = bench.limits
         self.source = source
         self.cpu_seconds = 0.0
         self.message = ""

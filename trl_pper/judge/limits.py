@@ -5,7 +5,9 @@ Enters: numbers with their units in their names. Leaves: a frozen, validated rec
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+
+from trl_pper.task import CodingTask
 
 _MEBIBYTE = 1 << 20
 
@@ -18,7 +20,8 @@ class Limits:
     for programs that sleep or wait for ever: `wall_factor * cpu_seconds + 1`.
 
     Args:
-        cpu_seconds: CPU seconds of one test; loading the program has the same allowance once.
+        cpu_seconds: CPU seconds of one test; loading the program has the same allowance once. A task's own
+            `cpu_seconds` take their place.
         wall_factor: Wall seconds allowed for each allowed CPU second.
         memory_bytes: Address space of the program's process.
         output_bytes: Bytes a program may write to standard output, and again to standard error, in one stdio test.
@@ -63,6 +66,10 @@ class Limits:
     def wall_seconds(self) -> float:
         """Wall seconds after which a test is abandoned whatever CPU time it used."""
         return self.wall_factor * self.cpu_seconds + 1.0
+
+    def for_task(self, task: CodingTask) -> Limits:
+        """Return the limits that apply to a task, which may have CPU seconds of its own."""
+        return self if task.cpu_seconds is None else replace(self, cpu_seconds=task.cpu_seconds)
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the limits as plain numbers by name, `wall_seconds` among them, for a worker."""

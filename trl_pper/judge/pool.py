@@ -205,13 +205,14 @@ class _Slot:
 
     def judge(self, task: CodingTask, program: str) -> Verdict:
         """Return the verdict of `program`, remembered or new."""
-        verdict = self.cache.get(program, task.tests, self.limits)
+        limits = self.limits.for_task(task)
+        verdict = self.cache.get(program, task.tests, limits)
         if verdict is None:
-            verdict = self._run(task, program)
-            self.cache.put(program, task.tests, self.limits, verdict)
+            verdict = self._run(task, program, limits)
+            self.cache.put(program, task.tests, limits, verdict)
         return verdict
 
-    def _run(self, task: CodingTask, program: str) -> Verdict:
+    def _run(self, task: CodingTask, program: str, limits: Limits) -> Verdict:
         preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(_test_code(task.tests)) else ()
         message = "cancelled"
         for _ in range(_ATTEMPTS):
@@ -224,8 +225,8 @@ class _Slot:
                 if self.cancelled:
                     break
                 if isinstance(task.tests, StdioTests):
-                    return judge_stdio(self.workers[preload], program, task.tests)
-                return judge_function(self.workers[preload], program, task.tests)
+                    return judge_stdio(self.workers[preload], program, task.tests, limits)
+                return judge_function(self.workers[preload], program, task.tests, limits)
             except (WorkerError, OSError) as error:
                 message = str(error)
                 if preload in self.workers:

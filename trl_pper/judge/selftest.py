@@ -75,7 +75,7 @@ def descendants(pid: int) -> list[int]:
 
 def _outcome(worker: Worker, program: str, *, given: str = "", expected: str = "") -> Outcome:
     tests = StdioTests(cases=(StdioCase(input=given, output=expected),))
-    return judge_stdio(worker, program, tests).outcomes[0]
+    return judge_stdio(worker, program, tests, worker.limits).outcomes[0]
 
 
 def _cpu_limit(worker: Worker) -> bool:
@@ -178,7 +178,7 @@ def hunt():
 import os
 """
     tests = FunctionTests(code=f'assert "answer-{secrets.token_hex(8)}" in hunt()', entry_point="hunt")
-    return judge_function(worker, program, tests).outcomes[0] is Outcome.WRONG_ANSWER
+    return judge_function(worker, program, tests, worker.limits).outcomes[0] is Outcome.WRONG_ANSWER
 
 
 def _environment(worker: Worker) -> bool:

@@ -21,6 +21,7 @@ from trl_pper.judge.candidate import READY
 from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, frame, send_frame
 from trl_pper.judge.compare import CheckerError, outputs_match
 from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
+from trl_pper.judge.limits import Limits
 from trl_pper.judge.script import DONE, SPENT
 from trl_pper.judge.worker import Worker, WorkerError, output_file, sealed_file
 from trl_pper.task import StdioCase, StdioTests
@@ -32,18 +33,24 @@ _CREDENTIALS = struct.Struct("iII")
 _ANSWER_SECONDS = 30.0
 
 
-def judge_stdio(worker: Worker, program: str, tests: StdioTests) -> Verdict:
+def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits) -> Verdict:
     """Run all tests of `program` in `worker`.
+
+    Args:
+        worker: Where it runs.
+        program: Its text.
+        tests: Inputs and expected outputs.
+        limits: The worker's own, but for the CPU seconds, which may be the task's.
 
     Raises:
         WorkerError: The sandbox failed.
     """
     longest = max(len(_encoded(case.input)) for case in tests.cases)
-    if longest > worker.limits.file_bytes:
-        message = f"an input of {longest} bytes is more than file_bytes, {worker.limits.file_bytes}, allows"
+    if longest > limits.file_bytes:
+        message = f"an input of {longest} bytes is more than file_bytes, {limits.file_bytes}, allows"
         return Verdict.uniform(Outcome.UNSUPPORTED, len(tests.cases), message)
     with sealed_file(_encoded(program)) as source:
-        judging = _Judging(worker, source, tests)
+        judging = _Judging(worker, source, tests, limits)
         try:
             judging.run()
         finally:
@@ -66,9 +73,9 @@ class _Result:
 class _Script:
     """A candidate process that runs the program once per input."""
 
-    def __init__(self, worker: Worker, source: int) -> None:
+    def __init__(self, worker: Worker, source: int, limits: Limits) -> None:
         self.worker = worker
-        self.limits = worker.limits
+        self.limits = limits
         self.runs = 0
         self.seen = 0
         self.cpu_seconds = 0.0
@@ -133,11 +140,11 @@ class _Script:
 
 
 class _Judging:
-    def __init__(self, worker: Worker, source: int, tests: StdioTests) -> None:
+    def __init__(self, worker: Worker, source: int, tests: StdioTests, limits: Limits) -> None:
         self.worker = worker
         self.source = source
         self.tests = tests
-        self.limits = worker.limits
+        self.limits = limits
         self.results: list[_Result] = []
         self.cpu_seconds = 0.0
         self.script: _Script | None = None
@@ -188,7 +195,7 @@ class _Judging:
     def fresh(self, case: StdioCase) -> _Result:
         """Judge a test in a new process."""
         self.drop()
-        self.script = _Script(self.worker, self.source)
+        self.script = _Script(self.worker, self.source, self.limits)
         return self.judge(case)
 
     def judge(self, case: StdioCase) -> _Result:

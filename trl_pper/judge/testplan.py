@@ -155,6 +155,38 @@ def count_tests(code: str) -> int:
         return 0
 
 
+def first_tests(code: str, most: int) -> tuple[str, int]:
+    """Return `code` without the tests after the first `most`, and how many there were.
+
+    Raises:
+        SyntaxError: `code` is not Python.
+    """
+    tree = ast.parse(code)
+    tests: list[ast.stmt] = []
+    _wrap_module(ast.parse(code), tests)
+    if len(tests) <= most:
+        return code, len(tests)
+    _Without({(test.lineno, test.col_offset) for test in tests[most:]}).visit(tree)
+    return ast.unparse(ast.fix_missing_locations(tree)), len(tests)
+
+
+class _Without(ast.NodeTransformer):
+    """Drops the statements at some places."""
+
+    def __init__(self, places: set[tuple[int, int]]) -> None:
+        self.places = places
+
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        if isinstance(node, ast.expr):
+            return node
+        if isinstance(node, ast.stmt) and (node.lineno, node.col_offset) in self.places:
+            return None
+        self.generic_visit(node)
+        if isinstance(node, ast.FunctionDef) and not node.body:
+            node.body = [ast.Pass()]
+        return node
+
+
 def _wrap_module(tree: ast.Module, tests: list[ast.stmt]) -> None:
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     reached = _reached(functions, [node for node in tree.body if not isinstance(node, _DEFINITIONS)])

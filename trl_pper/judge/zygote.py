@@ -144,7 +144,7 @@ class Zygote:
         return {"pid": pid}
 
     def start_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a referee over descriptors host, tests and board; it replaces the one before."""
+        """Fork a referee over host, tests and board under a task's limits; it replaces the one before."""
         self.kill_referee()
         parent = os.getpid()
         pid = kernel.fork()
@@ -153,7 +153,7 @@ class Zygote:
                 os.setsid()
                 arrange_descriptors(descriptors, first=3)
                 self.confinement.seal_referee(parent, 3 + len(descriptors))
-                referee.main(limits=self.confinement.limits)
+                referee.main(limits=request["limits"])
             finally:
                 os._exit(125)
         self.referee = pid

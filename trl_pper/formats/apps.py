@@ -1,0 +1,107 @@
+"""APPS: questions whose `input_output` holds what programs read and print, or how a function is called.
+
+Enters: rows of codeparrot/apps, folders of the original download, or rows with `test_list`. Leaves: tasks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trl_pper.formats.cases import pairs_of, solution_class, stdio_tests, zipped
+from trl_pper.formats.fields import (
+    Row,
+    identifier,
+    mapping,
+    numbered,
+    optional_text,
+    parse_json,
+    parsed,
+    sequence,
+    text,
+)
+from trl_pper.formats.prompts import question_prompt, with_typing
+from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
+from trl_pper.task import CodingTask, Tests
+
+#: Files of a problem in the original download, and the columns they became on the Hub.
+_FILES = {
+    "question.txt": "question",
+    "input_output.json": "input_output",
+    "solutions.json": "solutions",
+    "starter_code.py": "starter_code",
+}
+
+
+def apps_task(row: Row) -> CodingTask:
+    """Build a task from a row.
+
+    Raises:
+        ValueError: A field is missing or malformed; the message begins with its name.
+    """
+    starter_code = optional_text(row, "starter_code") or ""
+    reference = _first_solution(row)
+    tests = _tests(row, starter_code, reference)
+    prompt = question_prompt(
+        text(row, "description" if row.get("question") is None else "question"),
+        starter_code=starter_code,
+        calls=not hasattr(tests, "cases"),
+    )
+    return CodingTask(
+        task_id=numbered("APPS", identifier(row, "problem_id", "id", "task_id", "name")),
+        prompt=prompt,
+        tests=tests,
+        difficulty=optional_text(row, "difficulty"),
+        reference=reference,
+    )
+
+
+def apps_rows(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folder of each problem below `folder`, and its row, in the order of their names."""
+    for question in sorted(folder.glob("**/question.txt")):
+        row: dict[str, Any] = {"problem_id": question.parent.name}
+        for name, column in _FILES.items():
+            path = question.with_name(name)
+            row[column] = path.read_text(encoding="utf-8") if path.is_file() else ""
+        metadata = question.with_name("metadata.json")
+        if metadata.is_file():
+            row |= {key: value for key, value in json.loads(metadata.read_bytes()).items() if key not in row}
+        yield question.parent, row
+
+
+def _tests(row: Row, starter_code: str, reference: str | None) -> Tests:
+    if row.get("input_output") is None and row.get("test_list") is not None:
+        if starter_code:
+            raise ValueError("test_list: the row asks for a function, but does not say how it is called (fn_name)")
+        return stdio_tests(pairs_of(row["test_list"], "test_list"), "test_list")
+    data = mapping(parsed(row, "input_output"), "input_output")
+    pairs = zipped(data.get("inputs"), data.get("outputs"), "input_output")
+    function = data.get("fn_name")
+    if not function:
+        return stdio_tests(pairs, "input_output")
+    cases = [(_arguments(given, number), _with_number_keys(out)) for number, (given, out) in enumerate(pairs)]
+    return call_tests(solution_class(function, starter_code or reference), cases, comparison=WRAPPED_COMPARISON)
+
+
+def _arguments(value: Any, number: int) -> list[Any]:
+    return [_with_number_keys(item) for item in sequence(value, f"input_output.inputs[{number}]")]
+
+
+def _with_number_keys(value: Any) -> Any:
+    """Return an object whose keys are all whole numbers with numbers as keys, which JSON made text of."""
+    if not isinstance(value, Mapping) or not all(key.removeprefix("-").isdecimal() for key in value):
+        return value
+    return {int(key): item for key, item in value.items()}
+
+
+def _first_solution(row: Row) -> str | None:
+    """Return the first human solution, which the file says passes; there may be none, or garbage."""
+    value = row.get("solutions")
+    try:
+        found = parse_json(value, "solutions") if isinstance(value, str) else value
+    except ValueError:
+        return None
+    first = found[0] if isinstance(found, list) and found else None
+    return with_typing(first) if isinstance(first, str) and first else None

@@ -1,0 +1,88 @@
+"""CodeContests: problems of programming contests with public, private and generated tests, and a time limit.
+
+Enters: rows of deepmind/code_contests, or of repositories that keep its problems with `tests` or `test`. Leaves:
+tasks, with every test in the order public, private, generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trl_pper.formats.cases import pairs_of, stdio_tests
+from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parsed, sequence, text
+from trl_pper.formats.prompts import question_prompt
+from trl_pper.task import CodingTask
+
+_COLUMNS = ("public_tests", "private_tests", "generated_tests")
+#: What the numbers of the `difficulty` column mean: `Difficulty` in contest_problem.proto of its repository.
+_DIFFICULTIES = ("", "EASY", "MEDIUM", "HARD", "HARDER", "HARDEST", "EXTERNAL", *"ABCDEFGHIJKLMNOPQRSTUV")
+#: `Language` there; 1 is Python 2.
+_PYTHON3 = 3
+
+
+def code_contests_task(row: Row) -> CodingTask:
+    """Build a task from a row.
+
+    Raises:
+        ValueError: A field is missing or malformed; the message begins with its name.
+    """
+    for field in ("input_file", "output_file"):
+        if row.get(field):
+            raise ValueError(
+                f"{field}: programs use the file {row[field]!r}; only standard input and output are judged"
+            )
+    labels = mapping(parsed(row, "labels"), "labels") if row.get("labels") else {}
+    named = {**row, **{field: labels[field] for field in ("name", "difficulty") if labels.get(field)}}
+    return CodingTask(
+        task_id=identifier(named, "name", "id"),
+        prompt=question_prompt(text(row, "content" if row.get("description") is None else "description")),
+        tests=stdio_tests(_pairs(row), "tests"),
+        difficulty=_difficulty(named.get("difficulty")),
+        cpu_seconds=_seconds(row.get("time_limit")),
+        reference=optional_text(row, "solution") or _python_solution(row.get("solutions")),
+    )
+
+
+def _pairs(row: Row) -> list[tuple[Any, Any]]:
+    if row.get("tests") is not None:
+        return pairs_of(parsed(row, "tests"), "tests")
+    if row.get("test") is not None:
+        cases = sequence(parsed(row, "test"), "test")
+        return [
+            (_stream(case, "input", "stdin", number), _stream(case, "output", "stdout", number))
+            for number, case in enumerate(cases)
+        ]
+    return [pair for field in _COLUMNS if row.get(field) is not None for pair in pairs_of(parsed(row, field), field)]
+
+
+def _stream(case: Any, side: str, stream: str, number: int) -> Any:
+    field = f"test[{number}].{side}"
+    return mapping(mapping(case, f"test[{number}]").get(side), field).get(stream)
+
+
+def _difficulty(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < len(_DIFFICULTIES):
+            raise ValueError(f"difficulty: must be in 0..{len(_DIFFICULTIES) - 1}; got {value}")
+        value = _DIFFICULTIES[value]
+    return value if isinstance(value, str) and value else None
+
+
+def _seconds(limit: Any) -> float | None:
+    """Return a time limit, given as seconds or as an object of seconds and nanoseconds, in seconds."""
+    if isinstance(limit, Mapping):
+        limit = (limit.get("seconds") or 0) + (limit.get("nanos") or 0) / 1e9
+    return float(limit) if isinstance(limit, int | float) and limit > 0 else None
+
+
+def _python_solution(solutions: Any) -> str | None:
+    """Return the first solution in Python 3."""
+    if isinstance(solutions, Mapping):
+        languages, programs = (solutions.get(name) or [] for name in ("language", "solution"))
+        pairs = ((language, program) for language, program in zip(languages, programs, strict=False))
+    elif isinstance(solutions, list):
+        pairs = ((each.get("language"), each.get("solution")) for each in solutions if isinstance(each, Mapping))
+    else:
+        return None
+    return next((program for language, program in pairs if language in (_PYTHON3, "PYTHON3") and program), None)

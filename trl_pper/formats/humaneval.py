@@ -1,0 +1,73 @@
+"""HumanEval and HumanEval+: the prompt opens a function, and `check(candidate)` or a list of inputs tests it.
+
+Enters: rows of OpenAI's edition, of evalplus/humanevalplus, of EvalPlus's own files, or in that layout. Leaves:
+tasks.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from trl_pper.formats.evalplus import expand_loop, input_tests
+from trl_pper.formats.fields import Row, identifier, optional_text, text
+from trl_pper.formats.test_code import called_name, check_function, tests_tree
+from trl_pper.syntax import Parser
+from trl_pper.task import CodingTask, FunctionTests
+
+
+def humaneval_task(row: Row) -> CodingTask:
+    """Build a task from a row with `test`, or with `base_input` and `plus_input`.
+
+    Raises:
+        ValueError: A field is missing or malformed; the message begins with its name.
+    """
+    prompt = text(row, "prompt")
+    solution = optional_text(row, "canonical_solution")
+    return CodingTask(
+        task_id=identifier(row, "task_id"),
+        prompt=prompt,
+        tests=_check_tests(row, prompt) if row.get("test") is not None else input_tests(row, given_by(row)),
+        difficulty=optional_text(row, "difficulty"),
+        reference=prompt + solution if solution else None,
+    )
+
+
+def given_by(row: Row) -> str:
+    """Return what the prompt of a row defines for the tests; see `_given_definitions`."""
+    return _given_definitions(text(row, "prompt"), text(row, "entry_point"))
+
+
+def _check_tests(row: Row, prompt: str) -> FunctionTests:
+    entry_point, code = check_function("entry_point", text(row, "entry_point")), text(row, "test")
+    tree = tests_tree("test", code)
+    setup = _given_definitions(prompt, entry_point)
+    expanded = expand_loop(tree, entry_point)
+    if expanded is not None:
+        return FunctionTests(entry_point=entry_point, code=expanded.code, setup=setup + expanded.setup)
+    # Some editions of the benchmark call `check` themselves; a second call would count every test twice.
+    if not any(isinstance(node, ast.Expr) and called_name(node.value) == "check" for node in tree.body):
+        code = f"{code}\n\ncheck({entry_point})\n"
+    return FunctionTests(entry_point=entry_point, code=code, setup=setup)
+
+
+def _given_definitions(prompt: str, entry_point: str) -> str:
+    """Return what a prompt defines, finished, with its imports, or "" when it defines nothing.
+
+    HumanEval/32, 38 and 50 test one function with another that the prompt gives; tasks on linked lists give the class
+    of a node. Those have to come from here, or a program could answer for them by defining them anew.
+    """
+    parser = Parser(budget_chars=10**6)
+    tree = parser.parse(prompt)[0] or parser.parse(f"{prompt}\n    pass\n")[0]
+    body = tree.body if tree is not None else []
+    asked = re.split(r"\W", entry_point)[0]
+    given = [
+        node
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        or (isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != asked)
+    ]
+    if not given:
+        return ""
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(ast.unparse(node) for node in [*imports, *given]) + "\n"

@@ -1,0 +1,88 @@
+"""LiveCodeBench: contest problems whose private tests are JSON, packed by base64, zlib and pickle.
+
+Enters: rows of livecodebench/code_generation and code_generation_lite. Leaves: tasks with public, then private tests.
+Nothing that is unpickled can be more than plain data: whatever names a class or function is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import pickle
+import zlib
+from typing import Any
+
+from trl_pper.formats.cases import json_lines, pairs_of, solution_class, stdio_tests
+from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence, text
+from trl_pper.formats.prompts import question_prompt
+from trl_pper.formats.test_code import call_tests
+from trl_pper.task import CodingTask, Tests
+
+_MAX_UNPACKED_BYTES = 1 << 30
+
+
+def live_code_bench_task(row: Row) -> CodingTask:
+    """Build a task from a row.
+
+    Raises:
+        ValueError: A field is missing or malformed; the message begins with its name.
+    """
+    starter_code = optional_text(row, "starter_code") or ""
+    tests = _tests(row, starter_code)
+    return CodingTask(
+        task_id=identifier(row, "question_id"),
+        prompt=question_prompt(
+            text(row, "question_content"), starter_code=starter_code, calls=not hasattr(tests, "cases")
+        ),
+        tests=tests,
+        source=optional_text(row, "platform"),
+        difficulty=optional_text(row, "difficulty"),
+    )
+
+
+def _tests(row: Row, starter_code: str) -> Tests:
+    cases = [*sequence(parsed(row, "public_test_cases"), "public_test_cases")]
+    if row.get("private_test_cases"):
+        cases += _private_cases(row["private_test_cases"])
+    pairs = pairs_of(cases, "test_cases")
+    kinds = {case.get("testtype") for case in cases}
+    if kinds == {"stdin"} or not cases:
+        return stdio_tests(pairs, "test_cases")
+    if kinds != {"functional"}:
+        raise ValueError(f"test_cases: testtype of all must be stdin or functional; got {sorted(map(str, kinds))}")
+    function = mapping(parsed(row, "metadata"), "metadata").get("func_name")
+    if not isinstance(function, str):
+        raise ValueError(f"metadata.func_name: required where testtype is functional; got {function!r}")
+    calls = [(json_lines(given, "input"), parse_json(out, "output")) for given, out in pairs]
+    return call_tests(solution_class(function, starter_code), calls)
+
+
+def _private_cases(value: Any) -> list[Any]:
+    """Return the private tests, from a list, from JSON, or from JSON that was pickled and packed."""
+    field = "private_test_cases"
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        try:
+            packed = base64.b64decode(value, validate=True)
+            value = _PlainUnpickler(io.BytesIO(_unpacked(packed))).load()
+        except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
+            raise ValueError(f"{field}: neither JSON nor JSON packed by base64, zlib and pickle ({error})") from error
+    return list(sequence(parse_json(value, field) if isinstance(value, str | bytes) else value, field))
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(packed, _MAX_UNPACKED_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"cut off, or more than {_MAX_UNPACKED_BYTES} bytes")
+    return content
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds text, numbers, lists and the like, and nothing that would have to be imported."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is asked for; only plain data is taken")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("an object from elsewhere is asked for; only plain data is taken")

@@ -1,0 +1,85 @@
+"""The `verification_info` of open-r1: a prompt and test cases of the type stdin_stdout or function_call.
+
+Enters: rows of open-r1's verifiable coding data sets, or in their layout. Leaves: tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl_pper.formats.cases import json_lines, solution_class, stdio_tests
+from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence
+from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
+from trl_pper.task import CodingTask, Tests
+
+_TYPES = ("stdin_stdout", "function_call")
+
+
+def open_r1_task(row: Row) -> CodingTask:
+    """Build a task from a row.
+
+    Raises:
+        ValueError: A field is missing or malformed, or the language is not Python; the message begins with its name.
+    """
+    if row.get("prompt") is None:
+        raise ValueError(f"prompt: required, text or messages; the row has {sorted(row)}")
+    info = mapping(parsed(row, "verification_info"), "verification_info")
+    language = info.get("language") or "python"
+    if language not in ("python", "python3"):
+        raise ValueError(f"verification_info.language: must be python; got {language!r}")
+    reference = optional_text(row, "gold_standard_solution")
+    metadata = mapping(parsed(row, "metadata"), "metadata") if row.get("metadata") else {}
+    return CodingTask(
+        task_id=identifier(row, "problem_id", "task_id", "in_source_id", "id"),
+        prompt=row["prompt"],
+        tests=_tests(info, str(row["prompt"]), reference),
+        source=optional_text(row, "source"),
+        difficulty=optional_text(row, "difficulty") or optional_text(metadata, "difficulty"),
+        reference=reference,
+    )
+
+
+def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
+    field = "verification_info.test_cases"
+    listed = info.get("test_cases")
+    cases = sequence(parse_json(listed, field) if isinstance(listed, str) else listed, field)
+    kinds, names = set(), set()
+    for number, case in enumerate(cases):
+        place = f"{field}[{number}]"
+        kinds.add(mapping(case, place).get("type") or _TYPES[bool(case.get("fn_name"))])
+        names.add(case.get("fn_name"))
+        for side in ("input", "output"):
+            if case.get(side) is None:
+                raise ValueError(f"{place}.{side}: required; the case has {sorted(case)}")
+    if len(kinds) > 1 or not kinds <= set(_TYPES):
+        raise ValueError(
+            f"{field}: the type of all must be stdin_stdout or function_call; got {sorted(map(str, kinds))}"
+        )
+    if kinds != {"function_call"}:
+        return stdio_tests([(case["input"], case["output"]) for case in cases], field)
+    if len(names) > 1:
+        raise ValueError(f"{field}: all must call one function; got fn_name {sorted(map(str, names))}")
+    calls = [
+        (_arguments(case["input"], f"{field}[{number}].input"), _expected(case["output"]))
+        for number, case in enumerate(cases)
+    ]
+    return call_tests(solution_class(str(names.pop()), reference or prompt), calls, comparison=WRAPPED_COMPARISON)
+
+
+def _arguments(value: Any, field: str) -> list[Any]:
+    """Return the arguments, from a list, from JSON of a list, or from lines of JSON."""
+    if not isinstance(value, str):
+        return list(sequence(value, field))
+    try:
+        whole = parse_json(value, field)
+    except ValueError:
+        return json_lines(value, field)
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _expected(value: Any) -> Any:
+    """Return the expected value, of which a text may be the JSON."""
+    try:
+        return parse_json(value, "output") if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -1,0 +1,34 @@
+"""The prompt of a problem in words: the question, the code to start from, how the program is called, and ANSWER.
+
+Enters: what a benchmark says. Leaves: text that a base model continues with a program. It is the layout that the
+authors of APPS fine-tuned and evaluated with (github.com/hendrycks/apps, eval/generate_gpt_codes.py), also for
+CodeContests and LiveCodeBench, so that a mixture asks in one way.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TYPING = ("Any", "Callable", "Deque", "Dict", "Iterable", "Iterator", "List", "Optional", "Set", "Tuple", "Union")
+_NAMES = re.compile(rf"\b(?:{'|'.join(_TYPING)})\b")
+
+
+def question_prompt(question: str, *, starter_code: str = "", calls: bool = False) -> str:
+    """Return the prompt.
+
+    Args:
+        question: The problem.
+        starter_code: What the program begins with, or ""; it gets the imports from typing that it lacks.
+        calls: Whether a function is called, instead of standard input read.
+    """
+    start = f"\n{with_typing(starter_code)}" if starter_code.strip() else ""
+    kind = "Call-Based" if calls else "Standard Input"
+    return f"\nQUESTION:\n{question}\n{start}\nUse {kind} format\n\nANSWER:\n"
+
+
+def with_typing(code: str) -> str:
+    """Return code with the imports from typing that it needs: LeetCode runs `def f(x: List[int])` without any."""
+    names = sorted(set(_NAMES.findall(code)))
+    if not names or re.search(r"^\s*(?:from typing import|import typing\b)", code, re.MULTILINE):
+        return code
+    return f"from typing import {', '.join(names)}\n\n{code.lstrip(chr(10))}"

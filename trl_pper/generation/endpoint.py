@@ -1,0 +1,165 @@
+"""One request to a server, sent until it is answered or nothing is left to try.
+
+Enters: a path and a JSON body. Leaves: the JSON of the reply. What may pass (429, 5xx, a cut or refused connection, no
+reply in time) is tried again; what will not (400, 401, 404) is an error at once. Errors name the address, the status
+and the task, and never the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx2 as httpx
+
+from trl_pper.generation.pace import Pace, retry_after_seconds
+from trl_pper.generation.usage import Usage
+
+logger = logging.getLogger(__name__)
+
+#: Longer pauses than this are not waited for: a quota that returns tomorrow is no reason to hang.
+_LONGEST_PAUSE_SECONDS = 600.0
+
+_LATER = "See whether the server is well and start again: with a journal only what is missing is asked for"
+_REMEDIES = {
+    400: "The server does not take this request; change the option it names, or leave a field out by extra_body",
+    401: "Pass the key as api_key, or name the environment variable that holds it as api_key_env",
+    403: "Pass a key that may use this model",
+    404: "Check base_url, which ends before /completions and mostly in /v1, this endpoint, and the name of the model",
+    422: "The server does not take this request; change the option it names, or leave a field out by extra_body",
+    429: f"Lower concurrency or requests_per_minute, or raise max_retries. {_LATER}",
+}
+
+
+class RequestRefused(ConnectionError):
+    """The server answered with an error status.
+
+    Args:
+        message: What the user reads.
+        status: The HTTP status.
+        detail: What the server said.
+    """
+
+    def __init__(self, message: str, *, status: int, detail: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+
+
+class Endpoint:
+    """A server's address, and how often and how long to try.
+
+    Args:
+        base_url: Address up to the version.
+        api_key: Sent as a bearer token, shown nowhere.
+        timeout_seconds: Longest wait for one whole reply.
+        max_retries: How often a request is sent again.
+        pace: When requests may be sent.
+        count: Called with what each request took.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None,
+        timeout_seconds: float,
+        max_retries: int,
+        pace: Pace,
+        count: Callable[[Usage], None],
+    ) -> None:
+        self.base_url = base_url
+        self.timeout_seconds = timeout_seconds
+        self.max_retries = max_retries
+        self._api_key = api_key
+        self._pace = pace
+        self._count = count
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx.Limits(max_connections=None)
+        # Bounded as a whole in `_send`: a timeout here would be one for each piece of the reply.
+        self._client = httpx.AsyncClient(headers=headers, timeout=None, limits=limits, verify=_certificates())
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def post(self, path: str, body: Mapping[str, Any], *, task_id: str) -> dict[str, Any]:
+        """Return the reply to a request.
+
+        Args:
+            path: What follows the base address.
+            body: Sent as JSON.
+            task_id: Named in errors; decides the jitter of the waits.
+
+        Raises:
+            RequestRefused: The server answered with an error status, to the last retry where that may pass.
+            ConnectionError: The server did not answer, to the last retry.
+            ValueError: The reply is no JSON object.
+        """
+        url = f"{self.base_url}/{path}"
+        for retry in range(self.max_retries + 1):
+            await self._pace.turn()
+            self._count(Usage(requests=1, retries=int(retry > 0)))
+            response, problem = await self._send(url, body)
+            if response is not None and response.status_code == 200:
+                return self._json_object(response, url, task_id)
+            where = f"{url}: {problem} for task {task_id!r}"
+            pause = None if response is None else retry_after_seconds(response.headers.get("Retry-After"))
+            hopeless = response is not None and not _may_pass(response.status_code)
+            if hopeless or retry == self.max_retries or (pause or 0.0) > _LONGEST_PAUSE_SECONDS:
+                break
+            logger.info("%s; retry %d of %d", where, retry + 1, self.max_retries)
+            if pause is not None:
+                self._pace.hold(pause)
+            await self._pace.back_off(task_id, retry)
+        sent = f" (sent {retry + 1} times)" if retry else ""
+        if response is None:
+            raise ConnectionError(f"{where}{sent}. Raise timeout_seconds where replies take longer. {_LATER}")
+        detail = self.without_key(response.text)[:500]
+        waits = f"; it asks to wait {pause:.0f} s" if pause else ""
+        remedy = _REMEDIES.get(response.status_code, _LATER)
+        raise RequestRefused(f"{where}{sent}: {detail}{waits}. {remedy}", status=response.status_code, detail=detail)
+
+    async def _send(self, url: str, body: Mapping[str, Any]) -> tuple[httpx.Response | None, str]:
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                response = await self._client.post(url, json=body)
+        except TimeoutError:
+            return None, f"no reply within {self.timeout_seconds:g} s"
+        except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+            raise ConnectionError(f"{url}: cannot be asked ({self.without_key(str(error))})") from None
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            return None, f"no reply ({type(error).__name__}: {self.without_key(str(error))})"
+        return response, f"status {response.status_code}"
+
+    def _json_object(self, response: httpx.Response, url: str, task_id: str) -> dict[str, Any]:
+        try:
+            reply = response.json()
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise ValueError(
+                f"{url}: the reply for task {task_id!r} is not a JSON object; got "
+                f"{self.without_key(response.text)[:100]!r}. Check base_url: something other than an "
+                "OpenAI-compatible server may answer there"
+            )
+        return reply
+
+    def without_key(self, text: str) -> str:
+        """Return what a server said with the key left out: some repeat it."""
+        return text.replace(self._api_key, "[key]") if self._api_key else text
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return what servers are verified by; loading it takes a tenth of a second."""
+    return httpx.create_ssl_context()
+
+
+def _may_pass(status: int) -> bool:
+    # 408: the server waited too long for the request; 501: it will never be able to.
+    return status in (408, 429) or (status >= 500 and status != 501)
