@@ -66,6 +66,7 @@ def time_steps(rows: list[Row], tokenizer: Any, options: argparse.Namespace, *, 
     }
     return {
         "parameters": found[PPER].model.num_parameters(),
+        "programs": len(found[PPER].buffer),
         **summary(seconds),
         BY_CASTING: by_casting,
         # What a round adds to an epoch of `SFTTrainer`; and the calls of both, which no load disturbs.
