@@ -1,6 +1,8 @@
 """Who generates for which tasks, and what a journal saves: nothing is generated twice, nothing judged by old rules."""
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from trl_pper import (
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.progress import CollectionProgress
 from trl_pper.share import keeps_step, own_batches
 from trl_pper.verdict import Outcome, Verdict
 
@@ -84,6 +87,25 @@ def test_processes_keep_step_only_where_a_sharded_student_writes(make_model, tok
         assert [keeps_step(source, student) for student in (None, whole, sharded)] == [False, False, True]
     for source in (own, server, DatasetSource(rows)):
         assert not keeps_step(source, sharded)
+
+
+@pytest.mark.parametrize(("index", "total"), [(0, 8), (1, 1)])
+def test_the_display_counts_the_tasks_that_a_process_generates_for(judge, tasks, rows, monkeypatch, index, total):
+    totals = []
+
+    class Noted(CollectionProgress):
+        def __init__(self, total, **options):
+            totals.append(total)
+            super().__init__(total, **options)
+
+    nine = [replace(tasks[0], task_id=f"t{number}") for number in range(9)]
+    source = Counting([{"task_id": task.task_id, "completion": "    return 0\n"} for task in nine])
+    source.batch_size = 8
+    state = SimpleNamespace(process_index=index, num_processes=2, is_main_process=index == 0)
+    monkeypatch.setattr("trl_pper.share.PartialState", lambda: state)
+    monkeypatch.setattr("trl_pper.collector.CollectionProgress", Noted)
+    collector(source, judge, nine, None).collect()
+    assert totals == [total] == [len(source.asked)]
 
 
 def test_a_collection_that_failed_goes_on_where_it_was(judge, tasks, rows, tmp_path):

@@ -29,7 +29,7 @@ from trl_pper.judged import JudgedProgram, digest
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, even_pairs, judge_share, keeps_step, own_batches
+from trl_pper.share import Share, even_pairs, judge_share, keeps_step, share_of
 from trl_pper.task import CodingTask
 
 _SCORING_BATCH = 8
@@ -129,8 +129,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         source, judge, tasks, buffer = self._complete()
         state, share = PartialState(), Share()
         failure: Exception | None = None
-        own = own_batches(len(tasks), 1, process_index=state.process_index, num_processes=state.num_processes)
-        bar = CollectionProgress(len(own), title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process)
+        own = sum(map(len, share_of(len(tasks), source)))
+        bar = CollectionProgress(own, title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process)
         with contextlib.ExitStack() as stack:
             journal = self._journal(source, student, round_index)
             if journal is not None:

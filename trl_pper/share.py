@@ -57,6 +57,14 @@ def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processe
     return [list(range(start, min(start + batch_size, tasks))) for start in starts]
 
 
+def share_of(tasks: int, source: ProgramSource) -> list[list[int]]:
+    """Return the positions of each batch of tasks that falls to this process, in the batches of a source."""
+    state = PartialState()
+    return own_batches(
+        tasks, _batch_size(source), process_index=state.process_index, num_processes=state.num_processes
+    )
+
+
 def judge_share(
     tasks: Sequence[CodingTask],
     source: ProgramSource,
@@ -78,13 +86,7 @@ def judge_share(
         journal: Where each task's programs are kept as soon as they are judged.
         progress: Shown how far both phases are.
     """
-    state = PartialState()
-    batches = own_batches(
-        len(tasks),
-        getattr(source, "batch_size", 1),
-        process_index=state.process_index,
-        num_processes=state.num_processes,
-    )
+    batches = share_of(len(tasks), source)
     own = {position for batch in batches for position in batch}
     if journal is not None:
         _restore(tasks, own, judge, share, journal, progress)
@@ -153,10 +155,14 @@ def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: 
     """Give every process of a sharded model the same number of full batches; repeats are generated and dropped."""
     if not keeps_step(source, student):
         return pending
-    size = min(getattr(source, "batch_size", 1), tasks)
+    size = min(_batch_size(source), tasks)
     needed = max(gather_object([len(pending)]))
     filled = [[*batch, *[batch[0]] * (size - len(batch))] for batch in pending]
     return filled + [list(range(size))] * (needed - len(filled))
+
+
+def _batch_size(source: ProgramSource) -> int:
+    return int(getattr(source, "batch_size", 1))
 
 
 def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:
