@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot
+from environment import snapshot, write_result
 
 from trl_pper import BeamSampleCollector, CodingTask, FunctionTests, Judge, ReplayBuffer
 from trl_pper.generation.source import GeneratedProgram
@@ -145,9 +145,7 @@ def main() -> None:
         "records": records,
     }
     print(json.dumps(result["wall_over_longer_phase"], indent=2))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.output, result)
 
 
 if __name__ == "__main__":

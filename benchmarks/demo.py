@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot
+from environment import snapshot, write_result
 
 from trl_pper.demo.run import run_demo
 
@@ -58,9 +58,7 @@ def main() -> None:
     }
     result = {"environment": environment, "change_in_points": summary, "runs": runs}
     print(json.dumps(summary, indent=2))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.output, result)
 
 
 if __name__ == "__main__":

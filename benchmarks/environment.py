@@ -1,10 +1,13 @@
-"""What a figure depends on: the machine and the versions, as a mapping that JSON can hold."""
+"""What a figure depends on, the machine and the versions, and the file that holds it beside the figure."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
@@ -20,3 +23,10 @@ def snapshot() -> dict[str, object]:
         "user_id": os.geteuid(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def write_result(path: Path | None, result: Mapping[str, object]) -> None:
+    """Write figures with their environment as JSON; nothing where no file was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot
+from environment import snapshot, write_result
 from judge_processes import descendants, entries, resident_bytes, tree_cpu_seconds
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
@@ -221,9 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
         tempfile.tempdir = None
     shown = {name: value for name, value in result.items() if name not in ("samples", "environment")}
     print(json.dumps(shown, indent=2))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.output, result)
     if not result["flat"] or result["unexpected_verdicts"]:
         raise SystemExit(1)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot
+from environment import snapshot, write_result
 from judge_results import spread
 
 OURS = ("trl_pper proportional", "trl_pper rank")
@@ -143,9 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         "records": records,
     }
     print(summary(result))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.output, result)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ counts padded tokens over settings and orders, without a model (see `step_paddin
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from environment import snapshot
+from environment import snapshot, write_result
 from numpy.typing import NDArray
 from step_contenders import (
     MAX_LENGTH,
@@ -177,9 +176,7 @@ def main() -> None:
         f"hidden {hidden}": time_steps(rows, tokenizer, options, hidden=hidden) for hidden in options.hidden
     }
     print(table(result))
-    if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_result(options.output, result)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ solutions and how many of them are accepted; `--output` writes the same with rea
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot
+from environment import snapshot, write_result
 
 from trl_pper import CodingTask, Judge, StdioTests, load_tasks
 from trl_pper.judge.testplan import count_tests
@@ -84,9 +83,7 @@ def main() -> None:
         results = [measure(name, options.data, judge) for name in SAMPLES]
         isolation = judge.isolation
     print(markdown(results))
-    if options.output is not None:
-        record = {"environment": snapshot(), "isolation": isolation, "samples": results}
-        options.output.write_text(json.dumps(record, indent=2) + "\n")
+    write_result(options.output, {"environment": snapshot(), "isolation": isolation, "samples": results})
 
 
 if __name__ == "__main__":
