@@ -10,8 +10,9 @@ import pytest
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.journal import Journal
 from trl_pper.judge import Limits
-from trl_pper.judged import JudgedProgram, judging_identity, task_identity
+from trl_pper.judged import JudgedProgram, digest, judging_identity, task_identity
 from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.task import tests_to_json as to_json
 from trl_pper.verdict import Outcome, Verdict
 
 OUTCOMES = [
@@ -167,3 +168,20 @@ def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
         tests=StdioTests(cases=(StdioCase(input="", output=""),), compare=lambda got, expected: True),
     )
     assert judging_identity(by_function, limits) is None
+
+
+def test_identities_from_before_stops_and_preambles_stay_what_they_were():
+    task = CodingTask(task_id="a", prompt="p", tests=FunctionTests(code="assert f(1) == 2"))
+    assert task_identity(task) == digest(["a", "p"])
+    limits = Limits()
+    assert judging_identity(task, limits) == digest([to_json(task.tests), limits.to_dict()])
+
+
+def test_stops_are_part_of_what_a_model_sees_and_a_preamble_of_what_is_judged(tasks):
+    task, limits = tasks[0], Limits()
+    stopped, helped = dataclasses.replace(task, stop=("\ndef ",)), dataclasses.replace(task, preamble="import math")
+    assert len({task_identity(one) for one in (task, stopped, dataclasses.replace(task, stop=("\n#",)))}) == 3
+    assert judging_identity(stopped, limits) == judging_identity(task, limits)
+    assert task_identity(helped) == task_identity(task)
+    other = dataclasses.replace(task, preamble="import cmath")
+    assert len({judging_identity(one, limits) for one in (task, helped, other)}) == 3
