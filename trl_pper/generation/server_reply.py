@@ -39,12 +39,13 @@ def choices_of(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]
     return choices[:most]
 
 
-def program_of(choice: Mapping[str, Any], *, source: str) -> GeneratedProgram:
+def program_of(choice: Mapping[str, Any], *, source: str, settings: str = "") -> GeneratedProgram:
     """Return the program of a choice.
 
     Args:
         choice: One that `choices_of` returned.
         source: Who generated it.
+        settings: How it was generated, for the record.
     """
     message = choice.get("message") or {}
     text = choice["text"] if isinstance(choice.get("text"), str) else message.get("content")
@@ -56,6 +57,8 @@ def program_of(choice: Mapping[str, Any], *, source: str) -> GeneratedProgram:
         logprob=None if logprobs is None else math.fsum(logprobs),
         num_tokens=None if logprobs is None else len(logprobs),
         source=source,
+        scorer="" if logprobs is None else source,
+        settings=settings,
     )
 
 
