@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.local_programs import own_model
+from trl_pper.replay import ReplayBuffer
 from trl_pper.task import Prompt
 
 logger = logging.getLogger(__name__)
@@ -118,3 +119,33 @@ def even_pairs(
     """Return `pairs` filled up so that every process of a sharded model scores the same number of batches."""
     needed = max(gather_object([math.ceil(len(pairs) / batch_size)])) * batch_size
     return [*pairs, *[filler] * (needed - len(pairs))]
+
+
+def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) -> ReplayBuffer:
+    """Give the programs of a buffer the log-probabilities of a named model.
+
+    Args:
+        buffer: Whose programs to score; it stays as it is.
+        scorer: The model.
+        only_missing: Whether programs that have a log-probability keep it. Possibilities of different models do not
+            compare: with False all are of this one, and a program that does not fit its context has none.
+
+    Returns:
+        A buffer with the same settings, order and pass rates.
+
+    Raises:
+        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them.
+    """
+    chosen = [one for one in buffer if one.logprob is None or not only_missing]
+    scorer.check([one.prompt for one in chosen])
+    found = scorer.score([(one.prompt, one.completion) for one in chosen])
+    likelihoods = {one.key: likelihood for one, likelihood in zip(chosen, found, strict=True)}
+    none = {"logprob": None, "num_tokens": None, "scorer": ""}
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
+    result.add(
+        replace(one, **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none))
+        if one.key in likelihoods
+        else one
+        for one in buffer
+    )
+    return result
