@@ -46,12 +46,13 @@ class GeneratedProgram:
 class ProgramSource(Protocol):
     """Anything that writes programs for tasks.
 
-    Four further members are optional:
+    Five further members are optional:
 
     - `batch_size`, how many tasks are generated for at once (1 without it): a collection is shared out among
       processes, and gone on with after a crash, in such batches;
     - `identity(student=...)`, plain values that decide what would be written. Without it nothing tells whether
       programs from before a crash are those that would be written now, and a restarted collection begins anew;
+    - `check(tasks, student=...)`, which raises what `generate` would raise, before anything is generated;
     - `for_round(round_index)`, the source to use in a round: one that draws with other random numbers in each;
     - `uses_student`, False for a source that never calls the model in training. With sharded weights the processes
       have to take the same number of batches from any other (True without it).
