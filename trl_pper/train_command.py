@@ -1,29 +1,20 @@
-"""The commands that load a model: `trl-pper train` and `trl-pper collect`.
+"""`trl-pper train`: a training run from a YAML file and the command line.
 
-Enters: parsed options, or a YAML file with overrides. Leaves: a trained model or a buffer on disk. Options are checked
-before a model is loaded.
+Enters: arguments. Leaves: a trained model on disk. Options are checked before a model is loaded.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.formats import FORMATS, load_tasks
-from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.dataset import DatasetSource
-from trl_pper.generation.server import ServerSource
-from trl_pper.generation.source import ProgramSource
-from trl_pper.judge_rows import make_judge, tasks_of
 from trl_pper.replay import ReplayBuffer
 from trl_pper.task import CodingTask
 from trl_pper.trainer import PPERTrainer
@@ -111,91 +102,3 @@ def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERCo
     chosen = {name: value for name, value in given.items() if value is not None}
     config.model_init_kwargs = {**chosen, **(config.model_init_kwargs or {})}
     return config
-
-
-def collect(options: argparse.Namespace) -> int:
-    """Run `trl-pper collect` and return its exit code."""
-    tasks = tasks_of(options.tasks, options)
-    buffer = ReplayBuffer.load(options.output) if options.output.exists() else ReplayBuffer()
-    source = _source(options)
-    journal_folder = options.output.with_name(f"{options.output.name}.journal")
-    try:
-        with make_judge(options) as judge:
-            collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks, journal_folder=journal_folder)
-            collector.buffer = buffer
-            report = collector.collect(quiet=False)
-    finally:
-        if len(buffer):
-            buffer.save(options.output)
-        if isinstance(source, ServerSource):
-            # After an error, too: it was paid for.
-            print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
-    if report.unjudged:
-        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
-    else:
-        # All of it is in the buffer now; left behind, it would stand for the next collection.
-        shutil.rmtree(journal_folder, ignore_errors=True)
-    print(
-        f"{report.programs} programs for {len(tasks)} tasks: {report.added} new, {report.duplicates} repeated, "
-        f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
-        f"{len(buffer)} programs in {options.output}"
-    )
-    return 0
-
-
-#: Options that only a server has, by what `ServerSource` calls them; the last ones are not for it.
-_SERVER_OPTIONS = {
-    "api_key_env": "api_key_env",
-    "concurrency": "concurrency",
-    "requests_per_minute": "requests_per_minute",
-    "max_retries": "max_retries",
-    "timeout_seconds": "timeout_seconds",
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "stop": "stop",
-    "sampling_seed": "seed",
-    "chat": "chat",
-}
-_OTHER_SERVER_OPTIONS = ("server_model", "extra_body", "prompt_price", "completion_price")
-
-
-def _source(options: argparse.Namespace) -> ProgramSource:
-    given = [name for name in (*_SERVER_OPTIONS, *_OTHER_SERVER_OPTIONS) if getattr(options, name) is not None]
-    if given and options.server is None:
-        raise ValueError(f"--{given[0]}: only a server has it; give --server, or leave it out")
-    if options.programs is not None:
-        return DatasetSource(options.programs)
-    if options.server is not None:
-        return _server(options)
-    model = AutoModelForCausalLM.from_pretrained(options.model)
-    return BeamSearchSource(
-        model.eval(),
-        AutoTokenizer.from_pretrained(options.model),
-        num_beams=options.num_beams,
-        max_completion_length=options.max_completion_length,
-        batch_size=options.batch_size,
-    )
-
-
-def _server(options: argparse.Namespace) -> ServerSource:
-    if options.server_model is None:
-        raise ValueError("server_model: required with --server; name the model to ask for")
-    given = {name: getattr(options, option) for option, name in _SERVER_OPTIONS.items()}
-    return ServerSource(
-        options.server,
-        model=options.server_model,
-        num_programs=options.num_beams,
-        max_completion_length=options.max_completion_length,
-        extra_body=_json_object("extra_body", options.extra_body),
-        **{name: value for name, value in given.items() if value is not None},
-    )
-
-
-def _json_object(name: str, text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: a JSON object is required; got {text!r}")
-    return value
