@@ -355,7 +355,7 @@ LEETCODE = {
     "problem_description": "Find the most. ",
     "starter_code": "class Solution:\n    def most(self, numbers: List[int]) -> int:\n        ",
     "prompt": "from typing import *\nfrom functools import *\n\nclass Node:\n    pass\n",
-    "completion": "class Solution:\n    def most(self, numbers: List[int]) -> int:\n        return reduce(max, numbers)\n",
+    "completion": "class Solution:\n    def most(self, numbers: List[int]):\n        return reduce(max, numbers)\n",
     "entry_point": "Solution().most",
     "test": "def check(candidate):\n    assert candidate(numbers=[1, 2]) == 2\n    assert candidate([4]) == 4\n",
     "query": "You are an expert.",

@@ -137,7 +137,8 @@ def collect(options: argparse.Namespace) -> int:
         shutil.rmtree(journal_folder, ignore_errors=True)
     print(
         f"{report.programs} programs for {len(tasks)} tasks: {report.added} new, {report.duplicates} repeated, "
-        f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
+        f"{report.unjudged} not judged, {report.unextracted} without a program; "
+        f"mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
         f"{len(buffer)} programs in {options.output}"
     )
     return 0
