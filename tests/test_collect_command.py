@@ -122,7 +122,7 @@ def test_an_option_file_becomes_what_could_have_been_typed(tmp_path):
         (["--programs", "p", "--temperature", "1"], "--temperature: belongs to --model or --server; got it"),
         (["--server", "s", "--decoding", "beam"], "--decoding: belongs to --model; got it with --server"),
         (["--model", "m", "--temperature", "1"], "--temperature: belongs to --decoding nucleus; got beam"),
-        (["--model", "m", "--decoding", "nucleus", "--num_beam_groups", "3"], "belongs to --decoding beam; got nucleus"),
+        (["--model", "m", "--decoding", "nucleus", "--num_beam_groups", "3"], "belongs to --decoding beam; got"),
         (["--model", "m", "--num_beam_groups", "2"], "num_beam_groups: must divide num_beams (3); got 2"),
         (["--model", "m", "--decoding", "nucleus", "--top_p", "2"], "top_p: must be above 0 and at most 1; got 2.0"),
         (["--server", "http://localhost:1/v1"], "--server_model: required with --server"),

@@ -123,8 +123,8 @@ def test_rounds_are_logged_like_every_other_metric(trained):
     rounds = [entry for entry in trained.state.log_history if "pper/pass_rate" in entry]
     assert len(rounds) == 2
     assert {name for name in rounds[0] if name.startswith("pper/")} == {
-        "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/restored", "pper/added",
-        "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
+        "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/unextracted", "pper/restored",
+        "pper/added", "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
         "pper/staleness", "pper/generate_seconds", "pper/judge_seconds", "pper/collect_seconds",
     }  # fmt: skip
     first, second = rounds

@@ -59,7 +59,8 @@ def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: 
         shutil.rmtree(journal_folder, ignore_errors=True)
     print(
         f"{report.programs} programs for {tasks} tasks: {report.added} new, {report.duplicates} repeated, "
-        f"{report.unjudged} not judged; mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
+        f"{report.unjudged} not judged, {report.unextracted} without a program; "
+        f"mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
         f"{result}"
     )
 

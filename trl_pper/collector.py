@@ -8,6 +8,7 @@ journal, a collection that was killed goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
 from trl_pper.share import Share, judge_share, keeps_step, share_of
 from trl_pper.task import CodingTask
+
+logger = logging.getLogger(__name__)
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -123,6 +126,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             stored,
             round_index=round_index,
             unjudged=sum(gather_object([unjudged])),
+            unextracted=_count_unextracted(share, round_index),
             restored=sum(gather_object([share.restored])),
             seconds=share.seconds,
             collect_seconds=time.perf_counter() - started,
@@ -174,6 +178,20 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             missing = [name for name in ("source", "judge", "tasks", "buffer") if getattr(self, name) is None]
             raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
         return self.source, self.judge, self.tasks, self.buffer
+
+
+def _count_unextracted(share: Share, round_index: int) -> int:
+    """Return in how many completions of all processes there was no program, and warn of them."""
+    task_ids: list[str] = gather_object(share.unextracted())
+    if task_ids and PartialState().is_main_process:
+        logger.warning(
+            "round %d: no program was found in %d completions, the first for task %r; look at a few: the model may be "
+            "asked in a way that it does not answer in code, or be cut off",
+            round_index + 1,
+            len(task_ids),
+            task_ids[0],
+        )
+    return len(task_ids)
 
 
 def _experiences(

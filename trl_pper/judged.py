@@ -26,12 +26,14 @@ class JudgedProgram:
         generated: The completion and its log-probability.
         program: The program in the completion; it ran after the preamble of its task, if that has one.
         verdict: What the judge said.
+        extracted: Whether there was a program in the completion; see `trl_pper.extraction.extract`.
     """
 
     task: CodingTask
     generated: GeneratedProgram
     program: str
     verdict: Verdict
+    extracted: bool = True
 
 
 def task_identity(task: CodingTask) -> str:

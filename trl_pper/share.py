@@ -38,6 +38,10 @@ class Share:
     restored: int = 0
     seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
 
+    def unextracted(self) -> list[str]:
+        """Return the task of each completion in which there was no program."""
+        return [one.task.task_id for _, judged in sorted(self.judged.items()) for one in judged if not one.extracted]
+
 
 def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processes: int) -> list[list[int]]:
     """Return the positions of each batch of tasks that falls to a process: batches are dealt out in turn.
@@ -147,7 +151,7 @@ def _restore(
     if progress is not None:
         for programs in share.judged.values():
             progress.generated(len(programs))
-            progress.judged([one.verdict for one in programs])
+            progress.judged([one.verdict for one in programs], unextracted=sum(not one.extracted for one in programs))
 
 
 def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:

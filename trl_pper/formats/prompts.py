@@ -1,8 +1,9 @@
 """The prompt of a problem in words: the question, the code to start from, how the program is called, and ANSWER.
 
-Enters: what a benchmark says. Leaves: text that a base model continues with a program. It is the layout that the
-authors of APPS fine-tuned and evaluated with (github.com/hendrycks/apps, eval/generate_gpt_codes.py), also for
-CodeContests and LiveCodeBench, so that a mixture asks in one way.
+Enters: what a benchmark says. Leaves: text that a base model continues with a program, and the stops at which it has
+begun something else. The layout is the one that the authors of APPS fine-tuned and evaluated with
+(github.com/hendrycks/apps, eval/generate_gpt_codes.py), also for CodeContests and LiveCodeBench, so that a mixture
+asks in one way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,26 @@ import re
 
 _TYPING = ("Any", "Callable", "Deque", "Dict", "Iterable", "Iterator", "List", "Optional", "Set", "Tuple", "Union")
 _NAMES = re.compile(rf"\b(?:{'|'.join(_TYPING)})\b")
+
+#: Stands before programs of which a function is called: LeetCode, where many of them come from, needs no imports.
+CALL_PREAMBLE = f"from typing import {', '.join(_TYPING)}\n"
+#: Where a model that was asked in the layout of `question_prompt` has begun another problem.
+QUESTION_STOPS = ("\nQUESTION:",)
+# What follows a function that is finished. `def`, `import` and `#` alone do not: they begin a helper that the function
+# calls, or the function once more. `benchmarks/completions.py` counts the right programs that each stop would break.
+_CODE_STOPS = ("\nif __name__", "\nprint(", "\nassert ", '\n"""', "\ndef test", "\ndef main(", "\ndef check(")
+_PREFIX_STOPS = ("\nclass ", "\n# ")
+
+
+def code_stops(entry_point: str | None, *, opened: bool) -> tuple[str, ...]:
+    """Return where a model that continues code has begun something else.
+
+    Args:
+        entry_point: The function asked for, whose own definition is no stop.
+        opened: Whether the prompt opens that function, so that a class or a comment comes after it.
+    """
+    stops = (*_CODE_STOPS, *(_PREFIX_STOPS if opened else ()))
+    return tuple(stop for stop in stops if not f"\ndef {entry_point}(".startswith(stop))
 
 
 def question_prompt(question: str, *, starter_code: str = "", calls: bool = False) -> str:

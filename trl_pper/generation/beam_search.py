@@ -22,8 +22,8 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
-from trl_pper.generation.source import GeneratedProgram, checked_stops, settings_json
-from trl_pper.task import CodingTask
+from trl_pper.generation.source import GeneratedProgram, settings_json
+from trl_pper.task import CodingTask, checked_stop
 
 
 class BeamSearchSource:
@@ -82,7 +82,7 @@ class BeamSearchSource:
         self.length_penalty = length_penalty
         self.num_beam_groups = num_beam_groups
         self.diversity_penalty = diversity_penalty
-        self.stop = checked_stops(stop)
+        self.stop = checked_stop(stop)
         self._own = own_model(model, processing_class)
 
     @property

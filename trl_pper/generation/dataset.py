@@ -1,7 +1,8 @@
 """A teacher's programs from a data set: completions written earlier, with or without log-probabilities (paper, C1).
 
 Enters: rows that name a task and hold its completion. Leaves: the programs of each task. Rows without a
-log-probability keep None; the collector has those scored.
+log-probability keep None; the collector has those scored. Completions stay as they were written, whatever stops
+their task has: they may answer it as a chat does, and their log-probability is of all.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
-from trl_pper.generation.source import GeneratedProgram, checked_stops, settings_json
-from trl_pper.task import CodingTask
+from trl_pper.generation.source import GeneratedProgram, settings_json
+from trl_pper.task import CodingTask, checked_stop
 
 
 class NucleusSource:
@@ -96,7 +96,7 @@ class NucleusSource:
         self.top_p = top_p
         self.top_k = top_k
         self.seed = seed
-        self.stop = checked_stops(stop)
+        self.stop = checked_stop(stop)
         self.with_logprobs = with_logprobs
         self.round_index = 0
         self._own = own_model(model, processing_class)

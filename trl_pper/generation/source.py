@@ -73,16 +73,3 @@ class ProgramSource(Protocol):
 def settings_json(settings: Mapping[str, Any]) -> str:
     """Return how programs are generated as text for the record, the same text for equal settings."""
     return json.dumps(dict(settings), sort_keys=True, ensure_ascii=False)
-
-
-def checked_stops(stop: Sequence[str]) -> tuple[str, ...]:
-    """Return the stops of a source.
-
-    Raises:
-        ValueError: It is one text, or one of them is empty or no text.
-    """
-    if isinstance(stop, str):
-        raise ValueError(f"stop: a list of texts is required; got {stop!r}. Write [{stop!r}]")
-    if not all(isinstance(text, str) and text for text in stop):
-        raise ValueError(f"stop: texts of at least one character are required; got {list(stop)!r}")
-    return tuple(stop)
