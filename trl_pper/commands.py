@@ -18,7 +18,7 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
-from trl_pper.formats import FORMATS, load_tasks
+from trl_pper.formats import FORMATS, as_chat, load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
@@ -42,12 +42,17 @@ class DataArguments:
     difficulty: list[str] | None = field(default=None, metadata={"help": "Only tasks of these difficulties."})
     max_tests: int | None = field(default=None, metadata={"help": "Only the first so many tests of each task."})
     on_error: str = field(default="raise", metadata={"help": "What malformed rows of tasks do: raise or skip."})
+    prompts: str = field(
+        default="text", metadata={"help": "What the tasks ask: text to continue, or chat, messages to answer."}
+    )
     eval_tasks: str | None = field(default=None, metadata={"help": "Held-out tasks, evaluated by generating."})
     eval_split: str | None = field(default=None, metadata={"help": "Split of a data set of held-out tasks."})
     programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
     buffer: str | None = field(default=None, metadata={"help": "Buffer file to replay without collecting."})
 
     def __post_init__(self) -> None:
+        if self.prompts not in ("text", "chat"):
+            raise ValueError(f"prompts: must be text or chat; got {self.prompts!r}")
         if (self.tasks is None) == (self.buffer is None):
             raise ValueError("tasks: exactly one of tasks and buffer is required; give the file of tasks or a buffer")
         if self.programs is not None and self.tasks is None:
@@ -91,7 +96,7 @@ def _train_dataset(data: DataArguments) -> Any:
 
 
 def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
-    return load_tasks(
+    tasks = load_tasks(
         source,
         format=data.task_format,
         subset=data.task_subset,
@@ -100,6 +105,7 @@ def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTa
         max_tests=data.max_tests,
         on_error=data.on_error,
     )
+    return as_chat(tasks) if data.prompts == "chat" else tasks
 
 
 def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERConfig:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper.extraction import Extraction, extract
-from trl_pper.formats import load_tasks, match_task_id, read_rows
+from trl_pper.formats import as_chat, load_tasks, match_task_id, read_rows
 from trl_pper.judge import Judge, Limits
 from trl_pper.task import CodingTask
 from trl_pper.verdict import Verdict
@@ -50,7 +50,8 @@ def task_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
     """Load tasks as the options of a command line describe."""
-    return load_tasks(source, **task_options(options))
+    tasks = load_tasks(source, **task_options(options))
+    return as_chat(tasks) if options.prompts == "chat" else tasks
 
 
 def judge_file(options: argparse.Namespace) -> int:
