@@ -13,10 +13,11 @@ from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
-from trl_pper.formats import FORMATS, load_tasks
+from trl_pper.formats import FORMATS
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.replay import ReplayBuffer
 from trl_pper.task import CodingTask
+from trl_pper.task_source import read_tasks
 from trl_pper.trainer import PPERTrainer
 
 
@@ -25,7 +26,8 @@ class DataArguments:
     """Which tasks and which programs a training run uses."""
 
     tasks: str | None = field(
-        default=None, metadata={"help": "Tasks to write programs for: a file, a folder or the id of a data set."}
+        default=None,
+        metadata={"help": "Tasks to write programs for: a file, a folder, a mixture (.yaml) or the id of a data set."},
     )
     task_format: str = field(default="auto", metadata={"help": f"Format of the tasks: auto, {', '.join(FORMATS)}."})
     task_subset: str | None = field(default=None, metadata={"help": "Configuration of a data set of tasks."})
@@ -33,6 +35,9 @@ class DataArguments:
     difficulty: list[str] | None = field(default=None, metadata={"help": "Only tasks of these difficulties."})
     max_tests: int | None = field(default=None, metadata={"help": "Only the first so many tests of each task."})
     on_error: str = field(default="raise", metadata={"help": "What malformed rows of tasks do: raise or skip."})
+    prompts: str = field(
+        default="text", metadata={"help": "What the tasks ask: text to continue, or chat, messages to answer."}
+    )
     eval_tasks: str | None = field(default=None, metadata={"help": "Held-out tasks, evaluated by generating."})
     eval_split: str | None = field(default=None, metadata={"help": "Split of a data set of held-out tasks."})
     programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
@@ -82,7 +87,7 @@ def _train_dataset(data: DataArguments) -> Any:
 
 
 def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
-    return load_tasks(
+    return read_tasks(
         source,
         format=data.task_format,
         subset=data.task_subset,
@@ -90,6 +95,7 @@ def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTa
         difficulty=data.difficulty,
         max_tests=data.max_tests,
         on_error=data.on_error,
+        prompts=data.prompts,
     )
 
 
