@@ -209,14 +209,14 @@ def test_the_command_line_writes_and_collects_chat_prompts(tmp_path, capsys):
 
 
 def test_training_takes_chat_prompts_by_the_same_name(tmp_path):
-    from trl_pper.commands import DataArguments, _tasks
+    from trl_pper.train_command import DataArguments, _tasks
 
     (tmp_path / "tasks.jsonl").write_text(json.dumps(ROWS["humaneval"][0]) + "\n")
     for prompts, kind in (("text", str), ("chat", list)):
         data = DataArguments(tasks=str(tmp_path / "tasks.jsonl"), prompts=prompts)
         assert isinstance(_tasks(data, data.tasks, None)[0].prompt, kind)
     with pytest.raises(ValueError, match=r"^prompts: must be text or chat; got 'chats'"):
-        DataArguments(tasks="x", prompts="chats")
+        _tasks(DataArguments(tasks="x", prompts="chats"), "x", None)
 
 
 @pytest.mark.slow

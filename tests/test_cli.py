@@ -193,7 +193,7 @@ def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
 
 
 def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
-    from trl_pper.commands import DataArguments, _tasks, _train_dataset
+    from trl_pper.train_command import DataArguments, _tasks, _train_dataset
 
     for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
         folder = tmp_path / split / str(number)

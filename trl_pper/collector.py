@@ -12,7 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl_pper.collection_report import CollectionReport, describe
 from trl_pper.experience import Experience
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
 from trl_pper.journal import Journal
 from trl_pper.judge import Judge
@@ -30,12 +31,10 @@ from trl_pper.judged import JudgedProgram, digest
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, even_pairs, judge_share, keeps_step, share_of
+from trl_pper.share import Share, judge_share, keeps_step, share_of
 from trl_pper.task import CodingTask
 
 logger = logging.getLogger(__name__)
-
-_SCORING_BATCH = 8
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -49,6 +48,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         tasks: What to write programs for; the trainer's `train_dataset` by default.
         journal_folder: Where each round keeps its programs as soon as they are judged, so that a killed collection
             goes on where it was; `_pper/journal` in the trainer's output folder by default.
+        scorer: Whose log-probabilities programs get for which their source has none; those of the model in training by
+            default.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -62,11 +63,13 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         judge: Judge | None = None,
         tasks: Sequence[CodingTask] | None = None,
         journal_folder: str | Path | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         self.source = source
         self.judge = judge
         self.tasks = tasks
         self.journal_folder = journal_folder
+        self.scorer = scorer
         self.buffer: ReplayBuffer | None = None
         self.find_student: Callable[[], LocalModel] | None = None
         self.steps_per_round = 1
@@ -102,8 +105,11 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         started = time.perf_counter()
         _, _, tasks, buffer = self._complete()
         student = self.find_student() if self.find_student is not None else None
+        scorer = self.scorer or (None if student is None else Scorer(student))
+        if scorer is not None:
+            scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
-        experiences, unjudged = _experiences(share, student, round_index, filler=tasks[0] if tasks else None)
+        experiences, unjudged = _experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Scoring takes as long as there are programs without a log-probability.
         meet(f"round {round_index + 1}, scoring")
         per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
@@ -131,6 +137,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
 
     def _judge_share(self, round_index: int, student: LocalModel | None, *, quiet: bool) -> Share:
         source, judge, tasks, buffer = self._complete()
+        if hasattr(source, "for_round"):
+            source = source.for_round(round_index)
         state, share = PartialState(), Share()
         failure: Exception | None = None
         own = sum(map(len, share_of(len(tasks), source)))
@@ -187,7 +195,7 @@ def _count_unextracted(share: Share, round_index: int) -> int:
 
 
 def _experiences(
-    share: Share, student: LocalModel | None, round_index: int, *, filler: CodingTask | None
+    share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
 ) -> tuple[dict[int, list[Experience]], int]:
     """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
     kept = {
@@ -195,33 +203,25 @@ def _experiences(
         for position, programs in sorted(share.judged.items())
     }
     unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
-    scored = iter(_with_logprobs([one for programs in kept.values() for one in programs], student, filler))
+    scored = iter(_with_logprobs([one for programs in kept.values() for one in programs], scorer, filler))
     return {
         position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
     }, unjudged
 
 
 def _with_logprobs(
-    judged: Sequence[JudgedProgram], student: LocalModel | None, filler: CodingTask | None
+    judged: Sequence[JudgedProgram], scorer: Scorer | None, filler: CodingTask | None
 ) -> list[JudgedProgram]:
-    """Score under the model in training what the source had no log-probability for."""
-    missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
+    """Score what the source had no log-probability for."""
     scored = list(judged)
-    if student is None:
+    if scorer is None:
         return scored
-    pairs = [student.encode_completion(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
-    # Short sequences beside short ones: padding is wasted work.
-    order = sorted(range(len(pairs)), key=lambda k: len(pairs[k][0]) + len(pairs[k][1]))
-    ordered = [pairs[k] for k in order]
-    if filler is not None and student.is_sharded:
-        ordered = even_pairs(ordered, student.encode_completion(filler.prompt, ""), batch_size=_SCORING_BATCH)
-    logprobs = student.logprobs(
-        [prompt for prompt, _ in ordered], [completion for _, completion in ordered], batch_size=_SCORING_BATCH
-    )
-    for k, logprob in zip(order, logprobs, strict=False):
-        one = scored[missing[k]]
-        generated = replace(one.generated, logprob=logprob, num_tokens=len(pairs[k][1]))
-        scored[missing[k]] = replace(one, generated=generated)
+    missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
+    pairs = [(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
+    found = scorer.score(pairs, filler=None if filler is None else filler.prompt)
+    for i, likelihood in zip(missing, found, strict=True):
+        if likelihood is not None:
+            scored[i] = replace(scored[i], generated=replace(scored[i].generated, **asdict(likelihood)))
     return scored
 
 
@@ -239,5 +239,7 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         logprob=generated.logprob,
         num_tokens=generated.num_tokens,
         source=generated.source,
+        scorer=generated.scorer,
+        settings=generated.settings,
         round_index=round_index,
     )

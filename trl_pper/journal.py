@@ -46,6 +46,8 @@ COLUMNS = {
     "logprob": "float64",
     "num_tokens": "int64",
     "source": "string",
+    "scorer": "string",
+    "settings": "string",
     "extracted": "bool",
 }
 _CHECKSUM = b"crc32"
@@ -244,6 +246,8 @@ def _row(one: JudgedProgram) -> dict[str, Any]:
         "logprob": one.generated.logprob,
         "num_tokens": one.generated.num_tokens,
         "source": one.generated.source,
+        "scorer": one.generated.scorer,
+        "settings": one.generated.settings,
         "extracted": one.extracted,
     }
 
@@ -252,7 +256,13 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
     return JudgedProgram(
         task=task,
         generated=GeneratedProgram(
-            completion=row["completion"], logprob=row["logprob"], num_tokens=row["num_tokens"], source=row["source"]
+            completion=row["completion"],
+            logprob=row["logprob"],
+            num_tokens=row["num_tokens"],
+            source=row["source"],
+            # Journals of earlier versions do not say.
+            scorer=row.get("scorer") or "",
+            settings=row.get("settings") or "",
         ),
         program=row["program"],
         verdict=Verdict(

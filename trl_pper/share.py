@@ -7,7 +7,6 @@ neither on the number of processes nor on where an earlier attempt was killed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -176,11 +175,3 @@ def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:
         if position in missing:
             first.setdefault(position, place)
     return set(first.values())
-
-
-def even_pairs(
-    pairs: Sequence[tuple[list[int], list[int]]], filler: tuple[list[int], list[int]], *, batch_size: int
-) -> list[tuple[list[int], list[int]]]:
-    """Return `pairs` filled up so that every process of a sharded model scores the same number of batches."""
-    needed = max(gather_object([math.ceil(len(pairs) / batch_size)])) * batch_size
-    return [*pairs, *[filler] * (needed - len(pairs))]

@@ -21,7 +21,7 @@ from trl_pper.generation.endpoint import Endpoint, RequestRefused
 from trl_pper.generation.in_order import in_order
 from trl_pper.generation.pace import Pace
 from trl_pper.generation.server_reply import choices_of, program_of, usage_of
-from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.generation.usage import Usage
 from trl_pper.task import CodingTask, checked_stop
 
@@ -50,7 +50,7 @@ class ServerSource:
         chat: Whether a text prompt goes to `/chat/completions` as the message of a user; most hosted models take no
             other.
         extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM; a field that is None
-            here is not sent. Put no secrets here: they are part of `identity`.
+            here is not sent. Put no secrets here: they are kept with each program.
         api_key: Sent as a bearer token.
         api_key_env: Name of the environment variable that holds the key; the key then stands in no file.
         concurrency: For how many tasks to ask at once.
@@ -103,7 +103,7 @@ class ServerSource:
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.top_p = top_p
-        self.stop = list(checked_stop(stop))
+        self.stop = checked_stop(stop)
         self.seed = seed
         self.chat = chat
         self.extra_body = dict(extra_body or {})
@@ -125,20 +125,25 @@ class ServerSource:
         """What all requests took until now."""
         return self._usage
 
-    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return what is asked of which model; where the server runs, how fast and with which key play no role."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is asked of which model, as plain values; where the server runs and how fast plays no role."""
         return {
-            "source": type(self).__name__,
+            "method": "server",
             "model": self.model,
             "num_programs": self.num_programs,
             "max_completion_length": self.max_completion_length,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "stop": self.stop,
+            "stop": list(self.stop),
             "seed": self.seed,
             "chat": self.chat,
             "extra_body": self.extra_body,
         }
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return all that decides what this source writes: its settings."""
+        return self.settings
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
@@ -171,6 +176,7 @@ class ServerSource:
 
     async def _write(self, endpoint: Endpoint, task: CodingTask) -> list[GeneratedProgram]:
         programs: list[GeneratedProgram] = []
+        settings = settings_json(self.settings)
         # A server that sends one program a request needs this many requests; one that sends nothing gets no more.
         for _ in range(self.num_programs):
             missing = self.num_programs - len(programs)
@@ -182,7 +188,7 @@ class ServerSource:
                 raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
             self._count(usage_of(reply, choices))
             stops = self._stops(task)
-            programs += [program_of(choice, source=self.model, stops=stops) for choice in choices]
+            programs += [program_of(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
             if len(programs) == self.num_programs:
                 return programs
         self._count(Usage(missing=self.num_programs - len(programs)))

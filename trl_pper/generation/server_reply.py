@@ -42,13 +42,16 @@ def choices_of(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]
     return choices[:most]
 
 
-def program_of(choice: Mapping[str, Any], *, source: str, stops: Sequence[str] = ()) -> GeneratedProgram:
+def program_of(
+    choice: Mapping[str, Any], *, source: str, stops: Sequence[str] = (), settings: str = ""
+) -> GeneratedProgram:
     """Return the program of a choice, cut before the first stop.
 
     Args:
         choice: One that `choices_of` returned.
         source: Who generated it.
         stops: Texts at which a completion ends, whether or not the server did so.
+        settings: How it was generated, for the record.
     """
     message = choice.get("message") or {}
     text = choice["text"] if isinstance(choice.get("text"), str) else message.get("content")
@@ -70,6 +73,8 @@ def program_of(choice: Mapping[str, Any], *, source: str, stops: Sequence[str] =
         logprob=None if logprobs is None else math.fsum(logprobs),
         num_tokens=None if logprobs is None else len(logprobs),
         source=source,
+        scorer="" if logprobs is None else source,
+        settings=settings,
     )
 
 
