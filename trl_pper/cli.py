@@ -116,6 +116,8 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
     add_source_options(parser, num_programs=3)
     parser.add_argument("--scorer", help="model whose log-probabilities programs get that have none")
+    help = "what is kept to learn: a reply as it was written, or the program in it alone"
+    parser.add_argument("--learn", default="completion", choices=("completion", "program"), help=help)
     parser.add_argument("--num_shards", type=int, default=1, help="number of machines that share the tasks (1)")
     parser.add_argument("--shard_index", type=int, default=None, help="which of them this is, from 0")
     _add_judge_options(parser)

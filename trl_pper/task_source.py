@@ -39,7 +39,7 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
     """
     if prompts not in PROMPTS:
         raise ValueError(f"prompts: must be text or chat; got {prompts!r}")
-    if Path(source).suffix in (".yaml", ".yml"):
+    if is_mixture(source):
         defaults = {name: one.default for name, one in inspect.signature(load_tasks).parameters.items()}
         for name, value in options.items():
             if value != defaults[name]:
@@ -48,6 +48,11 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
     else:
         tasks = load_tasks(source, **options)
     return as_chat(tasks) if prompts == "chat" else tasks
+
+
+def is_mixture(source: str) -> bool:
+    """Return whether a source of tasks is the file of a mixture."""
+    return Path(source).suffix in (".yaml", ".yml")
 
 
 def _mixed(path: Path) -> list[CodingTask]:
