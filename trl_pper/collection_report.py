@@ -77,7 +77,7 @@ class CollectionReport:
     by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Return the report as numbers for a log, each name with the prefix `pper/`; those of a source end in `/<source>`."""
+        """Return numbers for a log, each name with the prefix `pper/`; those of a source end in `/<source>`."""
         numbers = asdict(self)
         by_source = numbers.pop("by_source")
         for source, figures in by_source.items():
