@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper.formats import as_chat, load_tasks
-from trl_pper.mixture import mix_tasks
 from trl_pper.task import CodingTask
 
 PROMPTS = ("text", "chat")
@@ -56,7 +55,10 @@ def is_mixture(source: str) -> bool:
 
 
 def _mixed(path: Path) -> list[CodingTask]:
+    # Neither is needed for `--help`.
     import yaml
+
+    from trl_pper.mixture import mix_tasks
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
