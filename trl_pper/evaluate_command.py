@@ -29,7 +29,7 @@ from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
 from trl_pper.judge_rows import make_judge, task_options, tasks_of
-from trl_pper.processes import check_processes
+from trl_pper.processes import join_processes
 from trl_pper.progress import CollectionProgress
 from trl_pper.score_table import show
 from trl_pper.scores import Figures, TaskCounts, group_by, sum_up, task_rows
@@ -59,7 +59,7 @@ class _Plan:
 def evaluate(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     started = time.perf_counter()
-    check_processes()
+    join_processes()
     plan = _plan(options)
     try:
         with make_judge(options) as judge:

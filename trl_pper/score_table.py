@@ -39,7 +39,7 @@ def _line(figures: Figures) -> str:
     apart = f"{figures.unjudged} not judged, {figures.without_program} without a program"
     return ", ".join(
         [
-            f"{figures.tasks} tasks",
+            _tasks(figures.tasks),
             f"{figures.programs} programs ({apart})",
             f"pass rate {_share(figures.pass_rate)}",
             *[f"{name} {_estimate(one, figures.tasks)}" for name, one in figures.estimates.items()],
@@ -75,5 +75,9 @@ def _share(value: float | None) -> str:
 def _estimate(one: Estimate, tasks: int) -> str:
     error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
     # Tasks that are left out have to be seen: they may well be the hard ones.
-    over = "" if one.tasks == tasks else f" (of {one.tasks} tasks)"
+    over = "" if one.tasks == tasks else f" (of {_tasks(one.tasks)})"
     return f"{_share(one.value)}{error}{over}"
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number} tasks"
