@@ -1,6 +1,7 @@
 """What the collector does with programs before they are experiences, and with what a trainer may be handed."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,14 @@ def test_the_first_program_speaks_for_the_model_and_all_tell_what_search_would_f
     assert scores.accuracy == 1 / 4
     assert scores.pass_rate == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
     assert scores.solved == 3 / 4
+    assert "accuracy_easy" not in scores.metrics()
+    levels = [
+        replace(task, difficulty=level) for task, level in zip(tasks, ["easy", "easy", None, "hard"], strict=True)
+    ]
+    metrics = evaluate_tasks(levels, DatasetSource(rows), judge).metrics()
+    assert {name: value for name, value in metrics.items() if name.startswith("accuracy")} == {
+        "accuracy": 1 / 4, "accuracy_easy": 1 / 2, "accuracy_no_difficulty": 0.0, "accuracy_hard": 0.0,
+    }  # fmt: skip
 
 
 def test_evaluating_nothing_is_refused(judge, tasks):

@@ -1,5 +1,6 @@
 """`trl-pper evaluate` as it is typed: every source, groups, refusals, a restart, and two processes that equal one."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from openai_server import Fault
 import trl_pper.judge.pool
 from trl_pper import FunctionTests, load_tasks
 from trl_pper.cli import main
+from trl_pper.formats import read_rows
 
 ROOT = Path(__file__).parents[1]
 
@@ -280,8 +282,8 @@ def test_a_restart_generates_nothing_twice(evaluate, server, tasks, tmp_path, ca
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one(evaluate, folder, tasks, tmp_path):
-    options = ["--model", str(folder / "model"), "--num_programs", "3", "--k", "1", "3", "--max_completion_length", "6",
-               "--batch_size", "1"]  # fmt: skip
+    options = ["--model", str(folder / "model"), "--num_programs", "3", "--k", "1", "3", "--batch_size", "1",
+               "--max_completion_length", "6"]  # fmt: skip
     more = replace(tasks[0], task_id="more", prompt="# more\ndef f(x):\n")
     path = write(tmp_path / "five.jsonl", [task.to_row() for task in (*tasks, more)])
     _, alone, rows = evaluate(*options, tasks=path)
@@ -308,7 +310,8 @@ def test_two_processes_equal_one(evaluate, folder, tasks, tmp_path):
 
 def test_real_samples_come_out_as_they_were_measured(evaluate, shared, tmp_path):
     """Every twentieth of real samples of eight tasks: pass@k is that of the verdicts measured elsewhere."""
-    dump = load_dump(shared("dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz"))[:8]
+    samples = shared("dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz")
+    dump = [row for _, row in itertools.islice(read_rows(samples), 8)]
     rows = [{"task_id": row["task_id"], "completions": row["completions"][::20]} for row in dump]
     path = shared("humaneval/HumanEval.dev.jsonl.gz")
     wanted = {row["task_id"] for row in dump}
@@ -318,9 +321,3 @@ def test_real_samples_come_out_as_they_were_measured(evaluate, shared, tmp_path)
     assert [one["accepted"] for one in scores["per_task"]] == accepted
     assert 0 < scores["figures"]["pass@1"] == pytest.approx(sum(accepted) / 5 / len(dump)) < 1
     assert scores["figures"]["pass@5"] == scores["figures"]["solved@5"] == sum(map(bool, accepted)) / len(dump)
-
-
-def load_dump(path):
-    from trl_pper.formats import read_rows
-
-    return [row for _, row in read_rows(path)]

@@ -17,8 +17,10 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, make_model, tokenizer,
     tokenizer.save_pretrained("model")
     (command,) = re.findall(r"```bash\ntrl-pper (.*?)\n```", PAGE, flags=re.DOTALL)
     # A tiny model, few samples, short ones; everything else is the text of the page.
-    small = {"HumanEval.jsonl.gz": "tasks.jsonl", "Qwen/Qwen2.5-Coder-0.5B": "model", "1000": "10", " 1 10 100": " 1 10",
-             "\\\n": "--max_completion_length 4 --workers 1"}  # fmt: skip
+    small = {
+        "HumanEval.jsonl.gz": "tasks.jsonl", "Qwen/Qwen2.5-Coder-0.5B": "model", "1000": "10", " 1 10 100": " 1 10",
+        "\\\n": "--max_completion_length 4 --workers 1",
+    }  # fmt: skip
     for text, replacement in small.items():
         assert text in command
         command = command.replace(text, replacement)

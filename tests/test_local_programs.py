@@ -10,6 +10,7 @@ import torch
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.diversity import EarlierGroups
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.local_programs import _cut
 from trl_pper.generation.nucleus import NucleusSource
 from trl_pper.generation.token_stops import TaskStops
 
@@ -84,6 +85,31 @@ def test_a_stop_at_the_very_start_leaves_an_empty_program_without_a_probability(
     local = says("\n# END", tasks[:1])
     ((one,),) = NucleusSource(num_programs=1, max_completion_length=9, stop=["\n#"]).generate(tasks[:1], student=local)
     assert (one.completion, one.logprob, one.num_tokens, one.scorer) == ("", None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept", "number"),
+    [
+        (["f(x", ")\n", "# end"], "f(x)\n", 2),  # the token reaches into the stop with white space alone
+        (["f(x)", "\n# ", "end"], "f(x)", 1),
+        (["f(x)", " \n", "# end"], "f(x)", 1),  # white space before the stop goes with its token
+        (["f(x", ")\n# e", "nd"], "f(x)", None),  # through the middle: nobody knows
+        (["f(\u00e9)", "\n# end"], "f(\u00e9)", 1),
+    ],
+)
+def test_a_cut_moves_to_the_end_of_a_token_or_leaves_the_probability_unknown(tokens, kept, number):
+    class Tokenizer:
+        def decode(self, ids, **options):
+            return "".join(tokens[i] for i in ids)
+
+    text, ids = _cut(Tokenizer(), list(range(len(tokens))), ["\n#"])
+    assert (text, None if ids is None else len(ids)) == (kept, number)
+
+
+def test_tokens_of_one_character_stand_or_fall_together(tokenizer):
+    ids = tokenizer("# \u00e9\n# end")["input_ids"]
+    assert _cut(tokenizer, ids, ["\n# end"]) == ("# \u00e9", tokenizer("# \u00e9")["input_ids"])
+    assert _cut(tokenizer, ids, ["\u00e9"]) == ("# ", tokenizer("# ")["input_ids"])
 
 
 def test_a_stop_in_the_prompt_ends_nothing(says, tasks):

@@ -91,7 +91,12 @@ def test_few_replies_wait_to_be_taken(server, tasks):
     time.sleep(0.2)
     assert len(server.asked) <= 5
     programs.close()
+    # The server notices only when it has written what nobody reads any more.
+    until = time.monotonic() + 10
+    while server.at_work and time.monotonic() < until:
+        time.sleep(0.01)
     assert server.at_work == 0
+    assert len(server.asked) <= 5
 
 
 def test_no_tasks_are_no_requests(server):

@@ -25,6 +25,7 @@ _EXPORTS = {
     "ServerSource": "trl_pper.generation.server",
     "StdioTests": "trl_pper.task",
     "Verdict": "trl_pper.verdict",
+    "as_chat": "trl_pper.formats",
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
     "mix_tasks": "trl_pper.mixture",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from trl_pper.collector import BeamSampleCollector as BeamSampleCollector
     from trl_pper.config import PPERConfig as PPERConfig
     from trl_pper.experience import Experience as Experience
+    from trl_pper.formats import as_chat as as_chat
     from trl_pper.formats import load_tasks as load_tasks
     from trl_pper.generation.beam_search import BeamSearchSource as BeamSearchSource
     from trl_pper.generation.dataset import DatasetSource as DatasetSource

@@ -15,14 +15,16 @@ from trl_pper import __version__
 from trl_pper.formats import FORMATS
 from trl_pper.option_file import with_file
 from trl_pper.source_options import add_source_options
+from trl_pper.task_source import PROMPTS
 
 TRAIN_HELP = """\
 usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
 
 Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
-  --tasks TASKS              tasks to write programs for: a file, a folder or the id of a data set on the Hub
+  --tasks TASKS              tasks to write programs for: a file, a folder, a mixture (.yaml) or the id of a data set
   --task_format FORMAT       auto, humaneval, mbpp, apps, code_contests, open_r1, live_code_bench or native
   --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
+  --prompts text|chat        what the tasks ask: text to continue, or messages to answer
   --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
   --programs FILE            a teacher's programs for the tasks, instead of the model's own
   --buffer FILE              replay a collected buffer and collect nothing
@@ -73,7 +75,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    help = "tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, or the id of a data set on the Hub"
+    help = (
+        "tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, a mixture (.yaml), or the id of a data set on the Hub"
+    )
     parser.add_argument("--tasks", required=required, help=help)
     _add_format_options(parser)
 
@@ -85,6 +89,7 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difficulty", nargs="+", default=None, help="only tasks of these difficulties")
     parser.add_argument("--max_tests", type=int, default=None, help="only the first so many tests of each task")
     parser.add_argument("--on_error", default="raise", choices=("raise", "skip"), help="what malformed rows do")
+    parser.add_argument("--prompts", default="text", choices=PROMPTS, help="text to continue, or messages to answer")
 
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +117,8 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
     add_source_options(parser, num_programs=3)
     parser.add_argument("--scorer", help="model whose log-probabilities programs get that have none")
+    help = "what is kept to learn: a reply as it was written, or the program in it alone"
+    parser.add_argument("--learn", default="completion", choices=("completion", "program"), help=help)
     parser.add_argument("--num_shards", type=int, default=1, help="number of machines that share the tasks (1)")
     parser.add_argument("--shard_index", type=int, default=None, help="which of them this is, from 0")
     _add_judge_options(parser)
@@ -239,7 +246,7 @@ def _export(options: argparse.Namespace) -> int:
         export.write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0
-    given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise")]
+    given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise", "text")]
     if given:
         raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
     buffer = ReplayBuffer.load(options.source)

@@ -36,7 +36,12 @@ def collect(options: argparse.Namespace) -> int:
     try:
         with make_judge(options) as judge:
             collector = BeamSampleCollector(
-                source=source, judge=judge, tasks=tasks, journal_folder=journal_folder, scorer=scorer
+                source=source,
+                judge=judge,
+                tasks=tasks,
+                journal_folder=journal_folder,
+                scorer=scorer,
+                learn=options.learn,
             )
             collector.buffer = buffer
             report = collector.collect(quiet=False)

@@ -26,6 +26,7 @@ from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
 from trl_pper.judged import JudgedProgram
+from trl_pper.plain_completion import plain_completion
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
@@ -33,6 +34,9 @@ from trl_pper.share import Share, judge_share, keeps_step, open_journal, share_o
 from trl_pper.task import CodingTask
 
 logger = logging.getLogger(__name__)
+
+#: What is learned of what a source writes.
+LEARNED = ("completion", "program")
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -48,6 +52,11 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             goes on where it was; `_pper/journal` in the trainer's output folder by default.
         scorer: Whose log-probabilities programs get for which their source has none; those of the model in training by
             default.
+        learn: "completion" for what was written, word for word; "program" for the program alone, without the prose
+            and fences of a chatting teacher: its log-probability then is the scorer's.
+
+    Raises:
+        ValueError: `learn` is neither.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -62,7 +71,11 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         tasks: Sequence[CodingTask] | None = None,
         journal_folder: str | Path | None = None,
         scorer: Scorer | None = None,
+        learn: str = "completion",
     ) -> None:
+        if learn not in LEARNED:
+            raise ValueError(f"learn: must be one of {', '.join(LEARNED)}; got {learn!r}")
+        self.learn = learn
         self.source = source
         self.judge = judge
         self.tasks = tasks
@@ -107,7 +120,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         if scorer is not None:
             scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
-        experiences, unjudged = _experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
+        experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Scoring takes as long as there are programs without a log-probability.
         meet(f"round {round_index + 1}, scoring")
         per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
@@ -152,7 +165,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 judge_share(tasks, source, judge, share, student=student, journal=journal, progress=bar)
             except Exception as error:
                 # What was paid for is kept, though not gathered, since other processes may be well.
-                found, _ = _experiences(share, None, round_index, filler=None)
+                found, _ = self._experiences(share, None, round_index, filler=None)
                 buffer.add(experience for position in sorted(found) for experience in found[position])
                 if keeps_step(source, student):
                     # The others wait inside a forward pass, not in `meet`.
@@ -160,6 +173,23 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 failure = error
             meet(f"round {round_index + 1}, collection", failure=failure)
         return share
+
+    def _experiences(
+        self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
+    ) -> tuple[dict[int, list[Experience]], int]:
+        """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
+        kept = {
+            position: [one for one in programs if one.verdict.pass_rate is not None]
+            for position, programs in sorted(share.judged.items())
+        }
+        unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
+        flat = [one for programs in kept.values() for one in programs]
+        if self.learn == "program":
+            flat = [_plain(one) for one in flat]
+        scored = iter(_with_logprobs(flat, scorer, filler))
+        return {
+            position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
+        }, unjudged
 
     def _complete(self) -> tuple[ProgramSource, Judge, Sequence[CodingTask], ReplayBuffer]:
         if self.source is None or self.judge is None or self.tasks is None or self.buffer is None:
@@ -182,19 +212,13 @@ def _count_unextracted(share: Share, round_index: int) -> int:
     return len(task_ids)
 
 
-def _experiences(
-    share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
-) -> tuple[dict[int, list[Experience]], int]:
-    """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
-    kept = {
-        position: [one for one in programs if one.verdict.pass_rate is not None]
-        for position, programs in sorted(share.judged.items())
-    }
-    unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
-    scored = iter(_with_logprobs([one for programs in kept.values() for one in programs], scorer, filler))
-    return {
-        position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
-    }, unjudged
+def _plain(judged: JudgedProgram) -> JudgedProgram:
+    """Put a completion that is the program alone in the place of what was written, where there is one."""
+    task, generated = judged.task, judged.generated
+    text = plain_completion(judged.program, prompt=task.prompt, entry_point=task.entry_point)
+    if not judged.extracted or text is None or text == generated.completion:
+        return judged
+    return replace(judged, generated=replace(generated, completion=text, logprob=None, num_tokens=None, scorer=""))
 
 
 def _with_logprobs(

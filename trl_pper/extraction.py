@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_pper.syntax import Parser, definitions, is_idle, is_stub, top_level_return
+from trl_pper.syntax import Parser, body_indent, definitions, is_idle, is_stub, parse_open, top_level_return
 from trl_pper.task import Prompt
 
 _FENCE = re.compile(r"(?P<before>.*?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
@@ -191,7 +191,7 @@ def _with_body(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str |
     bodies = [text]
     if not re.search(rf"^\s*(?:async\s+def|def|class)\s+{wanted.name}\b", text, re.MULTILINE):
         # Models and post-processing strip the indent of the first line, or of all of them.
-        indent, stripped = _body_indent(prefix), text.lstrip("\n")
+        indent, stripped = body_indent(prefix), text.lstrip("\n")
         newline = "" if prefix.endswith("\n") else "\n"
         bodies += [
             newline + indent + stripped.lstrip(" "),
@@ -291,19 +291,9 @@ def _last_definition(prompt: str, parser: Parser) -> str | None:
     """Return the name of the last function or class of a prompt that is Python, perhaps left open; else None."""
     if not re.search(r"^\s*(?:async\s+def|def|class)\s", prompt, re.MULTILINE):
         return None
-    indent = _body_indent(prompt)
-    for closing in ("", f"\n{indent}pass\n", " pass\n", "0\n"):
-        tree = parser.parse(prompt + closing)[0]
-        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
-        if names:
-            return names[-1]
-    return None
-
-
-def _body_indent(prefix: str) -> str:
-    last = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
-    indent = last[: len(last) - len(last.lstrip())]
-    return indent + "    " if last.rstrip().endswith(":") else indent or "    "
+    tree = parse_open(prompt, parser)
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
+    return names[-1] if names else None
 
 
 def _before_last_definition(prefix: str) -> str:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper.extraction import Extraction, extract
-from trl_pper.formats import load_tasks, match_task_id, read_rows
+from trl_pper.formats import match_task_id, read_rows
 from trl_pper.judge import Judge, Limits
 from trl_pper.task import CodingTask
+from trl_pper.task_source import read_tasks
 from trl_pper.verdict import Verdict
 
 #: Rows judged together; their verdicts are on disk before the next ones start.
@@ -43,14 +44,14 @@ def make_judge(options: argparse.Namespace) -> Judge:
 
 
 def task_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a command line that `load_tasks` takes."""
-    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error")
+    """Return the options of a command line that `read_tasks` takes."""
+    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error", "prompts")
     return {name: getattr(options, name) for name in names}
 
 
 def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
     """Load tasks as the options of a command line describe."""
-    return load_tasks(source, **task_options(options))
+    return read_tasks(source, **task_options(options))
 
 
 def judge_file(options: argparse.Namespace) -> int:

@@ -47,6 +47,22 @@ def parse(code: str) -> ast.Module:
         return ast.parse(code)
 
 
+def parse_open(text: str, parser: Parser) -> ast.Module | None:
+    """Parse code that may end where a body is to follow, as prompts do; None when it is no Python either way."""
+    for closing in ("", f"\n{body_indent(text)}pass\n", " pass\n", "0\n"):
+        tree = parser.parse(text + closing)[0]
+        if tree is not None and any(isinstance(node, _DEFINITIONS) for node in tree.body):
+            return tree
+    return None
+
+
+def body_indent(code: str) -> str:
+    """Return the indent of what follows code that ends in a body, or where one is to begin."""
+    last = next((line for line in reversed(code.split("\n")) if line.strip()), "")
+    indent = last[: len(last) - len(last.lstrip())]
+    return indent + "    " if last.rstrip().endswith(":") else indent or "    "
+
+
 def with_preamble(program: str, preamble: str | None) -> str:
     """Return a program with code put before it; `from __future__` imports stay ahead of that, as Python wants them."""
     if preamble is None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import re
 
+from trl_pper.syntax import Parser, parse_open
+
 _TYPING = ("Any", "Callable", "Deque", "Dict", "Iterable", "Iterator", "List", "Optional", "Set", "Tuple", "Union")
 _NAMES = re.compile(rf"\b(?:{'|'.join(_TYPING)})\b")
-
+_LAYOUT = re.compile(r"\nQUESTION:\n(?P<text>.*)\nUse (?:Call-Based|Standard Input) format\n\nANSWER:\n", re.DOTALL)
+_CODE_LINE = re.compile(r"^(?:from|import|class|def|async|@)\b", re.MULTILINE)
 #: Stands before programs of which a function is called: LeetCode, where many of them come from, needs no imports.
 CALL_PREAMBLE = f"from typing import {', '.join(_TYPING)}\n"
 #: Where a model that was asked in the layout of `question_prompt` has begun another problem.
@@ -45,6 +48,19 @@ def question_prompt(question: str, *, starter_code: str = "", calls: bool = Fals
     start = f"\n{with_typing(starter_code)}" if starter_code.strip() else ""
     kind = "Call-Based" if calls else "Standard Input"
     return f"\nQUESTION:\n{question}\n{start}\nUse {kind} format\n\nANSWER:\n"
+
+
+def question_parts(prompt: str) -> tuple[str, str] | None:
+    """Return question and starter code of a prompt that `question_prompt` made, or None for another prompt."""
+    asked = _LAYOUT.fullmatch(prompt)
+    if asked is None:
+        return None
+    text = asked["text"]
+    for start in _CODE_LINE.finditer(text):
+        code = text[start.start() :]
+        if parse_open(code, Parser(10 * len(code) + 1000)) is not None:
+            return text[: start.start()].strip("\n"), code.rstrip(" ").rstrip("\n")
+    return text.strip("\n"), ""
 
 
 def with_typing(code: str) -> str:

@@ -1,8 +1,8 @@
-"""Which tokens of a reply lie before the place where its text was cut, so that P(t) is that of what is kept.
+"""Which tokens of a completion lie before the place where its text is cut, so that P(t) is that of what is kept.
 
-Enters: a text and what an OpenAI-style reply says of its tokens. Leaves: where each token ends, when that is said, and
-how many of them the text before a cut consists of. A token that the cut goes through is on neither side, and then
-nothing is known, unless all it leaves before the cut is white space, which no program misses.
+Enters: a text and where its tokens end, or what an OpenAI-style reply says of them. Leaves: the text that is kept, and
+how many tokens it consists of. A cut moves to the end of a token where only white space lies between, which no program
+misses; through any other token it leaves nothing known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Kept:
     """What is left of a text after a cut.
 
     Args:
-        text: The text before the cut, or a little less: up to the end of its last whole token.
+        text: The text before the cut, up to the nearest end of a token: a little less or a little more white space.
         num_tokens: How many of the tokens it consists of; None when that is not known.
     """
 
@@ -64,13 +64,15 @@ def kept_before(text: str, cut: int, ends: Sequence[int] | None) -> Kept:
     r"""Return what is kept of a text that is cut at a place.
 
     Args:
-        text: The text of a choice.
+        text: What was written.
         cut: Where it is cut.
-        ends: Where its tokens end, as `token_ends` says.
+        ends: Where its tokens end, in bytes of UTF-8 from the start of the text, ascending; None when unknown.
 
     Examples:
         >>> kept_before("return x\n\n# end", 9, [6, 8, 10, 15])
         Kept(text='return x', num_tokens=2)
+        >>> kept_before("f(x)\n# end", 4, [3, 5, 10])
+        Kept(text='f(x)\n', num_tokens=2)
     """
     if ends is None:
         return Kept(text=text[:cut], num_tokens=None)
@@ -78,7 +80,12 @@ def kept_before(text: str, cut: int, ends: Sequence[int] | None) -> Kept:
     number = bisect_right(ends, len(whole))
     boundary = ends[number - 1] if number else 0
     if whole[boundary:].strip():
-        return Kept(text=text[:cut], num_tokens=None)
+        written = _encoded(text)
+        boundary = ends[number] if number < len(ends) else len(written) + 1
+        # Tokens such as ")\n" reach into a stop that begins with a line break.
+        if boundary > len(written) or written[len(whole) : boundary].strip():
+            return Kept(text=text[:cut], num_tokens=None)
+        whole, number = written, number + 1
     return Kept(text=whole[:boundary].decode("utf-8", "surrogatepass"), num_tokens=number)
 
 

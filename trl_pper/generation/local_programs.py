@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from trl_pper.generation.kept_tokens import kept_before
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.generation.stops import first_stop
@@ -158,12 +159,12 @@ def programs_of(
     prompts = [ids for ids, found in zip(batch.ids, completions, strict=True) for _ in found]
     logprobs: list[float | None] = [None] * len(kept)
     if with_logprobs:
-        logprobs = list(local.logprobs(prompts, [ids for _, ids in kept], batch_size=score_batch_size))
+        logprobs = list(local.logprobs(prompts, [ids or [] for _, ids in kept], batch_size=score_batch_size))
     programs = iter(
         GeneratedProgram(
             completion=text,
             logprob=logprob if ids else None,
-            num_tokens=len(ids) or None,
+            num_tokens=len(ids) if ids else None,
             source=local.name,
             scorer=local.name if ids and logprob is not None else "",
             settings=settings,
@@ -185,17 +186,27 @@ def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
     return ids[:end]
 
 
-def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int]]:
-    """Return a completion's text before its first stop, and the tokens that lie wholly in it."""
+def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int] | None]:
+    """Return a completion's text before its first stop, and its tokens; None where a cut goes through one."""
     text = _decode(tokenizer, ids)
-    end = first_stop(text, stops)
-    if end is None:
+    place = first_stop(text, stops)
+    if place is None:
         return text, ids
-    kept = len(ids)
-    # Backwards, since half a character decodes to a placeholder that is gone a token later.
-    while kept and not (len(before := _decode(tokenizer, ids[:kept])) <= end and text.startswith(before)):
-        kept -= 1
-    return text[:end], ids[:kept]
+    kept = kept_before(text, place, _token_ends(tokenizer, ids, text))
+    return kept.text, None if kept.num_tokens is None else ids[: kept.num_tokens]
+
+
+def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+    """Return where each token ends, in bytes of the text; of the tokens of one character all where that ends."""
+    ends: list[int] = []
+    end = len(text.encode("utf-8", "surrogatepass"))
+    for count in range(len(ids), 0, -1):
+        before = _decode(tokenizer, ids[:count])
+        # Half a character decodes to a placeholder, which is not in the text.
+        if text.startswith(before):
+            end = len(before.encode("utf-8", "surrogatepass"))
+        ends.append(end)
+    return ends[::-1]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
