@@ -19,6 +19,7 @@ from trl_pper.generation.loading import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
 from trl_pper.judge_rows import make_judge, tasks_of
+from trl_pper.processes import join_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.share import own_batches
 from trl_pper.source_options import source_of
@@ -27,6 +28,7 @@ from trl_pper.task import CodingTask
 
 def collect(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    join_processes()
     tasks = shard_of(tasks_of(options.tasks, options), options.shard_index, options.num_shards, options.batch_size)
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
@@ -52,8 +54,13 @@ def collect(options: argparse.Namespace) -> int:
             # After an error, too: it was paid for.
             print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if PartialState().is_main_process:
-        _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}")
+        _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}{_by_processes()}")
     return 0
+
+
+def _by_processes() -> str:
+    number = PartialState().num_processes
+    return f", by {number} processes" if number > 1 else ""
 
 
 def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: str) -> None:
