@@ -26,8 +26,9 @@ Fine-tune a code model by prioritised experience replay. The YAML file and the c
   --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
   --prompts text|chat        what the tasks ask: text to continue, or messages to answer
   --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
-  --programs FILE            a teacher's programs for the tasks, instead of the model's own
+  --programs FILE            a teacher's programs for the tasks, instead of the model's own; --learn program for chats
   --buffer FILE              replay a collected buffer and collect nothing
+  --max_prompt_length N      leave out what has a longer prompt, in tokens
   --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
   and every option of PPERConfig, SFTConfig and TrainingArguments.
 
