@@ -10,6 +10,20 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text()
 
 
+def test_figures_are_those_measured():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "evaluate_samples.json").read_text())
+    figures, errors = measured["figures"], measured["figures"]["standard_errors"]
+    rows = re.findall(r"^\| `([^`]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", PAGE, flags=re.MULTILINE)
+    assert [tuple(row) for row in rows] == [
+        (name, f"{figures[name]:.4f}", f"{errors[name]:.4f}", f"{measured['measured'][name]:.4f}")
+        for name in ("accuracy", "pass@1", "pass@10", "pass@100")
+    ]
+    assert "Seven programs" in PAGE
+    assert [(one["measured_passed"], set(one["outcomes"])) for one in measured["differences"]] == [
+        (False, {"passed"})
+    ] * 7
+
+
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch, make_model, tokenizer, tasks, capsys):
     monkeypatch.chdir(tmp_path)
     Path("tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
@@ -27,7 +41,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, make_model, tokenizer,
     assert main(command.split()) == 0
     scores = json.loads(Path("scores.json").read_text())
     named = {name for name in scores["figures"] if name not in ("tasks", "programs", "standard_errors", "over_tasks")}
-    documented = set(re.findall(r"^\| `([^`]+)` \|", PAGE, flags=re.MULTILINE))
+    documented = set(re.findall(r"^\| `([^`]+)` \| [a-z]", PAGE, flags=re.MULTILINE))
     assert {re.sub("@10?$", "@n" if name.startswith("solved") else "@k", name) for name in named} == documented
     assert len(Path("verdicts.jsonl").read_text().splitlines()) == 40
     for name, solved in (("before", 0), ("after", 5)):

@@ -1,6 +1,6 @@
 """Compares `trl-pper evaluate` with verdicts that were measured elsewhere on the same programs.
 
-    python benchmarks/evaluate.py TASKS DUMP --work outputs/bench/evaluate --output benchmarks/results/evaluate.json
+    python benchmarks/evaluate_samples.py TASKS DUMP --output benchmarks/results/evaluate_samples.json
 
 TASKS are the tasks of HumanEval, DUMP rows with `task_id`, `completions` and what each came to elsewhere:
 `measured_passed` and `measured_status`. Evaluates them as a user would, computes pass@k of the measured verdicts by
@@ -56,7 +56,6 @@ def differences(dump: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> l
                     {
                         "task_id": row["task_id"],
                         "index": index,
-                        "completion": ours["completion"],
                         "measured_passed": bool(passed),
                         "measured_status": status,
                         "outcomes": dict(Counter(ours["outcomes"])),
