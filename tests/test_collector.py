@@ -162,3 +162,26 @@ def test_evaluating_nothing_is_refused(judge, tasks):
         ValueError, match="none of the 4 tasks could be judged; the first says: no program was generated"
     ):
         evaluate_tasks(tasks, DatasetSource([]), judge)
+
+
+def test_a_mixture_is_reported_by_source(judge, tasks):
+    mixed = [replace(task, source=name) for task, name in zip(tasks, ("b", "a", "b", None), strict=True)]
+    rows = [
+        {"task_id": "add-1", "completions": ["    return x + 1\n", "    return 2\n"]},
+        {"task_id": "add-2", "completion": "    return 0\n"},
+        {"task_id": "add-4", "completion": "    return x + 4\n"},
+    ]
+    report = collector(DatasetSource(rows), judge, mixed).collect()
+    figures = {
+        source: (one.tasks, one.programs, one.pass_rate, one.solved) for source, one in report.by_source.items()
+    }
+    # No program for add-3, so that "b" has one task here.
+    assert figures == {
+        "a": (1, 1, pytest.approx(1 / 3), 0.0),
+        "b": (1, 2, pytest.approx(2 / 3), 1.0),
+        "unnamed": (1, 1, 1.0, 1.0),
+    }
+    assert report.metrics()["pper/pass_rate/b"] == pytest.approx(2 / 3)
+    assert report.metrics()["pper/solved/a"] == 0.0
+    assert "pper/by_source" not in report.metrics()
+    assert collector(DatasetSource(rows), judge, tasks).collect().by_source == {}

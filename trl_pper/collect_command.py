@@ -32,8 +32,8 @@ def collect(options: argparse.Namespace) -> int:
     tasks = shard_of(tasks_of(options.tasks, options), options.shard_index, options.num_shards, options.batch_size)
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
-    scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     source = source_of(options)
+    scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     journal_folder = output.with_name(f"{output.name}.journal")
     try:
         with make_judge(options) as judge:
@@ -75,6 +75,11 @@ def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: 
         f"mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
         f"{result}"
     )
+    for source, one in report.by_source.items():
+        print(
+            f"{source}: {one.programs} programs for {one.tasks} tasks; mean pass rate {one.pass_rate:.3f}, "
+            f"{one.solved:.1%} of tasks solved"
+        )
 
 
 def shard_of(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:

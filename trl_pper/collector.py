@@ -123,7 +123,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Scoring takes as long as there are programs without a log-probability.
         meet(f"round {round_index + 1}, scoring")
-        per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
+        gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
+        per_task = [found for _, found in gathered]
         stored = buffer.add(experience for found in per_task for experience in found)
         digests = gather_object([buffer.digest()])
         if len(set(digests)) > 1:
@@ -133,6 +134,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             )
         report = describe(
             per_task,
+            [tasks[position].source for position, _ in gathered],
             buffer,
             stored,
             round_index=round_index,
