@@ -319,5 +319,6 @@ def test_real_samples_come_out_as_they_were_measured(evaluate, shared, tmp_path)
     _, scores, _ = evaluate("--programs", write(tmp_path / "samples.jsonl", rows), "--k", 1, 5, tasks=few)
     accepted = [sum(map(bool, row["measured_passed"][::20])) for row in dump]
     assert [one["accepted"] for one in scores["per_task"]] == accepted
-    assert 0 < scores["figures"]["pass@1"] == pytest.approx(sum(accepted) / 5 / len(dump)) < 1
+    assert scores["figures"]["pass@1"] == pytest.approx(sum(accepted) / 5 / len(dump))
+    assert 0 < sum(accepted) < 5 * len(dump)
     assert scores["figures"]["pass@5"] == scores["figures"]["solved@5"] == sum(map(bool, accepted)) / len(dump)
