@@ -5,7 +5,6 @@ import re
 import pytest
 
 from trl_pper import Experience, ReplayBuffer
-from trl_pper.model_card import replay_section
 from trl_pper.report import write_report
 
 
@@ -54,18 +53,3 @@ def test_one_program_unknown_possibility_and_nothing_to_draw_are_shown(tmp_path)
 def test_an_empty_buffer_is_refused(tmp_path):
     with pytest.raises(ValueError, match="buffer: got an empty one"):
         write_report(tmp_path / "report.html", ReplayBuffer())
-
-
-def test_the_model_card_counts_programs_tasks_and_tests():
-    buffer = ReplayBuffer()
-    rates = [("a", 1.0), ("a", 0.5), ("b", 0.0)]
-    buffer.add(experience(i, task_id=task, pass_rate=rate) for i, (task, rate) in enumerate(rates))
-    section = replay_section(buffer, isolation="rlimits")
-    for line in (
-        "| programs | 3 |",
-        "| tasks | 2 |",
-        "| tasks with a passing program | 1 |",
-        "| mean pass rate | 0.500 |",
-    ):
-        assert line in section
-    assert "| mean pass rate | none |" in replay_section(ReplayBuffer(), isolation="rlimits")

@@ -6,10 +6,12 @@ import datasets
 import pytest
 import torch
 from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_pper import PPERConfig, PPERTrainer
+from trl_pper.hub_push import LEFT_OUT, WITH_CHECKPOINTS
 
 HOOKS = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"],
@@ -19,6 +21,8 @@ HOOKS = {
     "num_examples": ["self", "dataloader"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "create_model_card": ["self", "model_name", "dataset_name", "tags"],
+    "push_to_hub": ["self", "commit_message", "blocking", "token", "revision", "private", "kwargs"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
 }
@@ -138,3 +142,15 @@ def test_preparing_rows_keeps_further_columns_and_gives_ids_and_labels(sft_train
     assert row["position"] == 7
     assert row["input_ids"] == [a, b, tokenizer.eos_token_id]
     assert row["labels"] == [-100, b, tokenizer.eos_token_id]
+
+
+def test_a_push_leaves_out_what_we_think_it_leaves_out():
+    patterns = 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]'
+    for method in (Trainer.push_to_hub, Trainer._push_from_checkpoint):
+        assert patterns in inspect.getsource(method)
+    assert LEFT_OUT == ("_*", "checkpoint-*")
+    # Both uploads of a checkpoint are watched through this attribute.
+    assert "self.push_in_progress = PushInProgress(push_jobs)" in inspect.getsource(Trainer._push_from_checkpoint)
+    assert {"checkpoint", "all_checkpoints"} == set(WITH_CHECKPOINTS) == {one.value for one in HubStrategy} - {
+        "end", "every_save",
+    }  # fmt: skip

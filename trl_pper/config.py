@@ -7,6 +7,8 @@ cannot honour (packing, dataloader workers, ...) is refused here, before any mod
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -23,6 +25,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+#: What options that are passed on, such as `model_init_kwargs`, call a secret.
+_TOKENS = ("token", "hub_token", "use_auth_token", "api_key")
+_BENCHMARK = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
 DECODINGS = ("beam", "nucleus")
 
 
@@ -124,6 +129,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     judge_cpu_seconds: float = _option(10.0, "CPU time a program may use on one test, in seconds.")
     judge_memory_bytes: int = _option(4 * 2**30, "Memory a program may allocate, in bytes.")
 
+    eval_benchmark: str | None = _option(
+        None,
+        "The data set of the Hub that the evaluation tasks are, all of it, as 'name/of-it' or 'name/of-it:task': the "
+        "model card then names it, and `.eval_results/` has the accuracy for its leaderboard.",
+    )
+
     def __post_init__(self) -> None:
         self._apply_preset()
         if self.priority_exponent is None:
@@ -141,7 +152,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads.
-        return {**self.__dict__, "hub_token": None}
+        return {name: without_tokens(value) for name, value in self.__dict__.items()} | {"hub_token": None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values, for logs; tokens are left out."""
+        return {name: without_tokens(value) for name, value in super().to_dict().items()}
 
     def _apply_preset(self) -> None:
         if self.preset is None:
@@ -163,6 +178,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         weight, exponent = self.possibility_weight, self.priority_exponent
         _require("possibility_weight", _is_number(weight) and 0 <= weight <= 1, "a number in [0, 1]", weight)
         _require("priority_exponent", _is_number(exponent) and exponent >= 0, "a number of at least 0", exponent)
+        benchmark = self.eval_benchmark
+        named = benchmark is None or (isinstance(benchmark, str) and _BENCHMARK.fullmatch(benchmark) is not None)
+        _require("eval_benchmark", named, "None, 'name/of-the-data-set' or 'name/of-the-data-set:task'", benchmark)
         beta, weighting = self.importance_exponent, self.loss_weighting
         _require("importance_exponent", _is_number(beta) and beta >= 0, "a number of at least 0", beta)
         known = weighting is None or weighting in LOSS_WEIGHTINGS
@@ -238,6 +256,13 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         for name in ("split_batches", "dispatch_batches"):
             value = getattr(accelerator_config, name, None)
             _require(f"accelerator_config.{name}", not value, "unset: every process draws its own share", value)
+
+
+def without_tokens(value: Any) -> Any:
+    """Return a value of an option without the secrets in it: None stands for each."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: None if name in _TOKENS else without_tokens(inner) for name, inner in value.items()}
 
 
 def _require(name: str, condition: bool, requirement: str, got: object, remedy: str = "") -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,27 @@ def download(repo_id: str, *, revision: str | None = None, token: str | None = N
         return Path(hf_hub_download(repo_id, DATA_FILE, repo_type="dataset", revision=revision, token=token))
 
 
-def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
-    """Return the data card of a buffer, as Markdown. It quotes no task and no program.
+@dataclass(frozen=True, kw_only=True)
+class BufferContents:
+    """What a buffer holds, in numbers and names: nothing of its tasks and programs.
 
     Args:
-        blocks: The experiences.
-        metadata: The buffer's settings and tokenizer.
+        programs: Number of programs.
+        tasks: Number of tasks they are for.
+        solved: Number of tasks with a program that passes every test.
+        pass_rate: Mean pass rate of the programs; None where there is none.
+        sources: Who wrote them, each fit to stand between backticks in a table.
     """
-    from jinja2 import Environment, PackageLoader
 
+    programs: int
+    tasks: int
+    solved: int
+    pass_rate: float | None
+    sources: list[str]
+
+
+def contents_of(blocks: Iterable[Columns]) -> BufferContents:
+    """Sum up experiences for a card."""
     tasks: set[str] = set()
     solved: set[str] = set()
     sources: set[str] = set()
@@ -108,16 +121,41 @@ def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
         solved.update(names.filter(block.numbers["pass_rate"] >= 1.0).to_pylist())
         sources.update(block.text.column("source").unique().to_pylist())
         rates.append(block.numbers["pass_rate"])
-    # Markdown, and of what others wrote only the names of the sources goes in, as code on one line.
-    environment = Environment(loader=PackageLoader("trl_pper"), trim_blocks=True, lstrip_blocks=True)
     rate = np.concatenate(rates) if rates else np.empty(0)
-    return environment.get_template("buffer_card.md.j2").render(
-        version=__version__,
+    return BufferContents(
         programs=rate.size,
         tasks=len(tasks),
         solved=len(solved),
         pass_rate=float(rate.mean()) if rate.size else None,
-        sources=sorted(" ".join(source.replace("`", "'").replace("|", "/").split()) for source in sources if source),
+        sources=sorted({_public_name(source) for source in sources if source}),
+    )
+
+
+def as_code(text: str) -> str:
+    """Return text that others wrote fit to stand between backticks in a table."""
+    return " ".join(text.replace("`", "'").replace("|", "/").split())
+
+
+def _public_name(source: str) -> str:
+    """Return the name of a source; of a folder its last part, since where it lies is nobody's business."""
+    path = Path(source)
+    return as_code(path.name if path.is_absolute() else source)
+
+
+def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
+    """Return the data card of a buffer, as Markdown. It quotes no task and no program.
+
+    Args:
+        blocks: The experiences.
+        metadata: The buffer's settings and tokenizer.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    # Markdown, and of what others wrote only the names of the sources goes in, as code on one line.
+    environment = Environment(loader=PackageLoader("trl_pper"), trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("buffer_card.md.j2").render(
+        version=__version__,
+        contents=contents_of(blocks),
         columns={**COLUMNS, "chat_prompt": "string"},
         settings=metadata["settings"],
         tokenizer=metadata["tokenizer"],

@@ -106,6 +106,10 @@ class DurableBuffer(ABC):
         metadata, blocks = read_columns(path)
         return cls._restored(str(path), metadata, blocks, priority)
 
+    def contents(self) -> replay_hub.BufferContents:
+        """Return what is inside in numbers and names, for cards: nothing of tasks and programs."""
+        return replay_hub.contents_of(self._table.blocks())
+
     def push_to_hub(
         self,
         repo_id: str,

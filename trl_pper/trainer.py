@@ -8,7 +8,7 @@ trainer wires the rooms together and owns no mathematics; the hooks it overrides
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,21 @@ from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buff
 from trl_pper.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.collection_report import CollectionReport
 from trl_pper.config import PPERConfig
+from trl_pper.eval_history import evaluations
 from trl_pper.evaluation import evaluate_tasks
 from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.hub_push import check_push, push_in_background
 from trl_pper.judge import Judge
-from trl_pper.model_card import replay_section
+from trl_pper.model_card import PAPER, write_model_card
 from trl_pper.processes import check_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
 from trl_pper.task import CodingTask
 from trl_pper.trainer_checks import check_prompt_room, check_sharding, check_weighing, claim_buffer
+from trl_pper.trainer_facts import facts_of
 from trl_pper.trainer_parts import beams_of, buffer_of, collector_of, config_of, judge_of, source_of, weights_of
 from trl_pper.training_data import (
     as_dataset,
@@ -71,11 +74,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     _tag_names = ["trl", "pper"]  # noqa: RUF012
     _name = "PPER"
-    _paper = {  # noqa: RUF012
-        "title": "Enhancing LLM Agents for Code Generation with Possibility and Pass-rate Prioritized Experience "
-        "Replay",
-        "id": "2410.12236",
-    }
+    _paper = PAPER
 
     def __init__(
         self,
@@ -91,6 +90,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> None:
         args = config_of(args, model)
         check_processes()
+        if args.push_to_hub:
+            check_push(args.output_dir, strategy=args.hub_strategy)
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
         callbacks = list(callbacks or [])
@@ -100,6 +101,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             callbacks.append(self.collector)
         self._judge: Judge | None = None
         self._train_rows = train
+        self.evaluated_before: list[Mapping[str, Any]] = []
         super().__init__(
             model=model,
             args=args,
@@ -236,6 +238,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if self.collector is not None:
             self.collector.next_round = 0
+        # The Trainer begins a new log.
+        self.evaluated_before = evaluations(self.state.log_history)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_complete_checkpoint(self.args.output_dir))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -314,13 +318,22 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write TRL's model card and add what was replayed; see `trl_pper.model_card`."""
+        """Write a model card that keeps the metadata of TRL's; see `trl_pper.model_card`."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            rounds = self.collector.reports if self.collector is not None else []
-            card = Path(self.args.output_dir) / "README.md"
-            section = replay_section(self.buffer, rounds=rounds, isolation=self.judge.isolation)
-            card.write_text(card.read_text(encoding="utf-8") + section, encoding="utf-8")
+            write_model_card(Path(self.args.output_dir), facts_of(self), repo_id=self.hub_model_id)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Upload the model with its card; see `Trainer.push_to_hub`. Buffer, programs and tests stay here.
+
+        Raises:
+            ValueError: The output folder holds tasks or programs that would be uploaded.
+        """
+        check_push(self.args.output_dir, strategy=self.args.hub_strategy)
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        push_in_background(self, checkpoint_folder, push=super()._push_from_checkpoint)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
