@@ -1,6 +1,7 @@
 """A Hugging Face Hub on the loopback interface, which the real clients talk to: repositories, commits, large files.
 
-`LoopbackHub` is a context manager; `requests` holds what it was asked, `repositories` what it stores. A `Client` is a
+`LoopbackHub` is a context manager; `requests` holds what it was asked, `repositories` what it stores, `faults` what it
+refuses: a status for each pattern of "METHOD path". A `Client` is a
 process of its own that knows this Hub and no other, since the libraries read `HF_ENDPOINT` when they are imported.
 """
 
@@ -65,6 +66,7 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, Any]] = []
+        self.faults: dict[str, int] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -139,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         self.hub.requests.append((self.command, path, body))
         try:
+            for pattern, status in self.hub.faults.items():
+                if re.fullmatch(pattern, f"{self.command} {path}"):
+                    raise Refused(status, message=f"planted {status}")
             for pattern, method in _ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match:
