@@ -229,6 +229,36 @@ result = write(AutoPeftModelForCausalLM.from_pretrained("me/run", dtype="float32
     assert (data.base_model, data.library_name) == ("me/base", "peft")
 
 
+MERGE = (
+    WRITE
+    + """
+from transformers import AutoModelForCausalLM
+from trl_pper import merge_adapter
+folder = merge_adapter(argument["from"], argument["folder"], push_to="me/merged", private=True)
+result = [write(AutoModelForCausalLM.from_pretrained(one)) for one in (folder, "me/merged")]
+"""
+)
+
+
+@pytest.mark.parametrize("source", ["folder", "Hub"])
+def test_a_merged_model_is_pushed_and_writes_the_same_without_its_adapter(hub, run, connection, tmp_path, source):
+    done = run(lora=True)
+    argument = {"from": str(tmp_path / "run") if source == "folder" else "me/run", "folder": str(tmp_path / "merged")}
+    assert connection[1].run(MERGE, argument) == [done["written"]] * 2
+    merged = hub.repositories["models", "me/merged"]
+    assert merged.private
+    assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(merged.files)
+    assert not any("adapter" in name for name in merged.files)
+    card = ModelCard(merged.files["README.md"].decode())
+    assert (card.data.library_name, card.data.base_model) == ("transformers", "me/base")
+    assert 'AutoModel.from_pretrained("me/merged")' in card.text
+    assert "from transformers import AutoModelForCausalLM as AutoModel" in card.text
+    assert card.text.lstrip().startswith("# merged\n")
+    assert card.data.to_dict()["model-index"][0]["name"] == "merged"
+    assert {text: places for text in [TOKEN, *CANARIES.values()] if (places := found(hub, text))} == {}
+    assert "ValueError: output: must be a new or an empty folder" in connection[1].run(MERGE, argument)["error"]
+
+
 def test_the_card_on_the_hub_tells_the_run(hub, run):
     done = run(eval_benchmark="me/set:all")
     card = ModelCard(model_files(hub)["README.md"].decode())

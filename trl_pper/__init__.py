@@ -28,6 +28,7 @@ _EXPORTS = {
     "as_chat": "trl_pper.formats",
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
+    "merge_adapter": "trl_pper.merged_model",
     "mix_tasks": "trl_pper.mixture",
     "p2value": "trl_pper.priority",
     "rejudge": "trl_pper.judging",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from trl_pper.judge import Judge as Judge
     from trl_pper.judge import Limits as Limits
     from trl_pper.judging import rejudge as rejudge
+    from trl_pper.merged_model import merge_adapter as merge_adapter
     from trl_pper.mixture import mix_tasks as mix_tasks
     from trl_pper.priority import draw_probabilities as draw_probabilities
     from trl_pper.priority import p2value as p2value
