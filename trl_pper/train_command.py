@@ -112,7 +112,8 @@ def train(arguments: Sequence[str]) -> int:
         quantization_config=get_quantization_config(model_config),
     )
     trainer.train(resume_from_checkpoint=_checkpoint(config.resume_from_checkpoint))
-    trainer.save_model()
+    # Not pushed yet: a Hub that is away must not cost the evaluation, and the card is to have it.
+    trainer.save_model(_internal_call=True)
     if data.eval_tasks:
         trainer.save_metrics("eval", trainer.evaluate())
     if config.push_to_hub:

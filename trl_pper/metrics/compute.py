@@ -29,6 +29,53 @@ def require_consent() -> None:
         )
 
 
+def check_inputs(predictions: object, references: object) -> None:
+    """Raise ValueError unless there is a list of programs, each of them text, for each of at least one task."""
+    for name, given in (("predictions", predictions), ("references", references)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise ValueError(f"{name}: must be a list with an item for each task; got {_kind(given)}")
+        if not given:
+            raise ValueError(f"{name}: must hold at least one task; got none. A figure over nothing is no figure")
+    assert isinstance(predictions, Sequence)
+    assert isinstance(references, Sequence)
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"predictions and references: must have one length; got {len(predictions)}, {len(references)}"
+        )
+    for index, programs in enumerate(predictions):
+        _check_programs(f"predictions[{index}]", programs)
+
+
+def _check_programs(name: str, programs: object) -> None:
+    if isinstance(programs, str):
+        raise ValueError(f"{name}: must be a list of programs for the task; got one text. Wrap it in a list")
+    if not isinstance(programs, Sequence):
+        raise ValueError(f"{name}: must be a list of programs for the task; got {_kind(programs)}")
+    if not programs:
+        raise ValueError(
+            f'{name}: must hold at least one program; got none. Give "" where a model wrote nothing, so that the task '
+            "counts as failed"
+        )
+    for index, program in enumerate(programs):
+        if not isinstance(program, str):
+            remedy = 'Give "" for a program that was not written' if program is None else "Take one list away"
+            if not isinstance(program, Sequence | None):
+                remedy = "Give the text of the program"
+            raise ValueError(f"{name}[{index}]: must be the text of a program; got {_kind(program)}. {remedy}")
+
+
+def check_k(k: object) -> None:
+    """Raise ValueError unless `k` is a list of whole numbers of at least 1."""
+    if not isinstance(k, Sequence) or isinstance(k, str):
+        raise ValueError(f"k: must be a list of whole numbers; got {k!r}. Write [{k}]")
+    if any(not isinstance(number, int) or isinstance(number, bool) or number < 1 for number in k):
+        raise ValueError(f"k: must be at least 1, whole numbers all; got {list(k)}")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else type(value).__name__
+
+
 def compute(
     predictions: Sequence[Sequence[str]],
     references: Sequence[Reference],
@@ -57,17 +104,11 @@ def compute(
         A figure over nothing is None.
 
     Raises:
-        ValueError: Lengths differ, a k is below 1, or tests are malformed.
+        ValueError: There are no tasks, lengths differ, a task has no program or one that is no text, a k is below 1,
+            or tests are malformed; the message names the place.
     """
-    if len(predictions) != len(references):
-        raise ValueError(
-            f"predictions and references: must have one length; got {len(predictions)}, {len(references)}"
-        )
-    for programs in predictions:
-        if isinstance(programs, str):
-            raise ValueError("predictions: must be a list of programs for each task; got one text. Wrap it in a list")
-    if any(number < 1 for number in k):
-        raise ValueError(f"k: must be at least 1; got {list(k)}")
+    check_inputs(predictions, references)
+    check_k(k)
     jobs = [(_task(index, tests), list(predictions[index])) for index, tests in enumerate(references)]
     if judge is not None:
         return summarise(judge.run(jobs), k=k)
@@ -91,6 +132,30 @@ def summarise(verdicts: Sequence[Sequence[Verdict]], *, k: Sequence[int] = (1, 1
             for program, verdict in enumerate(programs)
         ],
     }
+
+
+def pool(rows_of_shares: Sequence[Sequence[Mapping[str, Any]]], *, k: Sequence[int] = (1, 10)) -> dict[str, Any]:
+    """Return the figures over tasks that were shared out, for instance among processes.
+
+    Args:
+        rows_of_shares: The "rows" that `compute` returned for each share of the tasks; none for a share of no task.
+        k: For which k to give pass@k.
+
+    Returns:
+        What `compute` returns; tasks are numbered anew, those of the first share first.
+
+    Raises:
+        ValueError: There is no row at all, or a k is below 1.
+    """
+    check_k(k)
+    groups: dict[tuple[int, int], list[Verdict]] = {}
+    for share, rows in enumerate(rows_of_shares):
+        for row in rows:
+            verdict = Verdict(outcomes=tuple(row["outcomes"]), message=row["message"])
+            groups.setdefault((share, row["task"]), []).append(verdict)
+    if not groups:
+        raise ValueError("rows_of_shares: must hold at least one row; got none")
+    return summarise([groups[key] for key in sorted(groups)], k=k)
 
 
 def _task(index: int, tests: Reference) -> CodingTask:

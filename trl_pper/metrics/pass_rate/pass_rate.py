@@ -7,7 +7,7 @@ import datasets
 import evaluate
 
 from trl_pper.judge import Judge
-from trl_pper.metrics.compute import compute, require_consent
+from trl_pper.metrics.compute import check_inputs, compute, require_consent
 
 _DESCRIPTION = """
 How many of their tests programs pass: pass rate, strict accuracy, pass@k and compile rate. Programs run in processes
@@ -44,6 +44,34 @@ class PassRate(evaluate.Metric):  # type: ignore[misc]
             ),
             license="Apache-2.0",
         )
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
+        """Add programs and tests of some tasks.
+
+        Args:
+            predictions: For each task its programs, best first.
+            references: For each task its tests.
+            **kwargs: What `evaluate` refuses.
+        """
+        # Here, since Arrow would take a missing program for one, and what it refuses it names by its own types.
+        check_inputs(predictions, references)
+        for index, tests in enumerate(references):
+            if not isinstance(tests, str):
+                raise ValueError(
+                    f"references[{index}]: must be the JSON text of the native `tests` column; got "
+                    f"{type(tests).__name__}. Write it with trl_pper.task.tests_to_json or json.dumps"
+                )
+        super().add_batch(predictions=list(predictions), references=list(references), **kwargs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
+        """Add the programs and the tests of one task.
+
+        Args:
+            prediction: Its programs, best first.
+            reference: Its tests.
+            **kwargs: What `evaluate` refuses.
+        """
+        self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
     def _compute(
         self,
