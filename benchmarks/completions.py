@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, as_chat, load_tasks
 from trl_pper.extraction import Extraction, extract

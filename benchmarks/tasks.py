@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, StdioTests, load_tasks
 from trl_pper.judge.testplan import count_tests
