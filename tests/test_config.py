@@ -132,3 +132,19 @@ def test_max_length_none_leaves_room_for_any_completion():
 
 def test_the_hub_token_is_not_pickled():
     assert b"hf_secret" not in pickle.dumps(config(hub_token="hf_secret"))
+
+
+def test_tokens_among_passed_on_options_are_neither_pickled_nor_logged_and_still_used():
+    chosen = config(model_init_kwargs={"token": "hf_secret", "nested": {"api_key": "hf_secret"}, "dtype": "float32"})
+    assert b"hf_secret" not in pickle.dumps(chosen)
+    assert "hf_secret" not in chosen.to_json_string()
+    assert chosen.to_dict()["model_init_kwargs"]["dtype"] == "float32"
+    assert pickle.loads(pickle.dumps(chosen)).model_init_kwargs["dtype"] == "float32"
+    assert chosen.model_init_kwargs["token"] == "hf_secret"
+
+
+@pytest.mark.parametrize("name", ["humaneval", "a/b/c", "a/b:", "a/b:c:d", "", 3, "é/b"])
+def test_a_benchmark_is_named_as_on_the_hub(name):
+    with pytest.raises(ValueError, match="eval_benchmark: must be None, 'name/of-the-data-set' or"):
+        config(eval_benchmark=name)
+    assert config(eval_benchmark="a-b/c.d:e").eval_benchmark == "a-b/c.d:e"

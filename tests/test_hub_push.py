@@ -331,3 +331,29 @@ def test_checkpoints_are_not_pushed_even_if_the_strategy_is_changed_later(hub, r
     assert "checkpoints hold the buffer" in done["told"][0]
     assert "checkpoints hold the buffer" in done["refused"]
     assert model_files(hub) == {}
+
+
+COMMAND = """
+import contextlib, sys
+from trl_pper.cli import main
+with contextlib.redirect_stdout(sys.stderr):
+    result = main(argument)
+"""
+
+
+def test_the_command_pushes_once_and_with_the_evaluation(hub, connection, tmp_path):
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task) + "\n" for task in TASKS))
+    options = {
+        "tasks": tmp_path / "tasks.jsonl", "eval_tasks": tmp_path / "tasks.jsonl", "output_dir": tmp_path / "run",
+        "model_name_or_path": "me/base", "hub_model_id": "me/run", "push_to_hub": True, "hub_strategy": "end",
+        "eval_on_start": True, "num_beams": 2, "max_completion_length": 4, "max_length": 200, "steps_per_round": 1,
+        "num_train_epochs": 1, "judge_workers": 1, "use_cpu": True, "bf16": False, "dtype": "float32",
+        "report_to": "none", "per_device_train_batch_size": 2, "disable_tqdm": True,
+    }  # fmt: skip
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    assert connection[1].run(COMMAND, ["train", *arguments]) == 0
+    assert len(hub.repositories["models", "me/run"].commits) == 2
+    assert "eval_results.json" in model_files(hub)
+    card = model_files(hub)["README.md"].decode()
+    assert "| `accuracy` | 0.000 (step 0, before training) | 0.000 (step 1) | +0.000 |" in card
+    assert not (found(hub, CANARIES["testcode"]) + found(hub, CANARIES["prompt"]))

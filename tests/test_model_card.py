@@ -107,6 +107,22 @@ def test_what_trl_writes_into_metadata_links_and_citations_is_kept(card):
     assert 'AutoModel.from_pretrained("me/tiny")' in text
 
 
+@pytest.mark.parametrize(
+    ("priority", "said", "failed"),
+    [
+        ("proportional", "drawn in proportion to a power of their P2Value", True),
+        ("rank", "drawn by the rank of their P2Value", True),
+        ("uniform", "drawn uniformly, a control", True),
+        ("filter", "those that pass every test were drawn uniformly", False),
+        (lambda p2values: p2values, "drawn by a priority function of the user's.", True),
+    ],
+)
+def test_how_programs_were_drawn_is_said_as_it_was(card, priority, said, failed):
+    text = card(held=ReplayBuffer(priority=priority))
+    assert said in text
+    assert ("Programs that failed were learned from as well" in text) is failed
+
+
 def test_an_adapter_is_loaded_by_peft(card):
     text = card(adapter=True)
     assert ModelCard(text).data.library_name == "peft"
