@@ -357,3 +357,33 @@ def test_the_command_pushes_once_and_with_the_evaluation(hub, connection, tmp_pa
     card = model_files(hub)["README.md"].decode()
     assert "| `accuracy` | 0.000 (step 0, before training) | 0.000 (step 1) | +0.000 |" in card
     assert not (found(hub, CANARIES["testcode"]) + found(hub, CANARIES["prompt"]))
+
+
+RANK = """
+import json, os, sys
+argument = json.loads(open(sys.argv[1]).read())
+exec(argument["start"])
+assert trainer.accelerator.num_processes == 2
+trainer.train()
+trainer.push_to_hub()
+trainer.judge.close()
+torch.distributed.destroy_process_group()
+"""
+TWO = """
+import os, subprocess, sys
+command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", *argument]
+done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+result = [done.returncode, done.stderr[-3000:]]
+"""
+
+
+def test_two_processes_push_one_model(hub, connection, tmp_path):
+    argument = {"tasks": TASKS, "programs": PROGRAMS, "folder": str(tmp_path / "run"), "lora": False,
+                "options": {"hub_always_push": True}, "secret": CANARIES["secret"], "start": START}  # fmt: skip
+    (tmp_path / "argument.json").write_text(json.dumps(argument))
+    (tmp_path / "rank.py").write_text(RANK)
+    code, errors = connection[1].run(TWO, [str(tmp_path / "rank.py"), str(tmp_path / "argument.json")])
+    assert code == 0, errors
+    assert len(hub.repositories["models", "me/run"].commits) == 4
+    assert {"model.safetensors", "README.md"} <= set(model_files(hub))
+    assert {text: places for text in [TOKEN, *CANARIES.values()] if (places := found(hub, text))} == {}
