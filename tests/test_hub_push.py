@@ -181,15 +181,16 @@ def model_files(hub) -> dict[str, bytes]:
 @pytest.mark.parametrize("strategy", ["every_save", "end"])
 def test_nothing_but_the_model_is_ever_uploaded(hub, run, tmp_path, strategy, lora):
     done = run(
-        lora=lora, hub_strategy=strategy, hub_always_push=True, hub_token=TOKEN,
+        lora=lora, hub_strategy=strategy, hub_token=TOKEN,
         model_init_kwargs={"token": TOKEN, "dtype": "float32"},
     )  # fmt: skip
     assert done.get("steps") == 2, done
     assert done["told"] == []
     repository = hub.repositories["models", "me/run"]
     assert repository.private
-    # The first commit is empty; two checkpoints in the background, and the end.
-    assert len(repository.commits) >= (4 if strategy == "every_save" else 2)
+    # The first commit is empty. The second checkpoint is not pushed while the first still is: with `hub_always_push`,
+    # an upload reads files that the next one writes.
+    assert len(repository.commits) >= (3 if strategy == "every_save" else 2)
     weights = "adapter_model.safetensors" if lora else "model.safetensors"
     assert {weights, "README.md", "training_args.bin", "eval_results.json"} <= set(repository.files)
     names = {path for files in repository.commits for path in files}
@@ -379,11 +380,11 @@ result = [done.returncode, done.stderr[-3000:]]
 
 def test_two_processes_push_one_model(hub, connection, tmp_path):
     argument = {"tasks": TASKS, "programs": PROGRAMS, "folder": str(tmp_path / "run"), "lora": False,
-                "options": {"hub_always_push": True}, "secret": CANARIES["secret"], "start": START}  # fmt: skip
+                "options": {}, "secret": CANARIES["secret"], "start": START}  # fmt: skip
     (tmp_path / "argument.json").write_text(json.dumps(argument))
     (tmp_path / "rank.py").write_text(RANK)
     code, errors = connection[1].run(TWO, [str(tmp_path / "rank.py"), str(tmp_path / "argument.json")])
     assert code == 0, errors
-    assert len(hub.repositories["models", "me/run"].commits) == 4
+    assert len(hub.repositories["models", "me/run"].commits) >= 3
     assert {"model.safetensors", "README.md"} <= set(model_files(hub))
     assert {text: places for text in [TOKEN, *CANARIES.values()] if (places := found(hub, text))} == {}
