@@ -1,4 +1,4 @@
-"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `report` and `export`.
+"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `amplify`, `report` and `export`.
 
 Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
 that needs it, so that `--help` answers at once.
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="fine-tune a model: trl-pper train --config x.yaml", add_help=False)
     _add_collect(commands.add_parser("collect", help="fill a buffer with judged programs, without training"))
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
+    _add_amplify(commands.add_parser("amplify", help="add tests to tasks that have a reference solution"))
     _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
     _add_export(
         commands.add_parser(
@@ -99,6 +100,18 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--selftest", action="store_true", help="judge nothing: try to break out and say what holds on this machine"
     )
+    _add_judge_options(parser)
+
+
+def _add_amplify(parser: argparse.ArgumentParser) -> None:
+    _add_task_options(parser)
+    parser.add_argument("--output", type=Path, required=True, help="tasks with the new tests, as native rows")
+    parser.add_argument("--new_tests", type=int, default=20, help="most tests added to a task")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the new inputs")
+    parser.add_argument("--references", type=Path, help="further programs known to be right, as rows of --programs")
+    programs = 'programs to find out: rows {"task_id", "completion" or "program" or "completions"}'
+    parser.add_argument("--programs", type=Path, help=programs)
+    parser.add_argument("--report", type=Path, help="figures per task, as JSON")
     _add_judge_options(parser)
 
 
@@ -180,6 +193,12 @@ def _judge(options: argparse.Namespace) -> int:
     return judge_file(options)
 
 
+def _amplify(options: argparse.Namespace) -> int:
+    from trl_pper.amplify.command import amplify_file
+
+    return amplify_file(options)
+
+
 def _report(options: argparse.Namespace) -> int:
     from trl_pper.checkpoint import BUFFER_FILE
     from trl_pper.replay import ReplayBuffer
@@ -213,7 +232,14 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"demo": _demo, "collect": _collect, "judge": _judge, "report": _report, "export": _export}
+_COMMANDS = {
+    "demo": _demo,
+    "collect": _collect,
+    "judge": _judge,
+    "amplify": _amplify,
+    "report": _report,
+    "export": _export,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
