@@ -177,16 +177,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the new inputs")
     parser.add_argument("--samples", nargs="+", default=list(SAMPLES), choices=list(SAMPLES), help="which samples")
     options = parser.parse_args()
-    results = []
     limits = Limits(cpu_seconds=CPU_SECONDS, max_timeouts=1)
+    results: list[dict[str, Any]] = []
+    settings = {"cpu_seconds": CPU_SECONDS, "new_tests": options.new_tests, "seed": options.seed}
     with Judge(workers=options.workers, limits=limits) as judge:
         for name in options.samples:
             results.append(measure(SAMPLES[name](options.data), judge, new_tests=options.new_tests, seed=options.seed))
-            print(results[-1], flush=True)
-        isolation = judge.isolation
+            head = {"environment": snapshot(), "isolation": judge.isolation, **settings}
+            write_result(options.output, {**head, "samples": results})
     print(markdown(results))
-    settings = {"cpu_seconds": CPU_SECONDS, "new_tests": options.new_tests, "seed": options.seed}
-    write_result(options.output, {"environment": snapshot(), "isolation": isolation, **settings, "samples": results})
 
 
 if __name__ == "__main__":

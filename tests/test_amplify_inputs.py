@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trl_pper.amplify.layout import layout_of
 from trl_pper.amplify.literals import NotLiteral, holds_float, read, write
-from trl_pper.amplify.mutate import new_inputs, plain
+from trl_pper.amplify.mutate import _repaired, new_inputs, plain
 from trl_pper.amplify.shape import Record, shape_of
 
 SCALARS = (
@@ -123,6 +123,13 @@ def test_how_arguments_relate_stays(inputs, rule, boundaries):
     found = made(inputs, boundaries=boundaries)
     assert found
     assert all(rule(*each) for each in found)
+
+
+def test_numbers_that_others_decide_are_put_right_from_the_inside_out():
+    block = [Record((2, [5, 5])), Record((1, [7]))]
+    shape = shape_of([Record((2, block)), Record((1, block[:1])), Record((3, [*block, block[0]]))])
+    changed = Record((9, [Record((9, [5])), Record((9, [])), Record((0, [7, 7, 7, 7]))]))
+    assert plain(_repaired(changed, shape)) == (3, [(1, [5]), (0, []), (4, [7, 7, 7, 7])])
 
 
 def test_boundaries_allow_a_little_more_than_was_seen():
