@@ -82,6 +82,28 @@ def make_model(tokenizer):
 
 
 @pytest.fixture
+def local(make_model, tokenizer):
+    """A tiny model held for inference, with its tokenizer."""
+    from trl_pper.generation.local_model import LocalModel
+
+    return LocalModel(model=make_model().eval(), processing_class=tokenizer)
+
+
+@pytest.fixture
+def generated(local, monkeypatch):
+    """What `generate` returned, call by call: the ids behind the prompts."""
+    calls, generate = [], local.model.generate
+
+    def record(**inputs):
+        output = generate(**inputs)
+        calls.append(output[:, inputs["input_ids"].shape[1] :].tolist())
+        return output
+
+    monkeypatch.setattr(local.model, "generate", record)
+    return calls
+
+
+@pytest.fixture
 def server(make_model, tokenizer):
     """An OpenAI-style server over a tiny model."""
     from openai_server import serve

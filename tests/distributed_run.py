@@ -42,6 +42,7 @@ def main(folder: Path) -> None:
         "world_size": world_size,
         "digest": trainer.buffer.digest(),
         "programs": [report.programs for report in trainer.collector.reports],
+        "unextracted": [report.unextracted for report in trainer.collector.reports],
         "eval_tasks": metrics["eval_tasks"],
         "eval_programs": metrics["eval_programs"],
         "weights": [float(value.double().sum()) for value in trainer.model.state_dict().values()],

@@ -47,6 +47,7 @@ class OpenAIServer(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
         self.faults = defaultdict(list)  # by prompt: one for each request that has one coming
         self.refuses = {}  # field -> message of the 400
+        self.most_stops = 99
         self.sends_logprobs = True
         self.most_choices = 99
         self.edit = lambda reply: reply  # the last word on a reply
@@ -143,6 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
         refused = [
             message for name, message in server.refuses.items() if name in body and (name, body[name]) != ("n", 1)
         ]
+        if len(body.get("stop", [])) > server.most_stops:
+            refused.append(
+                f"Invalid 'stop': array too long. Expected an array with maximum length {server.most_stops}"
+            )
         authorization = self.headers.get("Authorization")
         if server.key is not None and authorization != f"Bearer {server.key}":
             self.send(401, {"error": {"message": f"Incorrect API key provided: {authorization}"}}, fault)

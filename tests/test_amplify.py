@@ -262,6 +262,14 @@ def test_bad_options_are_named(judge, options, message):
         amplify_tasks([DOUBLE], judge, **options)
 
 
+def test_what_the_benchmark_supplies_is_there_for_the_reference_too(judge):
+    call = function_task(
+        "def f(x): return sqrt(x)", "assert f(4) == 2\nassert f(9) == 3", preamble="from math import sqrt"
+    )
+    read = stdio_task("print(isqrt(int(input())))", ("4\n", "2\n"), ("9\n", "3\n"), preamble="from math import isqrt")
+    assert [one.added_tests for one in amplify_tasks([call, read], judge)] == [4, 4]
+
+
 def test_no_task_gives_no_task(judge):
     assert amplify_tasks([], judge) == []
 

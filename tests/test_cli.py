@@ -36,6 +36,8 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
             {"task_id": "add-1", "program": "def f(x): return x or 1"},
             {"task_id": "add-2", "program": "def f(x): return ("},
             {"task_id": "add-1", "completion": "    raise ValueError('no')\n"},
+            {"task_id": "add-3", "completion": "I cannot."},
+            {"task_id": "add-1", "completion": "Nor I."},
         ],
     )
     output = files / "deep" / "verdicts.jsonl"
@@ -43,8 +45,8 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
                  "--workers", "1", "--cpu_seconds", "2"])  # fmt: skip
     assert code == 0
     rows = read(output)
-    assert [list(row) for row in rows] == [["task_id", "pass_rate", "passed", "total", "outcomes", "message"]] * 4
-    assert [row["task_id"] for row in rows] == ["add-2", "add-1", "add-2", "add-1"]
+    assert [list(row) for row in rows] == [["task_id", "pass_rate", "passed", "total", "outcomes", "message"]] * 6
+    assert [row["task_id"] for row in rows] == ["add-2", "add-1", "add-2", "add-1", "add-3", "add-1"]
     assert rows[0] == {
         "task_id": "add-2", "pass_rate": 1.0, "passed": 3, "total": 3, "outcomes": ["passed"] * 3, "message": "",
     }  # fmt: skip
@@ -53,7 +55,8 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
     assert rows[3]["outcomes"] == ["runtime_error"] * 3
     assert "ValueError" in rows[3]["message"]
     said = capsys.readouterr().out
-    assert "4 programs" in said
+    assert "6 programs" in said
+    assert "0 not judged, 2 without a program, the first for task add-3" in said
     assert f"isolation {Judge().isolation}" in said
 
 
@@ -93,7 +96,7 @@ def test_collect_fills_a_buffer_and_goes_on_with_it(files, capsys):
     assert main([*command, "--programs", programs]) == 0
     stored = ReplayBuffer.load(buffer)
     assert [(one.task_id, one.pass_rate) for one in stored] == [("add-2", 1.0), ("add-1", 0.0)]
-    assert "1 new, 1 repeated" in capsys.readouterr().out
+    assert "1 new, 1 repeated, 0 not judged, 1 without a program;" in capsys.readouterr().out
 
 
 def test_collect_with_a_model_then_report_and_export(files, make_model, tokenizer, capsys):
@@ -190,7 +193,7 @@ def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
 
 
 def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
-    from trl_pper.commands import DataArguments, _tasks, _train_dataset
+    from trl_pper.train_command import DataArguments, _tasks, _train_dataset
 
     for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
         folder = tmp_path / split / str(number)

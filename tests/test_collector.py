@@ -1,5 +1,7 @@
 """What the collector does with programs before they are experiences, and with what a trainer may be handed."""
 
+import logging
+
 import pytest
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
@@ -37,6 +39,25 @@ def test_a_repeated_program_is_stored_once(judge, tasks):
     assert report.solved == 0.25
     assert made.collect(1).duplicates == 3
     assert made.next_round == 2
+
+
+def test_completions_without_a_program_are_counted_and_one_is_named(judge, tasks, caplog):
+    rows = [
+        {"task_id": "add-1", "completion": "    return x + 1\n"},
+        {"task_id": "add-2", "completions": ["I cannot.", "    return x + 2\n", "    return ("]},
+        {"task_id": "add-3", "completion": "    pass\n"},
+    ]
+    made = collector(DatasetSource(rows), judge, tasks)
+    with caplog.at_level(logging.WARNING):
+        report = made.collect()
+    # They are judged and stored like any other program: they fail.
+    assert (report.programs, report.judged, report.unextracted, report.added) == (5, 5, 3, 5)
+    assert report.metrics()["pper/unextracted"] == 3.0
+    assert "no program was found in 3 completions, the first for task 'add-2'" in caplog.text
+    caplog.clear()
+    made = collector(DatasetSource(rows[:1]), judge, tasks)
+    assert made.collect().unextracted == 0
+    assert "no program was found" not in caplog.text
 
 
 def test_half_a_surrogate_pair_is_replaced_rather_than_lost(judge, tasks, make_model, tokenizer):

@@ -49,6 +49,15 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"num_beams": 0}, "num_beams"),
         ({"num_beams": True}, "num_beams"),
         ({"num_beams": "3"}, "num_beams"),
+        ({"decoding": "greedy"}, "decoding"),
+        ({"num_beam_groups": 2}, "num_beam_groups"),
+        ({"num_beam_groups": 0}, "num_beam_groups"),
+        ({"num_beam_groups": 3, "decoding": "nucleus"}, "num_beam_groups"),
+        ({"diversity_penalty": -0.1}, "diversity_penalty"),
+        ({"temperature": 0}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
         ({"max_completion_length": 0}, "max_completion_length"),
         ({"max_completion_length": 1024}, "max_completion_length"),
         ({"generation_batch_size": 0}, "generation_batch_size"),
@@ -97,6 +106,24 @@ def test_the_options_of_the_buffer_reach_it():
     chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
     buffer = buffer_of(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
     assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
+
+
+def test_the_options_of_decoding_reach_the_source():
+    from trl_pper import BeamSearchSource, NucleusSource
+    from trl_pper.trainer_parts import beams_of, source_of
+
+    chosen = config(decoding="nucleus", num_beams=5, temperature=0.3, top_p=0.7, seed=9, max_completion_length=7)
+    source = source_of(chosen)
+    assert isinstance(source, NucleusSource)
+    assert source.settings == {
+        "method": "nucleus sampling", "num_programs": 5, "max_completion_length": 7, "temperature": 0.3,
+        "top_p": 0.7, "seed": 9,
+    }  # fmt: skip
+    assert beams_of(chosen).num_beams == 5
+    source = source_of(config(num_beams=6, num_beam_groups=3, diversity_penalty=0.25, possibility="product"))
+    assert isinstance(source, BeamSearchSource)
+    assert (source.num_beams, source.num_beam_groups, source.diversity_penalty) == (6, 3, 0.25)
+    assert source.length_penalty == 0.0
 
 
 def test_max_length_none_leaves_room_for_any_completion():

@@ -146,8 +146,11 @@ def test_torchrun_starts_two_processes_that_share_training_and_evaluation(tmp_pa
     assert (first["world_size"], second["world_size"]) == (2, 2)
     assert first["digest"] == second["digest"]
     assert first["weights"] == second["weights"]
+    assert first["unextracted"] == second["unextracted"]
     for seen in (first, second):
         assert seen["programs"] == [10, 10]
+        # A model of random weights writes next to no program; those of both processes are counted.
+        assert 5 < seen["unextracted"][0] <= 10
         assert seen["steps"] == 4
         assert (seen["eval_tasks"], seen["eval_programs"]) == (5.0, 10.0)
 

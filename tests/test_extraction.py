@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.extraction import extract_program
+from trl_pper.extraction import extract, extract_program
 from trl_pper.formats import load_tasks, read_rows
 from trl_pper.syntax import parse
 
@@ -142,10 +142,53 @@ def test_a_program_under_another_name_is_still_a_program():
     assert extract_program(f"Sure:\n```python\n{OTHER}```", entry_point="f") == OTHER
 
 
+@pytest.mark.parametrize(
+    ("completion", "prompt", "entry_point"),
+    [
+        (SOLUTION, "", "f"),
+        (SOLUTION, "", None),
+        (f"Sure:\n```python\n{SOLUTION}```", "Write f.", "f"),
+        (f"Sure:\n{SOLUTION}\nIt adds", [{"role": "user", "content": "Write f."}], "f"),
+        ("    return x + 1\n", PROMPT, "f"),
+        ("x + 1\n", "def f(x):\n    return ", "f"),
+        (SOLUTION, PROMPT, "f"),
+        ("class Solution:\n    def f(self): return 1", "", "Solution().f"),
+        ("print(input())", "", None),
+        ("def f(x):\n    return x\n\ndef f(x):\n    pass\n", "", "f"),
+    ],
+)
+def test_a_program_is_found(completion, prompt, entry_point):
+    found = extract(completion, prompt=prompt, entry_point=entry_point)
+    assert found.found
+    assert found.program == extract_program(completion, prompt=prompt, entry_point=entry_point)
+    ast.parse(found.program)
+
+
+@pytest.mark.parametrize(
+    ("completion", "prompt", "entry_point"),
+    [
+        (OTHER, "", "f"),
+        (f"Sure:\n```python\n{OTHER}```", "", "f"),
+        ("    pass\n", PROMPT, "f"),
+        ("def f(x):\n    pass\n", "", "f"),
+        ("Yes", "", None),
+        ("```python\n```", "", None),
+        ("```python\nprint((\n```", "", None),
+        ("def f(self): return 1", "", "Solution().f"),
+    ],
+)
+def test_no_program_is_found(completion, prompt, entry_point):
+    found = extract(completion, prompt=prompt, entry_point=entry_point)
+    assert not found.found
+    assert found.program == extract_program(completion, prompt=prompt, entry_point=entry_point)
+
+
 @pytest.mark.parametrize("completion", ["", "\n", "I cannot do that.", "def f(", "\x00", "\ud800", "```"])
 def test_what_does_not_parse_comes_back_as_it_is(completion):
     assert extract_program(completion) == completion
     assert extract_program(completion, prompt=PROMPT, entry_point="f") == PROMPT + completion
+    assert not extract(completion).found
+    assert not extract(completion, prompt=PROMPT, entry_point="f").found
 
 
 @given(

@@ -24,7 +24,7 @@ HELD = {
     "apps_dirs/train": (3, 3, 3),
     "code_contests/codecontests_repo.dev.jsonl.gz": (148, 1479, 148),
     "code_contests/sandboxfusion_code_contests.dev.jsonl": (10, 1265, 0),
-    "leetcode/LeetCodeDataset-v0.3.1-test.dev.jsonl.gz": (107, 11085, 0),
+    "leetcode/LeetCodeDataset-v0.3.1-test.dev.jsonl.gz": (107, 11085, 107),
 }
 MBPP_PLUS = "evalplus/MbppPlus-OriginFmt.dev.jsonl.gz"
 

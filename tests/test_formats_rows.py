@@ -347,3 +347,88 @@ def test_whatever_is_inside_the_tests_the_row_is_read_or_refused_as_malformed(ed
         load_tasks([{**row, field: inside}])
     except ValueError as error:
         assert str(error).startswith("row 1: ")  # noqa: PT017
+
+
+LEETCODE = {
+    "task_id": "two-sum",
+    "difficulty": "Easy",
+    "problem_description": "Find the most. ",
+    "starter_code": "class Solution:\n    def most(self, numbers: List[int]) -> int:\n        ",
+    "prompt": "from typing import *\nfrom functools import *\n\nclass Node:\n    pass\n",
+    "completion": "class Solution:\n    def most(self, numbers: List[int]):\n        return reduce(max, numbers)\n",
+    "entry_point": "Solution().most",
+    "test": "def check(candidate):\n    assert candidate(numbers=[1, 2]) == 2\n    assert candidate([4]) == 4\n",
+    "query": "You are an expert.",
+}  # fmt: skip
+
+
+def test_a_row_of_leetcode_asks_its_question_and_supplies_its_imports(judge):
+    [task] = load_tasks([LEETCODE])
+    assert task.prompt == (
+        "\nQUESTION:\nFind the most.\n\nfrom typing import List\n\nclass Solution:\n"
+        "    def most(self, numbers: List[int]) -> int:\n        \nUse Call-Based format\n\nANSWER:\n"
+    )
+    assert (task.preamble, task.difficulty, task.reference) == (LEETCODE["prompt"], "Easy", LEETCODE["completion"])
+    assert judge.run([(task, [task.reference])])[0][0].accepted
+    [bare] = load_tasks([{**LEETCODE, "completion": None, "starter_code": ""}])
+    assert (bare.reference, "Solution" in bare.prompt) == (None, False)
+
+
+@pytest.mark.parametrize("edition", [name for name in EDITIONS if "calls" in name])
+def test_called_functions_need_no_import_from_typing(judge, edition):
+    task = task_of(edition)
+    assert task.entry_point is not None
+    _, _, right, _ = ROWS[edition]
+    annotated = right.replace("):", ") -> List[Optional[Dict]]:", 1)
+    assert annotated != right
+    assert judge.run([(task, [annotated])])[0][0].accepted
+
+
+def test_programs_that_read_standard_input_have_no_preamble():
+    for edition in EDITIONS:
+        task = task_of(edition)
+        if isinstance(task.tests, StdioTests):
+            assert task.preamble is None
+
+
+STOPS = {
+    "humaneval": ("\nclass ", "\n# ", "\nif __name__", "\nprint(", "\nassert ", "\ndef test", "\ndef main("),
+    "mbpp": ('\n"""', "\nif __name__", "\nprint(", "\nassert ", "\ndef test", "\ndef main("),
+    "apps": ("\nQUESTION:",),
+    "code_contests": ("\nQUESTION:",),
+    "live_code_bench": ("\nQUESTION:",),
+    "open_r1": (),
+    "native": (),
+}
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_prompts_that_are_continued_say_where_the_model_has_begun_something_else(edition):
+    stop, expected = task_of(edition).stop, STOPS[edition.split()[0]]
+    assert set(expected) <= set(stop)
+    assert bool(stop) == bool(expected)
+    # These begin helpers of the function, or the function once more.
+    assert not {"\ndef ", "\nimport ", "\nfrom ", "\n```"} & set(stop)
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"), [("check", "\ndef check("), ("main", "\ndef main("), ("tester", "\ndef test")]
+)
+def test_the_function_asked_for_is_no_stop(name, stop):
+    prompt = f'def {name}(x):\n    """ Halve. """\n'
+    assert stop not in task_of("humaneval", entry_point=name, prompt=prompt).stop
+    assert stop in task_of("humaneval").stop
+    row = {"task_id": 1, "text": "Double.", "test_list": [f"assert {name}(2) == 4"]}
+    [task] = load_tasks([row])
+    assert stop not in task.stop
+    assert "\n# " not in task.stop
+
+
+def test_imports_of_mbpp_stand_before_programs_but_other_setup_only_before_tests(judge):
+    row = {"task_id": 1, "text": "A root.", "test_list": ["assert root(4) == 2"]}
+    [helped] = load_tasks([{**row, "test_setup_code": "import math"}])
+    assert helped.preamble == "import math"
+    assert judge.run([(helped, ["def root(x): return math.sqrt(x)"])])[0][0].accepted
+    for setup in ("import math\nfour = 4", "x = Pair(1, 2)", "", "("):
+        [task] = load_tasks([{**row, "test_setup_code": setup}])
+        assert task.preamble is None

@@ -18,11 +18,6 @@ def naive_logprob(model, prompt: list[int], completion: list[int]) -> float:
     return total
 
 
-@pytest.fixture
-def local(make_model, tokenizer) -> LocalModel:
-    return LocalModel(model=make_model().eval(), processing_class=tokenizer)
-
-
 def test_logprobs_equal_a_token_by_token_twin_for_unequal_lengths(local):
     prompts = local.encode(["a", "abcdef", "xyz"])
     completions = local.encode(["hello", "b", "0123456789"])

@@ -5,13 +5,16 @@ import logging
 import os
 import signal
 
+import pyarrow.parquet as pq
 import pytest
 
+from trl_pper import journal as journal_module
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.journal import Journal
 from trl_pper.judge import Limits
-from trl_pper.judged import JudgedProgram, judging_identity, task_identity
+from trl_pper.judged import JudgedProgram, digest, judging_identity, task_identity
 from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.task import tests_to_json as to_json
 from trl_pper.verdict import Outcome, Verdict
 
 OUTCOMES = [
@@ -167,3 +170,40 @@ def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
         tests=StdioTests(cases=(StdioCase(input="", output=""),), compare=lambda got, expected: True),
     )
     assert judging_identity(by_function, limits) is None
+
+
+def test_identities_from_before_stops_and_preambles_stay_what_they_were():
+    task = CodingTask(task_id="a", prompt="p", tests=FunctionTests(code="assert f(1) == 2"))
+    assert task_identity(task) == digest(["a", "p"])
+    limits = Limits()
+    assert judging_identity(task, limits) == digest([to_json(task.tests), limits.to_dict()])
+
+
+def test_stops_are_part_of_what_a_model_sees_and_a_preamble_of_what_is_judged(tasks):
+    task, limits = tasks[0], Limits()
+    stopped, helped = dataclasses.replace(task, stop=("\ndef ",)), dataclasses.replace(task, preamble="import math")
+    assert len({task_identity(one) for one in (task, stopped, dataclasses.replace(task, stop=("\n#",)))}) == 3
+    assert judging_identity(stopped, limits) == judging_identity(task, limits)
+    assert task_identity(helped) == task_identity(task)
+    other = dataclasses.replace(task, preamble="import cmath")
+    assert len({judging_identity(one, limits) for one in (task, helped, other)}) == 3
+
+
+def test_whether_there_was_a_program_comes_back_and_older_journals_are_looked_at_anew(tmp_path, tasks, monkeypatch):
+    task = tasks[0]
+    missing = dataclasses.replace(judged(task, 0, completion="I cannot."), extracted=False)
+    # Not what looking anew would say, to tell the two apart.
+    strange = dataclasses.replace(judged(task, 1, completion="I cannot."), extracted=True)
+    with Journal(tmp_path / "new") as journal:
+        journal.append(task, [missing, strange], judged_by="limits")
+    (entry,) = Journal(tmp_path / "new").read([task]).values()
+    assert [one.extracted for one in entry.programs] == [False, True]
+    older = {name: kind for name, kind in journal_module.COLUMNS.items() if name != "extracted"}
+    monkeypatch.setattr(journal_module, "COLUMNS", older)
+    with Journal(tmp_path / "old") as journal:
+        journal.append(task, [strange, judged(task, 2)], judged_by="limits")
+    monkeypatch.undo()
+    (path,) = (tmp_path / "old").iterdir()
+    assert "extracted" not in pq.read_schema(path).names
+    (entry,) = Journal(tmp_path / "old").read([task]).values()
+    assert [one.extracted for one in entry.programs] == [False, True]

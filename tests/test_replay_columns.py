@@ -211,6 +211,8 @@ VALUES = {
     "logprob": [None, -1.0, 0.0005, 0.5, math.nan, -math.inf],
     "num_tokens": [None, 0, 1, 3, -2],
     "source": [None, "", "m"],
+    "scorer": [None, "", "s"],
+    "settings": [None, "", "{}"],
     "round_index": [None, -1, 0, 5],
     "chat": [False, True],
 }

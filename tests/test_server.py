@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from openai_server import Fault, source_of
@@ -90,7 +91,12 @@ def test_few_replies_wait_to_be_taken(server, tasks):
     time.sleep(0.2)
     assert len(server.asked) <= 5
     programs.close()
+    # The server notices only when it has written what nobody reads any more.
+    until = time.monotonic() + 10
+    while server.at_work and time.monotonic() < until:
+        time.sleep(0.01)
     assert server.at_work == 0
+    assert len(server.asked) <= 5
 
 
 def test_no_tasks_are_no_requests(server):
@@ -231,3 +237,61 @@ def test_several_collections_share_one_source(server, tasks):
     pairs = list(zip(source.generate(tasks), source.generate(tasks), strict=True))
     assert [list(side) for side in zip(*pairs, strict=True)] == [alone, alone]
     assert (source.usage.requests, source.usage.programs) == (8, 16)
+
+
+def stopped(task, *stops):
+    return replace(task, stop=stops)
+
+
+def test_stops_of_a_task_are_sent_beside_those_of_the_source_and_each_once(server, tasks):
+    list(source_of(server, stop=["#", "a"]).generate([stopped(tasks[0], "\ndef ", "#"), tasks[1]]))
+    assert {body["prompt"]: body["stop"] for _, body in server.asked} == {
+        tasks[0].prompt: ["#", "a", "\ndef "],
+        tasks[1].prompt: ["#", "a"],
+    }
+
+
+def test_a_message_of_a_user_is_answered_and_not_continued_so_that_stops_of_its_text_do_not_count(server, tasks):
+    reply = "Sure:\ndef f(x):"
+    server.edit = lambda _: {"choices": [{"message": {"content": reply}}]}
+    task = stopped(tasks[0], "\ndef ")
+    ((one,),) = source_of(server, num_programs=1, chat=True).generate([task])
+    assert (one.completion, "stop" in server.asked[0][1]) == (reply, False)
+    # Whoever writes messages and stops means them.
+    ((one,),) = source_of(server, num_programs=1).generate([replace(chat_of(task), stop=task.stop)])
+    assert (one.completion, server.asked[1][1]["stop"]) == ("Sure:", ["\ndef "])
+
+
+def test_a_server_that_takes_few_stops_gets_few_and_the_others_are_cut_at_here(server, tasks, caplog):
+    whole = source_of(server, num_programs=1, max_completion_length=30)
+    texts = [one.completion for (one,) in whole.generate(tasks)]
+    asked = len(server.asked)
+    stop = texts[0][5]
+    task = stopped(tasks[0], "@1", "@2", "@3", "@4", stop)
+    server.most_stops = 4
+    source = source_of(server, num_programs=1, max_completion_length=30)
+    for _ in range(2):
+        ((one,),) = source.generate([task])
+        assert one.completion == texts[0].split(stop)[0]
+    sent = [len(body["stop"]) for _, body in server.asked[asked:]]
+    assert sent == [5, 4, 4]
+    assert caplog.text.count("is asked with 4 stops from now on") == 1
+
+
+def test_a_server_that_refuses_stops_is_asked_without_and_cut_at_here(server, tasks, caplog):
+    server.refuses = {"stop": "Unsupported parameter: 'stop' is not supported with this model."}
+    server.edit = lambda _: {"choices": [{"text": "return x\n# end"}]}
+    source = source_of(server, num_programs=1, concurrency=1)
+    task = stopped(tasks[0], "\n#", "\n@", "\nA", "\nB", "\nC")
+    for _ in range(2):
+        ((one,),) = source.generate([task])
+        assert one.completion == "return x"
+    assert [len(body.get("stop", ())) for _, body in server.asked] == [5, 4, 0, 0]
+    assert "refuses stop and is asked without: " in caplog.text
+
+
+def test_a_stop_that_the_server_overlooked_is_cut_at_here(server, tasks):
+    said = {"tokens": ["return x", "\n", "# end"], "token_logprobs": [-0.5, -1.0, -2.0]}
+    server.edit = lambda _: {"choices": [{"text": "return x\n# end", "logprobs": said}]}
+    ((one,),) = source_of(server, num_programs=1).generate([stopped(tasks[0], "\n#")])
+    assert (one.completion, one.logprob, one.num_tokens) == ("return x", -0.5, 1)

@@ -112,7 +112,7 @@ def test_bad_options_are_refused_before_anything_is_asked(server, task_file, cap
 def test_options_of_a_server_need_a_server(task_file, capsys):
     command = ["collect", "--tasks", str(task_file), "--programs", str(task_file), "--output", "x.parquet"]
     assert main([*command, "--concurrency", "3"]) == 2
-    assert "--concurrency: only a server has it; give --server, or leave it out" in capsys.readouterr().err
+    assert "--concurrency: belongs to --server; got it with --programs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("given", ["api_key", "api_key_env"])

@@ -1,5 +1,6 @@
 """Programs from a file: what is read, what is refused, what stays unknown."""
 
+import dataclasses
 import json
 
 import pytest
@@ -45,3 +46,9 @@ def test_mbpp_ids_find_their_task():
 def test_bad_rows_are_named(row, named):
     with pytest.raises(ValueError, match=named):
         DatasetSource([row])
+
+
+def test_completions_written_earlier_are_not_cut_at_the_stops_of_their_task(tasks):
+    rows = [{"task_id": "add-1", "completion": "Sure:\ndef f(x): ...", "logprob": -3.0, "num_tokens": 6}]
+    ((one,),) = DatasetSource(rows).generate([dataclasses.replace(tasks[0], stop=("\ndef ",))])
+    assert (one.completion, one.logprob, one.num_tokens) == (rows[0]["completion"], -3.0, 6)

@@ -58,7 +58,10 @@ def test_a_missing_column_is_named(column):
         CodingTask.from_row({**row, column: None})
 
 
-KNOWN = dict(source="mine", difficulty="easy", cpu_seconds=1.5, reference="def f(x): return 2")
+KNOWN = dict(
+    source="mine", difficulty="easy", cpu_seconds=1.5, reference="def f(x): return 2", stop=("\ndef ", "é"),
+    preamble="import math",
+)  # fmt: skip
 
 
 def test_what_else_is_known_of_a_task_comes_back_too():
@@ -89,8 +92,27 @@ def test_cpu_seconds_of_a_task_are_a_number_above_zero(seconds):
         CodingTask(task_id="a", prompt="p", tests=CALLS, cpu_seconds=seconds)
 
 
-@pytest.mark.parametrize("name", ["source", "difficulty", "reference"])
+@pytest.mark.parametrize("name", ["source", "difficulty", "reference", "preamble"])
 def test_what_is_known_of_a_task_is_text(name):
     for value in ("", 3):
         with pytest.raises(ValueError, match=rf"^{name}: "):
             CodingTask(task_id="a", prompt="p", tests=CALLS, **{name: value})
+
+
+def test_stops_are_a_tuple_also_when_they_come_as_a_list():
+    task = CodingTask(task_id="a", prompt="p", tests=CALLS, stop=["\ndef ", "\nclass "])
+    assert task.stop == ("\ndef ", "\nclass ")
+    assert hash(task.stop)
+    assert CodingTask(task_id="a", prompt="p", tests=CALLS).stop == ()
+    assert CodingTask.from_row({**task.to_row(), "stop": None}).stop == ()
+
+
+def test_one_text_for_stops_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"^stop: a list of texts is required; got '# end'. Write \['# end'\]$"):
+        CodingTask(task_id="a", prompt="p", tests=CALLS, stop="# end")
+
+
+@pytest.mark.parametrize("stop", [("",), ("a", ""), (3,), 3, {"a": "b"}])
+def test_stops_are_texts_that_hold_something(stop):
+    with pytest.raises(ValueError, match=r"^stop: must hold non-empty texts alone; got "):
+        CodingTask(task_id="a", prompt="p", tests=CALLS, stop=stop)

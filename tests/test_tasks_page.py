@@ -31,9 +31,11 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     Path("tasks.jsonl").write_text(json.dumps(native) + "\n")
     apps = [{**ROWS["apps"][0], "problem_id": n, "difficulty": "introductory"} for n in range(9)]
     Path("apps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in apps))
-    first, hub, limits, mixture = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    first, hub, limits, chat, mixture = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     names: dict = {}
-    exec(first + limits + mixture, names)
+    exec(first + limits + chat + mixture, names)
+    assert [one.prompt[-1]["content"] for one in names["shorter"]] == ["Add.\n\n\n\nCall it ."]
+    assert [one.prompt[-1]["content"] for one in names["fewest"]] == ["Code: Add."]
     assert len(names["mixed"]) == 4
     assert names["errors"] == []
     assert "apps 3 75% {'introductory': 3}" in capsys.readouterr().out
@@ -57,3 +59,22 @@ def test_figures_are_those_measured():
     columns = ("sample", "format", "tasks", "tests", "left_out", "solutions", "accepted")
     expected = [[f"{one[c]:,}" if isinstance(one[c], int) else one[c] for c in columns] for one in measured]
     assert table_after("What was read") == expected
+
+
+def test_the_stops_of_the_page_are_those_of_the_formats():
+    rows = {row[0]: re.findall(r"`(\\n[^`]*)`", row[2]) for row in table_after("Prompts")[:4]}
+    shown = {name: {stop.replace("\\n", "\n") for stop in stops} for name, stops in rows.items()}
+    held = {name: set(load_tasks([ROWS[name][0]])[0].stop) for name in ("humaneval", "mbpp", "apps", "code_contests")}
+    assert shown["`mbpp`"] == held["mbpp"]
+    assert shown["`humaneval`"] == held["humaneval"] - held["mbpp"]
+    assert (
+        held["apps"] == held["code_contests"] == shown["`apps`, `code_contests`, `live_code_bench`, LeetCodeDataset"]
+    )
+
+
+def test_figures_of_completions_are_those_measured_and_no_stop_breaks_a_right_program():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "completions.json").read_text())["samples"]
+    columns = ("sample", "completions", "without_a_program", "right", "with_a_stop", "broken")
+    expected = [[f"{one[c]:,}" if isinstance(one[c], int) else one[c] for c in columns] for one in measured]
+    assert table_after("Stops and completions") == expected
+    assert sum(one["broken"] for one in measured) == 0

@@ -106,12 +106,25 @@ def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(tra
     assert all(experience.logprob is not None and experience.logprob < 0 for experience in trainer.buffer)
 
 
+def test_samples_are_collected_anew_in_each_round_and_the_same_in_another_run(make_trainer, tasks):
+    runs = []
+    for _ in range(2):
+        # Without learning the weights stay, so that only the round tells the samples apart.
+        trainer = make_trainer(decoding="nucleus", learning_rate=0.0, num_beams=3, max_completion_length=4)
+        trainer.train()
+        runs.append([(one.round_index, one.completion, one.logprob) for one in trainer.buffer])
+    assert runs[0] == runs[1]
+    first, second = ([one for one in runs[0] if one[0] == index] for index in (0, 1))
+    assert len(first) == len(second) == 3 * len(tasks)
+    assert {json.loads(one.settings)["method"] for one in trainer.buffer} == {"nucleus sampling"}
+
+
 def test_rounds_are_logged_like_every_other_metric(trained):
     rounds = [entry for entry in trained.state.log_history if "pper/pass_rate" in entry]
     assert len(rounds) == 2
     assert {name for name in rounds[0] if name.startswith("pper/")} == {
-        "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/restored", "pper/added",
-        "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
+        "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/unextracted", "pper/restored",
+        "pper/added", "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
         "pper/staleness", "pper/generate_seconds", "pper/judge_seconds", "pper/collect_seconds",
     }  # fmt: skip
     first, second = rounds

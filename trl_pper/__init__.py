@@ -17,18 +17,22 @@ _EXPORTS = {
     "FunctionTests": "trl_pper.task",
     "Judge": "trl_pper.judge",
     "Limits": "trl_pper.judge",
+    "NucleusSource": "trl_pper.generation.nucleus",
     "PPERConfig": "trl_pper.config",
     "PPERTrainer": "trl_pper.trainer",
     "ReplayBuffer": "trl_pper.replay",
+    "Scorer": "trl_pper.generation.scorer",
     "ServerSource": "trl_pper.generation.server",
     "StdioTests": "trl_pper.task",
     "Verdict": "trl_pper.verdict",
     "amplify_tasks": "trl_pper.amplify.tasks",
+    "as_chat": "trl_pper.formats",
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
     "mix_tasks": "trl_pper.mixture",
     "p2value": "trl_pper.priority",
     "rejudge": "trl_pper.judging",
+    "rescore": "trl_pper.generation.scorer",
 }
 
 __all__ = [*sorted(_EXPORTS)]
@@ -52,9 +56,13 @@ if TYPE_CHECKING:
     from trl_pper.collector import BeamSampleCollector as BeamSampleCollector
     from trl_pper.config import PPERConfig as PPERConfig
     from trl_pper.experience import Experience as Experience
+    from trl_pper.formats import as_chat as as_chat
     from trl_pper.formats import load_tasks as load_tasks
     from trl_pper.generation.beam_search import BeamSearchSource as BeamSearchSource
     from trl_pper.generation.dataset import DatasetSource as DatasetSource
+    from trl_pper.generation.nucleus import NucleusSource as NucleusSource
+    from trl_pper.generation.scorer import Scorer as Scorer
+    from trl_pper.generation.scorer import rescore as rescore
     from trl_pper.generation.server import ServerSource as ServerSource
     from trl_pper.judge import Judge as Judge
     from trl_pper.judge import Limits as Limits

@@ -1,4 +1,4 @@
-"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `amplify`, `report` and `export`.
+"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `report`, `export` and what goes with them.
 
 Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
 that needs it, so that `--help` answers at once.
@@ -7,21 +7,24 @@ that needs it, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trl_pper import __version__
 from trl_pper.formats import FORMATS
+from trl_pper.option_file import with_file
+from trl_pper.source_options import add_source_options
+from trl_pper.task_source import PROMPTS
 
 TRAIN_HELP = """\
 usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
 
 Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
-  --tasks TASKS              tasks to write programs for: a file, a folder or the id of a data set on the Hub
+  --tasks TASKS              tasks to write programs for: a file, a folder, a mixture (.yaml) or the id of a data set
   --task_format FORMAT       auto, humaneval, mbpp, apps, code_contests, open_r1, live_code_bench or native
   --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
+  --prompts text|chat        what the tasks ask: text to continue, or messages to answer
   --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
   --programs FILE            a teacher's programs for the tasks, instead of the model's own
   --buffer FILE              replay a collected buffer and collect nothing
@@ -37,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(with_file(arguments))
         return int(_COMMANDS[options.command](options))
     except (ValueError, OSError) as error:
-        print(f"trl-pper {options.command}: {error}", file=sys.stderr)
+        print(f"trl-pper {arguments[0]}: {error}", file=sys.stderr)
         return 2
 
 
@@ -52,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="improve an embedded tiny model on held-out tasks, in a minute"))
     commands.add_parser("train", help="fine-tune a model: trl-pper train --config x.yaml", add_help=False)
     _add_collect(commands.add_parser("collect", help="fill a buffer with judged programs, without training"))
+    _add_merge(commands.add_parser("merge", help="put buffers, such as those of several machines, into one"))
+    _add_rescore(commands.add_parser("rescore", help="give programs of a buffer the log-probabilities of a model"))
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
     _add_amplify(commands.add_parser("amplify", help="add tests to tasks that have a reference solution"))
     _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
@@ -70,7 +75,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_task_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    help = "tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, or the id of a data set on the Hub"
+    help = (
+        "tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, a mixture (.yaml), or the id of a data set on the Hub"
+    )
     parser.add_argument("--tasks", required=required, help=help)
     _add_format_options(parser)
 
@@ -82,6 +89,7 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--difficulty", nargs="+", default=None, help="only tasks of these difficulties")
     parser.add_argument("--max_tests", type=int, default=None, help="only the first so many tests of each task")
     parser.add_argument("--on_error", default="raise", choices=("raise", "skip"), help="what malformed rows do")
+    parser.add_argument("--prompts", default="text", choices=PROMPTS, help="text to continue, or messages to answer")
 
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:
@@ -116,36 +124,32 @@ def _add_amplify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
     _add_task_options(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="model id or path that writes the programs by beam search")
-    source.add_argument("--programs", type=Path, help="a teacher's programs: rows with task_id and completion")
-    source.add_argument("--server", help="OpenAI-compatible address, for instance http://localhost:8000/v1")
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
-    parser.add_argument("--num_beams", type=int, default=3, help="programs per task")
-    parser.add_argument("--max_completion_length", type=int, default=256, help="longest program, in tokens")
-    parser.add_argument("--batch_size", type=int, default=8, help="prompts generated for at once")
-    _add_server_options(parser.add_argument_group("programs from a server (--server)"))
+    add_source_options(parser, num_programs=3)
+    parser.add_argument("--scorer", help="model whose log-probabilities programs get that have none")
+    help = "what is kept to learn: a reply as it was written, or the program in it alone"
+    parser.add_argument("--learn", default="completion", choices=("completion", "program"), help=help)
+    parser.add_argument("--num_shards", type=int, default=1, help="number of machines that share the tasks (1)")
+    parser.add_argument("--shard_index", type=int, default=None, help="which of them this is, from 0")
     _add_judge_options(parser)
 
 
-def _add_server_options(group: argparse._ArgumentGroup) -> None:
-    # Without defaults, so that one given for another source is noticed; those of `ServerSource` hold.
-    add = functools.partial(group.add_argument, default=None)
-    add("--server_model", help="name of the model on the server")
-    add("--api_key_env", metavar="NAME", help="environment variable that holds the key")
-    add("--concurrency", type=int, help="tasks asked for at once (8)")
-    add("--requests_per_minute", type=float, help="highest rate of requests (no limit)")
-    add("--max_retries", type=int, help="how often a request that may pass is sent again (5)")
-    add("--timeout_seconds", type=float, help="longest wait for a reply (600)")
-    add("--temperature", type=float, help="sampling temperature (0.8)")
-    add("--top_p", type=float, help="probability mass to sample from (the server's default)")
-    add("--stop", nargs="+", help="texts that end a program")
-    add("--sampling_seed", type=int, help="seed sent to the server (none)")
-    group.add_argument("--chat", action="store_true", default=None, help="send text prompts as chat messages")
-    add("--extra_body", metavar="JSON", help="further fields of a request, such as '{\"use_beam_search\": true}'")
-    add("--prompt_price", type=float, help="price of a million prompt tokens, for the cost")
-    add("--completion_price", type=float, help="price of a million completion tokens, for the cost")
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML file of these options; the command line goes before it")
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("buffers", nargs="+", type=Path, help="buffer files (.parquet)")
+    parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet) to write")
+
+
+def _add_rescore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("buffer", type=Path, help="buffer file (.parquet)")
+    parser.add_argument("--scorer", required=True, help="model id or path whose log-probabilities programs get")
+    parser.add_argument("--all", action="store_true", help="score those again that have one of another model")
+    parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet) to write")
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -171,15 +175,34 @@ def _train(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments or not arguments:
         print(TRAIN_HELP, end="")
         return 0
-    from trl_pper.commands import train
+    from trl_pper.train_command import train
 
     return train(["--help" if argument == "--help_all" else argument for argument in arguments])
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from trl_pper.commands import collect
+    from trl_pper.collect_command import collect
 
     return collect(options)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from trl_pper.collect_command import merge
+
+    return merge(options)
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    from trl_pper.generation.loading import load_model
+    from trl_pper.generation.scorer import Scorer, rescore
+    from trl_pper.replay import ReplayBuffer
+
+    buffer = ReplayBuffer.load(options.buffer)
+    scored = rescore(buffer, Scorer(*load_model(options.scorer), name=options.scorer), only_missing=not options.all)
+    scored.save(options.output)
+    known = sum(one.logprob is not None for one in scored)
+    print(f"{known} of {len(scored)} programs have a log-probability: {options.output}")
+    return 0
 
 
 def _judge(options: argparse.Namespace) -> int:
@@ -221,7 +244,7 @@ def _export(options: argparse.Namespace) -> int:
         export.write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0
-    given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise")]
+    given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise", "text")]
     if given:
         raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
     buffer = ReplayBuffer.load(options.source)
@@ -233,13 +256,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
-    "demo": _demo,
-    "collect": _collect,
-    "judge": _judge,
-    "amplify": _amplify,
-    "report": _report,
-    "export": _export,
-}
+    "demo": _demo, "collect": _collect, "merge": _merge, "rescore": _rescore, "judge": _judge, "amplify": _amplify,
+    "report": _report, "export": _export,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

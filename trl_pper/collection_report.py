@@ -24,6 +24,8 @@ class CollectionReport:
         programs: Programs generated.
         judged: Programs with a verdict.
         unjudged: Programs without one, left out of the buffer.
+        unextracted: Completions in which there was no program that parses and defines what was asked for; what stands
+            for one is judged like any other.
         restored: Programs that a journal held from before a restart.
         added: Programs new to the buffer.
         duplicates: Programs the buffer already held; their probabilities were refreshed.
@@ -42,6 +44,7 @@ class CollectionReport:
     programs: int
     judged: int
     unjudged: int
+    unextracted: int
     restored: int
     added: int
     duplicates: int
@@ -66,6 +69,7 @@ def describe(
     *,
     round_index: int,
     unjudged: int,
+    unextracted: int,
     restored: int,
     seconds: PhaseSeconds,
     collect_seconds: float,
@@ -78,6 +82,7 @@ def describe(
         stored: What adding them did.
         round_index: The round, from 0.
         unjudged: Programs left out.
+        unextracted: Completions without a program.
         restored: Programs taken from a journal.
         seconds: Wall time of both phases.
         collect_seconds: Wall time of everything.
@@ -89,6 +94,7 @@ def describe(
         programs=len(flat) + unjudged,
         judged=len(flat),
         unjudged=unjudged,
+        unextracted=unextracted,
         restored=restored,
         added=stored.added,
         duplicates=stored.refreshed,

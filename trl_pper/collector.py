@@ -8,10 +8,11 @@ journal, a collection that was killed goes on where it was.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,22 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl_pper.collection_report import CollectionReport, describe
 from trl_pper.experience import Experience
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
 from trl_pper.journal import Journal
 from trl_pper.judge import Judge
 from trl_pper.judged import JudgedProgram, digest
+from trl_pper.plain_completion import plain_completion
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, even_pairs, judge_share, keeps_step, share_of
+from trl_pper.share import Share, judge_share, keeps_step, share_of
 from trl_pper.task import CodingTask
 
-_SCORING_BATCH = 8
+logger = logging.getLogger(__name__)
+
+#: What is learned of what a source writes.
+LEARNED = ("completion", "program")
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -46,6 +52,13 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         tasks: What to write programs for; the trainer's `train_dataset` by default.
         journal_folder: Where each round keeps its programs as soon as they are judged, so that a killed collection
             goes on where it was; `_pper/journal` in the trainer's output folder by default.
+        scorer: Whose log-probabilities programs get for which their source has none; those of the model in training by
+            default.
+        learn: "completion" for what was written, word for word; "program" for the program alone, without the prose
+            and fences of a chatting teacher: its log-probability then is the scorer's.
+
+    Raises:
+        ValueError: `learn` is neither.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -59,11 +72,17 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         judge: Judge | None = None,
         tasks: Sequence[CodingTask] | None = None,
         journal_folder: str | Path | None = None,
+        scorer: Scorer | None = None,
+        learn: str = "completion",
     ) -> None:
+        if learn not in LEARNED:
+            raise ValueError(f"learn: must be one of {', '.join(LEARNED)}; got {learn!r}")
+        self.learn = learn
         self.source = source
         self.judge = judge
         self.tasks = tasks
         self.journal_folder = journal_folder
+        self.scorer = scorer
         self.buffer: ReplayBuffer | None = None
         self.find_student: Callable[[], LocalModel] | None = None
         self.steps_per_round = 1
@@ -99,8 +118,11 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         started = time.perf_counter()
         _, _, tasks, buffer = self._complete()
         student = self.find_student() if self.find_student is not None else None
+        scorer = self.scorer or (None if student is None else Scorer(student))
+        if scorer is not None:
+            scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
-        experiences, unjudged = _experiences(share, student, round_index, filler=tasks[0] if tasks else None)
+        experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Scoring takes as long as there are programs without a log-probability.
         meet(f"round {round_index + 1}, scoring")
         per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
@@ -117,6 +139,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             stored,
             round_index=round_index,
             unjudged=sum(gather_object([unjudged])),
+            unextracted=_count_unextracted(share, round_index),
             restored=sum(gather_object([share.restored])),
             seconds=share.seconds,
             collect_seconds=time.perf_counter() - started,
@@ -127,6 +150,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
 
     def _judge_share(self, round_index: int, student: LocalModel | None, *, quiet: bool) -> Share:
         source, judge, tasks, buffer = self._complete()
+        if hasattr(source, "for_round"):
+            source = source.for_round(round_index)
         state, share = PartialState(), Share()
         failure: Exception | None = None
         own = sum(map(len, share_of(len(tasks), source)))
@@ -140,7 +165,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 judge_share(tasks, source, judge, share, student=student, journal=journal, progress=bar)
             except Exception as error:
                 # What was paid for is kept, though not gathered, since other processes may be well.
-                found, _ = _experiences(share, None, round_index, filler=None)
+                found, _ = self._experiences(share, None, round_index, filler=None)
                 buffer.add(experience for position in sorted(found) for experience in found[position])
                 if keeps_step(source, student):
                     # The others wait inside a forward pass, not in `meet`.
@@ -161,6 +186,23 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         folder = Path(self.journal_folder) / f"round-{round_index:05d}-{name[:16]}"
         return Journal(folder, process_index=state.process_index)
 
+    def _experiences(
+        self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
+    ) -> tuple[dict[int, list[Experience]], int]:
+        """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
+        kept = {
+            position: [one for one in programs if one.verdict.pass_rate is not None]
+            for position, programs in sorted(share.judged.items())
+        }
+        unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
+        flat = [one for programs in kept.values() for one in programs]
+        if self.learn == "program":
+            flat = [_plain(one) for one in flat]
+        scored = iter(_with_logprobs(flat, scorer, filler))
+        return {
+            position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
+        }, unjudged
+
     def _complete(self) -> tuple[ProgramSource, Judge, Sequence[CodingTask], ReplayBuffer]:
         if self.source is None or self.judge is None or self.tasks is None or self.buffer is None:
             missing = [name for name in ("source", "judge", "tasks", "buffer") if getattr(self, name) is None]
@@ -168,42 +210,42 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         return self.source, self.judge, self.tasks, self.buffer
 
 
-def _experiences(
-    share: Share, student: LocalModel | None, round_index: int, *, filler: CodingTask | None
-) -> tuple[dict[int, list[Experience]], int]:
-    """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
-    kept = {
-        position: [one for one in programs if one.verdict.pass_rate is not None]
-        for position, programs in sorted(share.judged.items())
-    }
-    unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
-    scored = iter(_with_logprobs([one for programs in kept.values() for one in programs], student, filler))
-    return {
-        position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
-    }, unjudged
+def _count_unextracted(share: Share, round_index: int) -> int:
+    """Return in how many completions of all processes there was no program, and warn of them."""
+    task_ids: list[str] = gather_object(share.unextracted())
+    if task_ids and PartialState().is_main_process:
+        logger.warning(
+            "round %d: no program was found in %d completions, the first for task %r; look at a few: the model may be "
+            "asked in a way that it does not answer in code, or be cut off",
+            round_index + 1,
+            len(task_ids),
+            task_ids[0],
+        )
+    return len(task_ids)
+
+
+def _plain(judged: JudgedProgram) -> JudgedProgram:
+    """Put a completion that is the program alone in the place of what was written, where there is one."""
+    task, generated = judged.task, judged.generated
+    text = plain_completion(judged.program, prompt=task.prompt, entry_point=task.entry_point)
+    if not judged.extracted or text is None or text == generated.completion:
+        return judged
+    return replace(judged, generated=replace(generated, completion=text, logprob=None, num_tokens=None, scorer=""))
 
 
 def _with_logprobs(
-    judged: Sequence[JudgedProgram], student: LocalModel | None, filler: CodingTask | None
+    judged: Sequence[JudgedProgram], scorer: Scorer | None, filler: CodingTask | None
 ) -> list[JudgedProgram]:
-    """Score under the model in training what the source had no log-probability for."""
-    missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
+    """Score what the source had no log-probability for."""
     scored = list(judged)
-    if student is None:
+    if scorer is None:
         return scored
-    pairs = [student.encode_completion(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
-    # Short sequences beside short ones: padding is wasted work.
-    order = sorted(range(len(pairs)), key=lambda k: len(pairs[k][0]) + len(pairs[k][1]))
-    ordered = [pairs[k] for k in order]
-    if filler is not None and student.is_sharded:
-        ordered = even_pairs(ordered, student.encode_completion(filler.prompt, ""), batch_size=_SCORING_BATCH)
-    logprobs = student.logprobs(
-        [prompt for prompt, _ in ordered], [completion for _, completion in ordered], batch_size=_SCORING_BATCH
-    )
-    for k, logprob in zip(order, logprobs, strict=False):
-        one = scored[missing[k]]
-        generated = replace(one.generated, logprob=logprob, num_tokens=len(pairs[k][1]))
-        scored[missing[k]] = replace(one, generated=generated)
+    missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
+    pairs = [(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
+    found = scorer.score(pairs, filler=None if filler is None else filler.prompt)
+    for i, likelihood in zip(missing, found, strict=True):
+        if likelihood is not None:
+            scored[i] = replace(scored[i], generated=replace(scored[i].generated, **asdict(likelihood)))
     return scored
 
 
@@ -221,5 +263,7 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         logprob=generated.logprob,
         num_tokens=generated.num_tokens,
         source=generated.source,
+        scorer=generated.scorer,
+        settings=generated.settings,
         round_index=round_index,
     )

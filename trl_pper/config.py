@@ -23,6 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+DECODINGS = ("beam", "nucleus")
+
+
 def _option(default: Any, help: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -45,7 +48,21 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     preset: str | None = _option(
         None, "'paper' sets num_beams, possibility and priority as in arXiv 2410.12236.", choices=[None, "paper"]
     )
-    num_beams: int = _option(3, "k: beams searched and programs kept per task (the paper uses 3).")
+    num_beams: int = _option(3, "k: programs written and kept per task (the paper searches 3 beams).")
+    decoding: str = _option(
+        "beam",
+        "How programs are written for a collection: 'beam', the k most probable, or 'nucleus', k samples, which "
+        "repeat themselves less. Evaluation always searches beams.",
+        choices=list(DECODINGS),
+    )
+    num_beam_groups: int = _option(
+        1, "Groups of beams searched one after the other, each kept apart from those before; it divides num_beams."
+    )
+    diversity_penalty: float = _option(
+        0.5, "What a token costs, in nats, for each program of an earlier group that has it in the same place."
+    )
+    temperature: float = _option(0.8, "With nucleus sampling: what logits are divided by.")
+    top_p: float = _option(0.95, "With nucleus sampling: how much probability the tokens have that are left in.")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
     generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
     ds3_gather_for_generation: bool = _option(
@@ -142,6 +159,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         for name in ("steps_per_round", "buffer_capacity", "judge_workers"):
             value = getattr(self, name)
             _require(name, value is None or _is_count(value), "None or a whole number of at least 1", value)
+        self._check_decoding()
         weight, exponent = self.possibility_weight, self.priority_exponent
         _require("possibility_weight", _is_number(weight) and 0 <= weight <= 1, "a number in [0, 1]", weight)
         _require("priority_exponent", _is_number(exponent) and exponent >= 0, "a number of at least 0", exponent)
@@ -157,6 +175,19 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
         eviction = self.buffer_eviction
         _require("buffer_eviction", eviction in EVICTIONS, f"one of {', '.join(EVICTIONS)}", eviction)
+
+    def _check_decoding(self) -> None:
+        _require("decoding", self.decoding in DECODINGS, f"one of {', '.join(DECODINGS)}", self.decoding)
+        groups, penalty = self.num_beam_groups, self.diversity_penalty
+        _require("num_beam_groups", _is_count(groups), "a whole number of at least 1", groups)
+        divides = self.num_beams % groups == 0
+        _require("num_beam_groups", divides, f"a divisor of num_beams ({self.num_beams})", groups)
+        beams = groups == 1 or self.decoding == "beam"
+        _require("num_beam_groups", beams, "1 unless decoding is 'beam'", groups)
+        _require("diversity_penalty", _is_number(penalty) and penalty >= 0, "a number of at least 0", penalty)
+        temperature, top_p = self.temperature, self.top_p
+        _require("temperature", _is_number(temperature) and temperature > 0, "a number above 0", temperature)
+        _require("top_p", _is_number(top_p) and 0 < top_p <= 1, "a number above 0 and at most 1", top_p)
 
     def _check_training_options(self) -> None:
         _require(

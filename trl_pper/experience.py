@@ -41,6 +41,8 @@ COLUMNS = {
     "logprob": "float64",
     "num_tokens": "int64",
     "source": "string",
+    "scorer": "string",
+    "settings": "string",
     "round_index": "int64",
 }
 
@@ -58,7 +60,9 @@ class Experience:
         outcomes: One outcome per test, in the order of the tests; empty when only the pass rate is known.
         logprob: Natural logarithm of P(completion | prompt), at most 0; None when unknown.
         num_tokens: Number of tokens `logprob` sums over, at least 1; required with `logprob`.
-        source: Where the program came from, for instance a model's name.
+        source: Who generated the program, for instance a model's name.
+        scorer: Whose log-probability `logprob` is, for instance a model's name; "" when unknown.
+        settings: How it was generated, as JSON (method, beams, temperature, ...); "" when unknown.
         round_index: Round of the BTP pipeline it was generated in, from 0.
 
     Raises:
@@ -82,17 +86,19 @@ class Experience:
     logprob: float | None = None
     num_tokens: int | None = None
     source: str = ""
+    scorer: str = ""
+    settings: str = ""
     round_index: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id:
             raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
         check_prompt(self.prompt)
-        for field in ("task_id", "completion", "program", "source"):
+        for field in ("task_id", "completion", "program", "source", "scorer", "settings"):
             _check_text(field, getattr(self, field))
         _check_text("prompt", self.prompt if isinstance(self.prompt, str) else chat_json(self.prompt))
         _check_pass_rate(self.pass_rate)
-        _check_likelihood(self.logprob, self.num_tokens)
+        check_likelihood(self.logprob, self.num_tokens)
         if not 0 <= self.round_index < _INT64:
             raise ValueError(f"round_index: must not be negative, and below 2**63; got {self.round_index!r}")
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
@@ -223,7 +229,8 @@ def _check_pass_rate(pass_rate: float | None) -> None:
         raise ValueError(f"pass_rate: must be in [0, 1]; got {pass_rate!r}")
 
 
-def _check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
+def check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
+    """Raise ValueError unless a log-probability (None if unknown) and its number of tokens can be."""
     if num_tokens is not None and not 1 <= num_tokens < _INT64:
         raise ValueError(f"num_tokens: must be at least 1, and below 2**63; got {num_tokens!r}")
     if logprob is None:

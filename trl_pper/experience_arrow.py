@@ -73,7 +73,7 @@ def _checked(batch: pa.RecordBatch, start: int) -> Columns:
         "completion": given["completion"],
         "program": pc.coalesce(given["program"], given["completion"]),
         "outcomes": encode_outcomes(given["outcomes"]),
-        "source": given["source"].fill_null(""),
+        **{name: given[name].fill_null("") for name in ("source", "scorer", "settings")},
     }
     wrong = malformed | _wrong(texts, numbers, given)
     if wrong.any():

@@ -35,6 +35,8 @@ TEXT = pa.schema(
         ("program", pa.large_string()),
         ("outcomes", pa.large_list(pa.int8())),
         ("source", pa.large_string()),
+        ("scorer", pa.large_string()),
+        ("settings", pa.large_string()),
     ]
 )
 
@@ -79,7 +81,8 @@ def columns_of(experiences: Sequence[Experience]) -> Columns:
     """Return experiences as columns."""
     chats = [chat_json(one.prompt) if isinstance(one.prompt, list) else None for one in experiences]
     values: dict[str, Sequence[Any]] = {
-        name: [getattr(one, name) for one in experiences] for name in ("task_id", "completion", "program", "source")
+        name: [getattr(one, name) for one in experiences]
+        for name in ("task_id", "completion", "program", "source", "scorer", "settings")
     }
     values["prompt"] = [None if isinstance(one.prompt, list) else one.prompt for one in experiences]
     values["chat_prompt"] = chats
@@ -155,6 +158,8 @@ def experiences_of(columns: Columns) -> Iterator[Experience]:
             logprob=None if logprob != logprob else logprob,
             num_tokens=num_tokens or None,
             source=lists["source"][row],
+            scorer=lists["scorer"][row],
+            settings=lists["settings"][row],
             round_index=round_index,
         )
         yield experience

@@ -1,7 +1,8 @@
 """Completion text to program text: what a model wrote, without fences, prose and half-finished ends.
 
-Enters: a completion and the prompt it answers. Leaves: one program, as the judge will see it. It promises neither that
-the program parses nor that it is the one the model meant; it never raises, and the same text gives the same program.
+Enters: a completion and the prompt it answers. Leaves: one program, as the judge will see it, and whether there was
+one: where nothing parses, or nothing defines what was asked for, the text is left for an honest error. It does not
+promise that the program is the one the model meant; it never raises, and the same text gives the same program.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_pper.syntax import Parser, definitions, is_idle, is_stub, top_level_return
+from trl_pper.syntax import Parser, body_indent, definitions, is_idle, is_stub, parse_open, top_level_return
 from trl_pper.task import Prompt
 
 _FENCE = re.compile(r"(?P<before>.*?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
@@ -45,8 +46,38 @@ class _Wanted:
         return found[-1].lineno if found and is_stub(found[-1]) else 0 if found else 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """What was found in a completion.
+
+    Args:
+        program: The program; where there is none, the text that stands for it.
+        found: Whether it parses and defines what was asked for.
+    """
+
+    program: str
+    found: bool
+
+
 def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str:
-    r"""Return the program in a completion.
+    r"""Return the program in a completion, or what stands for it; `extract` says which of the two.
+
+    Args:
+        completion: What the model wrote.
+        prompt: What it was asked: text or chat messages.
+        entry_point: The function the program must define, if known; of `Solution().f` the part `Solution`.
+
+    Examples:
+        >>> extract_program("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
+        'print(1)\n'
+        >>> extract_program("    return x\n\nThis returns", prompt="def f(x):\n", entry_point="f")
+        'def f(x):\n    return x\n'
+    """
+    return extract(completion, prompt=prompt, entry_point=entry_point).program
+
+
+def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> Extraction:
+    r"""Find the program in a completion.
 
     Code in fences is preferred to code without: of several blocks the first that defines `entry_point`; without an
     entry point the last that parses and reads standard input, or else the longest that parses. Prose before the code
@@ -64,13 +95,14 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
 
     Returns:
         The program. When nothing parses, the completion as it is (its longest fenced block, if it has any), after the
-        prompt if that is continued.
+        prompt if that is continued; when nothing defines the entry point, what there is without it. Neither counts as
+        found.
 
     Examples:
-        >>> extract_program("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
-        'print(1)\n'
-        >>> extract_program("    return x\n\nThis returns", prompt="def f(x):\n", entry_point="f")
-        'def f(x):\n    return x\n'
+        >>> extract("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
+        Extraction(program='print(1)\n', found=True)
+        >>> extract("I cannot do that.").found
+        False
     """
     text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
     name = _identifier(entry_point)
@@ -82,15 +114,16 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
     if isinstance(prompt, str) and opened:
         prefix = prompt.replace("\r\n", "\n")
         wanted = _Wanted(name=name or opened, allow_return=False)
-        return _continuation([*blocks, text], prefix, wanted, parser) or prefix + raw
+        whole = _continuation([*blocks, text], prefix, wanted, parser)
+        return Extraction(program=whole or prefix + raw, found=whole is not None)
     wanted = _Wanted(name=name)
     found = None if _refused_at(text.split("\n"), wanted, parser) else text
     found = found or _best_block(blocks, wanted, parser)
     if name or not blocks:
         found = found or _passage(_FENCE_LINES.sub("", text), wanted, parser)
     if found is None and name:
-        return extract_program(completion, prompt=prompt)
-    return found or raw
+        return Extraction(program=extract_program(completion, prompt=prompt), found=False)
+    return Extraction(program=found or raw, found=found is not None)
 
 
 def _identifier(entry_point: str | None) -> str | None:
@@ -158,7 +191,7 @@ def _with_body(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str |
     bodies = [text]
     if not re.search(rf"^\s*(?:async\s+def|def|class)\s+{wanted.name}\b", text, re.MULTILINE):
         # Models and post-processing strip the indent of the first line, or of all of them.
-        indent, stripped = _body_indent(prefix), text.lstrip("\n")
+        indent, stripped = body_indent(prefix), text.lstrip("\n")
         newline = "" if prefix.endswith("\n") else "\n"
         bodies += [
             newline + indent + stripped.lstrip(" "),
@@ -258,19 +291,9 @@ def _last_definition(prompt: str, parser: Parser) -> str | None:
     """Return the name of the last function or class of a prompt that is Python, perhaps left open; else None."""
     if not re.search(r"^\s*(?:async\s+def|def|class)\s", prompt, re.MULTILINE):
         return None
-    indent = _body_indent(prompt)
-    for closing in ("", f"\n{indent}pass\n", " pass\n", "0\n"):
-        tree = parser.parse(prompt + closing)[0]
-        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
-        if names:
-            return names[-1]
-    return None
-
-
-def _body_indent(prefix: str) -> str:
-    last = next((line for line in reversed(prefix.split("\n")) if line.strip()), "")
-    indent = last[: len(last) - len(last.lstrip())]
-    return indent + "    " if last.rstrip().endswith(":") else indent or "    "
+    tree = parse_open(prompt, parser)
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)] if tree else []
+    return names[-1] if names else None
 
 
 def _before_last_definition(prefix: str) -> str:

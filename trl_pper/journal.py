@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from trl_pper.atomic_file import atomic_file, sync_folder
+from trl_pper.extraction import extract
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judged import JudgedProgram, task_identity
 from trl_pper.task import CodingTask
@@ -45,6 +46,9 @@ COLUMNS = {
     "logprob": "float64",
     "num_tokens": "int64",
     "source": "string",
+    "scorer": "string",
+    "settings": "string",
+    "extracted": "bool",
 }
 _CHECKSUM = b"crc32"
 
@@ -226,6 +230,7 @@ def _schema() -> pa.Schema:
         "string": pa.string(),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "bool": pa.bool_(),
         "list<string>": pa.list_(pa.string()),
     }
     return pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
@@ -241,6 +246,9 @@ def _row(one: JudgedProgram) -> dict[str, Any]:
         "logprob": one.generated.logprob,
         "num_tokens": one.generated.num_tokens,
         "source": one.generated.source,
+        "scorer": one.generated.scorer,
+        "settings": one.generated.settings,
+        "extracted": one.extracted,
     }
 
 
@@ -248,7 +256,13 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
     return JudgedProgram(
         task=task,
         generated=GeneratedProgram(
-            completion=row["completion"], logprob=row["logprob"], num_tokens=row["num_tokens"], source=row["source"]
+            completion=row["completion"],
+            logprob=row["logprob"],
+            num_tokens=row["num_tokens"],
+            source=row["source"],
+            # Journals of earlier versions do not say.
+            scorer=row.get("scorer") or "",
+            settings=row.get("settings") or "",
         ),
         program=row["program"],
         verdict=Verdict(
@@ -256,4 +270,13 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
             message=row["message"],
             cpu_seconds=row["cpu_seconds"],
         ),
+        extracted=_extracted(task, row),
     )
+
+
+def _extracted(task: CodingTask, row: dict[str, Any]) -> bool:
+    known = row.get("extracted")
+    if known is None:
+        # Journals did not say, once.
+        return extract(row["completion"], prompt=task.prompt, entry_point=task.entry_point).found
+    return bool(known)

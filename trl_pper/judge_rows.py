@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trl_pper.extraction import extract_program
-from trl_pper.formats import load_tasks, match_task_id, read_rows
+from trl_pper.extraction import Extraction, extract
+from trl_pper.formats import match_task_id, read_rows
 from trl_pper.judge import Judge, Limits
 from trl_pper.task import CodingTask
+from trl_pper.task_source import read_tasks
 from trl_pper.verdict import Verdict
 
 #: Rows judged together; their verdicts are on disk before the next ones start.
@@ -27,11 +28,12 @@ ROWS_PER_CHUNK = 512
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramRow:
-    """One program to judge: the id as its row wrote it, the task it means, and the program's text."""
+    """One program to judge: the id as its row wrote it, the task it means, the program and whether there was one."""
 
     raw_id: Any
     task: CodingTask
     program: str
+    extracted: bool
 
 
 def make_judge(options: argparse.Namespace) -> Judge:
@@ -42,14 +44,14 @@ def make_judge(options: argparse.Namespace) -> Judge:
 
 
 def task_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a command line that `load_tasks` takes."""
-    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error")
+    """Return the options of a command line that `read_tasks` takes."""
+    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error", "prompts")
     return {name: getattr(options, name) for name in names}
 
 
 def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
     """Load tasks as the options of a command line describe."""
-    return load_tasks(source, **task_options(options))
+    return read_tasks(source, **task_options(options))
 
 
 def judge_file(options: argparse.Namespace) -> int:
@@ -64,7 +66,8 @@ def judge_file(options: argparse.Namespace) -> int:
             output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
             rates.append(verdict.pass_rate)
         isolation = judge.isolation
-    print(_summary(rates, time.perf_counter() - started, isolation))
+    unextracted = [row.task.task_id for row in rows if not row.extracted]
+    print(_summary(rates, unextracted, time.perf_counter() - started, isolation))
     return 0
 
 
@@ -116,18 +119,22 @@ def _program_row(row: Mapping[str, Any], by_id: Mapping[str, CodingTask], where:
         raise ValueError(f"{where}: task_id: must name one of the {len(by_id)} tasks; got {row.get('task_id')!r}")
     task = by_id[task_id]
     if isinstance(row.get("program"), str):
-        return ProgramRow(raw_id=row["task_id"], task=task, program=row["program"])
+        return _judged_row(row, task, Extraction(program=row["program"], found=True))
     if not isinstance(row.get("completion"), str):
         raise ValueError(f"{where}: completion: a string is required here or under program; the row has {sorted(row)}")
-    program = extract_program(row["completion"], prompt=task.prompt, entry_point=task.entry_point)
-    return ProgramRow(raw_id=row["task_id"], task=task, program=program)
+    return _judged_row(row, task, extract(row["completion"], prompt=task.prompt, entry_point=task.entry_point))
 
 
-def _summary(rates: Sequence[float | None], seconds: float, isolation: str) -> str:
+def _judged_row(row: Mapping[str, Any], task: CodingTask, found: Extraction) -> ProgramRow:
+    return ProgramRow(raw_id=row["task_id"], task=task, program=found.program, extracted=found.found)
+
+
+def _summary(rates: Sequence[float | None], unextracted: Sequence[str], seconds: float, isolation: str) -> str:
     judged = [rate for rate in rates if rate is not None]
     mean = sum(judged) / len(judged) if judged else 0.0
     accepted = sum(rate == 1.0 for rate in judged)
     return (
         f"{len(rates)} programs in {seconds:.1f} s ({len(rates) / max(seconds, 1e-9):.0f}/s), isolation {isolation}: "
-        f"{accepted} accepted, mean pass rate {mean:.3f}, {len(rates) - len(judged)} not judged"
+        f"{accepted} accepted, mean pass rate {mean:.3f}, {len(rates) - len(judged)} not judged, "
+        f"{len(unextracted)} without a program" + (f", the first for task {unextracted[0]}" if unextracted else "")
     )

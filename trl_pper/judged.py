@@ -24,29 +24,33 @@ class JudgedProgram:
     Args:
         task: What it was written for.
         generated: The completion and its log-probability.
-        program: The program in the completion, the one that ran.
+        program: The program in the completion; it ran after the preamble of its task, if that has one.
         verdict: What the judge said.
+        extracted: Whether there was a program in the completion; see `trl_pper.extraction.extract`.
     """
 
     task: CodingTask
     generated: GeneratedProgram
     program: str
     verdict: Verdict
+    extracted: bool = True
 
 
 def task_identity(task: CodingTask) -> str:
-    """Return what makes two tasks the same to a model, whatever their tests: a digest of task id and prompt."""
-    return digest([task.task_id, task.prompt])
+    """Return what makes two tasks the same to a model, whatever their tests: a digest of task id, prompt and stops."""
+    # Tasks without stops keep the digest that journals had before there were any; so for the preamble below.
+    return digest([task.task_id, task.prompt, *([list(task.stop)] if task.stop else [])])
 
 
 def judging_identity(task: CodingTask, limits: Limits) -> str | None:
-    """Return what makes two verdicts comparable: a digest of the tests and of what a program may use.
+    """Return what makes two verdicts comparable: a digest of the tests, of what a program may use and of the preamble.
 
     None for tests that compare with a function, of which nobody can tell whether it is still the same.
     """
     if isinstance(task.tests, StdioTests) and callable(task.tests.compare):
         return None
-    return digest([tests_to_json(task.tests), limits.for_task(task).to_dict()])
+    preamble = [] if task.preamble is None else [task.preamble]
+    return digest([tests_to_json(task.tests), limits.for_task(task).to_dict(), *preamble])
 
 
 def digest(plain: Any) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from trl_pper.experience import Experience
-from trl_pper.extraction import extract_program
+from trl_pper.extraction import Extraction, extract
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram, ProgramSource
 from trl_pper.judge import Judge
@@ -135,8 +135,13 @@ class _Job:
 
     task: CodingTask
     programs: list[GeneratedProgram]
-    texts: list[str]
+    found: list[Extraction]
     counts: bool
+
+    @property
+    def texts(self) -> list[str]:
+        """What the judge runs."""
+        return [each.program for each in self.found]
 
 
 class _Judging:
@@ -167,8 +172,8 @@ class _Judging:
         """Have the programs of a task judged; raise what went wrong with earlier ones."""
         if self._error is not None:
             raise self._error
-        texts = [extract_program(one.completion, prompt=task.prompt, entry_point=task.entry_point) for one in programs]
-        self._jobs.put(_Job(task=task, programs=programs, texts=texts, counts=counts))
+        found = [extract(one.completion, prompt=task.prompt, entry_point=task.entry_point) for one in programs]
+        self._jobs.put(_Job(task=task, programs=programs, found=found, counts=counts))
 
     def finish(self) -> None:
         """Wait until everything is judged; raise what went wrong."""
@@ -188,14 +193,16 @@ class _Judging:
                 if not self._at_work:
                     self.seconds.judge += time.perf_counter() - self._busy_since
                 judged = [
-                    JudgedProgram(task=job.task, generated=one, program=text, verdict=verdict)
-                    for one, text, verdict in zip(job.programs, job.texts, verdicts, strict=True)
+                    JudgedProgram(
+                        task=job.task, generated=one, program=each.program, verdict=verdict, extracted=each.found
+                    )
+                    for one, each, verdict in zip(job.programs, job.found, verdicts, strict=True)
                 ]
                 if self.on_judged is not None:
                     self.on_judged(len(self.judged), judged)
                 self.judged.append(judged)
                 if self.progress is not None and job.counts:
-                    self.progress.judged(verdicts)
+                    self.progress.judged(verdicts, unextracted=sum(not each.found for each in job.found))
         except BaseException as error:
             self._error = error
 

@@ -42,6 +42,7 @@ class CollectionProgress:
         self.programs_generated = 0
         self.programs_judged = 0
         self.programs_passing = 0
+        self.programs_unextracted = 0
 
     def __enter__(self) -> CollectionProgress:
         self._progress.start()
@@ -57,9 +58,12 @@ class CollectionProgress:
         self.programs_generated += programs
         self._progress.update(self._generated, advance=1, programs=self.programs_generated)
 
-    def judged(self, verdicts: Sequence[Verdict]) -> None:
-        """Count one task whose programs got these verdicts."""
+    def judged(self, verdicts: Sequence[Verdict], *, unextracted: int = 0) -> None:
+        """Count one task whose programs got these verdicts; in so many completions there was no program."""
         self.programs_judged += len(verdicts)
         self.programs_passing += sum(verdict.accepted for verdict in verdicts)
-        passing = f", [green]{self.programs_passing} pass"
+        self.programs_unextracted += unextracted
+        passing = f", [green]{self.programs_passing} pass[/green]"
+        if self.programs_unextracted:
+            passing += f", [yellow]{self.programs_unextracted} without a program[/yellow]"
         self._progress.update(self._judged, advance=1, programs=self.programs_judged, passing=passing)

@@ -20,7 +20,7 @@ from trl_pper.experience_columns import Columns
 
 _METADATA_KEY = b"trl_pper"
 #: Columns that repeat themselves: their values are written once a row group. Programs are all different.
-_REPEATING = ["task_id", "prompt", "chat_prompt", "outcomes.list.element", "source"]
+_REPEATING = ["task_id", "prompt", "chat_prompt", "outcomes.list.element", "source", "scorer", "settings"]
 
 
 def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> None:

@@ -25,7 +25,9 @@ from trl_pper.replay_settings import restored_settings
 if TYPE_CHECKING:
     import datasets
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+#: Version 2 lacks the columns `scorer` and `settings`.
+_READABLE_VERSIONS = (2, STATE_VERSION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ class DurableBuffer(ABC):
         priority: str | PriorityFunction | None,
     ) -> Self:
         """Return a buffer of what was saved; `name` is what it is called in errors."""
-        if metadata.get("version") != STATE_VERSION:
+        if metadata.get("version") not in _READABLE_VERSIONS:
             raise ValueError(
                 f"{name}: must be a buffer of version {STATE_VERSION}; got version {metadata.get('version')!r}"
             )

@@ -7,7 +7,6 @@ neither on the number of processes nor on where an earlier attempt was killed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -38,6 +37,10 @@ class Share:
     judged: dict[int, list[JudgedProgram]] = field(default_factory=dict)
     restored: int = 0
     seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+
+    def unextracted(self) -> list[str]:
+        """Return the task of each completion in which there was no program."""
+        return [one.task.task_id for _, judged in sorted(self.judged.items()) for one in judged if not one.extracted]
 
 
 def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processes: int) -> list[list[int]]:
@@ -148,7 +151,7 @@ def _restore(
     if progress is not None:
         for programs in share.judged.values():
             progress.generated(len(programs))
-            progress.judged([one.verdict for one in programs])
+            progress.judged([one.verdict for one in programs], unextracted=sum(not one.extracted for one in programs))
 
 
 def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:
@@ -172,11 +175,3 @@ def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:
         if position in missing:
             first.setdefault(position, place)
     return set(first.values())
-
-
-def even_pairs(
-    pairs: Sequence[tuple[list[int], list[int]]], filler: tuple[list[int], list[int]], *, batch_size: int
-) -> list[tuple[list[int], list[int]]]:
-    """Return `pairs` filled up so that every process of a sharded model scores the same number of batches."""
-    needed = max(gather_object([math.ceil(len(pairs) / batch_size)])) * batch_size
-    return [*pairs, *[filler] * (needed - len(pairs))]

@@ -6,6 +6,7 @@ Enters: source text, trusted or not. Leaves: facts about its syntax. Nothing is 
 from __future__ import annotations
 
 import ast
+import io
 import warnings
 from collections.abc import Iterator
 
@@ -44,6 +45,34 @@ def parse(code: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(code)
+
+
+def parse_open(text: str, parser: Parser) -> ast.Module | None:
+    """Parse code that may end where a body is to follow, as prompts do; None when it is no Python either way."""
+    for closing in ("", f"\n{body_indent(text)}pass\n", " pass\n", "0\n"):
+        tree = parser.parse(text + closing)[0]
+        if tree is not None and any(isinstance(node, _DEFINITIONS) for node in tree.body):
+            return tree
+    return None
+
+
+def body_indent(code: str) -> str:
+    """Return the indent of what follows code that ends in a body, or where one is to begin."""
+    last = next((line for line in reversed(code.split("\n")) if line.strip()), "")
+    indent = last[: len(last) - len(last.lstrip())]
+    return indent + "    " if last.rstrip().endswith(":") else indent or "    "
+
+
+def with_preamble(program: str, preamble: str | None) -> str:
+    """Return a program with code put before it; `from __future__` imports stay ahead of that, as Python wants them."""
+    if preamble is None:
+        return program
+    head, body = "", program.removeprefix("\ufeff")
+    if "__future__" in program and (tree := Parser(2 * len(program) + 200).parse(body)[0]):
+        lines = io.StringIO(body, newline="").readlines()
+        end = max((node.end_lineno or 0 for node in tree.body if _is_future(node)), default=0)
+        head, body = "".join(lines[:end]), "".join(lines[end:])
+    return f"{_ended(head)}{_ended(preamble)}{body}"
 
 
 def definitions(tree: ast.Module, name: str) -> list[ast.stmt]:
@@ -92,6 +121,14 @@ def top_level_return(tree: ast.Module) -> int:
     return next(
         (statement.lineno for statement in _module_statements(tree.body) if isinstance(statement, ast.Return)), 0
     )
+
+
+def _is_future(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
 
 
 def _parts(statement: ast.Expr) -> Iterator[ast.AST]:

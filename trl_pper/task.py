@@ -20,7 +20,7 @@ COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
 _FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
 
 #: Columns that a native row may have beside `task_id`, `prompt` and `tests`.
-OPTIONAL_COLUMNS = ("source", "difficulty", "cpu_seconds", "reference")
+OPTIONAL_COLUMNS = ("source", "difficulty", "cpu_seconds", "reference", "stop", "preamble")
 
 #: A judge of output by the user: `checker(input, output, expected) -> bool`, called in the user's own process.
 Checker: TypeAlias = Callable[[str, str, str], bool]
@@ -118,6 +118,9 @@ class CodingTask:
         difficulty: How hard its source says it is, in the words of the source.
         cpu_seconds: CPU seconds of one test, in place of those of the judge's limits; None leaves them as they are.
         reference: A program that is said to pass, or None. Nothing shows it to a model.
+        stop: Texts at which a completion of this prompt ends: it is cut before the first of them.
+        preamble: Code that the benchmark supplies, such as imports. The judge puts it before every program of the
+            task; it is part of neither prompt nor completion.
 
     Examples:
         >>> task = CodingTask(
@@ -136,12 +139,15 @@ class CodingTask:
     difficulty: str | None = None
     cpu_seconds: float | None = None
     reference: str | None = None
+    stop: tuple[str, ...] = ()
+    preamble: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id:
             raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
         check_prompt(self.prompt)
-        for name in ("source", "difficulty", "reference"):
+        object.__setattr__(self, "stop", checked_stop(self.stop))
+        for name in ("source", "difficulty", "reference", "preamble"):
             text = getattr(self, name)
             if text is not None and (not isinstance(text, str) or not text):
                 raise ValueError(f"{name}: must be non-empty text or None; got {text!r:.80}")
@@ -160,7 +166,7 @@ class CodingTask:
     def to_row(self) -> dict[str, Any]:
         """Return the native row: `{"task_id", "prompt", "tests"}`, `tests` as JSON, and what else is known."""
         row = {"task_id": self.task_id, "prompt": self.prompt, "tests": tests_to_json(self.tests)}
-        known = {name: getattr(self, name) for name in OPTIONAL_COLUMNS}
+        known = {name: getattr(self, name) for name in OPTIONAL_COLUMNS} | {"stop": list(self.stop) or None}
         return row | {name: value for name, value in known.items() if value is not None}
 
     @classmethod
@@ -173,7 +179,7 @@ class CodingTask:
         for column in ("task_id", "prompt", "tests"):
             if row.get(column) is None:
                 raise ValueError(f"{column}: required in a native task row; the row has {sorted(row)}")
-        known = {name: row.get(name) for name in OPTIONAL_COLUMNS}
+        known = {name: row.get(name) for name in OPTIONAL_COLUMNS} | {"stop": row.get("stop") or ()}
         return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]), **known)
 
 
@@ -187,6 +193,19 @@ def task_rows(tasks: Sequence[CodingTask]) -> list[dict[str, Any]]:
 def answer(prompt: Prompt, completion: str) -> str | list[Message]:
     """Return a completion in the shape TRL wants beside its prompt: text for text, messages for messages."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+
+
+def checked_stop(stop: object) -> tuple[str, ...]:
+    """Return stop sequences as a tuple.
+
+    Raises:
+        ValueError: They are no list of non-empty texts.
+    """
+    if isinstance(stop, str):
+        raise ValueError(f"stop: a list of texts is required; got {stop!r:.80}. Write [{stop!r:.80}]")
+    if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop: must hold non-empty texts alone; got {stop!r:.80}. Leave it out for none")
+    return tuple(stop)
 
 
 def check_prompt(prompt: object) -> None:

@@ -33,7 +33,7 @@ from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
 from trl_pper.task import CodingTask
 from trl_pper.trainer_checks import check_prompt_room, check_sharding, check_weighing, claim_buffer
-from trl_pper.trainer_parts import buffer_of, collector_of, config_of, judge_of, weights_of
+from trl_pper.trainer_parts import beams_of, buffer_of, collector_of, config_of, judge_of, source_of, weights_of
 from trl_pper.training_data import (
     as_dataset,
     as_eval_dataset,
@@ -149,13 +149,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return self.student.without_adapter()
 
     def beam_search(self) -> BeamSearchSource:
-        """Return beam search with the settings of `args`, for collection and for evaluation."""
-        return BeamSearchSource(
-            num_beams=self.args.num_beams,
-            max_completion_length=self.args.max_completion_length,
-            batch_size=self.args.generation_batch_size,
-            length_penalty=1.0 if self.args.possibility == "mean" else 0.0,
-        )
+        """Return beam search with the settings of `args`, for evaluation: the k most probable programs."""
+        return beams_of(self.args)
 
     @property
     def draws_per_step(self) -> int:
@@ -192,7 +187,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             # All of them, not only what is drawn: what `max_length` leaves nothing of is refused before training.
             self.train_dataset.prepare(range(len(self.buffer)))
             return
-        collector.source = collector.source or self.beam_search()
+        collector.source = collector.source or source_of(self.args)
         collector.judge = collector.judge or self.judge
         if collector.journal_folder is None:
             # Names that start with an underscore are left out by `push_to_hub`.
@@ -206,7 +201,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         check_prompt_room(
             tasks, self.student, max_length=args.max_length, max_completion_length=args.max_completion_length
         )
-        if isinstance(collector.source, BeamSearchSource):
+        if hasattr(collector.source, "check"):
             collector.source.check(tasks, student=self.student)
 
     def _check_eval_tasks(self) -> None:

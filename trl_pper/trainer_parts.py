@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.formats import load_tasks
+from trl_pper.generation.beam_search import BeamSearchSource
+from trl_pper.generation.nucleus import NucleusSource
 from trl_pper.judge import Judge, Limits
 from trl_pper.loss_weights import loss_weights
 from trl_pper.priority import FloatArray
@@ -50,6 +52,32 @@ def buffer_of(args: PPERConfig) -> ReplayBuffer:
         priority=args.priority,
         priority_exponent=args.priority_exponent,
         eviction=args.buffer_eviction,
+    )
+
+
+def beams_of(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
+    """Return beam search by the model in training."""
+    return BeamSearchSource(
+        num_beams=args.num_beams,
+        max_completion_length=args.max_completion_length,
+        batch_size=args.generation_batch_size,
+        length_penalty=1.0 if args.possibility == "mean" else 0.0,
+        num_beam_groups=num_beam_groups,
+        diversity_penalty=args.diversity_penalty,
+    )
+
+
+def source_of(args: PPERConfig) -> BeamSearchSource | NucleusSource:
+    """Return how the model in training writes programs for a collection."""
+    if args.decoding == "beam":
+        return beams_of(args, num_beam_groups=args.num_beam_groups)
+    return NucleusSource(
+        num_programs=args.num_beams,
+        max_completion_length=args.max_completion_length,
+        batch_size=args.generation_batch_size,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
     )
 
 

@@ -17,6 +17,7 @@ from trl_pper.amplify.layout import layout_of
 from trl_pper.amplify.literals import MAX_CHARS, NotLiteral, read, write
 from trl_pper.amplify.mutate import new_inputs, plain
 from trl_pper.amplify.shape import Record, shape_of
+from trl_pper.syntax import with_preamble
 from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests, Tests
 
 NO_LITERAL_CALL = "no test calls the function with literals"
@@ -91,7 +92,7 @@ def _propose_texts(task: CodingTask, tests: StdioTests, most: int, key: str) -> 
         return NO_NEW_INPUT
     known = texts[:_MAX_KNOWN]
     inputs = tuple(dict.fromkeys([*known, *made]))
-    question = Question(program=task.reference or "", inputs=inputs, cpu_seconds=task.cpu_seconds)
+    question = Question(program=_program(task), inputs=inputs, cpu_seconds=task.cpu_seconds)
     return _Texts(question=question, tests=tests, known=len(known))
 
 
@@ -139,10 +140,15 @@ def _propose_calls(task: CodingTask, tests: FunctionTests, most: int, key: str) 
         return NO_NEW_INPUT
     known = {_asked(call): call for call in calls[:_MAX_KNOWN]}
     every = known | {_asked(call): call for call in made}
-    script = as_script(task.reference or "", str(tests.entry_point))
+    script = as_script(_program(task), str(tests.entry_point))
     question = Question(program=script, inputs=tuple(every), cpu_seconds=task.cpu_seconds)
     near = next((call for call in calls if call.kind == "near"), None)
     return _Calls(question=question, tests=tests, known=len(known), calls=tuple(every.values()), near=near)
+
+
+def _program(task: CodingTask) -> str:
+    """Return the reference as the judge runs programs of the task."""
+    return with_preamble(task.reference or "", task.preamble)
 
 
 def _new_arguments(group: Sequence[TestCall], most: int, key: str) -> list[Record]:

@@ -22,9 +22,9 @@ from trl_pper.formats.fields import (
     sequence,
     text,
 )
-from trl_pper.formats.prompts import question_prompt, with_typing
+from trl_pper.formats.prompts import CALL_PREAMBLE, QUESTION_STOPS, question_prompt, with_typing
 from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
-from trl_pper.task import CodingTask, Tests
+from trl_pper.task import CodingTask, StdioTests, Tests
 
 #: Files of a problem in the original download, and the columns they became on the Hub.
 _FILES = {
@@ -47,11 +47,13 @@ def apps_task(row: Row) -> CodingTask:
     prompt = question_prompt(
         text(row, "description" if row.get("question") is None else "question"),
         starter_code=starter_code,
-        calls=not hasattr(tests, "cases"),
+        calls=not isinstance(tests, StdioTests),
     )
     return CodingTask(
         task_id=numbered("APPS", identifier(row, "problem_id", "id", "task_id", "name")),
         prompt=prompt,
+        stop=QUESTION_STOPS,
+        preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
         tests=tests,
         difficulty=optional_text(row, "difficulty"),
         reference=reference,

@@ -11,7 +11,7 @@ from typing import Any
 
 from trl_pper.formats.cases import pairs_of, stdio_tests
 from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parsed, sequence, text
-from trl_pper.formats.prompts import question_prompt
+from trl_pper.formats.prompts import QUESTION_STOPS, question_prompt
 from trl_pper.task import CodingTask
 
 _COLUMNS = ("public_tests", "private_tests", "generated_tests")
@@ -37,6 +37,7 @@ def code_contests_task(row: Row) -> CodingTask:
     return CodingTask(
         task_id=identifier(named, "name", "id"),
         prompt=question_prompt(text(row, "content" if row.get("description") is None else "description")),
+        stop=QUESTION_STOPS,
         tests=stdio_tests(_pairs(row), "tests"),
         difficulty=_difficulty(named.get("difficulty")),
         cpu_seconds=_seconds(row.get("time_limit")),

@@ -1,7 +1,7 @@
 """HumanEval and HumanEval+: the prompt opens a function, and `check(candidate)` or a list of inputs tests it.
 
-Enters: rows of OpenAI's edition, of evalplus/humanevalplus, of EvalPlus's own files, or in that layout. Leaves:
-tasks.
+Enters: rows of OpenAI's edition, of evalplus/humanevalplus, of EvalPlus's own files, or in that layout, which
+LeetCodeDataset has, too. Leaves: tasks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 
 from trl_pper.formats.evalplus import expand_loop, input_tests
 from trl_pper.formats.fields import Row, identifier, optional_text, text
+from trl_pper.formats.prompts import QUESTION_STOPS, code_stops, question_prompt
 from trl_pper.formats.test_code import called_name, check_function, tests_tree
 from trl_pper.syntax import Parser
 from trl_pper.task import CodingTask, FunctionTests
@@ -23,13 +24,31 @@ def humaneval_task(row: Row) -> CodingTask:
         ValueError: A field is missing or malformed; the message begins with its name.
     """
     prompt = text(row, "prompt")
+    tests = _check_tests(row, prompt) if row.get("test") is not None else input_tests(row, given_by(row))
+    question = optional_text(row, "problem_description")
+    if question is not None and row.get("starter_code") is not None:
+        return _question_task(row, question, preamble=prompt, tests=tests)
     solution = optional_text(row, "canonical_solution")
     return CodingTask(
         task_id=identifier(row, "task_id"),
         prompt=prompt,
-        tests=_check_tests(row, prompt) if row.get("test") is not None else input_tests(row, given_by(row)),
+        tests=tests,
         difficulty=optional_text(row, "difficulty"),
         reference=prompt + solution if solution else None,
+        stop=code_stops(tests.entry_point, opened=True),
+    )
+
+
+def _question_task(row: Row, question: str, *, preamble: str, tests: FunctionTests) -> CodingTask:
+    """Return the task of a row whose prompt only holds what programs may use, as in LeetCodeDataset."""
+    return CodingTask(
+        task_id=identifier(row, "task_id"),
+        prompt=question_prompt(question.strip(), starter_code=optional_text(row, "starter_code") or "", calls=True),
+        tests=tests,
+        difficulty=optional_text(row, "difficulty"),
+        reference=optional_text(row, "completion"),
+        stop=QUESTION_STOPS,
+        preamble=preamble,
     )
 
 

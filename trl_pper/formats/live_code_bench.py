@@ -15,9 +15,9 @@ from typing import Any
 
 from trl_pper.formats.cases import json_lines, pairs_of, solution_class, stdio_tests
 from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence, text
-from trl_pper.formats.prompts import question_prompt
+from trl_pper.formats.prompts import CALL_PREAMBLE, QUESTION_STOPS, question_prompt
 from trl_pper.formats.test_code import call_tests
-from trl_pper.task import CodingTask, Tests
+from trl_pper.task import CodingTask, StdioTests, Tests
 
 _MAX_UNPACKED_BYTES = 1 << 30
 
@@ -33,8 +33,10 @@ def live_code_bench_task(row: Row) -> CodingTask:
     return CodingTask(
         task_id=identifier(row, "question_id"),
         prompt=question_prompt(
-            text(row, "question_content"), starter_code=starter_code, calls=not hasattr(tests, "cases")
+            text(row, "question_content"), starter_code=starter_code, calls=not isinstance(tests, StdioTests)
         ),
+        stop=QUESTION_STOPS,
+        preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
         tests=tests,
         source=optional_text(row, "platform"),
         difficulty=optional_text(row, "difficulty"),

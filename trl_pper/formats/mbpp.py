@@ -6,9 +6,13 @@ Leaves: tasks.
 
 from __future__ import annotations
 
+import ast
+
 from trl_pper.formats.evalplus import expand_loop
 from trl_pper.formats.fields import Row, identifier, numbered, optional_text, text, texts, unix
+from trl_pper.formats.prompts import code_stops
 from trl_pper.formats.test_code import infer_entry_point, tests_tree
+from trl_pper.syntax import Parser
 from trl_pper.task import CodingTask, FunctionTests
 
 
@@ -16,7 +20,8 @@ def mbpp_task(row: Row) -> CodingTask:
     """Build a task from a row.
 
     The prompt is a module docstring with the text and the asserts, as base models complete it: without the asserts no
-    model could know the function's name.
+    model could know the function's name. Imports that come with the tests stand before programs too, as they do for
+    whoever runs program and tests in one file.
 
     Raises:
         ValueError: A field is missing or malformed; the message begins with its name.
@@ -33,9 +38,16 @@ def mbpp_task(row: Row) -> CodingTask:
     return CodingTask(
         task_id=numbered("MBPP", identifier(row, "task_id")),
         prompt=f'"""\n{described}\n"""\n',
+        stop=code_stops(entry_point, opened=False),
+        preamble=setup if _is_imports(setup) else None,
         tests=_script_tests(row, entry_point) or tests,
         reference=unix(reference) if reference else None,
     )
+
+
+def _is_imports(code: str) -> bool:
+    body = tree.body if (tree := Parser(2 * len(code) + 200).parse(code)[0]) else []
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
 
 
 def _script_tests(row: Row, entry_point: str | None) -> FunctionTests | None:

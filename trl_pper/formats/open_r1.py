@@ -9,8 +9,9 @@ from typing import Any
 
 from trl_pper.formats.cases import json_lines, solution_class, stdio_tests
 from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence
+from trl_pper.formats.prompts import CALL_PREAMBLE
 from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
-from trl_pper.task import CodingTask, Tests
+from trl_pper.task import CodingTask, StdioTests, Tests
 
 _TYPES = ("stdin_stdout", "function_call")
 
@@ -29,13 +30,15 @@ def open_r1_task(row: Row) -> CodingTask:
         raise ValueError(f"verification_info.language: must be python; got {language!r}")
     reference = optional_text(row, "gold_standard_solution")
     metadata = mapping(parsed(row, "metadata"), "metadata") if row.get("metadata") else {}
+    tests = _tests(info, str(row["prompt"]), reference)
     return CodingTask(
         task_id=identifier(row, "problem_id", "task_id", "in_source_id", "id"),
         prompt=row["prompt"],
-        tests=_tests(info, str(row["prompt"]), reference),
+        tests=tests,
         source=optional_text(row, "source"),
         difficulty=optional_text(row, "difficulty") or optional_text(metadata, "difficulty"),
         reference=reference,
+        preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
     )
 
 

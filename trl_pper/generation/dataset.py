@@ -1,7 +1,8 @@
 """A teacher's programs from a data set: completions written earlier, with or without log-probabilities (paper, C1).
 
 Enters: rows that name a task and hold its completion. Leaves: the programs of each task. Rows without a
-log-probability keep None; the collector scores those under the model in training.
+log-probability keep None; the collector has those scored. Completions stay as they were written, whatever stops
+their task has: they may answer it as a chat does, and their log-probability is of all.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_pper.experience import check_likelihood
 from trl_pper.formats import match_task_id, read_rows
-from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.task import CodingTask
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ class DatasetSource:
 
     Args:
         rows: A path (.jsonl, .jsonl.gz, .json, .parquet), a `datasets.Dataset`, or an iterable of mappings. A row may
-            hold a list of strings under "completions", all for the same task.
-        name: What the record says of who wrote the programs.
+            hold a list of strings under "completions", all for the same task. A row may say under "source" who wrote
+            its program, under "scorer" whose "logprob" it is, and under "settings" (an object, or text) how it was
+            generated.
+        name: What the record says of who wrote the programs of rows that do not say.
+        scorer: What the record says of whose log-probabilities they are where rows do not say; who wrote them by
+            default.
 
     Raises:
-        ValueError: A row has no task id or no completion; the message names the row and the field.
+        ValueError: A row has no task id or no completion, or a field that cannot be; the message names row and field.
 
     Examples:
         >>> source = DatasetSource([{"task_id": "double", "completion": "    return 2 * x"}], name="teacher")
@@ -39,9 +45,16 @@ class DatasetSource:
 
     uses_student = False
 
-    def __init__(self, rows: str | Path | Iterable[Mapping[str, Any]], *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        rows: str | Path | Iterable[Mapping[str, Any]],
+        *,
+        name: str | None = None,
+        scorer: str | None = None,
+    ) -> None:
         origin = str(rows) if isinstance(rows, str | Path) else "rows"
         self.name = name or (Path(origin).name if isinstance(rows, str | Path) else "dataset")
+        self.scorer = scorer
         numbered = read_rows(rows) if isinstance(rows, str | Path) else enumerate(rows, start=1)
         self._programs: dict[str, list[GeneratedProgram]] = {}
         for number, row in numbered:
@@ -60,11 +73,19 @@ class DatasetSource:
             texts = None if text is None else [text]
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{where}: completion: a string is required (or a list under completions); got {texts!r}")
-        logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
-        if logprob is not None and (len(texts) != 1 or num_tokens is None):
-            raise ValueError(f"{where}: logprob: needs num_tokens beside it, and one completion a row")
+        logprob, num_tokens = _likelihood(row, len(texts), where)
+        source = _text(row, "source", where) or self.name
+        scorer = "" if logprob is None else _text(row, "scorer", where) or self.scorer or source
+        settings = row.get("settings")
         return [
-            GeneratedProgram(completion=text, logprob=logprob, num_tokens=num_tokens, source=self.name)
+            GeneratedProgram(
+                completion=text,
+                logprob=logprob,
+                num_tokens=num_tokens,
+                source=source,
+                scorer=scorer,
+                settings=settings_json(settings) if isinstance(settings, Mapping) else _text(row, "settings", where),
+            )
             for text in texts
         ]
 
@@ -72,7 +93,9 @@ class DatasetSource:
         """Return all that decides what this source writes: the programs themselves, as a digest."""
         sha = hashlib.sha256()
         for task_id, programs in self._programs.items():
-            rows = [(one.completion, one.logprob, one.num_tokens, one.source) for one in programs]
+            rows = [
+                (one.completion, one.logprob, one.num_tokens, one.source, one.scorer, one.settings) for one in programs
+            ]
             sha.update(json.dumps([task_id, rows]).encode() + b"\n")
         return {"source": type(self).__name__, "programs": sha.hexdigest()}
 
@@ -88,3 +111,24 @@ class DatasetSource:
                 by_task.setdefault(task_id, []).extend(programs)
         for task_id in ids:
             yield by_task.get(task_id, [])
+
+
+def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float | None, int | None]:
+    """Return log-probability and number of tokens of a row, checked here: before anything is judged."""
+    logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
+    if logprob is None:
+        return None, num_tokens
+    if texts != 1 or num_tokens is None:
+        raise ValueError(f"{where}: logprob: needs num_tokens beside it, and one completion a row")
+    try:
+        check_likelihood(logprob, num_tokens)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    return float(logprob), int(num_tokens)
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{where}: {name}: must be text; got {type(value).__name__}")
+    return value or ""

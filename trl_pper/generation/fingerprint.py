@@ -12,9 +12,12 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from trl_pper.generation.local_model import LocalModel
 
 _CHUNK = 1 << 22
 
@@ -33,6 +36,18 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
             salt = int.from_bytes(hashlib.sha256(label).digest()[:8], "big")
             total = (total + salt * (2 * _bit_sum(whole) + 1)) % 2**64
     return f"{total:016x}"
+
+
+def model_identity(local: LocalModel) -> dict[str, Any]:
+    """Return what of a model decides what it writes: its weights, its tokenizer, the template, the end tokens."""
+    with local.inference() as bare:
+        weights = weights_fingerprint(bare)
+    return {
+        "weights": weights,
+        "tokenizer": tokenizer_fingerprint(local.processing_class),
+        "chat_template": getattr(local.processing_class, "chat_template", None),
+        "eos_token_ids": local.eos_token_ids(),
+    }
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -83,6 +83,12 @@ class LocalModel:
         return extract_model_from_parallel(self.model).config.get_text_config()
 
     @property
+    def context(self) -> int | None:
+        """How many tokens the model takes at most, or None where its configuration does not say."""
+        found = getattr(self.config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
     def pad_token_id(self) -> int:
         """The padding token, or the end token where the tokenizer has none."""
         pad = self.processing_class.pad_token_id

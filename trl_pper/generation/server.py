@@ -1,7 +1,8 @@
 """Programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), for several tasks at once.
 
 Enters: tasks. Leaves: the choices of the server's replies in the order of the tasks, with log-probabilities where it
-sends them and None where it does not. A server that lacks a field is asked without it. Nothing is kept here: a
+sends them and None where it does not. A server that lacks a field is asked without it; completions are cut at stops
+here, too. Nothing is kept here: a
 collector with a journal keeps what came before an error, and asks for the rest when it is started again.
 """
 
@@ -20,14 +21,17 @@ from trl_pper.generation.endpoint import Endpoint, RequestRefused
 from trl_pper.generation.in_order import in_order
 from trl_pper.generation.pace import Pace
 from trl_pper.generation.server_reply import choices_of, program_of, usage_of
-from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.generation.usage import Usage
-from trl_pper.task import CodingTask
+from trl_pper.task import CodingTask, checked_stop
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
 
 logger = logging.getLogger(__name__)
+
+#: OpenAI takes no more.
+_FEW_STOPS = 4
 
 
 class ServerSource:
@@ -40,12 +44,13 @@ class ServerSource:
         max_completion_length: Longest completion, in tokens.
         temperature: Sampling temperature; ignored by servers that run beam search.
         top_p: Probability mass to sample from (nucleus sampling); the server's default without it.
-        stop: Texts that end a completion.
+        stop: Texts that end a completion, beside those of its task, which count where the prompt is continued as
+            text: what answers a message of a user may well begin with them.
         seed: Sent along, for servers that can repeat a sample; also decides the jitter of waits.
         chat: Whether a text prompt goes to `/chat/completions` as the message of a user; most hosted models take no
             other.
         extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM; a field that is None
-            here is not sent. Put no secrets here: they are part of `identity`.
+            here is not sent. Put no secrets here: they are kept with each program.
         api_key: Sent as a bearer token.
         api_key_env: Name of the environment variable that holds the key; the key then stands in no file.
         concurrency: For how many tasks to ask at once.
@@ -92,15 +97,13 @@ class ServerSource:
         )
         _check_above_zero(requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds)
         _check_not_negative(max_retries=max_retries, backoff_seconds=backoff_seconds, temperature=temperature)
-        if isinstance(stop, str):
-            raise ValueError(f"stop: a list of texts is required; got {stop!r}. Write [{stop!r}]")
         self.base_url = _checked_address(base_url)
         self.model = model
         self.num_programs = num_programs
         self.max_completion_length = max_completion_length
         self.temperature = temperature
         self.top_p = top_p
-        self.stop = list(stop)
+        self.stop = checked_stop(stop)
         self.seed = seed
         self.chat = chat
         self.extra_body = dict(extra_body or {})
@@ -112,6 +115,7 @@ class ServerSource:
         self._api_key = _checked_key(api_key, api_key_env)
         self._usage, self._usage_lock = Usage(), threading.Lock()
         self._refused: set[str] = set()
+        self._most_stops: int | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, model={self.model!r})"
@@ -121,20 +125,25 @@ class ServerSource:
         """What all requests took until now."""
         return self._usage
 
-    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return what is asked of which model; where the server runs, how fast and with which key play no role."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is asked of which model, as plain values; where the server runs and how fast plays no role."""
         return {
-            "source": type(self).__name__,
+            "method": "server",
             "model": self.model,
             "num_programs": self.num_programs,
             "max_completion_length": self.max_completion_length,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "stop": self.stop,
+            "stop": list(self.stop),
             "seed": self.seed,
             "chat": self.chat,
             "extra_body": self.extra_body,
         }
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return all that decides what this source writes: its settings."""
+        return self.settings
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
@@ -167,6 +176,7 @@ class ServerSource:
 
     async def _write(self, endpoint: Endpoint, task: CodingTask) -> list[GeneratedProgram]:
         programs: list[GeneratedProgram] = []
+        settings = settings_json(self.settings)
         # A server that sends one program a request needs this many requests; one that sends nothing gets no more.
         for _ in range(self.num_programs):
             missing = self.num_programs - len(programs)
@@ -177,7 +187,8 @@ class ServerSource:
                 said = endpoint.without_key(str(error))
                 raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
             self._count(usage_of(reply, choices))
-            programs += [program_of(choice, source=self.model) for choice in choices]
+            stops = self._stops(task)
+            programs += [program_of(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
             if len(programs) == self.num_programs:
                 return programs
         self._count(Usage(missing=self.num_programs - len(programs)))
@@ -196,9 +207,21 @@ class ServerSource:
                 field = _refused_field(error, body)
                 if field is None:
                     raise
-                if field not in self._refused:
-                    logger.warning("%s: refuses %s and is asked without: %s", self.base_url, field, error.detail)
-                self._refused.add(field)
+                self._do_without(field, body, error.detail)
+
+    def _do_without(self, field: str, body: Mapping[str, Any], detail: str) -> None:
+        if field == "stop" and isinstance(body["stop"], list) and len(body["stop"]) > _FEW_STOPS:
+            if self._most_stops is None:
+                logger.warning("%s: is asked with %d stops from now on: %s", self.base_url, _FEW_STOPS, detail)
+            self._most_stops = _FEW_STOPS
+            return
+        if field not in self._refused:
+            logger.warning("%s: refuses %s and is asked without: %s", self.base_url, field, detail)
+        self._refused.add(field)
+
+    def _stops(self, task: CodingTask) -> list[str]:
+        answers = self.chat and isinstance(task.prompt, str)
+        return list(dict.fromkeys([*self.stop, *(() if answers else task.stop)]))
 
     def _body(self, task: CodingTask, wanted: int, *, place: int) -> dict[str, Any]:
         """Return the request for `wanted` programs, the first of which is the task's program number `place`."""
@@ -214,13 +237,13 @@ class ServerSource:
             "max_tokens": self.max_completion_length,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "stop": self.stop or None,
+            "stop": self._stops(task)[: self._most_stops] or None,
             # Asked again with the same seed, the server would send the same again.
             "seed": None if self.seed is None else self.seed + place,
             **self.extra_body,
         }
-        if "logprobs" in self._refused:
-            asked.pop("logprobs", None)
+        for field in {"logprobs", "stop"} & self._refused:
+            asked.pop(field, None)
         return {name: value for name, value in asked.items() if value is not None}
 
     def _count(self, more: Usage) -> None:
@@ -235,6 +258,8 @@ def _refused_field(error: RequestRefused, body: Mapping[str, Any]) -> str | None
         return None
     if "logprobs" in body and "logprobs" in error.detail:
         return "logprobs"
+    if "stop" in body and re.search(r"\bstop\b", error.detail):
+        return "stop"
     # llama.cpp, before it took `n`: "Only one completion choice is allowed".
     if body.get("n", 1) > 1 and re.search(r"\bn\b|completion choice", error.detail):
         return "n"

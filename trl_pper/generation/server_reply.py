@@ -1,16 +1,19 @@
 """What an OpenAI-style reply says: its programs, their log-probabilities where all of them are there, its tokens.
 
 Enters: the JSON of a reply. Leaves: `GeneratedProgram` records and a `Usage`. A log-probability is that of everything
-the model wrote, the end token too where the server reports it; one that is incomplete is None and never made up.
+the model wrote, the end token too where the server reports it, or of what is kept before a stop; one that is
+incomplete is None and never made up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trl_pper.generation.kept_tokens import goes_on_with, kept_before, token_ends
 from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.stops import first_stop
 from trl_pper.generation.usage import Usage
 
 #: Servers write this for a token outside those they keep track of; it is no log-probability.
@@ -39,23 +42,39 @@ def choices_of(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]
     return choices[:most]
 
 
-def program_of(choice: Mapping[str, Any], *, source: str) -> GeneratedProgram:
-    """Return the program of a choice.
+def program_of(
+    choice: Mapping[str, Any], *, source: str, stops: Sequence[str] = (), settings: str = ""
+) -> GeneratedProgram:
+    """Return the program of a choice, cut before the first stop.
 
     Args:
         choice: One that `choices_of` returned.
         source: Who generated it.
+        stops: Texts at which a completion ends, whether or not the server did so.
+        settings: How it was generated, for the record.
     """
     message = choice.get("message") or {}
     text = choice["text"] if isinstance(choice.get("text"), str) else message.get("content")
     # Reasoning is no part of the text, and its tokens may be among those the log-probabilities are of.
     reasons = bool(message.get("reasoning_content") or message.get("reasoning"))
-    logprobs = None if reasons or text is None else _token_logprobs(choice.get("logprobs"))
+    said = choice.get("logprobs")
+    logprobs = None if reasons or text is None else _token_logprobs(said)
+    text = text or ""
+    cut = first_stop(text, stops)
+    if cut is None and goes_on_with(text, said, stops):
+        cut = len(text)
+    if cut is not None:
+        ends = token_ends(text, said)
+        kept = kept_before(text, cut, ends if logprobs and ends and len(ends) == len(logprobs) else None)
+        # Of no token at all there is no probability.
+        text, logprobs = kept.text, logprobs[: kept.num_tokens] if logprobs and kept.num_tokens else None
     return GeneratedProgram(
-        completion=text or "",
+        completion=text,
         logprob=None if logprobs is None else math.fsum(logprobs),
         num_tokens=None if logprobs is None else len(logprobs),
         source=source,
+        scorer="" if logprobs is None else source,
+        settings=settings,
     )
 
 

@@ -6,9 +6,10 @@ one list per task, in the order of the tasks. Extraction and judging happen late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from trl_pper.task import CodingTask
 
@@ -25,12 +26,16 @@ class GeneratedProgram:
         logprob: log P(t_i), the sum of the token log-probabilities in nats; None when the source does not know it.
         num_tokens: How many tokens `logprob` sums over.
         source: Who generated it, for the record.
+        scorer: Whose log-probability `logprob` is; "" without one.
+        settings: How it was generated, as `settings_json` writes it; "" when unknown.
     """
 
     completion: str
     logprob: float | None
     num_tokens: int | None
     source: str
+    scorer: str = ""
+    settings: str = ""
 
     def __post_init__(self) -> None:
         # A server may send half of a surrogate pair, which neither tokenizer nor file takes.
@@ -41,12 +46,14 @@ class GeneratedProgram:
 class ProgramSource(Protocol):
     """Anything that writes programs for tasks.
 
-    Three further members are optional:
+    Five further members are optional:
 
     - `batch_size`, how many tasks are generated for at once (1 without it): a collection is shared out among
       processes, and gone on with after a crash, in such batches;
     - `identity(student=...)`, plain values that decide what would be written. Without it nothing tells whether
       programs from before a crash are those that would be written now, and a restarted collection begins anew;
+    - `check(tasks, student=...)`, which raises what `generate` would raise, before anything is generated;
+    - `for_round(round_index)`, the source to use in a round: one that draws with other random numbers in each;
     - `uses_student`, False for a source that never calls the model in training. With sharded weights the processes
       have to take the same number of batches from any other (True without it).
     """
@@ -61,3 +68,8 @@ class ProgramSource(Protocol):
             student: The model in training, for a source without a model of its own.
         """
         ...
+
+
+def settings_json(settings: Mapping[str, Any]) -> str:
+    """Return how programs are generated as text for the record, the same text for equal settings."""
+    return json.dumps(dict(settings), sort_keys=True, ensure_ascii=False)

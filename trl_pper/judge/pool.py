@@ -23,6 +23,7 @@ from trl_pper.judge.selftest import examine
 from trl_pper.judge.stdio import judge_stdio
 from trl_pper.judge.testplan import count_tests
 from trl_pper.judge.worker import Worker, WorkerError
+from trl_pper.syntax import with_preamble
 from trl_pper.task import CodingTask, FunctionTests, StdioTests, Tests
 from trl_pper.verdict import Outcome, Verdict
 
@@ -210,7 +211,8 @@ class _Slot:
         self.cancelled = False
 
     def judge(self, task: CodingTask, program: str) -> Verdict:
-        """Return the verdict of `program`, remembered or new."""
+        """Return the verdict of `program` after the task's preamble, remembered or new."""
+        program = with_preamble(program, task.preamble)
         limits = self.limits.for_task(task)
         verdict = self.cache.get(program, task.tests, limits)
         if verdict is None:

@@ -1,0 +1,148 @@
+"""The recipes of the paper's settings, by their files and real names, on small stand-ins of a loopback Hub."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from benchmark_rows import ROWS
+from loopback_hub import Client, LoopbackHub, Repository
+from openai_server import serve
+
+from trl_pper import ReplayBuffer
+
+RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
+RUN = """
+import contextlib, io, sys
+from trl_pper.cli import main
+said = io.StringIO()
+with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()) as errors:
+    code = main(argument)
+result = {"code": code, "said": said.getvalue(), "errors": errors.getvalue()[-3000:]}
+"""
+#: What a machine without a GPU and a model of a few thousand parameters need; all else is the recipe's.
+SMALL = [
+    "--use_cpu", "True", "--bf16", "False", "--dtype", "float32", "--max_completion_length", "8",
+    "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--steps_per_round", "2",
+    "--judge_workers", "1",
+]  # fmt: skip
+
+
+def parquet(rows) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+def apps_rows(split: str):
+    row = ROWS["apps"][0]
+    rows = [{**row, "problem_id": number, "difficulty": "introductory"} for number in range(4)]
+    # As in the data set: problems without tests, of other difficulties, and with questions longer than GPT-2 reads.
+    rows.append({**row, "problem_id": 5, "difficulty": "introductory", "input_output": ""})
+    rows.append({**row, "problem_id": 6, "difficulty": "interview"})
+    rows.append({**row, "problem_id": 7, "difficulty": "introductory", "question": "Long. " * 200})
+    rows.append({**row, "problem_id": 8, "difficulty": "competition"})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, make_model, tokenizer):
+    folder = tmp_path_factory.mktemp("recipes")
+    make_model(n_positions=2048).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """Run a command in a process that knows the loopback Hub alone."""
+    apps = {f"all/{split}/0000.parquet": parquet(apps_rows(split)) for split in ("train", "test")}
+    contests = [{**ROWS["code_contests"][0], "name": f"contest-{number}"} for number in range(3)]
+    model = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+    with LoopbackHub() as hub:
+        data = {
+            "openai/openai_humaneval": {"data/test-00000-of-00001.parquet": parquet([ROWS["humaneval"][0]])},
+            "deepmind/code_contests": {"data/train-00000-of-00001.parquet": parquet(contests)},
+        }
+        for name, files in data.items():
+            hub.repositories["datasets", name] = Repository(private=False, commits=[files])
+        hub.repositories["datasets", "codeparrot/apps"] = Repository(
+            private=False, commits=[apps, {"apps.py": b""}], branches={"refs/convert/parquet": 0}
+        )
+        for name in ("openai-community/gpt2-xl", "EleutherAI/gpt-neo-2.7B", "Qwen/Qwen2.5-Coder-1.5B"):
+            hub.repositories["models", name] = Repository(private=False, commits=[model])
+        client = Client(hub, folder / "home")
+
+        def run(*arguments):
+            done = client.run(RUN, list(map(str, arguments)))
+            assert done.get("code") == 0, done
+            return done["said"]
+
+        yield run
+        client.close()
+
+
+@pytest.mark.slow
+def test_c1_a_teacher_writes_for_apps_and_gpt2_learns(run, folder, make_model, tokenizer):
+    buffer = folder / "c1.parquet"
+    with serve(make_model(seed=2, n_positions=2048).eval(), tokenizer) as server:
+        said = run("collect", "--config", RECIPES / "c1_collect.yaml", "--output", buffer, "--server", server.address,
+                   "--max_completion_length", "8", "--workers", "1")  # fmt: skip
+        assert {body["model"] for _, body in server.asked} == {"Qwen/Qwen2.5-Coder-7B-Instruct"}
+    assert "15 programs for 5 tasks" in said
+    stored = ReplayBuffer.load(buffer)
+    assert {one.source for one in stored} == {"Qwen/Qwen2.5-Coder-7B-Instruct"}
+    # What the tiny teacher writes is no program: it stays as it is, with the teacher's own probability.
+    assert {one.scorer for one in stored} == {"Qwen/Qwen2.5-Coder-7B-Instruct"}
+    run("train", "--config", RECIPES / "c1_train.yaml", "--buffer", buffer, "--output_dir", folder / "c1", *SMALL)
+    results = json.loads((folder / "c1" / "eval_results.json").read_text())
+    assert results["eval_tasks"] == 4.0
+    assert (folder / "c1" / "model.safetensors").is_file()
+    state = json.loads((folder / "c1" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["global_step"] == 4
+    assert not any("pper/programs" in entry for entry in state["log_history"])
+    with_lora = ["--model_name_or_path", "EleutherAI/gpt-neo-2.7B", "--use_peft", "--lora_r", "16",
+                 "--lora_target_modules", "all-linear", "--learning_rate", "2e-4"]  # fmt: skip
+    run("train", "--config", RECIPES / "c1_train.yaml", "--buffer", buffer, "--output_dir", folder / "neo", *SMALL,
+        *with_lora)  # fmt: skip
+    assert (folder / "neo" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "sources"), [("c2", None), ("c4", {"apps", "code_contests"})])
+def test_c2_and_c4_a_model_learns_from_itself(run, folder, recipe, sources, monkeypatch):
+    text = (RECIPES / f"{recipe}_train.yaml").read_text().replace("examples/recipes/", f"{RECIPES}/")
+    (folder / f"{recipe}.yaml").write_text(text)
+    output = folder / recipe
+    run("train", "--config", folder / f"{recipe}.yaml", "--output_dir", output, *SMALL, "--num_beams", "2")
+    assert json.loads((output / "eval_results.json").read_text())["eval_tasks"] == 1.0
+    assert (output / "adapter_model.safetensors").is_file()
+    buffer = ReplayBuffer.load(output / "checkpoint-6" / "_pper" / "buffer.parquet")
+    assert {one.round_index for one in buffer} <= {0, 1, 2}
+    names = {one.task_id for one in buffer}
+    assert any(name.startswith("APPS/") for name in names)
+    assert any(name.startswith("contest-") for name in names) == bool(sources)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_a_recipe_names_options_that_there_are(path):
+    """Cheap, so that a renamed option is noticed by the fast tests."""
+    from dataclasses import fields
+
+    from trl import ModelConfig
+
+    from trl_pper.cli import _parser
+    from trl_pper.config import PPERConfig
+    from trl_pper.train_command import DataArguments
+
+    given = yaml.safe_load(path.read_text())
+    if path.name.endswith("_train.yaml"):
+        known = {field.name for kind in (DataArguments, PPERConfig, ModelConfig) for field in fields(kind)}
+    elif path.name.endswith("_collect.yaml"):
+        known = vars(_parser().parse_args(["collect", "--tasks", "t", "--output", "o"])).keys()
+    else:
+        known = {"mixture", "size", "seed"}
+    assert given.keys() <= known

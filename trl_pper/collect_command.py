@@ -1,0 +1,111 @@
+"""`trl-pper collect`: programs generated and judged apart from training, on one machine or on several, into buffers.
+
+Enters: parsed options. Leaves: a buffer file, to which an existing one is added. What was judged before an error, or a
+kill, is kept beside it in a journal until the whole is there; the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+
+from trl_pper.collection_report import CollectionReport
+from trl_pper.collector import BeamSampleCollector
+from trl_pper.generation.loading import load_model
+from trl_pper.generation.scorer import Scorer
+from trl_pper.generation.server import ServerSource
+from trl_pper.judge_rows import make_judge, tasks_of
+from trl_pper.replay import ReplayBuffer
+from trl_pper.share import own_batches
+from trl_pper.source_options import source_of
+from trl_pper.task import CodingTask
+
+
+def collect(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    tasks = shard_of(tasks_of(options.tasks, options), options.shard_index, options.num_shards, options.batch_size)
+    output = shard_path(options.output, options.shard_index, options.num_shards)
+    buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
+    scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
+    source = source_of(options)
+    journal_folder = output.with_name(f"{output.name}.journal")
+    try:
+        with make_judge(options) as judge:
+            collector = BeamSampleCollector(
+                source=source,
+                judge=judge,
+                tasks=tasks,
+                journal_folder=journal_folder,
+                scorer=scorer,
+                learn=options.learn,
+            )
+            collector.buffer = buffer
+            report = collector.collect(quiet=False)
+    finally:
+        if len(buffer) and PartialState().is_main_process:
+            buffer.save(output)
+        if isinstance(source, ServerSource):
+            # After an error, too: it was paid for.
+            print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
+    if PartialState().is_main_process:
+        _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}")
+    return 0
+
+
+def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: str) -> None:
+    if report.unjudged:
+        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
+    else:
+        # All of it is in the buffer now; left behind, it would stand for the next collection.
+        shutil.rmtree(journal_folder, ignore_errors=True)
+    print(
+        f"{report.programs} programs for {tasks} tasks: {report.added} new, {report.duplicates} repeated, "
+        f"{report.unjudged} not judged, {report.unextracted} without a program; "
+        f"mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
+        f"{result}"
+    )
+
+
+def shard_of(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:
+    """Return the tasks of one machine: whole batches, dealt out in turn, so that padding and samples stay the same.
+
+    Raises:
+        ValueError: The index is missing or none of those there are, or no task is left for this machine.
+    """
+    if num_shards < 1:
+        raise ValueError(f"--num_shards: must be at least 1; got {num_shards}")
+    if num_shards == 1 and index is None:
+        return list(tasks)
+    if index is None or not 0 <= index < num_shards:
+        raise ValueError(f"--shard_index: must be in 0 to {num_shards - 1}, one for each machine; got {index}")
+    batches = own_batches(len(tasks), batch_size, process_index=index, num_processes=num_shards)
+    if not batches:
+        raise ValueError(
+            f"--num_shards: {len(tasks)} tasks in batches of {batch_size} leave none for shard {index} of "
+            f"{num_shards}; use fewer shards or a smaller --batch_size"
+        )
+    return [tasks[position] for batch in batches for position in batch]
+
+
+def shard_path(output: Path, index: int | None, num_shards: int) -> Path:
+    """Return where a machine writes: a file of its own, so that machines that share a disk do not meet."""
+    if num_shards == 1:
+        return output
+    return output.with_name(f"{output.stem}-{index or 0:05d}-of-{num_shards:05d}{output.suffix}")
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Put the buffers of several machines into one file; return the exit code."""
+    buffers = [ReplayBuffer.load(path) for path in options.buffers]
+    merged = ReplayBuffer(**{**buffers[0].settings(), "tokenizer": buffers[0].tokenizer})
+    report = merged.merge(*buffers)
+    merged.save(options.output)
+    print(
+        f"{sum(map(len, buffers))} programs of {len(buffers)} buffers: {report.refreshed} repeated, {report.evicted} "
+        f"left out for the capacity; {len(merged)} programs in {options.output}"
+    )
+    return 0

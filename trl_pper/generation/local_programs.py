@@ -1,0 +1,213 @@
+"""Programs of a local model, a batch of prompts at a time: what beam search and nucleus sampling share.
+
+Enters: prompts as token ids, and how to decode. Leaves: completions cut where they end, each with log P(t_i). The
+log-probability comes from one teacher-forced pass over what is kept, since the scores of `generate` would need
+steps * batch * sequences * vocabulary floats of memory and include every processor that touched them: so it means the
+same for beams and for samples, whatever the temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from trl_pper.generation.kept_tokens import kept_before
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.stops import first_stop
+from trl_pper.generation.token_stops import TaskStops
+from trl_pper.task import CodingTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """The prompts that go through a model together.
+
+    Args:
+        ids: The token ids of each prompt, none empty.
+        stops: For each prompt the texts at which its completions end.
+    """
+
+    ids: list[list[int]]
+    stops: list[tuple[str, ...]]
+
+    @property
+    def width(self) -> int:
+        """Length of the longest prompt, in tokens."""
+        return max(map(len, self.ids))
+
+
+def own_model(model: Any, processing_class: Any) -> LocalModel | None:
+    """Return a source's own model, or None where it has none.
+
+    Raises:
+        ValueError: A model came without its tokenizer.
+    """
+    if model is None:
+        return None
+    if processing_class is None:
+        raise ValueError("processing_class: required together with model; pass the model's tokenizer")
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    return LocalModel(model=model, processing_class=processing_class, name=name)
+
+
+def chosen_model(own: LocalModel | None, student: LocalModel | None) -> LocalModel:
+    """Return the model to generate with: a source's own, or else the one in training.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    local = own or student
+    if local is None:
+        raise ValueError("model: this source has none and no model in training was given; pass model=...")
+    return local
+
+
+def checked_prompts(local: LocalModel, tasks: Sequence[CodingTask], *, max_completion_length: int) -> list[list[int]]:
+    """Return the token ids of each task's prompt.
+
+    Raises:
+        ValueError: A prompt is empty, or it and its completion do not fit the model's context.
+    """
+    prompt_ids = local.encode([task.prompt for task in tasks])
+    context = local.context
+    for task, ids in zip(tasks, prompt_ids, strict=True):
+        if not ids:
+            raise ValueError(f"prompt: task {task.task_id!r} encodes to no token; give it some text")
+        if context is not None and len(ids) + max_completion_length > context:
+            raise ValueError(
+                f"max_completion_length: {max_completion_length} tokens after the {len(ids)} of task "
+                f"{task.task_id!r} exceed the model's context of {context}; lower it or drop the task"
+            )
+    return prompt_ids
+
+
+def batches(
+    prompt_ids: Sequence[list[int]], tasks: Sequence[CodingTask], stop: Iterable[str], *, batch_size: int
+) -> list[PromptBatch]:
+    """Deal prompts out to batches, in order; completions end at the stops of their task and at those given."""
+    stops = [tuple(dict.fromkeys((*task.stop, *stop))) for task in tasks]
+    return [
+        PromptBatch(ids=list(prompt_ids[start : start + batch_size]), stops=stops[start : start + batch_size])
+        for start in range(0, len(prompt_ids), batch_size)
+    ]
+
+
+def generate_ids(
+    local: LocalModel, batch: PromptBatch, config: GenerationConfig, *, processors: Sequence[Any] = ()
+) -> list[list[list[int]]]:
+    """Generate once for a batch.
+
+    Args:
+        local: The model.
+        batch: The prompts.
+        config: Every field that changes what is generated; `LocalModel.inference` empties the model's own meanwhile,
+            because fields left None would be filled from it.
+        processors: Logits processors.
+
+    Returns:
+        For each prompt the token ids of `config.num_return_sequences` completions, each up to its first end token.
+    """
+    eos = local.eos_token_ids()
+    width, count = batch.width, config.num_return_sequences
+    # Left padding: every prompt has to end where generation starts.
+    padded = [[local.pad_token_id] * (width - len(ids)) + ids for ids in batch.ids]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch.ids]
+    stopping = [TaskStops(local.processing_class, batch.stops, start=width)] if any(batch.stops) else []
+    with local.inference() as bare:
+        output = bare.generate(
+            input_ids=torch.tensor(padded, device=local.device),
+            attention_mask=torch.tensor(mask, device=local.device),
+            generation_config=config,
+            logits_processor=list(processors),
+            stopping_criteria=stopping,
+            # A process whose sequences have ended goes on with those of the others, which need its shards.
+            synced_gpus=local.is_sharded,
+        )
+    rows = [_until_end(row, eos, local.pad_token_id) for row in output[:, width:].tolist()]
+    return [rows[start : start + count] for start in range(0, len(rows), count)]
+
+
+def programs_of(
+    local: LocalModel,
+    batch: PromptBatch,
+    completions: Sequence[Sequence[list[int]]],
+    *,
+    settings: str,
+    with_logprobs: bool = True,
+    score_batch_size: int = 8,
+) -> list[list[GeneratedProgram]]:
+    """Return what was generated for each prompt as programs, cut at its stops and scored.
+
+    Args:
+        local: The model that generated and scores.
+        batch: The prompts.
+        completions: For each prompt the token ids of its completions.
+        settings: How they were generated, for the record.
+        with_logprobs: Whether to score them; it takes a forward pass.
+        score_batch_size: How many completions are scored at once.
+    """
+    kept = [
+        _cut(local.processing_class, ids, stops)
+        for stops, found in zip(batch.stops, completions, strict=True)
+        for ids in found
+    ]
+    prompts = [ids for ids, found in zip(batch.ids, completions, strict=True) for _ in found]
+    logprobs: list[float | None] = [None] * len(kept)
+    if with_logprobs:
+        logprobs = list(local.logprobs(prompts, [ids or [] for _, ids in kept], batch_size=score_batch_size))
+    programs = iter(
+        GeneratedProgram(
+            completion=text,
+            logprob=logprob if ids else None,
+            num_tokens=len(ids) if ids else None,
+            source=local.name,
+            scorer=local.name if ids and logprob is not None else "",
+            settings=settings,
+        )
+        for (text, ids), logprob in zip(kept, logprobs, strict=True)
+    )
+    return [[next(programs) for _ in found] for found in completions]
+
+
+def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
+    # What is shorter than the longest is padded, often with the end token itself: keep the first end token only.
+    for position, token in enumerate(ids):
+        if token in eos:
+            return ids[: position + 1]
+    # Ended by a stop: padded behind it.
+    end = len(ids)
+    while end and ids[end - 1] == pad:
+        end -= 1
+    return ids[:end]
+
+
+def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int] | None]:
+    """Return a completion's text before its first stop, and its tokens; None where a cut goes through one."""
+    text = _decode(tokenizer, ids)
+    place = first_stop(text, stops)
+    if place is None:
+        return text, ids
+    kept = kept_before(text, place, _token_ends(tokenizer, ids, text))
+    return kept.text, None if kept.num_tokens is None else ids[: kept.num_tokens]
+
+
+def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+    """Return where each token ends, in bytes of the text; of the tokens of one character all where that ends."""
+    ends: list[int] = []
+    end = len(text.encode("utf-8", "surrogatepass"))
+    for count in range(len(ids), 0, -1):
+        before = _decode(tokenizer, ids[:count])
+        # Half a character decodes to a placeholder, which is not in the text.
+        if text.startswith(before):
+            end = len(before.encode("utf-8", "surrogatepass"))
+        ends.append(end)
+    return ends[::-1]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -1,0 +1,198 @@
+"""Nucleus sampling with transformers: n programs of each task, drawn from what the model believes (arXiv 1904.09751).
+
+Enters: tasks and a model. Leaves: n completions a task, independent of each other, each with log P(t_i) under the
+model itself, not under the truncated distribution they were drawn from. The random numbers of a batch follow from the
+seed, the round and its tasks, so that neither the number of processes nor a restart changes what is written.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from trl_pper.generation.fingerprint import model_identity
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.local_programs import (
+    PromptBatch,
+    batches,
+    checked_prompts,
+    chosen_model,
+    generate_ids,
+    own_model,
+    programs_of,
+)
+from trl_pper.generation.source import GeneratedProgram, settings_json
+from trl_pper.task import CodingTask, checked_stop
+
+
+class NucleusSource:
+    """Programs by nucleus sampling from a transformers model.
+
+    Beams of a weak model repeat themselves; samples differ, and an unbiased pass@k needs them.
+
+    Args:
+        model: A causal language model, or None to generate with the model in training.
+        processing_class: Its tokenizer; required with `model`.
+        num_programs: n, the number of programs per task.
+        max_completion_length: Longest completion, in tokens.
+        batch_size: How many prompts are generated for at once.
+        max_sequences: How many sequences go through the model at once; of more programs than that per batch, some are
+            written after the others.
+        temperature: What logits are divided by, above 0.
+        top_p: The least probable tokens that together have less than 1 - top_p are left out; 1 leaves out none.
+        top_k: How many tokens are left in at most; 0 for all.
+        seed: Seed of the random numbers.
+        stop: Texts that end a completion, beside those of its task.
+        with_logprobs: Whether to compute log P(t_i); an evaluation needs none.
+
+    Raises:
+        ValueError: An argument is out of range, or a model came without its tokenizer.
+
+    Examples:
+        >>> NucleusSource(num_programs=20, temperature=0.8, top_p=0.95).num_programs
+        20
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        processing_class: Any = None,
+        *,
+        num_programs: int = 3,
+        max_completion_length: int = 256,
+        batch_size: int = 8,
+        max_sequences: int = 64,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        with_logprobs: bool = True,
+    ) -> None:
+        counts = {
+            "num_programs": num_programs, "max_completion_length": max_completion_length, "batch_size": batch_size,
+            "max_sequences": max_sequences,
+        }  # fmt: skip
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1; got {value}")
+        if not temperature > 0:
+            raise ValueError(f"temperature: must be above 0; got {temperature}. Beam search is without chance")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p: must be above 0 and at most 1; got {top_p}")
+        if top_k < 0:
+            raise ValueError(f"top_k: must not be negative; got {top_k}. 0 leaves all tokens in")
+        self.num_programs = num_programs
+        self.max_completion_length = max_completion_length
+        self.batch_size = batch_size
+        self.max_sequences = max_sequences
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.seed = seed
+        self.stop = checked_stop(stop)
+        self.with_logprobs = with_logprobs
+        self.round_index = 0
+        self._own = own_model(model, processing_class)
+
+    @property
+    def uses_student(self) -> bool:
+        """Whether the model in training writes the programs."""
+        return self._own is None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How programs are generated, as plain values."""
+        return {
+            "method": "nucleus sampling",
+            "num_programs": self.num_programs,
+            "max_completion_length": self.max_completion_length,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            **({"top_k": self.top_k} if self.top_k else {}),
+            "seed": self.seed,
+            **({"stop": list(self.stop)} if self.stop else {}),
+        }
+
+    def for_round(self, round_index: int) -> NucleusSource:
+        """Return this source with the random numbers of another round, as a fixed model would repeat itself."""
+        other = copy.copy(self)
+        other.round_index = round_index
+        return other
+
+    def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
+        """Return all that decides what this source writes: its settings, the weights, the tokenizer, the template."""
+        shape = {"batch_size": self.batch_size, "max_sequences": self.max_sequences, "round_index": self.round_index}
+        return self.settings | shape | model_identity(chosen_model(self._own, student))
+
+    def generate(
+        self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
+    ) -> Iterator[list[GeneratedProgram]]:
+        """Yield `num_programs` programs per task.
+
+        Args:
+            tasks: What to write programs for.
+            student: The model to generate with when the source has none of its own.
+
+        Raises:
+            ValueError: There is no model, or a prompt and its completion do not fit the model's context.
+        """
+        local = chosen_model(self._own, student)
+        prompt_ids = checked_prompts(local, tasks, max_completion_length=self.max_completion_length)
+        for index, batch in enumerate(batches(prompt_ids, tasks, self.stop, batch_size=self.batch_size)):
+            names = [task.task_id for task in tasks[index * self.batch_size :][: self.batch_size]]
+            yield from self._write(local, batch, names)
+
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        """Raise the ValueError that `generate` would raise, before anything is generated."""
+        checked_prompts(chosen_model(self._own, student), tasks, max_completion_length=self.max_completion_length)
+
+    def _write(self, local: LocalModel, batch: PromptBatch, names: list[str]) -> list[list[GeneratedProgram]]:
+        at_once = max(1, self.max_sequences // len(batch.ids))
+        settings = settings_json(self.settings)
+        written: list[list[GeneratedProgram]] = [[] for _ in batch.ids]
+        for first in range(0, self.num_programs, at_once):
+            count = min(at_once, self.num_programs - first)
+            config = self.generation_config(local.eos_token_ids(), local.pad_token_id, num_programs=count)
+            devices = range(torch.cuda.device_count()) if local.device.type == "cuda" else ()
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(_seed(self.seed, self.round_index, names, first))
+                completions = generate_ids(local, batch, config)
+            parts = programs_of(
+                local,
+                batch,
+                completions,
+                settings=settings,
+                with_logprobs=self.with_logprobs,
+                score_batch_size=self.batch_size,
+            )
+            for programs, part in zip(written, parts, strict=True):
+                programs += part
+        return written
+
+    def generation_config(self, eos_token_id: list[int], pad_token_id: int, *, num_programs: int) -> GenerationConfig:
+        """Return the generation configuration, with every field set that changes the distribution drawn from."""
+        return GenerationConfig(
+            max_new_tokens=self.max_completion_length,
+            num_beams=1,
+            num_return_sequences=num_programs,
+            do_sample=True,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            use_cache=True,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+
+
+def _seed(*parts: Any) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big")
