@@ -30,7 +30,7 @@ from trl_pper.task import CodingTask
 from trl_pper.verdict import Outcome, Verdict
 
 #: Per test. Programs that never end are many; of the others none comes near.
-CPU_SECONDS = 4.0
+CPU_SECONDS = 2.0
 COLUMNS = (
     "sample", "tasks", "amplified", "tests_before", "tests_after", "passed_before", "exposed", "tasks_affected",
     "known_wrong", "known_wrong_exposed", "known_right", "known_right_exposed",

@@ -72,14 +72,15 @@ def humaneval(data: Path) -> Sample:
 
 
 def mbpp(data: Path) -> Sample:
-    """One program of each of three models for each task; MBPP+ knows those of the tasks it has."""
-    tasks = load_tasks(data / _MBPP, format="mbpp")
+    """The tasks that MBPP+ has too, and one program of each of three models for each; MBPP+ knows them."""
+    plus = {task.task_id: task for task in load_tasks(data / _MBPP_PLUS, format="mbpp", on_error="skip")}
+    tasks = [task for task in load_tasks(data / _MBPP, format="mbpp") if task.task_id in plus]
     programs = _dumps(data, "mbpp")
     return Sample(
-        name="MBPP",
+        name="MBPP, tasks of MBPP+",
         tasks=tasks,
         programs=[programs[task.task_id] for task in tasks],
-        truth={task.task_id: task for task in load_tasks(data / _MBPP_PLUS, format="mbpp", on_error="skip")},
+        truth=plus,
         known_by="MBPP+",
     )
 
@@ -168,8 +169,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "humaneval": humaneval,
+    "refactory": refactory,
     "mbpp": mbpp,
     "atcoder": atcoder,
     "code_contests": code_contests,
-    "refactory": refactory,
 }

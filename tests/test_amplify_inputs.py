@@ -30,9 +30,9 @@ VALUES = st.recursive(
 )
 
 
-def made(inputs, most=20, key="k", boundaries=False):
+def made(inputs, most=20, key="k", margin=False):
     records = [Record(each) for each in inputs]
-    return [plain(each) for each in new_inputs(records, shape_of(records, boundaries=boundaries), most=most, key=key)]
+    return [plain(each) for each in new_inputs(records, shape_of(records, margin=margin), most=most, key=key)]
 
 
 def types_at(value, place=()):
@@ -118,9 +118,9 @@ def test_what_all_inputs_have_in_common_new_ones_have_too(inputs, rule):
     ],
     ids=["count", "count less one", "index", "parallel", "interval", "member", "part"],
 )
-@pytest.mark.parametrize("boundaries", [False, True])
-def test_how_arguments_relate_stays(inputs, rule, boundaries):
-    found = made(inputs, boundaries=boundaries)
+@pytest.mark.parametrize("margin", [False, True])
+def test_how_arguments_relate_stays(inputs, rule, margin):
+    found = made(inputs, margin=margin)
     assert found
     assert all(rule(*each) for each in found)
 
@@ -132,9 +132,9 @@ def test_numbers_that_others_decide_are_put_right_from_the_inside_out():
     assert plain(_repaired(changed, shape)) == (3, [(1, [5]), (0, []), (4, [7, 7, 7, 7])])
 
 
-def test_boundaries_allow_a_little_more_than_was_seen():
+def test_a_margin_allows_lengths_a_little_beyond_those_seen():
     inputs = [(1, "abc"), (5, "bb"), (9, "cc")]
-    strict, wider = made(inputs, most=300), made(inputs, most=300, boundaries=True)
+    strict, wider = made(inputs, most=300), made(inputs, most=300, margin=True)
     assert {n for n, _ in strict} <= set(range(1, 10))
     assert {n for n, _ in wider} <= set(range(1, 10))
     assert {len(text) for _, text in strict} == {2, 3}

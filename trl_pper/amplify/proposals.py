@@ -153,7 +153,7 @@ def _program(task: CodingTask) -> str:
 
 def _new_arguments(group: Sequence[TestCall], most: int, key: str) -> list[Record]:
     inputs = [call.arguments for call in group]
-    return new_inputs(inputs, shape_of(inputs, boundaries=True), most=most, key=key) if inputs[0] else []
+    return new_inputs(inputs, shape_of(inputs, margin=True), most=most, key=key) if inputs[0] else []
 
 
 def _commonest(group: Sequence[TestCall]) -> TestCall:

@@ -93,12 +93,12 @@ class Shape:
         return True
 
 
-def shape_of(values: Sequence[Any], *, boundaries: bool = False) -> Shape:
+def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
     """Return what `values` have in common.
 
     Args:
         values: At least one; of `Record`s all of the same length.
-        boundaries: Whether to allow lengths one below the least seen and one above the greatest, though never
+        margin: Whether to allow lengths one below the least seen and one above the greatest, though never
             emptiness that was not seen. Numbers have no such margin: 0, 1 or 1001 break too many preconditions.
     """
     numbers = [value for value in values if type(value) in (int, float)]
@@ -110,9 +110,9 @@ def shape_of(values: Sequence[Any], *, boundaries: bool = False) -> Shape:
     items = [item for value in sequences if not is_record for item in _items(value)]
     items += [item for value in dictionaries for item in value.values()]
     keys = [key for value in dictionaries for key in value]
-    wider = functools.partial(shape_of, boundaries=boundaries)
+    inner = functools.partial(shape_of, margin=margin)
     shortest, longest = min(map(len, sized), default=0), max(map(len, sized), default=0)
-    if boundaries and longest > shortest:
+    if margin and longest > shortest:
         shortest, longest = max(min(1, shortest), shortest - 1), longest + 1
     rules = [*text_rules(texts), *([] if is_record else sequence_rules(sequences))]
     return Shape(
@@ -123,9 +123,9 @@ def shape_of(values: Sequence[Any], *, boundaries: bool = False) -> Shape:
         step=_step([number for number in numbers if isinstance(number, int)]),
         decimals=max((decimals_of(number) for number in numbers if isinstance(number, float)), default=0),
         lengths=(shortest, longest),
-        fields=tuple(map(wider, zip(*sequences, strict=True))) if is_record else None,
-        key=wider(keys) if keys else None,
-        item=wider(items) if items else None,
+        fields=tuple(map(inner, zip(*sequences, strict=True))) if is_record else None,
+        key=inner(keys) if keys else None,
+        item=inner(items) if items else None,
         rules=tuple([*rules, *record_rules(sequences)] if is_record else rules),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -167,8 +167,11 @@ class _Work:
 
     def drop(self, verdicts: Sequence[Verdict]) -> None:
         """Drop the tests that one of the references does not pass."""
-        rows = zip(*(verdict.outcomes for verdict in verdicts), strict=True)
-        kept = [test for test, row in zip(self.tests, rows, strict=True) if set(row) == {Outcome.PASSED}]
+        kept = [
+            test
+            for index, test in enumerate(self.tests)
+            if all(verdict.outcomes[index : index + 1] == (Outcome.PASSED,) for verdict in verdicts)
+        ]
         if len(kept) < len(self.tests):
             self.dropped["a reference does not pass the test"] += len(self.tests) - len(kept)
         self.tests = kept
@@ -210,14 +213,13 @@ def _check_references(work: Sequence[_Work], judge: Judge) -> None:
 
 def _verify(work: Sequence[_Work], judge: Judge) -> None:
     """Keep the tests that every reference passes, and only where it then passes all tests of the task."""
-    ready = [one for one in work if one.tests]
-    for one, verdicts in zip(
-        ready, judge.run([(one.candidate(alone=True), one.programs) for one in ready]), strict=True
-    ):
+    for one, verdicts in _judged([one for one in work if one.tests], judge, alone=True):
         one.drop(verdicts)
-    ready = [one for one in ready if one.tests]
-    for one, verdicts in zip(
-        ready, judge.run([(one.candidate(alone=False), one.programs) for one in ready]), strict=True
-    ):
+    for one, verdicts in _judged([one for one in work if one.tests], judge, alone=False):
         if not all(verdict.accepted for verdict in verdicts):
             one.reason = FAILS_TOGETHER
+
+
+def _judged(work: Sequence[_Work], judge: Judge, *, alone: bool) -> Iterator[tuple[_Work, list[Verdict]]]:
+    """Yield tasks with what their references do on the new tests, alone or after the old ones."""
+    yield from zip(work, judge.run([(one.candidate(alone=alone), one.programs) for one in work]), strict=True)
