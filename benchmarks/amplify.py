@@ -40,7 +40,8 @@ COLUMNS = (
 def measure(sample: Sample, judge: Judge, *, new_tests: int, seed: int) -> dict[str, Any]:
     """Return the figures of one sample."""
     started = time.perf_counter()
-    amplified = amplify_tasks(sample.tasks, judge, new_tests=new_tests, seed=seed)
+    references = {name: [program] for name, program in sample.corrected.items()} if sample.agreeing else None
+    amplified = amplify_tasks(sample.tasks, judge, new_tests=new_tests, seed=seed, references=references)
     seconds = time.perf_counter() - started
     found = expose(sample.tasks, amplified, sample.programs, judge)
     changed = [one for one in amplified if one.added is not None]
@@ -62,6 +63,7 @@ def measure(sample: Sample, judge: Judge, *, new_tests: int, seed: int) -> dict[
         "tasks_affected": sum(one.exposed > 0 for one in found),
         **figures_of(known, found, amplified),
         **(contract_figures(sample, amplified, found, known, judge) if sample.contracts else {}),
+        **(corrected_figures(sample, amplified, judge) if sample.corrected else {}),
         "known_by": sample.known_by,
         "seconds": round(seconds, 1),
     }
@@ -134,16 +136,23 @@ def contract_figures(
             ]
             only_outside["exposed_outside_contract_only"] += not any(failed)
             only_outside["known_right_exposed_within_contract"] += bool(right) and any(failed)
-    corrected = judge.run(
-        [(_added(one), [sample.corrected[one.task.task_id]]) for one in amplified if one.task.task_id in allowed]
-    )
     return {
         "inputs_with_contract": sum(map(len, allowed.values())),
         "inputs_within_contract": sum(map(sum, allowed.values())),
         "tasks_with_an_input_outside": sorted(task_id for task_id, inside in allowed.items() if not all(inside)),
         "exposed_outside_contract_only": only_outside["exposed_outside_contract_only"],
         "known_right_exposed_within_contract": only_outside["known_right_exposed_within_contract"],
-        "tests_rejecting_corrected_reference": sum(one.total - one.passed for [one] in corrected),
+    }
+
+
+def corrected_figures(sample: Sample, amplified: Sequence[AmplifiedTask], judge: Judge) -> dict[str, Any]:
+    """Return how many new tests a corrected reference does not pass, and of which tasks."""
+    asked = [one for one in amplified if one.added is not None and one.task.task_id in sample.corrected]
+    verdicts = judge.run([(_added(one), [sample.corrected[one.task.task_id]]) for one in asked])
+    failed = {one.task.task_id: verdict.total - verdict.passed for one, [verdict] in zip(asked, verdicts, strict=True)}
+    return {
+        "tests_rejecting_corrected_reference": sum(failed.values()),
+        "tasks_rejecting_corrected_reference": sorted(name for name, number in failed.items() if number),
     }
 
 

@@ -37,7 +37,8 @@ class Sample:
         truth: By id, tasks whose tests say which programs are right, instead of `known`.
         known_by: Who says so.
         contracts: By id, EvalPlus' checks of arguments.
-        corrected: By id, EvalPlus' reference.
+        corrected: By id, a corrected reference of EvalPlus.
+        agreeing: Whether new tests must suit that one too.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Sample:
     known_by: str = ""
     contracts: Mapping[str, str] = field(default_factory=dict)
     corrected: Mapping[str, str] = field(default_factory=dict)
+    agreeing: bool = False
 
 
 def humaneval(data: Path) -> Sample:
@@ -77,12 +79,23 @@ def mbpp(data: Path) -> Sample:
     tasks = [task for task in load_tasks(data / _MBPP, format="mbpp") if task.task_id in plus]
     programs = _dumps(data, "mbpp")
     return Sample(
-        name="MBPP, tasks of MBPP+",
+        name="MBPP",
         tasks=tasks,
         programs=[programs[task.task_id] for task in tasks],
         truth=plus,
+        corrected={name: task.reference for name, task in plus.items() if task.reference is not None},
         known_by="MBPP+",
     )
+
+
+def humaneval_agreeing(data: Path) -> Sample:
+    """The same, where EvalPlus' reference has to agree."""
+    return replace(humaneval(data), name="HumanEval, two references", agreeing=True)
+
+
+def mbpp_agreeing(data: Path) -> Sample:
+    """The same, where the reference of MBPP+ has to agree."""
+    return replace(mbpp(data), name="MBPP, two references", agreeing=True)
 
 
 def atcoder(data: Path) -> Sample:
@@ -169,8 +182,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 SAMPLES: dict[str, Callable[[Path], Sample]] = {
     "humaneval": humaneval,
+    "humaneval_agreeing": humaneval_agreeing,
     "refactory": refactory,
     "mbpp": mbpp,
+    "mbpp_agreeing": mbpp_agreeing,
     "atcoder": atcoder,
     "code_contests": code_contests,
 }

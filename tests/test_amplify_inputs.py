@@ -1,6 +1,7 @@
 """New inputs: types, ranges and rules of the known ones stay, counts are put right, and nothing depends on chance."""
 
 import ast
+import itertools
 import os
 import subprocess
 import sys
@@ -92,11 +93,16 @@ def test_other_texts_are_no_literal(text):
         ([("ab cd",), ("cd",), ("ef ab ab",)], lambda x: set(x.split()) <= {"ab", "cd", "ef"}),
         ([("cab",), ("abbb",), ("ccca",)], lambda x: set(x) <= set("abc") and 3 <= len(x) <= 4),
         ([("03-11-2000",), ("15-01-2012",)], lambda x: x in ("03-11-2000", "15-01-2012")),
+        ([("ABC349",), ("ABC350",), ("ABC316",)], lambda x: x[:3] == "ABC" and len(x) == 6 and x[3:].isdigit()),
+        ([("a|bb|c",), ("||xyz",)], lambda x: x.count("|") == 2),
+        ([([1, 2, 1],), ([3, 1, 3, 4],)], lambda x: all(a != b for a, b in itertools.pairwise(x))),
+        ([([[1, 3], [4, 2]],), ([[5, 6], [2, 1], [9, 3]],)], lambda x: len({n for r in x for n in r}) == 2 * len(x)),
         ([(10,), (40,), (30,), (90,)], lambda x: x % 10 == 0 and 10 <= x <= 90),
         ([(0.5,), (2.25,)], lambda x: 0.5 <= x <= 2.25 and x == round(x, 2)),
         ([({"a": 3},), ({"b": 5, "c": 9},)], lambda x: set(x) <= set("abc") and all(3 <= v <= 9 for v in x.values())),
     ],
-    ids=["ascending", "descending", "distinct", "square", "brackets", "words", "letters", "parts", "tens", "decimals",
+    ids=["ascending", "descending", "distinct", "square", "brackets", "words", "letters", "parts", "start", "marks",
+         "neighbours", "numbers", "tens", "decimals",
          "dictionary"],
 )  # fmt: skip
 def test_what_all_inputs_have_in_common_new_ones_have_too(inputs, rule):
@@ -115,8 +121,9 @@ def test_what_all_inputs_have_in_common_new_ones_have_too(inputs, rule):
         ([(3, 9), (1, 4), (2, 7)], lambda x, y: x < y),
         ([(3, [3, 9]), (1, [4, 1]), (2, [2, 7, 3])], lambda x, y: x in y),
         ([("a", "ba"), ("cd", "acd")], lambda x, y: x in y),
+        ([(2, ["ab", "cd"]), (3, ["abc"]), (1, ["a", "b"])], lambda x, y: all(len(row) == x for row in y)),
     ],
-    ids=["count", "count less one", "index", "parallel", "interval", "member", "part"],
+    ids=["count", "count less one", "index", "parallel", "interval", "member", "part", "width"],
 )
 @pytest.mark.parametrize("margin", [False, True])
 def test_how_arguments_relate_stays(inputs, rule, margin):
@@ -139,6 +146,12 @@ def test_a_margin_allows_lengths_a_little_beyond_those_seen():
     assert {n for n, _ in wider} <= set(range(1, 10))
     assert {len(text) for _, text in strict} == {2, 3}
     assert {len(text) for _, text in wider} == {1, 2, 3, 4}
+
+
+def test_zero_is_tried_where_it_was_seen():
+    assert {n for (n,) in made([(-3,), (3,)])} == {-2, -1, 1, 2}
+    assert 0 in {n for each in made([([-3, 0],), ([3, 1],)], most=50) for n in each[0]}
+    assert 0.0 not in {n for (n,) in made([(-0.5,), (0.5,)], most=9)}
 
 
 def test_one_input_without_anything_to_change_gives_none():

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
+from trl_pper.amplify.predicates import SEQUENCE_KINDS, SEQUENCE_PREDICATES, TEXT_PREDICATES, mask_of, numbers_in
+
 #: What holds parts of a text together that letters must not be moved between, as in 1,a,2,b or key=value.
 _PARTS = re.compile(r"\w[-,;:=/|>]\w")
-_SEQUENCE_KINDS = (list, tuple, set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +93,46 @@ def text_rules(texts: Sequence[str]) -> list[Rule]:
         return []
     alphabet = frozenset("".join(texts))
     vocabulary = frozenset(word for text in texts for word in text.split())
-    mask = _mask(texts[0])
+    mask = mask_of(texts[0])
     rules = [Rule(name="alphabet", kinds=(str,), holds=alphabet.issuperset)]
     if len(set(texts)) > 1 and sum(_PARTS.search(text) is not None for text in texts) > len(texts) / 2:
         rules.append(Rule(name="has parts", kinds=(str,), holds=frozenset(texts).__contains__))
     if any(" " in text for text in texts):
         rules.append(Rule(name="words", kinds=(str,), holds=lambda text: vocabulary.issuperset(text.split())))
-    if len(set(texts)) > 1 and all(_mask(text) == mask for text in texts) and re.search("[^9aA]", mask):
-        rules.append(Rule(name="mask", kinds=(str,), holds=lambda text: _mask(text) == mask))
+    if len(set(texts)) > 1 and all(mask_of(text) == mask for text in texts) and len(set(mask)) > 1:
+        rules.append(Rule(name="mask", kinds=(str,), holds=lambda text: mask_of(text) == mask))
+    if len(set(texts)) > 1:
+        rules += _constant_parts(texts)
     if _is_choice(texts):
         rules.append(Rule(name="choice", kinds=(str,), holds=frozenset(texts).__contains__))
-    return rules + _true_of_all(_TEXT_RULES, (str,), texts)
+    return rules + _true_of_all(TEXT_PREDICATES, (str,), texts)
+
+
+def _constant_parts(texts: Sequence[str]) -> list[Rule]:
+    """Return rules on how all texts begin and end, and on how often a mark such as | stands in each."""
+    start = _shared_start(texts)
+    end = _shared_start([text[::-1] for text in texts])[::-1]
+    marks = {mark: texts[0].count(mark) for mark in set(texts[0]) if not mark.isalnum() and mark != " "}
+    same = {mark: count for mark, count in marks.items() if all(text.count(mark) == count for text in texts)}
+    rules = [
+        Rule(name="marks", kinds=(str,), holds=lambda text: all(text.count(mark) == n for mark, n in same.items()))
+    ]
+    if len(start) > 1:
+        rules.append(Rule(name="start", kinds=(str,), holds=lambda text: text.startswith(start)))
+    if len(end) > 1:
+        rules.append(Rule(name="end", kinds=(str,), holds=lambda text: text.endswith(end)))
+    return rules
+
+
+def _shared_start(texts: Sequence[str]) -> str:
+    least, greatest = min(texts), max(texts)
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, greatest, strict=False))
+    return "".join(one for one, _ in pairs)
 
 
 def sequence_rules(values: Sequence[Any]) -> list[Rule]:
     """Return what is true of all lists, tuples and sets among `values`, each taken for itself."""
-    return _true_of_all(_SEQUENCE_RULES, _SEQUENCE_KINDS, values) if values else []
+    return _true_of_all(SEQUENCE_PREDICATES, SEQUENCE_KINDS, values) if values else []
 
 
 def record_rules(records: Sequence[Any]) -> list[Rule]:
@@ -146,12 +170,24 @@ def features(record: Sequence[Any]) -> dict[str, float]:
             found[f"value {index}"] = value
         elif hasattr(value, "__len__"):
             found[f"length {index}"] = len(value)
-            numbers = list(_numbers(value))
+            width = _width(value)
+            if width is not None:
+                found[f"width {index}"] = width
+            numbers = list(numbers_in(value))
             if numbers:
                 found[f"least {index}"] = min(numbers)
                 found[f"greatest {index}"] = max(numbers)
                 found[f"sum {index}"] = sum(numbers)
     return found
+
+
+def _width(value: Any) -> int | None:
+    """Return the length that all rows of a grid have, whose rows may stand alone in records."""
+    rows = (
+        [row[0] if isinstance(row, tuple) and len(row) == 1 else row for row in value] if type(value) is list else []
+    )
+    widths = {len(row) if isinstance(row, str | list | tuple) else None for row in rows}
+    return widths.pop() if len(widths) == 1 else None
 
 
 def field_of(feature: str) -> int:
@@ -199,106 +235,6 @@ def _true_of_all(
     return [Rule(name=name, kinds=kinds, holds=holds) for name, holds in rules.items() if all(map(holds, values))]
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    if type(value) in (int, float):
-        yield value
-    elif isinstance(value, _SEQUENCE_KINDS):
-        for item in value:
-            yield from _numbers(item)
-
-
-def _mask(text: str) -> str:
-    """Return the text with every letter and digit made one of its kind: 03-11-2000 is 99-99-9999."""
-    return re.sub(r"[a-z]", "a", re.sub(r"[A-Z]", "A", re.sub(r"\d", "9", text)))
-
-
 def _is_choice(texts: Sequence[str]) -> bool:
     """Whether texts repeat so much that they must be names of a few things."""
     return len(texts) >= 6 and len(set(texts)) <= len(texts) // 3
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", text) is not None
-
-
-def _is_balanced(text: str) -> bool:
-    waiting: list[str] = []
-    for mark in text:
-        if mark in _BRACKETS.values():
-            waiting.append(mark)
-        elif mark in _BRACKETS and (not waiting or waiting.pop() != _BRACKETS[mark]):
-            return False
-    return not waiting
-
-
-def _is_ordered(values: Any, compare: Callable[[Any, Any], bool]) -> bool:
-    if isinstance(values, set):
-        return False
-    try:
-        return all(compare(one, next_one) for one, next_one in itertools.pairwise(values))
-    except TypeError:
-        return False
-
-
-def _is_distinct(values: Any) -> bool:
-    return len({repr(value) for value in values}) == len(values)
-
-
-def _is_rectangular(values: Any) -> bool:
-    return len({len(value) if hasattr(value, "__len__") else -1 for value in values}) <= 1
-
-
-def _is_square(values: Any) -> bool:
-    return all(hasattr(value, "__len__") and len(value) == len(values) for value in values)
-
-
-def _greatest(values: Any) -> float:
-    return max((value for value in values if type(value) is int), default=-1)
-
-
-def _has_no_loops(values: Any) -> bool:
-    """Whether pairs of whole numbers, as edges between them, are a forest."""
-    root: dict[int, int] = {}
-
-    def find(node: int) -> int:
-        while root.setdefault(node, node) != node:
-            node = root[node]
-        return node
-
-    for value in values:
-        if not isinstance(value, list | tuple) or len(value) < 2 or not all(type(end) is int for end in value[:2]):
-            return False
-        one, other = find(value[0]), find(value[1])
-        if one == other:
-            return False
-        root[one] = other
-    return True
-
-
-_TEXT_RULES: dict[str, Callable[[Any], bool]] = {
-    "a number": _is_number,
-    "balanced": _is_balanced,
-    "no outer space": lambda text: text == text.strip(),
-    "single spaces": lambda text: "  " not in text,
-    "letters differ": _is_distinct,
-    "sorted": lambda text: _is_ordered(text, operator.le),
-    "mirrored": lambda text: text == text[::-1],
-    "begins with a letter": lambda text: text[:1].isalpha(),
-    "begins with a capital": lambda text: text[:1].isupper(),
-    "no leading zero": lambda text: text[:1] != "0",
-    "ends like a sentence": lambda text: text[-1:] in (".", "!", "?"),
-}
-_SEQUENCE_RULES: dict[str, Callable[[Any], bool]] = {
-    "ascending": lambda values: _is_ordered(values, operator.le),
-    "descending": lambda values: _is_ordered(values, operator.ge),
-    "distinct": _is_distinct,
-    "rectangular": _is_rectangular,
-    "square": _is_square,
-    "forest": _has_no_loops,
-    "one type": lambda values: len({type(value) for value in values}) <= 1,
-    "below its length": lambda values: _greatest(values) < len(values),
-    "up to its length": lambda values: _greatest(values) <= len(values),
-    "mirrored": lambda values: isinstance(values, list | tuple) and list(values) == list(values)[::-1],
-    "even length": lambda values: len(values) % 2 == 0,
-    "odd length": lambda values: len(values) % 2 == 1,
-}

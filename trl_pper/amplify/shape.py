@@ -36,6 +36,7 @@ class Shape:
         values: All values seen at this place.
         kinds: Their types.
         low, high: The least and greatest number among them.
+        has_zero: Whether 0 is among them: between -1 and 1 it is a case of its own.
         step: What all whole numbers among them are multiples of.
         decimals: The most decimals a float has.
         lengths: The least and greatest length of what has one.
@@ -49,6 +50,7 @@ class Shape:
     kinds: frozenset[type]
     low: float = 0
     high: float = 0
+    has_zero: bool = False
     step: int = 1
     decimals: int = 0
     lengths: tuple[int, int] = (0, 0)
@@ -71,7 +73,7 @@ class Shape:
         return self._allows_parts(value) and all(rule.holds(value) for rule in self.rules if kind in rule.kinds)
 
     def _allows_number(self, value: float) -> bool:
-        if not self.low <= value <= self.high:
+        if not self.low <= value <= self.high or (value == 0 and not self.has_zero):
             return False
         if isinstance(value, float):
             return decimals_of(value) <= self.decimals
@@ -120,6 +122,7 @@ def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
         kinds=frozenset(map(type, values)),
         low=min(numbers, default=0),
         high=max(numbers, default=0),
+        has_zero=0 in numbers,
         step=_step([number for number in numbers if isinstance(number, int)]),
         decimals=max((decimals_of(number) for number in numbers if isinstance(number, float)), default=0),
         lengths=(shortest, longest),
