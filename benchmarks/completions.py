@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
 
-from trl_pper import CodingTask, Judge, StdioTests, as_chat, load_tasks
+from trl_pper import CodingTask, Judge, Limits, StdioTests, as_chat, load_tasks
 from trl_pper.extraction import Extraction, extract
 from trl_pper.formats import match_task_id, read_rows
 from trl_pper.formats.prompts import QUESTION_STOPS, question_prompt
@@ -43,6 +44,8 @@ SAMPLES: dict[str, tuple[str, str | None, str, bool]] = {
     **{f"APPS, {p}": (APPS, f"apps_mapcoder/ChatGPT-{p}-APPS.jsonl", "raw_response", True) for p in PROMPTINGS},
     "AtCoder, o1-preview": (ATCODER, "atcoder/lcb_o1-prev.dev.jsonl.gz", "raw_response", True),
 }
+#: Of each test: some samples hold many programs that never end. The same before the cut and after it.
+CPU_SECONDS = 1.0
 #: Stops that others cut at, and that no format has.
 LEFT_OUT = ("\ndef ", "\n@", "\nimport ", "\nfrom ", "\n```")
 COLUMNS = ("sample", "completions", "without_a_program", "right", "with_a_stop", "broken")
@@ -130,15 +133,6 @@ def atcoder_tasks(path: Path) -> list[CodingTask]:
     ]
 
 
-def markdown(results: list[dict[str, Any]]) -> str:
-    """Return the figures as a table."""
-    lines = [f"| {' | '.join(column.replace('_', ' ') for column in COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    for result in results:
-        cells = [f"{value:,}" if isinstance(value, int) else value for value in (result[name] for name in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     logging.getLogger("trl_pper").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -146,10 +140,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     parser.add_argument("--workers", type=int, default=None, help="judging processes")
     options = parser.parse_args()
-    with Judge(workers=options.workers) as judge:
-        results = [measure(name, options.data, judge) for name in SAMPLES]
+    with Judge(workers=options.workers, limits=Limits(cpu_seconds=CPU_SECONDS)) as judge:
+        results = []
+        for name in SAMPLES:
+            results.append(measure(name, options.data, judge))
+            print(f"{name}: done", file=sys.stderr)
         isolation = judge.isolation
-    print(markdown(results))
+    print(markdown(results, COLUMNS))
     write_result(options.output, {"environment": snapshot(), "isolation": isolation, "samples": results})
 
 

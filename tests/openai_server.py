@@ -88,8 +88,11 @@ class OpenAIServer(ThreadingHTTPServer):
         steps = []
         for _ in range(body["max_tokens"]):
             logprobs = self.model(input_ids=rows).logits[:, -1].log_softmax(-1)
-            chances = ((logprobs + bias) / body["temperature"]).softmax(-1)
-            tokens = torch.multinomial(chances, 1, generator=generator)
+            if body["temperature"] == 0:
+                tokens = (logprobs + bias).argmax(-1, keepdim=True)
+            else:
+                chances = ((logprobs + bias) / body["temperature"]).softmax(-1)
+                tokens = torch.multinomial(chances, 1, generator=generator)
             steps.append(torch.cat([tokens, logprobs.gather(-1, tokens)], dim=-1).double())
             rows = torch.cat([rows, tokens], dim=-1)
         served = []

@@ -46,7 +46,19 @@ def test_figures_are_those_measured():
 
 def test_figures_in_the_text_are_those_measured():
     by_name = {one["sample"]: one for one in MEASURED["samples"]}
-    human_eval = by_name["HumanEval"]
-    for figure in ("inputs_within_contract", "inputs_with_contract", "exposed_outside_contract_only",
-                   "tests_rejecting_corrected_reference"):  # fmt: skip
-        assert f"{human_eval[figure]:,}" in PAGE.partition("## What it cannot know")[2]
+    human_eval, mbpp = by_name["HumanEval"], by_name["MBPP"]
+    agreed = by_name["MBPP, two references"]
+    rejected = agreed["inputs_dropped"]["a reference does not pass the test"]
+    assert by_name["HumanEval, two references"]["known_right_exposed"] == 0
+    text = " ".join(PAGE.partition("## What it cannot know")[2].split())
+    for said in (
+        f"{rejected} of the {mbpp['inputs_kept']:,} new tests of MBPP are failed",
+        f"{agreed['known_right_exposed']} known-right programs are exposed and not {mbpp['known_right_exposed']};",
+        f"on HumanEval none and not {human_eval['known_right_exposed']},",
+        f"{human_eval['inputs_within_contract']:,} of {human_eval['inputs_with_contract']:,} new inputs are.",
+        f"{human_eval['exposed_outside_contract_only']} of the {human_eval['exposed']} exposed programs",
+        f"{human_eval['tests_rejecting_corrected_reference']} new tests are failed by EvalPlus's",
+        f"find {human_eval['known_wrong']} wrong programs, the new ones {human_eval['known_wrong_exposed']} of them",
+        f"All {by_name['Refactory, three tests']['known_right_exposed']} such programs",
+    ):
+        assert said in text

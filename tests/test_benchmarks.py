@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trl_pper.scores import pass_at_k
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -75,6 +77,21 @@ def test_labels_of_a_figure_stand_apart_in_order(load):
     assert heights["low"] == 1.0
     ordered = list(heights.values())
     assert all(upper / lower >= 1.499 for upper, lower in itertools.pairwise(ordered))
+
+
+def test_an_evaluation_is_compared_with_measured_verdicts_program_by_program(load):
+    module = load("evaluate_samples")
+    for total, correct, k in itertools.product((7, 100), (0, 1, 5, 7), (1, 3, 7)):
+        assert module.product_pass_at_k(total, correct, k) == pytest.approx(pass_at_k(total, correct, k))
+    dump = [{"task_id": "a", "measured_passed": [1, 0, 0], "measured_status": ["ok", "assert", "compile"]}]
+    common = {"task_id": "a", "extracted": True, "message": ""}
+    verdicts = [
+        {**common, "index": index, "pass_rate": rate, "outcomes": ["passed"]} for index, rate in enumerate([1, 0.5, 1])
+    ]
+    (other,) = module.differences(dump, verdicts)
+    assert (other["index"], other["measured_status"], other["outcomes"]) == (2, "compile", {"passed": 1})
+    figures = module.measured_figures([{**dump[0], "measured_passed": [1] + [0] * 99}])
+    assert figures == pytest.approx({"accuracy": 1, "pass@1": 0.01, "pass@10": 0.1, "pass@100": 1, "solved@100": 1})
 
 
 def test_growth_is_not_flat_and_neither_wobble_nor_shrinking_is_growth(load):

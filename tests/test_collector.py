@@ -1,12 +1,15 @@
 """What the collector does with programs before they are experiences, and with what a trainer may be handed."""
 
 import logging
+import weakref
+from dataclasses import replace
 
 import pytest
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
-from trl_pper.evaluation import evaluate_tasks
+from trl_pper.evaluation import evaluate_tasks, tally
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.journal import Journal
 from trl_pper.judging import judge_programs
 from trl_pper.task import StdioCase
 from trl_pper.training_data import as_dataset
@@ -124,6 +127,32 @@ def test_the_first_program_speaks_for_the_model_and_all_tell_what_search_would_f
     assert scores.accuracy == 1 / 4
     assert scores.pass_rate == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
     assert scores.solved == 3 / 4
+    assert "accuracy_easy" not in scores.metrics()
+    levels = [
+        replace(task, difficulty=level) for task, level in zip(tasks, ["easy", "easy", None, "hard"], strict=True)
+    ]
+    metrics = evaluate_tasks(levels, DatasetSource(rows), judge).metrics()
+    assert {name: value for name, value in metrics.items() if name.startswith("accuracy")} == {
+        "accuracy": 1 / 4, "accuracy_easy": 1 / 2, "accuracy_no_difficulty": 0.0, "accuracy_hard": 0.0,
+    }  # fmt: skip
+
+
+def test_programs_are_let_go_once_they_are_counted(judge, tasks, tmp_path):
+    rows = [{"task_id": task.task_id, "completions": ["    return x + 1\n"] * 3} for task in tasks]
+    held, at_once = [], []
+
+    def look(position, programs):
+        held.extend(weakref.ref(one) for one in programs)
+        at_once.append(sum(one() is not None for one in held))
+
+    for restored in (0, 12):
+        with Journal(tmp_path) as journal:
+            found = tally(tasks, DatasetSource(rows), judge, journal=journal, on_judged=look)
+        assert found.restored == restored
+        assert [one.accepted for one in found.counts] == [3, 0, 0, 0]
+    # Those of the task at hand, and of one more that is on its way.
+    assert max(at_once) <= 6
+    assert len(held) == 24
 
 
 def test_evaluating_nothing_is_refused(judge, tasks):
@@ -133,3 +162,26 @@ def test_evaluating_nothing_is_refused(judge, tasks):
         ValueError, match="none of the 4 tasks could be judged; the first says: no program was generated"
     ):
         evaluate_tasks(tasks, DatasetSource([]), judge)
+
+
+def test_a_mixture_is_reported_by_source(judge, tasks):
+    mixed = [replace(task, source=name) for task, name in zip(tasks, ("b", "a", "b", None), strict=True)]
+    rows = [
+        {"task_id": "add-1", "completions": ["    return x + 1\n", "    return 2\n"]},
+        {"task_id": "add-2", "completion": "    return 0\n"},
+        {"task_id": "add-4", "completion": "    return x + 4\n"},
+    ]
+    report = collector(DatasetSource(rows), judge, mixed).collect()
+    figures = {
+        source: (one.tasks, one.programs, one.pass_rate, one.solved) for source, one in report.by_source.items()
+    }
+    # No program for add-3, so that "b" has one task here.
+    assert figures == {
+        "a": (1, 1, pytest.approx(1 / 3), 0.0),
+        "b": (1, 2, pytest.approx(2 / 3), 1.0),
+        "unnamed": (1, 1, 1.0, 1.0),
+    }
+    assert report.metrics()["pper/pass_rate/b"] == pytest.approx(2 / 3)
+    assert report.metrics()["pper/solved/a"] == 0.0
+    assert "pper/by_source" not in report.metrics()
+    assert collector(DatasetSource(rows), judge, tasks).collect().by_source == {}

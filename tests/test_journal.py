@@ -66,6 +66,35 @@ def test_everything_comes_back_the_unjudged_programs_too(tmp_path, tasks, write,
     assert all(entry.judged_by == ("limits",) * 3 for entry in entries.values())
 
 
+def test_a_task_comes_once_with_its_last_verdicts_when_all_of_it_was_read(tmp_path, tasks):
+    fill(tmp_path, tasks[:3])
+    again = [dataclasses.replace(one, verdict=Verdict(outcomes=OUTCOMES[0])) for one in programs(tasks[0])]
+    with Journal(tmp_path) as journal:
+        journal.append(tasks[0], again, judged_by="other limits")
+    entries = list(Journal(tmp_path).entries(tasks))
+    assert [position for position, _ in entries] == [1, 2, 0]
+    assert entries[-1][1].programs == tuple(again)
+    assert entries[-1][1].judged_by == ("other limits",) * 3
+    # A task twice among those asked for is there twice.
+    assert sorted(position for position, _ in Journal(tmp_path).entries([tasks[1], tasks[1]])) == [0, 1]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_more_programs_than_are_read_at_once_come_back_in_order(tmp_path, tasks, monkeypatch, finished):
+    monkeypatch.setattr(journal_module, "_ROWS_AT_ONCE", 4)
+    many = [judged(tasks[0], number) for number in range(9)]
+    journal = Journal(tmp_path)
+    for task in tasks[:2]:
+        journal.append(task, many, judged_by="limits")
+    if finished:
+        journal.close()
+        (shard,) = tmp_path.iterdir()
+        assert pq.ParquetFile(shard).num_row_groups == 5
+    assert {position: len(entry.programs) for position, entry in journal.entries(tasks)} == {0: 9, 1: 9}
+    assert journal.read(tasks[:1])[0].programs == tuple(many)
+    journal.close()
+
+
 def test_nothing_written_is_nothing_read(tmp_path, tasks):
     with Journal(tmp_path / "none") as journal:
         assert journal.read(tasks) == {}

@@ -30,6 +30,16 @@ ADD_ONE = "def add(x): return x + 1"
 ECHO = CodingTask(task_id="echo", prompt="p", tests=StdioTests(cases=(StdioCase(input="a", output="a"),)))
 
 
+@pytest.mark.parametrize(("started", "workers"), [(None, 6), ("2", 3), ("4", 1), ("9", 1)])
+def test_processes_of_one_launch_get_the_cores_once(monkeypatch, started, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if started is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", started)
+    assert Judge().workers == workers
+    assert Judge(workers=5).workers == 5
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_keep_their_order(workers):
     jobs = [(task_adding(step), [f"def add(x): return x + {n}" for n in range(4)]) for step in range(5)]

@@ -41,13 +41,19 @@ class SlowSource:
 
 def test_programs_come_back_by_task_and_in_order(judge, tasks):
     rows = [{"task_id": task.task_id, "completions": ["    return 0\n"] * n} for n, task in enumerate(tasks)]
-    seen = []
-    judged = judge_programs(
-        tasks, DatasetSource(rows), judge, on_judged=lambda place, ones: seen.append((place, ones))
-    )
+    judged = judge_programs(tasks, DatasetSource(rows), judge)
     assert [len(programs) for programs in judged] == [0, 1, 2, 3]
     assert [{one.task.task_id for one in programs} for programs in judged[1:]] == [{t.task_id} for t in tasks[1:]]
-    assert seen == list(enumerate(judged))
+
+
+def test_programs_that_somebody_takes_are_not_kept_as_well(judge, tasks):
+    rows = [{"task_id": task.task_id, "completions": ["    return 0\n"] * n} for n, task in enumerate(tasks)]
+    seen = []
+    kept = judge_programs(tasks, DatasetSource(rows), judge, on_judged=lambda place, ones: seen.append((place, ones)))
+    assert kept == []
+    assert [(place, [one.task.task_id for one in ones]) for place, ones in seen] == [
+        (n, [task.task_id] * n) for n, task in enumerate(tasks)
+    ]
 
 
 def test_no_task_is_no_work(judge):

@@ -87,11 +87,14 @@ def test_a_program_cut_here_has_the_probability_of_what_is_kept(shape):
     assert (whole.completion, whole.logprob, whole.num_tokens) == ("return x\n# end", -15.0, 5)
 
 
-def test_a_token_that_the_stop_begins_in_is_left_out_when_only_white_space_goes_with_it():
+def test_a_cut_moves_to_the_end_of_a_token_over_white_space_and_over_nothing_else():
     one = program_of(completion_of(["return x", "\n\n\n", "# end"]), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", -1.0, 1)
     one = program_of(completion_of(["return ", "x\n", "# end"]), source="m", stops=["\n#"])
-    assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
+    assert (one.completion, one.logprob, one.num_tokens) == ("return x\n", -3.0, 2)
+    for pieces in (["return ", "x\n#", " end"], ["return x\n# end"]):
+        one = program_of(completion_of(pieces), source="m", stops=["\n#"])
+        assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
 
 
 def test_a_stop_the_server_left_out_of_the_text_is_no_part_of_the_probability_either():

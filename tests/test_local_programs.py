@@ -93,7 +93,7 @@ def test_a_stop_at_the_very_start_leaves_an_empty_program_without_a_probability(
         (["f(x", ")\n", "# end"], "f(x)\n", 2),  # the token reaches into the stop with white space alone
         (["f(x)", "\n# ", "end"], "f(x)", 1),
         (["f(x)", " \n", "# end"], "f(x)", 1),  # white space before the stop goes with its token
-        (["f(x", ")\n# e", "nd"], "f(x)", None),  # through the middle: nobody knows
+        (["f(x", ")\n# e", "ff"], "f(x)", None),  # through the middle: nobody knows
         (["f(\u00e9)", "\n# end"], "f(\u00e9)", 1),
     ],
 )

@@ -6,7 +6,8 @@ import pytest
 
 from trl_pper.judge import Judge
 from trl_pper.metrics import path
-from trl_pper.metrics.compute import compute, pass_at_k, require_consent, summarise
+from trl_pper.metrics.compute import compute, require_consent, summarise
+from trl_pper.scores import pass_at_k
 from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
 from trl_pper.task import tests_to_json as to_json
 from trl_pper.verdict import Outcome, Verdict

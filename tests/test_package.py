@@ -46,7 +46,9 @@ def test_an_unknown_name_is_an_attribute_error():
         trl_pper.nothing_here  # noqa: B018
 
 
-@pytest.mark.parametrize("command", [[], ["judge"], ["collect"], ["demo"], ["train"], ["report"], ["export"]])
+@pytest.mark.parametrize(
+    "command", [[], ["judge"], ["collect"], ["demo"], ["train"], ["evaluate"], ["report"], ["export"]]
+)
 def test_help_answers_at_once_and_loads_no_library(command):
     script = f"""
 import sys, time

@@ -60,14 +60,17 @@ def test_commands_take_a_mixture(folder, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a\n", "mixture: must map at least one name"),
+        ("- a\n", "must map names to values; got list"),
         ("mixture: {}\n", "mixture: must map at least one name"),
         ("mixture: [a, b]\n", "mixture: must map at least one name"),
         ("mixture: {a: {\n", "must be YAML"),
         ("mixture: {a: {tasks: FOLDER/one.jsonl}}\nsizes: 3\n", "sizes: no such option; a mixture has"),
         ("mixture: {a: {weight: 1}}\n", "a: tasks: a file, a folder or the id"),
         ("mixture: {a: FOLDER/one.jsonl}\n", "a: tasks: a file, a folder or the id"),
-        ("mixture: {a: {tasks: FOLDER/one.jsonl, wieght: 1}}\n", "a: wieght: no such option; there are tasks, weight"),
+        (
+            "mixture: {a: {tasks: FOLDER/one.jsonl, weights: 1}}\n",
+            "a: weights: no such option; there are tasks, weight",
+        ),
         ("mixture: {a: {tasks: FOLDER/one.jsonl, weight: '2'}}\n", "a: weight: must be a number above 0; got '2'"),
         ("mixture: {a: {tasks: FOLDER/one.jsonl, weight: 0}}\n", "weight"),
         ("mixture: {a: {tasks: FOLDER/one.jsonl}}\nsize: 9\n", "size: must be a whole number in 1..4"),

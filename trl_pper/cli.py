@@ -1,4 +1,4 @@
-"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `report`, `export` and what goes with them.
+"""The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `evaluate`, `report`, `export` and what goes with them.
 
 Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
 that needs it, so that `--help` answers at once.
@@ -26,8 +26,9 @@ Fine-tune a code model by prioritised experience replay. The YAML file and the c
   --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
   --prompts text|chat        what the tasks ask: text to continue, or messages to answer
   --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
-  --programs FILE            a teacher's programs for the tasks, instead of the model's own
+  --programs FILE            a teacher's programs for the tasks, instead of the model's own; --learn program for chats
   --buffer FILE              replay a collected buffer and collect nothing
+  --max_prompt_length N      leave out what has a longer prompt, in tokens
   --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
   and every option of PPERConfig, SFTConfig and TrainingArguments.
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_rescore(commands.add_parser("rescore", help="give programs of a buffer the log-probabilities of a model"))
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
     _add_amplify(commands.add_parser("amplify", help="add tests to tasks that have a reference solution"))
+    _add_evaluate(commands.add_parser("evaluate", help="pass@k and other figures of a model's programs for tasks"))
     _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
     _add_export(
         commands.add_parser(
@@ -133,6 +135,20 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learn", default="completion", choices=("completion", "program"), help=help)
     parser.add_argument("--num_shards", type=int, default=1, help="number of machines that share the tasks (1)")
     parser.add_argument("--shard_index", type=int, default=None, help="which of them this is, from 0")
+    _add_judge_options(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    _add_task_options(parser)
+    add_source_options(parser, num_programs=1)
+    # So that a file's programs all count where nobody says how many.
+    parser.set_defaults(num_programs=None)
+    parser.add_argument(
+        "--k", nargs="+", type=int, default=None, help="for which k to give pass@k (those of 1, 10, 100 up to --n)"
+    )
+    parser.add_argument("--output", type=Path, help="figures, with all they depend on (.json)")
+    parser.add_argument("--verdicts", type=Path, help="programs with their verdicts, one JSON row each (.jsonl)")
     _add_judge_options(parser)
 
 
@@ -222,6 +238,12 @@ def _amplify(options: argparse.Namespace) -> int:
     return amplify_file(options)
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from trl_pper.evaluate_command import evaluate
+
+    return evaluate(options)
+
+
 def _report(options: argparse.Namespace) -> int:
     from trl_pper.checkpoint import BUFFER_FILE
     from trl_pper.replay import ReplayBuffer
@@ -256,8 +278,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
-    "demo": _demo, "collect": _collect, "merge": _merge, "rescore": _rescore, "judge": _judge, "amplify": _amplify,
-    "report": _report, "export": _export,
+    "demo": _demo, "collect": _collect, "merge": _merge, "rescore": _rescore, "judge": _judge, "evaluate": _evaluate,
+    "amplify": _amplify, "report": _report, "export": _export,
 }  # fmt: skip
 
 if __name__ == "__main__":

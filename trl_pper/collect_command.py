@@ -19,6 +19,7 @@ from trl_pper.generation.loading import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
 from trl_pper.judge_rows import make_judge, tasks_of
+from trl_pper.processes import join_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.share import own_batches
 from trl_pper.source_options import source_of
@@ -27,11 +28,12 @@ from trl_pper.task import CodingTask
 
 def collect(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    join_processes()
     tasks = shard_of(tasks_of(options.tasks, options), options.shard_index, options.num_shards, options.batch_size)
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
-    scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     source = source_of(options)
+    scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     journal_folder = output.with_name(f"{output.name}.journal")
     try:
         with make_judge(options) as judge:
@@ -52,8 +54,13 @@ def collect(options: argparse.Namespace) -> int:
             # After an error, too: it was paid for.
             print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if PartialState().is_main_process:
-        _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}")
+        _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}{_by_processes()}")
     return 0
+
+
+def _by_processes() -> str:
+    number = PartialState().num_processes
+    return f", by {number} processes" if number > 1 else ""
 
 
 def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: str) -> None:
@@ -68,6 +75,11 @@ def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: 
         f"mean pass rate {report.pass_rate:.3f}, {report.solved:.1%} of tasks solved; "
         f"{result}"
     )
+    for source, one in report.by_source.items():
+        print(
+            f"{source}: {one.programs} programs for {one.tasks} tasks; mean pass rate {one.pass_rate:.3f}, "
+            f"{one.solved:.1%} of tasks solved"
+        )
 
 
 def shard_of(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:

@@ -5,14 +5,31 @@ Enters: the experiences of a round and the buffer they went into. Leaves: a `Col
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 from trl_pper.experience import Experience
 from trl_pper.judging import PhaseSeconds
 from trl_pper.priority import effective_sample_size
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_storage import AddReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFigures:
+    """How the tasks of one source of a mixture fared.
+
+    Args:
+        tasks: Tasks with a judged program.
+        programs: Judged programs.
+        pass_rate: Mean pass rate of these, in [0, 1].
+        solved: Share of the tasks with a program that passes every test, in [0, 1].
+    """
+
+    tasks: int
+    programs: int
+    pass_rate: float
+    solved: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +55,7 @@ class CollectionReport:
         generate_seconds: Wall time spent generating on this process.
         judge_seconds: Wall time during which this process had programs to judge; overlaps with generating.
         collect_seconds: Wall time of the whole collection.
+        by_source: Figures of each source, where the tasks name several.
     """
 
     round_index: int
@@ -56,14 +74,20 @@ class CollectionReport:
     generate_seconds: float
     judge_seconds: float
     collect_seconds: float
+    by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Return the report as numbers for a log, each name with the prefix `pper/`."""
-        return {f"pper/{name}": float(value) for name, value in asdict(self).items()}
+        """Return numbers for a log, each name with the prefix `pper/`; those of a source end in `/<source>`."""
+        numbers = asdict(self)
+        by_source = numbers.pop("by_source")
+        for source, figures in by_source.items():
+            numbers |= {f"{name}/{source}": figures[name] for name in ("pass_rate", "solved")}
+        return {f"pper/{name}": float(value) for name, value in numbers.items()}
 
 
 def describe(
     per_task: Sequence[Sequence[Experience]],
+    sources: Sequence[str | None],
     buffer: ReplayBuffer,
     stored: AddReport,
     *,
@@ -78,6 +102,7 @@ def describe(
 
     Args:
         per_task: The experiences of each task, those of all processes.
+        sources: The source that each of these tasks names.
         buffer: The buffer after they were added.
         stored: What adding them did.
         round_index: The round, from 0.
@@ -106,7 +131,27 @@ def describe(
         generate_seconds=seconds.generate,
         judge_seconds=seconds.judge,
         collect_seconds=collect_seconds,
+        by_source=_by_source(per_task, sources),
     )
+
+
+def _by_source(per_task: Sequence[Sequence[Experience]], sources: Sequence[str | None]) -> dict[str, SourceFigures]:
+    """Return the figures of each source; none unless there are several."""
+    groups: dict[str, list[Sequence[Experience]]] = {}
+    for found, source in zip(per_task, sources, strict=True):
+        if found:
+            groups.setdefault(source or "unnamed", []).append(found)
+    if len(groups) < 2:
+        return {}
+    return {
+        source: SourceFigures(
+            tasks=len(group),
+            programs=sum(map(len, group)),
+            pass_rate=_mean([one.pass_rate for found in group for one in found]),
+            solved=_mean([any(one.pass_rate == 1.0 for one in found) for found in group]),
+        )
+        for source, group in sorted(groups.items())
+    }
 
 
 def _draw(buffer: ReplayBuffer, round_index: int) -> tuple[float, float]:

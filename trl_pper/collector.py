@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,14 +24,13 @@ from trl_pper.experience import Experience
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
-from trl_pper.journal import Journal
 from trl_pper.judge import Judge
-from trl_pper.judged import JudgedProgram, digest
+from trl_pper.judged import JudgedProgram
 from trl_pper.plain_completion import plain_completion
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, judge_share, keeps_step, share_of
+from trl_pper.share import Share, judge_share, keeps_step, open_journal, share_of
 from trl_pper.task import CodingTask
 
 logger = logging.getLogger(__name__)
@@ -125,7 +123,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Scoring takes as long as there are programs without a log-probability.
         meet(f"round {round_index + 1}, scoring")
-        per_task = [found for _, found in sorted(gather_object(list(experiences.items())), key=lambda row: row[0])]
+        gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
+        per_task = [found for _, found in gathered]
         stored = buffer.add(experience for found in per_task for experience in found)
         digests = gather_object([buffer.digest()])
         if len(set(digests)) > 1:
@@ -135,6 +134,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             )
         report = describe(
             per_task,
+            [tasks[position].source for position, _ in gathered],
             buffer,
             stored,
             round_index=round_index,
@@ -157,8 +157,10 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         own = sum(map(len, share_of(len(tasks), source)))
         bar = CollectionProgress(own, title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process)
         with contextlib.ExitStack() as stack:
-            journal = self._journal(source, student, round_index)
-            if journal is not None:
+            journal = None
+            if self.journal_folder is not None:
+                label = f"round-{round_index:05d}"
+                journal = open_journal(self.journal_folder, source, label=label, student=student)
                 stack.enter_context(journal)
             stack.enter_context(bar)
             try:
@@ -173,18 +175,6 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 failure = error
             meet(f"round {round_index + 1}, collection", failure=failure)
         return share
-
-    def _journal(self, source: ProgramSource, student: LocalModel | None, round_index: int) -> Journal | None:
-        if self.journal_folder is None:
-            return None
-        state = PartialState()
-        identity = getattr(source, "identity", None)
-        mine = identity(student=student) if identity is not None else uuid.uuid4().hex
-        all_of_them = gather_object([digest(mine)])
-        # Processes that would write different things share a journal only as long as all of them stay as they are.
-        name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
-        folder = Path(self.journal_folder) / f"round-{round_index:05d}-{name[:16]}"
-        return Journal(folder, process_index=state.process_index)
 
     def _experiences(
         self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None

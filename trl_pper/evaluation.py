@@ -1,30 +1,35 @@
 """Evaluation on tasks: generate programs with the model as it is, judge them, and sum up (paper, section 4).
 
-Enters: tasks, a model and a judge. Leaves: the numbers the Trainer logs. The most probable program of each task
-speaks for the model; all k of them tell what more search would find.
+Enters: tasks, a source of programs and a judge. Leaves: counts for each task, the same in every process, and of them
+the numbers the Trainer logs. No program is kept once it was counted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 
 from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
+from trl_pper.journal import Journal
 from trl_pper.judge import Judge
+from trl_pper.judged import JudgedProgram
+from trl_pper.judging import PhaseSeconds
 from trl_pper.processes import meet
+from trl_pper.progress import CollectionProgress
+from trl_pper.scores import TaskCounts, count_task, group_by, sum_up
 from trl_pper.share import Share, judge_share, keeps_step
 from trl_pper.task import CodingTask
-from trl_pper.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScores:
     """How a model does on a set of tasks; every rate is a share in [0, 1] of the tasks that could be judged.
+
+    The most probable program of each task speaks for the model; all k of them tell what more search would find.
 
     Args:
         pass_rate: Mean pass rate of the most probable program of each task.
@@ -35,6 +40,7 @@ class TaskScores:
         unjudged: Number of tasks whose most probable program could not be judged.
         programs: Programs judged.
         runtime: Wall time, in seconds.
+        accuracy_by_difficulty: The accuracy on the tasks of each difficulty, where there are several.
     """
 
     pass_rate: float
@@ -45,12 +51,83 @@ class TaskScores:
     unjudged: int
     programs: int
     runtime: float
+    accuracy_by_difficulty: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Return the scores as the Trainer logs them, `solved` under the name `pass@k` with k as a number."""
-        scores = {name: float(value) for name, value in asdict(self).items()}
-        solved, k = scores.pop("solved"), int(scores.pop("num_programs"))
-        return {f"pass@{k}": solved, **scores}
+        scores = asdict(self)
+        by_difficulty = scores.pop("accuracy_by_difficulty")
+        solved, k = scores.pop("solved"), scores.pop("num_programs")
+        groups = {f"accuracy_{name.replace(' ', '_')}": value for name, value in by_difficulty.items()}
+        return {f"pass@{k}": solved, **{name: float(value) for name, value in scores.items()}, **groups}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What the programs of all tasks came to.
+
+    Args:
+        counts: Those of each task, in the order of the tasks.
+        restored: Programs that a journal held from before a restart.
+        seconds: Wall time of both phases on this process.
+    """
+
+    counts: list[TaskCounts]
+    restored: int
+    seconds: PhaseSeconds
+
+
+def tally(
+    tasks: Sequence[CodingTask],
+    source: ProgramSource,
+    judge: Judge,
+    *,
+    student: LocalModel | None = None,
+    journal: Journal | None = None,
+    progress: CollectionProgress | None = None,
+    on_judged: Callable[[int, list[JudgedProgram]], None] | None = None,
+) -> Tally:
+    """Generate, judge and count programs for tasks; every process does its share and all return the same counts.
+
+    Args:
+        tasks: What to write programs for, in the same order in every process.
+        source: Who writes them.
+        judge: Who runs them.
+        student: The model in training, for a source that needs one.
+        journal: Where each task's programs are kept as soon as they are judged, and taken from after a restart.
+        progress: Shown how far this process is.
+        on_judged: Called with the position of each task of this process and its judged programs.
+
+    Raises:
+        OtherProcessFailed: Another process failed.
+        Exception: Whatever the source raises, after the programs it wrote before were judged.
+    """
+    found: dict[int, TaskCounts] = {}
+
+    def count(position: int, programs: list[JudgedProgram]) -> None:
+        task = tasks[position]
+        found[position] = count_task(
+            [one.verdict for one in programs],
+            task_id=task.task_id,
+            difficulty=task.difficulty,
+            source=task.source,
+            without_program=sum(not one.extracted for one in programs),
+        )
+        if on_judged is not None:
+            on_judged(position, programs)
+
+    share = Share(on_judged=count)
+    failure: Exception | None = None
+    try:
+        judge_share(tasks, source, judge, share, student=student, journal=journal, progress=progress)
+    except Exception as error:
+        if keeps_step(source, student):
+            raise
+        failure = error
+    meet("evaluation", failure=failure)
+    gathered = sorted(gather_object(list(found.items())), key=lambda row: row[0])
+    restored = sum(gather_object([share.restored]))
+    return Tally(counts=[one for _, one in gathered], restored=restored, seconds=share.seconds)
 
 
 def evaluate_tasks(
@@ -64,28 +141,22 @@ def evaluate_tasks(
     if not tasks:
         raise ValueError("eval_dataset: must hold at least one task; got none")
     started = time.perf_counter()
-    share = Share()
-    failure: Exception | None = None
-    try:
-        judge_share(tasks, source, judge, share, student=student)
-    except Exception as error:
-        if keeps_step(source, student):
-            raise
-        failure = error
-    meet("evaluation", failure=failure)
-    verdicts = [[one.verdict for one in programs] for _, programs in sorted(share.judged.items())]
-    gathered: list[list[Verdict]] = gather_object(verdicts)
-    judged = [programs for programs in gathered if programs and programs[0].pass_rate is not None]
-    if not judged:
-        first = gathered[0][0].message if gathered[0] else "no program was generated"
+    counts = tally(tasks, source, judge, student=student).counts
+    judged = [one for one in counts if one.first_pass_rate is not None]
+    found = sum_up(judged)
+    pass_rate, accuracy, solved = (each.value for each in (found.first_pass_rate, found.accuracy, found.solved))
+    if pass_rate is None or accuracy is None or solved is None:
+        first = counts[0].why_unjudged if counts[0].programs else "no program was generated"
         raise ValueError(f"eval_dataset: none of the {len(tasks)} tasks could be judged; the first says: {first}")
+    by_difficulty = {name: sum_up(group).accuracy.value for name, group in group_by(judged, "difficulty").items()}
     return TaskScores(
-        pass_rate=fmean([programs[0].pass_rate or 0.0 for programs in judged]),
-        accuracy=fmean([programs[0].accepted for programs in judged]),
-        num_programs=max(map(len, gathered)),
-        solved=fmean([any(verdict.accepted for verdict in programs) for programs in judged]),
+        pass_rate=pass_rate,
+        accuracy=accuracy,
+        num_programs=max(one.programs for one in counts),
+        solved=solved,
         tasks=len(judged),
-        unjudged=len(gathered) - len(judged),
-        programs=sum(map(len, gathered)),
+        unjudged=len(counts) - len(judged),
+        programs=sum(one.programs for one in counts),
         runtime=time.perf_counter() - started,
+        accuracy_by_difficulty={name: value for name, value in by_difficulty.items() if value is not None},
     )

@@ -52,7 +52,7 @@ class Extraction:
 
     Args:
         program: The program; where there is none, the text that stands for it.
-        found: Whether it parses and defines what was asked for.
+        found: Whether it parses and defines what was asked for, with more than `pass` or a docstring.
     """
 
     program: str

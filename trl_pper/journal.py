@@ -8,11 +8,12 @@ written, and reading says so. The journal holds programs that could not be judge
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ COLUMNS = {
     "extracted": "bool",
 }
 _CHECKSUM = b"crc32"
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,24 +96,33 @@ class Journal:
         self.close()
 
     def read(self, tasks: Sequence[CodingTask]) -> dict[int, JournalEntry]:
-        """Return what the journal holds of `tasks`, by their position; a task with a program missing is left out.
+        """Return what the journal holds of `tasks`, by their position; see `entries`."""
+        return dict(self.entries(tasks))
 
-        A torn shard is read as far as it goes, and a warning tells what it lost.
+    def entries(self, tasks: Sequence[CodingTask]) -> Iterator[tuple[int, JournalEntry]]:
+        """Yield the positions of `tasks` with what the journal holds of them, in the order in which it was written.
+
+        A task with a program missing is left out. A torn shard is read as far as it goes, and a warning tells what it
+        lost. Each task is held only until all of it was read.
         """
-        rows: dict[str, dict[int, dict[str, Any]]] = {}
-        for row in self._rows():
-            # Later rows win: a program judged again is appended again.
-            rows.setdefault(row["task"], {})[row["place"]] = row
-        entries = {}
+        positions: dict[str, list[int]] = {}
         for position, task in enumerate(tasks):
-            found = rows.get(task_identity(task), {})
-            if found and len(found) == max(row["programs"] for row in found.values()):
-                ordered = [found[place] for place in sorted(found)]
-                entries[position] = JournalEntry(
-                    programs=tuple(_judged(task, row) for row in ordered),
-                    judged_by=tuple(row["judged_by"] for row in ordered),
-                )
-        return entries
+            positions.setdefault(task_identity(task), []).append(position)
+        # Listed once, as other processes may be writing shards of their own meanwhile.
+        shards = _shards(self.folder)
+        last = {row["task"]: place for place, row in _rows(shards) if row["task"] in positions}
+        rows: dict[str, dict[int, dict[str, Any]]] = {}
+        for place, row in _rows(shards, warn=False):
+            name = row["task"]
+            if name not in last:
+                continue
+            # Later rows win: a program judged again is appended again.
+            rows.setdefault(name, {})[row["place"]] = row
+            if place == last[name]:
+                found = rows.pop(name)
+                if len(found) == max(one["programs"] for one in found.values()):
+                    for position in positions[name]:
+                        yield position, _entry(tasks[position], found)
 
     def append(self, task: CodingTask, programs: Sequence[JudgedProgram], *, judged_by: str | None) -> None:
         """Write the programs of one task; they are on the disk when this returns.
@@ -146,10 +157,6 @@ class Journal:
         numbers = [int(path.name.split("-")[0]) for path in _shards(self.folder)]
         return self.folder / f"{max(numbers, default=-1) + 1:06d}-{self.process_index:05d}.arrows"
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for path in _shards(self.folder):
-            yield from _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path)
-
 
 class _Stream:
     """One shard in the making."""
@@ -180,9 +187,13 @@ class _Stream:
 
         self._writer.close()
         self._file.close()
-        table = pa.Table.from_pylist(list(_stream_rows(self.path)), schema=self.schema)
-        with atomic_file(self.path.with_suffix(".parquet")) as file:
-            pq.write_table(table, file, compression="zstd")
+        rows = _stream_rows(self.path)
+        with (
+            atomic_file(self.path.with_suffix(".parquet")) as file,
+            pq.ParquetWriter(file, self.schema, compression="zstd") as writer,
+        ):
+            while group := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+                writer.write_table(pa.Table.from_pylist(group, schema=self.schema))
         self.path.unlink()
 
 
@@ -192,13 +203,23 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix in (".arrows", ".parquet") and path.name[0] != ".")
 
 
+def _rows(shards: Sequence[Path], *, warn: bool = True) -> Iterator[tuple[tuple[Path, int], dict[str, Any]]]:
+    """Yield every row with where it stands."""
+    for path in shards:
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path, warn=warn)
+        for number, row in enumerate(rows):
+            yield (path, number), row
+
+
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    yield from pq.ParquetFile(path).read().to_pylist()
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
 
 
-def _stream_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _stream_rows(path: Path, *, warn: bool = True) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     read = 0
@@ -214,6 +235,8 @@ def _stream_rows(path: Path) -> Iterator[dict[str, Any]]:
     except StopIteration:
         return
     except (pa.ArrowInvalid, OSError, ValueError) as error:
+        if not warn:
+            return
         logger.warning(
             "%s: torn after %d programs (%s); at most the one that was being written is lost", path, read, error
         )
@@ -250,6 +273,13 @@ def _row(one: JudgedProgram) -> dict[str, Any]:
         "settings": one.generated.settings,
         "extracted": one.extracted,
     }
+
+
+def _entry(task: CodingTask, rows: Mapping[int, dict[str, Any]]) -> JournalEntry:
+    ordered = [rows[place] for place in sorted(rows)]
+    return JournalEntry(
+        programs=tuple(_judged(task, row) for row in ordered), judged_by=tuple(row["judged_by"] for row in ordered)
+    )
 
 
 def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:

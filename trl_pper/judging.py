@@ -7,6 +7,7 @@ judged and handed on first.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
@@ -58,12 +59,14 @@ def judge_programs(
         judge: Who runs them.
         student: The model in training, for a source that needs one.
         wanted: Positions whose programs are judged; those of other tasks are generated and dropped. None for all.
-        on_judged: Called, in another thread, with the position of each task and its judged programs, in order.
+        on_judged: Called, in another thread, with the position of each task and its judged programs, in order; they
+            are its own then, and nothing is kept here.
         progress: Shown how many programs were generated, judged and passing.
         seconds: Filled with the wall time of both phases.
 
     Returns:
         For each task its judged programs, in the order in which they were generated; none for an unwanted task.
+        Nothing at all where `on_judged` takes them.
 
     Raises:
         Exception: Whatever the source, the judge or `on_judged` raises, once what was generated before is judged.
@@ -159,6 +162,7 @@ class _Judging:
         self.progress = progress
         self.seconds = seconds
         self.judged: list[list[JudgedProgram]] = []
+        self._places = itertools.count()
         self._error: BaseException | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._at_work: deque[_Job] = deque()
@@ -198,9 +202,10 @@ class _Judging:
                     )
                     for one, each, verdict in zip(job.programs, job.found, verdicts, strict=True)
                 ]
-                if self.on_judged is not None:
-                    self.on_judged(len(self.judged), judged)
-                self.judged.append(judged)
+                if self.on_judged is None:
+                    self.judged.append(judged)
+                else:
+                    self.on_judged(next(self._places), judged)
                 if self.progress is not None and job.counts:
                     self.progress.judged(verdicts, unextracted=sum(not each.found for each in job.found))
         except BaseException as error:

@@ -12,6 +12,7 @@ import itertools
 import os
 import time
 
+import torch
 import torch.distributed
 from accelerate import PartialState
 
@@ -68,6 +69,18 @@ def _exchange(meeting: str, said: str) -> list[str]:
     while state.is_main_process and store.add(f"{meeting}/read", 0) < len(keys) and time.monotonic() < until:
         time.sleep(_POLL_SECONDS)
     return answers
+
+
+def join_processes() -> None:
+    """Take part in the processes of a launch, if this is one: on the CPU where there is no accelerator.
+
+    Raises:
+        RuntimeError: A launcher started more processes than take part.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        # Accelerate takes each process for a run of its own otherwise.
+        PartialState(cpu=True)
+    check_processes()
 
 
 def check_processes() -> None:

@@ -7,8 +7,10 @@ neither on the number of processes nor on where an earlier attempt was killed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -17,7 +19,7 @@ from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.journal import Journal
 from trl_pper.judge import Judge
-from trl_pper.judged import JudgedProgram, judging_identity
+from trl_pper.judged import JudgedProgram, digest, judging_identity
 from trl_pper.judging import PhaseSeconds, judge_programs
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
@@ -32,11 +34,24 @@ class Share:
         judged: The judged programs of each task, by the task's position; filled while they come.
         restored: Programs that the journal held already, so that nothing was generated for them.
         seconds: Wall time of both phases.
+        on_judged: Called with the position of each task and its judged programs, which are then not kept in `judged`:
+            a thousand programs of each task are more than a process should hold.
+        done: Positions of the tasks that are judged.
     """
 
     judged: dict[int, list[JudgedProgram]] = field(default_factory=dict)
     restored: int = 0
     seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
+    on_judged: Callable[[int, list[JudgedProgram]], None] | None = None
+    done: set[int] = field(default_factory=set)
+
+    def take(self, position: int, programs: list[JudgedProgram]) -> None:
+        """Keep the judged programs of a task, or hand them on."""
+        if self.on_judged is None:
+            self.judged[position] = programs
+        else:
+            self.on_judged(position, programs)
+        self.done.add(position)
 
     def unextracted(self) -> list[str]:
         """Return the task of each completion in which there was no program."""
@@ -68,6 +83,25 @@ def share_of(tasks: int, source: ProgramSource) -> list[list[int]]:
     )
 
 
+def open_journal(
+    folder: str | Path, source: ProgramSource, *, label: str, student: LocalModel | None = None
+) -> Journal:
+    """Return the journal of what a source writes now, in a folder of its own below `folder`.
+
+    Args:
+        folder: Where journals are kept.
+        source: Who writes programs; its `identity` tells whether those of an earlier attempt would be the same.
+        label: What the programs are for; part of the name.
+        student: The model in training.
+    """
+    identity = getattr(source, "identity", None)
+    mine = identity(student=student) if identity is not None else uuid.uuid4().hex
+    all_of_them = gather_object([digest(mine)])
+    # Processes that would write different things share a journal only as long as all of them stay as they are.
+    name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
+    return Journal(Path(folder) / f"{label}-{name[:16]}", process_index=PartialState().process_index)
+
+
 def judge_share(
     tasks: Sequence[CodingTask],
     source: ProgramSource,
@@ -96,16 +130,16 @@ def judge_share(
         if keeps_step(source, student):
             # What was judged by other rules is judged anew, which takes each process its own time.
             meet("reading the journal")
-    pending = [batch for batch in batches if not share.judged.keys() >= set(batch)]
+    pending = [batch for batch in batches if not share.done >= set(batch)]
     order = [position for batch in _even(pending, len(tasks), source, student) for position in batch]
-    wanted = _first_places(order, own - share.judged.keys())
+    wanted = _first_places(order, own - share.done)
 
     def keep(place: int, judged: list[JudgedProgram]) -> None:
         position = order[place]
         if place in wanted:
             if journal is not None:
                 journal.append(tasks[position], judged, judged_by=judging_identity(tasks[position], judge.limits))
-            share.judged[position] = judged
+            share.take(position, judged)
 
     judge_programs(
         [tasks[position] for position in order],
@@ -133,25 +167,32 @@ def _restore(
     progress: CollectionProgress | None,
 ) -> None:
     """Take over what the journal holds; judge again what was judged by other tests or limits, or not at all."""
-    stale = []
-    for position, entry in sorted(journal.read(tasks).items()):
+
+    def take(position: int, programs: list[JudgedProgram]) -> None:
+        share.take(position, programs)
+        if progress is not None:
+            progress.generated(len(programs))
+            unextracted = sum(not one.extracted for one in programs)
+            progress.judged([one.verdict for one in programs], unextracted=unextracted)
+
+    stale: dict[int, tuple[JudgedProgram, ...]] = {}
+    for position, entry in journal.entries(tasks):
         if position not in own:
             continue
-        share.judged[position] = list(entry.programs)
         share.restored += len(entry.programs)
         now = judging_identity(tasks[position], judge.limits)
         judged = all(one.verdict.pass_rate is not None for one in entry.programs)
         if now is None or not judged or set(entry.judged_by) != {now}:
-            stale.append(position)
-    verdicts = judge.stream((tasks[position], [one.program for one in share.judged[position]]) for position in stale)
-    for position, given in zip(stale, verdicts, strict=True):
-        task, programs = tasks[position], share.judged[position]
-        share.judged[position] = [replace(one, verdict=verdict) for one, verdict in zip(programs, given, strict=True)]
-        journal.append(task, share.judged[position], judged_by=judging_identity(task, judge.limits))
-    if progress is not None:
-        for programs in share.judged.values():
-            progress.generated(len(programs))
-            progress.judged([one.verdict for one in programs], unextracted=sum(not one.extracted for one in programs))
+            stale[position] = entry.programs
+        else:
+            take(position, list(entry.programs))
+    positions = sorted(stale)
+    verdicts = judge.stream((tasks[position], [one.program for one in stale[position]]) for position in positions)
+    for position, given in zip(positions, verdicts, strict=True):
+        task, programs = tasks[position], stale.pop(position)
+        again = [replace(one, verdict=verdict) for one, verdict in zip(programs, given, strict=True)]
+        journal.append(task, again, judged_by=judging_identity(task, judge.limits))
+        take(position, again)
 
 
 def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:

@@ -5,7 +5,6 @@ Enters: the user's arguments. Leaves: one part each, checked against the others.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,11 +93,7 @@ def weights_of(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
 def judge_of(args: PPERConfig) -> Judge:
     """Return a judge with the limits of a configuration; its workers start on first use."""
     limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
-    workers = args.judge_workers
-    if workers is None:
-        # Each process of a launcher has a judge: together they get the cores once.
-        workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return Judge(workers=workers, isolation=args.judge_isolation, limits=limits)
+    return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
 
 
 def collector_of(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:

@@ -7,6 +7,7 @@ their task has: they may answer it as a chat does, and their log-probability is 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ class DatasetSource:
         origin = str(rows) if isinstance(rows, str | Path) else "rows"
         self.name = name or (Path(origin).name if isinstance(rows, str | Path) else "dataset")
         self.scorer = scorer
+        self.num_programs: int | None = None
         numbered = read_rows(rows) if isinstance(rows, str | Path) else enumerate(rows, start=1)
         self._programs: dict[str, list[GeneratedProgram]] = {}
         for number, row in numbered:
@@ -62,7 +64,17 @@ class DatasetSource:
                 self._programs.setdefault(str(row["task_id"]), []).append(program)
 
     def __len__(self) -> int:
-        return sum(map(len, self._programs.values()))
+        return sum(len(programs[: self.num_programs]) for programs in self._programs.values())
+
+    def first(self, num_programs: int) -> DatasetSource:
+        """Return a source of the first so many programs of each task."""
+        other = copy.copy(self)
+        other.num_programs = num_programs
+        return other
+
+    def most_programs(self, tasks: Sequence[CodingTask]) -> int:
+        """Return how many programs that of `tasks` has that has most."""
+        return max(map(len, self.generate(tasks)), default=0)
 
     def _parse(self, row: Mapping[str, Any], where: str) -> list[GeneratedProgram]:
         if row.get("task_id") is None:
@@ -97,7 +109,8 @@ class DatasetSource:
                 (one.completion, one.logprob, one.num_tokens, one.source, one.scorer, one.settings) for one in programs
             ]
             sha.update(json.dumps([task_id, rows]).encode() + b"\n")
-        return {"source": type(self).__name__, "programs": sha.hexdigest()}
+        few = {} if self.num_programs is None else {"num_programs": self.num_programs}
+        return {"source": type(self).__name__, "programs": sha.hexdigest(), **few}
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
@@ -110,7 +123,7 @@ class DatasetSource:
             if task_id is not None:
                 by_task.setdefault(task_id, []).extend(programs)
         for task_id in ids:
-            yield by_task.get(task_id, [])
+            yield by_task.get(task_id, [])[: self.num_programs]
 
 
 def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float | None, int | None]:

@@ -46,7 +46,8 @@ class ServerSource:
         top_p: Probability mass to sample from (nucleus sampling); the server's default without it.
         stop: Texts that end a completion, beside those of its task, which count where the prompt is continued as
             text: what answers a message of a user may well begin with them.
-        seed: Sent along, for servers that can repeat a sample; also decides the jitter of waits.
+        seed: Sent along, for servers that can repeat a sample; they then write the same in each round of training.
+            It also decides the jitter of waits.
         chat: Whether a text prompt goes to `/chat/completions` as the message of a user; most hosted models take no
             other.
         extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM; a field that is None

@@ -40,7 +40,8 @@ class Judge:
     r"""Judges untrusted programs by the tests of their tasks.
 
     Args:
-        workers: Programs judged at once; None means one for each core this process may use.
+        workers: Programs judged at once; None means one for each core this process may use, which processes that a
+            launcher started together share.
         isolation: "auto" for the strongest level that holds on this machine, which is never below "landlock"; or a
             level by name: "namespaces", "landlock", "seccomp" or "rlimits".
         limits: What one program may use.
@@ -72,7 +73,8 @@ class Judge:
         seed: int = 0,
     ) -> None:
         if workers is None:
-            workers = len(os.sched_getaffinity(0))
+            # Each process of a launcher has a judge: together they get the cores once.
+            workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:

@@ -1,0 +1,233 @@
+"""`trl-pper evaluate`: programs generated and judged for tasks, and the figures of pass@k and its kin over them.
+
+Enters: parsed options. Leaves: figures on the terminal and, where asked for, in a file, with all they depend on, and a
+row for each program. With `--output`, what was judged before an error or a kill is kept beside it in a journal until
+the figures are there; the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from trl_pper import __version__
+from trl_pper.atomic_file import atomic_file
+from trl_pper.evaluation import Tally, tally
+from trl_pper.generation.dataset import DatasetSource
+from trl_pper.generation.server import ServerSource
+from trl_pper.generation.source import ProgramSource
+from trl_pper.judge import Judge
+from trl_pper.judge_rows import make_judge, task_options, tasks_of
+from trl_pper.processes import join_processes
+from trl_pper.progress import CollectionProgress
+from trl_pper.score_table import show
+from trl_pper.scores import Figures, TaskCounts, group_by, sum_up, task_rows
+from trl_pper.share import open_journal, share_of
+from trl_pper.source_options import source_of
+from trl_pper.task import CodingTask
+from trl_pper.verdict_rows import VerdictRows
+
+#: For which k pass@k is given where nobody says; those beyond the programs of a task are left out.
+DEFAULT_K = (1, 10, 100)
+
+#: Options that only samples have: with one of them, even a single program of a task is drawn.
+_SAMPLING = ("temperature", "top_p", "sampling_seed")
+_LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What an evaluation is of: checked, and nothing generated yet."""
+
+    tasks: list[CodingTask]
+    source: ProgramSource
+    k: list[int]
+    written_by: dict[str, Any]
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    started = time.perf_counter()
+    join_processes()
+    plan = _plan(options)
+    try:
+        with make_judge(options) as judge:
+            found = _tally(options, plan, judge)
+    finally:
+        if isinstance(plan.source, ServerSource):
+            # After an error, too: it was paid for.
+            used = plan.source.usage.describe(options.prompt_price, options.completion_price)
+            print(f"{plan.source.model}: {used}")
+    if PartialState().is_main_process:
+        _report(options, plan, found, judge, time.perf_counter() - started)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> _Plan:
+    if options.programs is None:
+        options.num_programs = 1 if options.num_programs is None else options.num_programs
+        # Before anything is read or loaded.
+        chosen_k(options.k, options.num_programs)
+    tasks = tasks_of(options.tasks, options)
+    decoding = _decode(options)
+    source = source_of(options, decoding=decoding or "beam", with_logprobs=False)
+    num_programs = options.num_programs
+    if isinstance(source, DatasetSource):
+        source = _of_file(source, tasks, num_programs)
+        num_programs = source.most_programs(tasks)
+    k = chosen_k(options.k, num_programs)
+    if hasattr(source, "check"):
+        source.check(tasks)
+    return _Plan(tasks=tasks, source=source, k=k, written_by=_written_by(options, source, decoding))
+
+
+def chosen_k(given: Sequence[int] | None, num_programs: int) -> list[int]:
+    """Return for which k to give pass@k, in rising order.
+
+    Args:
+        given: What was asked for; None for those of DEFAULT_K that the programs suffice for.
+        num_programs: The most programs a task gets.
+
+    Raises:
+        ValueError: A k is below 1, or there are too few programs for it.
+    """
+    if given is None:
+        return [k for k in DEFAULT_K if k <= num_programs]
+    for k in given:
+        if k < 1:
+            raise ValueError(f"--k: must be at least 1; got {k}")
+        if k > num_programs:
+            raise ValueError(
+                f"--k: pass@{k} needs at least {k} programs of a task; there are {num_programs}. Raise --n, or leave "
+                f"{k} out"
+            )
+    return sorted(set(given))
+
+
+def _decode(options: argparse.Namespace) -> str | None:
+    """Return how a model decodes where `--decoding` says nothing, and have a server decode alike; None for a file."""
+    if options.programs is not None:
+        return None
+    searched = options.num_beam_groups is not None or options.diversity_penalty is not None
+    sampled = options.num_programs > 1 or any(getattr(options, name) is not None for name in _SAMPLING)
+    if options.server is not None:
+        if not sampled:
+            options.temperature = 0.0
+        return None
+    return options.decoding or ("nucleus" if sampled and not searched else "beam")
+
+
+def _of_file(source: DatasetSource, tasks: Sequence[CodingTask], num_programs: int | None) -> DatasetSource:
+    most = source.most_programs(tasks)
+    if not most:
+        raise ValueError(f"--programs: must hold a program for at least one of the {len(tasks)} tasks; got none")
+    if num_programs is None:
+        return source
+    if not 1 <= num_programs <= most:
+        raise ValueError(f"--n: must be in 1..{most}, the programs the file has of a task; got {num_programs}")
+    return source.first(num_programs)
+
+
+def _tally(options: argparse.Namespace, plan: _Plan, judge: Judge) -> Tally:
+    own = sum(map(len, share_of(len(plan.tasks), plan.source)))
+    with contextlib.ExitStack() as stack:
+        journal = rows = None
+        if options.output is not None:
+            journal = stack.enter_context(open_journal(_journal_folder(options), plan.source, label="evaluation"))
+        if options.verdicts is not None:
+            rows = stack.enter_context(VerdictRows(options.verdicts))
+        on_judged = None if rows is None else rows.write
+        bar = stack.enter_context(CollectionProgress(own, quiet=not PartialState().is_main_process))
+        found = tally(plan.tasks, plan.source, judge, journal=journal, progress=bar, on_judged=on_judged)
+        if rows is not None:
+            rows.finish()
+    return found
+
+
+def _report(options: argparse.Namespace, plan: _Plan, found: Tally, judge: Judge, total_seconds: float) -> None:
+    """Write and show the figures, and remove the journal, whose programs they hold."""
+    everything = sum_up(found.counts, k=plan.k)
+    groups = {
+        name: _groups(found.counts, name, k=plan.k, num_programs=everything.num_programs)
+        for name in ("difficulty", "source")
+    }
+    seconds = {"total": total_seconds, "generate": found.seconds.generate, "judge": found.seconds.judge}
+    scores = {
+        "figures": everything.to_dict(),
+        **{f"by_{name}": {key: one.to_dict() for key, one in group.items()} for name, group in groups.items()},
+        "programs": {**plan.written_by, "restored": found.restored},
+        "tasks": {"tasks": options.tasks, **task_options(options)},
+        "judge": {"isolation": judge.isolation, "limits": judge.limits.to_dict()},
+        "versions": _versions(),
+        "processes": PartialState().num_processes,
+        "seconds": seconds,
+        "per_task": task_rows(found.counts),
+    }
+    if options.output is not None:
+        with atomic_file(options.output) as file:
+            file.write(json.dumps(scores, indent=2).encode() + b"\n")
+    show(everything, groups)
+    _say_more(options, plan, found, f"isolation {judge.isolation}, {total_seconds:.1f} s")
+    if options.output is not None:
+        _clear(_journal_folder(options), everything)
+
+
+def _groups(counts: Sequence[TaskCounts], name: str, *, k: Sequence[int], num_programs: int) -> dict[str, Figures]:
+    return {key: sum_up(group, k=k, num_programs=num_programs) for key, group in group_by(counts, name).items()}
+
+
+def _written_by(options: argparse.Namespace, source: ProgramSource, decoding: str | None) -> dict[str, Any]:
+    """Return who wrote the programs and how, as plain values."""
+    if isinstance(source, DatasetSource):
+        return {"file": str(options.programs), "decoding": "file", "settings": {"num_programs": source.num_programs}}
+    settings = source.settings  # type: ignore[attr-defined]
+    if isinstance(source, ServerSource):
+        how = "greedy" if source.temperature == 0 and source.num_programs == 1 else "server"
+        return {"server": source.base_url, "decoding": how, "settings": settings}
+    chosen = {"model": options.model, "revision": options.revision, "dtype": options.dtype}
+    greedy = decoding == "beam" and options.num_programs == 1
+    return {**chosen, "decoding": "greedy" if greedy else decoding, "settings": settings}
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(), "trl_pper": __version__, **{name: version(name) for name in _LIBRARIES}
+    }  # fmt: skip
+
+
+def _journal_folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.output.with_name(f"{options.output.name}.journal")
+    return folder
+
+
+def _clear(journal_folder: Path, everything: Figures) -> None:
+    if everything.unjudged:
+        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
+    else:
+        # Left behind, it would stand for the next evaluation.
+        shutil.rmtree(journal_folder, ignore_errors=True)
+
+
+def _say_more(options: argparse.Namespace, plan: _Plan, found: Tally, circumstances: str) -> None:
+    unjudged = next((one for one in found.counts if one.judged < one.programs), None)
+    if unjudged is not None:
+        print(f"The first program that could not be judged is one for {unjudged.task_id}: {unjudged.why_unjudged}")
+    empty = [one.task_id for one in found.counts if not one.programs]
+    if empty:
+        print(f"{len(empty)} of {len(found.counts)} tasks have no program, the first {empty[0]}; no rate is over them")
+    where = "" if options.output is None else f", scores in {options.output}"
+    print(
+        f"decoding {plan.written_by['decoding']} {json.dumps(plan.written_by['settings'])}, "
+        f"{found.restored} programs from the journal, {circumstances}{where}"
+    )
