@@ -80,6 +80,14 @@ def test_other_texts_are_no_literal(text):
         read(text)
 
 
+def test_numbers_without_end_are_passed_over():
+    with pytest.raises(NotLiteral, match="too many digits"):
+        write(10**5000)
+    with pytest.raises(NotLiteral, match="too many digits"):
+        read(hex(10**5000))
+    assert made([(10**400, 0.5), (0.25, 1.5)]) != []
+
+
 @pytest.mark.parametrize(
     ("inputs", "rule"),
     [

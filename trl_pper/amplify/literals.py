@@ -30,7 +30,10 @@ def write(value: Any) -> str:
     if kind is float and math.isfinite(value):
         return repr(value)
     if kind in _PLAIN:
-        return repr(value)
+        try:
+            return repr(value)
+        except ValueError as error:
+            raise NotLiteral(f"too many digits: {error}") from error
     if kind is list:
         return f"[{', '.join(map(write, value))}]"
     if kind is tuple:

@@ -90,9 +90,14 @@ def _changed_int(value: int, shape: Shape, generator: random.Random) -> int:
 
 
 def _changed_float(value: float, shape: Shape, generator: random.Random) -> float:
-    drawn = shape.low + (shape.high - shape.low) * generator.random()
+    try:
+        low, high = float(shape.low), float(shape.high)
+    except OverflowError:
+        # Whole numbers that no float reaches stand at the same place.
+        return -value
+    drawn = low + (high - low) * generator.random()
     changed = generator.choice((value + 1.0, value - 1.0, -value, value / 2, drawn, drawn, drawn))
-    return round(min(float(shape.high), max(float(shape.low), changed)), min(shape.decimals, 15))
+    return round(min(high, max(low, changed)), min(shape.decimals, 15))
 
 
 def _changed_text(value: str, other: Any, generator: random.Random) -> str:
