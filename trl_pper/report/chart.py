@@ -45,13 +45,13 @@ def figure_of(draw: Callable[[Any], None]) -> Any:
     except ImportError as error:
         raise ImportError("a report needs matplotlib; install it with: pip install 'trl-pper[report]'") from error
     colours = {name: INK for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")}
-    with rc_context({**SETTINGS, **colours, "axes.edgecolor": LINE, "font.size": 9}):
+    with rc_context({**SETTINGS, **colours, "axes.edgecolor": LINE, "font.size": 10}):
         # As wide as a telephone, so that its text is as large there as the page's.
-        figure = Figure(figsize=(4.7, 3.3), layout="constrained")
+        figure = Figure(figsize=(4.7, 3.4), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
-        axes.grid(axis="y", color=LINE, linewidth=0.5)
+        axes.tick_params(labelsize=9)
         draw(axes)
     return figure
 

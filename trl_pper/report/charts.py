@@ -1,7 +1,7 @@
 """The charts of a report: what each shows, in a picture, in a sentence and as a table.
 
-Enters: what a buffer holds and the history of its run. Leaves: charts. Labels are fixed words and numbers: nothing that
-a model or a user wrote is drawn.
+Enters: what a buffer holds and the history of its run. Leaves: charts. Labels are fixed words and numbers; nothing
+that a model or a user wrote is drawn.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trl_pper.report.content import (
     IntArray,
     best_pass_rates,
     classes_of,
+    percent,
     share_by_class,
     task_coverage,
     top_draws,
@@ -71,7 +72,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
         values = content.weight * (low + span * grid[None, :]) + (1 - content.weight) * grid[:, None]
         if np.ptp(values) > 0:
             lines = axes.contour(low + span * grid, grid, values, levels=6, colors=MUTE, linewidths=0.8)
-            axes.clabel(lines, fontsize=8, colors=INK)
+            axes.clabel(lines, fontsize=8.5, colors=INK)
         size = {"s": 8 + 160 * counts / most, "alpha": 0.55, "edgecolors": "none"}
         axes.scatter(low + span * x, y, color=ACCENT, **size)
         ticks = list(np.linspace(low, 1, 6))
@@ -92,7 +93,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
         own = content.possibilities[chosen & known]
         quartiles = [f"{value:.4g}" for value in np.quantile(own, [0.25, 0.5, 0.75])] if len(own) else ["none"] * 3
         rows.append([name, f"{int(chosen.sum()):,}", f"{int((chosen & ~known).sum()):,}", *quartiles])
-    apart_text = f" The possibility of {unknown:,} programs is unknown: they stand apart." if unknown else ""
+    apart_text = f" Programs of unknown possibility stand apart: {unknown:,}." if unknown else ""
     cut_text = f" The axis begins at {low:.1f}." if low else ""
     return Chart(
         name="possibility",
@@ -116,12 +117,13 @@ def draw_chart(content: Content) -> Chart:
         if drawn is not None:
             axes.bar(x + 0.2, drawn, width=0.36, color=ACCENT, label="drawn")
         axes.set_xticks(x, [name.replace(" to ", "\u2013") for name in PASS_RATE_CLASSES], fontsize=8)
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
         axes.set(xlabel="pass rate", ylabel="share of programs or draws", ylim=(0, None))
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
 
     text = "Nothing can be drawn: the priority takes passing programs only, and there is none."
     if content.draws is not None:
-        text = f"The likeliest tenth of the programs gets {top_draws(content.draws):.0%} of the draws."
+        text = f"The likeliest tenth of the programs gets {100 * top_draws(content.draws):.0f} % of the draws."
     return Chart(
         name="draw",
         title="What the buffer holds against what is drawn",
@@ -129,7 +131,7 @@ def draw_chart(content: Content) -> Chart:
         figure=figure_of(draw),
         header=["pass rate", "share held", "share drawn"],
         rows=[
-            [name, f"{held[place]:.1%}", "none" if drawn is None else f"{drawn[place]:.1%}"]
+            [name, percent(held[place]), "none" if drawn is None else percent(drawn[place])]
             for place, name in enumerate(PASS_RATE_CLASSES)
         ],
     )
@@ -145,17 +147,18 @@ def coverage_chart(content: Content) -> Chart:
         x = np.arange(len(counts))
         axes.bar(x, counts, width=0.6, color=[*[MUTE] * (len(counts) - 1), GOOD])
         axes.set_xticks(x, [name.replace(" to ", "\u2013") for name in PASS_RATE_CLASSES], fontsize=8)
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
         axes.set(xlabel="best pass rate of the task", ylabel="tasks")
 
     return Chart(
         name="coverage",
         title="How far the tasks are covered",
-        text=f"Of {len(content.tasks):,} tasks {coverage['none']:,} have no passing program, {coverage['some']:,} have "
-        f"some, and {coverage['only']:,} have only passing programs.",
+        text=f"Of {len(content.tasks):,} tasks {coverage['none']:,} have no passing program, {coverage['some']:,} "
+        f"have some, and {coverage['only']:,} have only passing programs.",
         figure=figure_of(draw),
         header=["best pass rate", "tasks", "share"],
         rows=[
-            [name, f"{counts[place]:,}", f"{counts[place] / len(best):.1%}"]
+            [name, f"{counts[place]:,}", percent(counts[place] / len(best))]
             for place, name in enumerate(PASS_RATE_CLASSES)
         ],
     )
@@ -170,12 +173,15 @@ def outcome_chart(content: Content) -> Chart:
 
     def draw(axes: Any) -> None:
         y = np.arange(len(names))
-        axes.barh(y - 0.2, [worst[name] / total for name in names], 0.36, color=ACCENT, label="programs, by their worst")
+        axes.barh(
+            y - 0.2, [worst[name] / total for name in names], 0.36, color=ACCENT, label="programs, by their worst"
+        )
         axes.barh(y + 0.2, [tests.get(name, 0) / total_tests for name in names], 0.36, color=MUTE, label="all tests")
         axes.set_yticks(y, [name.replace("_", " ") for name in names])
         axes.invert_yaxis()
+        axes.grid(axis="x", color=LINE, linewidth=0.5)
         axes.set(xlabel="share of programs or tests")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
 
     return Chart(
         name="outcomes",
@@ -187,9 +193,9 @@ def outcome_chart(content: Content) -> Chart:
             [
                 name.replace("_", " "),
                 f"{worst[name]:,}",
-                f"{worst[name] / total:.1%}",
+                percent(worst[name] / total),
                 f"{tests.get(name, 0):,}",
-                f"{tests.get(name, 0) / total_tests:.1%}",
+                percent(tests.get(name, 0) / total_tests),
             ]
             for name in names
         ],

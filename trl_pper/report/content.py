@@ -115,15 +115,21 @@ def buffer_facts(content: Content) -> dict[str, str]:
     facts = {
         "programs": f"{len(content):,}",
         "tasks": f"{tasks:,}",
-        "tasks with a passing program": f"{(coverage['some'] + coverage['only']) / tasks:.1%}",
+        "tasks with a passing program": percent((coverage["some"] + coverage["only"]) / tasks),
+        "programs that pass every test": percent(float((content.pass_rates == 1.0).mean())),
         "mean pass rate": f"{content.pass_rates.mean():.3f}",
-        "programs that pass every test": f"{(content.pass_rates == 1.0).mean():.1%}",
-        "programs of known possibility": f"{known / len(content):.1%}",
+        "programs of known possibility": percent(known / len(content)),
     }
     if content.draws is None:
         return {**facts, "effective sample size of the draw": "none"}
     size = effective_sample_size(content.draws)
-    return {**facts, "effective sample size of the draw": f"{size:,.0f} ({size / len(content):.0%})"}
+    name = f"programs, effective sample size of the draw: {percent(size / len(content))} of all"
+    return {**facts, name: f"{size:,.0f}"}
+
+
+def percent(share: float) -> str:
+    """Return a share in [0, 1] as text."""
+    return f"{100 * share:.1f} %"
 
 
 def task_coverage(content: Content) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The difference of two programs, line by line and within lines, as plain lists for JSON.
 
-Enters: two texts. Leaves: rows. Long texts and long lines are cut, and the rows say so; what is left takes time bounded
-by these limits.
+Enters: two texts. Leaves: rows. Long texts and long lines are cut, and the rows say so; what is left takes time
+bounded by these limits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from difflib import SequenceMatcher
 from typing import Any
 
 LINES = 300
-LINE_CHARACTERS = 300
+LINE_CHARACTERS = 200
+
+#: Replaced lines that are compared word by word; others differ as a whole.
+COMPARED = 40
 
 #: Lines that are the same, shown around those that differ.
 CONTEXT = 3
@@ -26,12 +29,14 @@ def difference(failed: str, passing: str) -> list[Row]:
     """Return the rows that lead from a failed program to a passing one."""
     left, right = _lines(failed), _lines(passing)
     rows: list[Row] = []
+    compared = 0
     blocks = SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
     for index, (kind, start, end, other_start, other_end) in enumerate(blocks):
         if kind == "equal":
             rows += _context(left[start:end], first=index == 0, last=index == len(blocks) - 1)
         else:
-            rows += _changed(left[start:end], right[other_start:other_end])
+            rows += _changed(left[start:end], right[other_start:other_end], words=max(0, COMPARED - compared))
+            compared += min(end - start, other_end - other_start)
     return rows
 
 
@@ -60,10 +65,10 @@ def _context(lines: list[str], *, first: bool, last: bool) -> Iterator[Row]:
     yield from (["=", line] for line in lines[len(lines) - after :])
 
 
-def _changed(left: list[str], right: list[str]) -> Iterator[Row]:
+def _changed(left: list[str], right: list[str], *, words: int) -> Iterator[Row]:
     paired = min(len(left), len(right))
-    for one, other in zip(left, right, strict=False):
-        yield ["~", *_parts(one, other)]
+    for number, (one, other) in enumerate(zip(left, right, strict=False)):
+        yield ["~", *(_parts(one, other) if number < words else (["", one], ["", other]))]
     yield from (["-", ["", line]] for line in left[paired:])
     yield from (["+", ["", line]] for line in right[paired:])
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trl_pper.collection_report import CollectionReport
+if TYPE_CHECKING:
+    from trl_pper.collection_report import CollectionReport
 
 _PREFIX = "pper/"
 
@@ -24,7 +25,7 @@ class Evaluation:
     """Scores on held-out tasks.
 
     Args:
-        rounds_trained: Rounds of training before it; 0 for the model as it came, 1.5 in the middle of the second round.
+        rounds_trained: Rounds of training before it: 0 for the model as it came, 1.5 amid the second round.
         scores: Shares in [0, 1] by name.
     """
 

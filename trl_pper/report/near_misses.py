@@ -27,7 +27,7 @@ PASSING_OF_A_TASK = 12
 #: Passing programs compared in full: those that share the most tokens with the failed one.
 COMPARED = 2
 _CHARACTERS = 8_000
-_TOKENS = 250
+_TOKENS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ def similarity(one: Sequence[str], other: Sequence[str]) -> float:
     """
     start = _common(one, other)
     end = _common(one[start:][::-1], other[start:][::-1])
-    middle = [text[start : len(text) - end][:_TOKENS] for text in (one, other)]
-    matcher = SequenceMatcher(None, *middle, autojunk=False)
+    left, right = (text[start : len(text) - end][:_TOKENS] for text in (one, other))
+    matcher = SequenceMatcher(None, left, right, autojunk=False)
     same = start + end + sum(block.size for block in matcher.get_matching_blocks())
     total = len(one) + len(other)
     return 2 * same / total if total else 1.0

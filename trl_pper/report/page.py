@@ -1,8 +1,8 @@
 """The HTML page: everything a report shows, in one file that asks for nothing from elsewhere.
 
 Enters: a buffer and the history of its run. Leaves: the file, and PNG files of its charts where these are wanted. What
-models and users wrote gets into the page in two ways, both as text: escaped by the template, or packed, unpacked by the
-page's script and set as the text of an element. A content security policy allows that script and style alone.
+models and users wrote gets into the page in two ways, both as text: escaped by the template, or packed, unpacked by
+the page's script and set as the text of an element. A content security policy allows that script and style alone.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ INVISIBLE = (
 )
 
 _POLICY = (
-    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; base-uri 'none'; form-action 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; base-uri 'none'; "
+    "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 _SCORES = {
@@ -174,6 +174,10 @@ def _shown(chart: Chart) -> dict[str, Any]:
     return {"title": chart.title, "text": chart.text, "svg": svg, "header": chart.header, "rows": chart.rows}
 
 
-def _groups(content: Content) -> list[tuple[str, list[Group]]]:
-    kinds = {"source": "Who wrote it", "scorer": "Whose possibility it is", "round": "When it was written"}
-    return [(heading, groups_by(content, kind)) for kind, heading in kinds.items()]
+def _groups(content: Content) -> list[tuple[str, str, list[Group]]]:
+    kinds = {
+        "source": "By source: who wrote them",
+        "scorer": "By scorer: whose the possibility is",
+        "round": "By round",
+    }
+    return [(kind, heading, groups_by(content, kind)) for kind, heading in kinds.items()]

@@ -34,8 +34,8 @@ def find_run(path: str | Path) -> Run:
     """Read a buffer and, where it lies in a checkpoint, what the run had logged by then.
 
     Args:
-        path: A buffer file (.parquet), a checkpoint folder, or the output folder of a run, of which the newest complete
-            checkpoint is taken.
+        path: A buffer file (.parquet), a checkpoint folder, or the output folder of a run, of which the newest
+            complete checkpoint is taken.
 
     Raises:
         ValueError: There is no buffer, or it is malformed.
@@ -50,7 +50,7 @@ def find_run(path: str | Path) -> Run:
     checkpoint = source if (source / BUFFER_FILE).is_file() else newest_complete_checkpoint(source)
     if checkpoint is None:
         raise ValueError(
-            f"{source}: must be a buffer file, or a folder with {BUFFER_FILE} or a complete checkpoint; it has neither. "
+            f"{source}: must be a buffer file, or a folder with {BUFFER_FILE} or a complete checkpoint. "
             "Runs save checkpoints unless save_strategy is 'no'"
         )
     return Run(path=checkpoint, buffer=ReplayBuffer.load(checkpoint / BUFFER_FILE), history=_logged(checkpoint))

@@ -1,8 +1,8 @@
 """A matplotlib figure as part of a page: in the page's colours, without styles of its own.
 
 Enters: a figure drawn in the colours below. Leaves: an `<svg>` element whose colours follow the page's light or dark
-scheme. It has no `style` attribute and no `<style>`, which the page's content security policy would refuse, and no name
-(`id`) that another chart of the page has.
+scheme. It has no `style` attribute and no `<style>`, which the page's content security policy would refuse, and no
+name (`id`) that another chart of the page has.
 """
 
 from __future__ import annotations

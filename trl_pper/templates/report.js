@@ -1,6 +1,6 @@
 "use strict";
 // Text that models wrote reaches the page only as the text of elements: never as markup, never as an attribute that loads.
-const PAGE = 25;
+const PAGE = 12;
 const INVISIBLE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
@@ -211,8 +211,8 @@ function start(data) {
   ], (pair) => {
     const failed = data.programs[pair.failed];
     return lazily(
-      [name(failed.name), badge(failed), fact(`${Math.round(1000 * pair.similarity) / 10} % the same`),
-        fact(`pass rate ${failed.pass_rate}`), fact(`P2Value ${failed.p2value}, passing ${data.programs[pair.passing].p2value}`)],
+      [name(failed.name), badge(failed), fact(`${Math.round(1000 * pair.similarity) / 10} % of the tokens the same`),
+        fact(`pass rate ${failed.pass_rate}`), fact(`P2Value ${failed.p2value} against ${data.programs[pair.passing].p2value}`)],
       () => {
         const head = make("div", { className: "row" }, make("div", { className: "head minus" }, "\u2212 failed"), make("div", { className: "head plus" }, "+ nearest passing"));
         const rows = pair.rows.map((row) => make("div", { className: "row" }, ...line(row)));
