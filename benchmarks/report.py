@@ -2,8 +2,8 @@
 
     python benchmarks/report.py --output benchmarks/results/report.json
 
-Each size is built in a process of its own, `--rounds` times. Programs are pieces of the Python standard library, ten to a
-task, most of them copies with a changed line, so that near misses are found and text compresses as code does.
+Each size is built in a process of its own, `--rounds` times. Programs are functions of the Python standard library,
+ten to a task, most of them copies with a changed line: near misses are found, and text compresses as code does.
 The time in the browser is the one the page states: from the start of loading until its lists are shown.
 """
 

@@ -1,4 +1,4 @@
-"""The report: one file, no request leaves it, hostile program text stays text, figures and what is shown are honest."""
+"""The report: one file, no request leaves it, hostile program text stays text, figures are honest."""
 
 import base64
 import gzip
