@@ -51,6 +51,7 @@ def test_what_models_and_users_write_is_text(tmp_path):
     assert "<!--" not in page
     assert not set("\x00\u202e\r") & set(page)
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;⟨U+0000⟩⟨U+202E⟩⟨U+000D⟩" in page
+    assert "<title>⟨U+DCFF⟩</title>" in report(tmp_path, buffer, title="\udcff")
     data = unpacked(page)
     assert data["programs"][0]["text"] == names["program"]
     assert data["tasks"][0]["name"] == names["task_id"]

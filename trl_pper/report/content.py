@@ -149,7 +149,7 @@ def best_pass_rates(content: Content) -> FloatArray:
 
 def classes_of(pass_rates: FloatArray) -> IntArray:
     """Return the position of each pass rate in `PASS_RATE_CLASSES`, shape [n]."""
-    inner = np.clip(np.floor(pass_rates * 5 + 1e-9), 0, 4).astype(np.int64) + 1
+    inner = np.clip(np.floor(pass_rates * 5), 0, 4).astype(np.int64) + 1
     return np.where(pass_rates == 0.0, 0, np.where(pass_rates == 1.0, len(PASS_RATE_CLASSES) - 1, inner))
 
 

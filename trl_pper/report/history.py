@@ -46,8 +46,8 @@ class History:
     evaluations: tuple[Evaluation, ...] = ()
 
     def scores(self) -> dict[str, tuple[Evaluation, Evaluation]]:
-        """Return for each score the first and the last evaluation that has it."""
-        names = dict.fromkeys(name for one in self.evaluations for name in one.scores)
+        """Return for each score, accuracies first, the first and the last evaluation that has it."""
+        names = sorted({name for one in self.evaluations for name in one.scores}, key=_order)
         having = {name: [one for one in self.evaluations if name in one.scores] for name in names}
         return {name: (found[0], found[-1]) for name, found in having.items()}
 
@@ -97,3 +97,8 @@ class _Logged:
 
 def _named(match: re.Match[str]) -> str:
     return match["score"] if match["set"] is None else f"{match['score']} of {match['set']}"
+
+
+def _order(name: str) -> tuple[int, str]:
+    scores = ("accuracy", "pass_rate", "pass@")
+    return next(place for place, score in enumerate(scores) if name.startswith(score)), name

@@ -15,6 +15,9 @@ from trl_pper.report.groups import groups_by
 from trl_pper.report.history import History
 from trl_pper.report.svg import ACCENT, GOOD, LINE, WARM
 
+#: Scores on held-out tasks drawn; the table has them all.
+LINES = 3
+
 
 def learning_chart(history: History) -> Chart:
     """Draw what each round's programs passed, and what held-out tasks say where they were asked."""
@@ -24,7 +27,7 @@ def learning_chart(history: History) -> Chart:
         "tasks with a passing program": (GOOD, "o-", trained, [figures.get("solved") for figures in rounds]),
         "mean pass rate": (ACCENT, "s-", trained, [figures.get("pass_rate") for figures in rounds]),
     }
-    for place, name in enumerate(list(history.scores())[:3]):
+    for place, name in enumerate(list(history.scores())[:LINES]):
         having = [one for one in history.evaluations if name in one.scores]
         when = [one.rounds_trained for one in having]
         # Names of several held-out sets are the user's: the chart numbers them, the table names them.
@@ -39,25 +42,39 @@ def learning_chart(history: History) -> Chart:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize=9, loc="best")
 
-    header = [
-        "round",
-        "programs",
-        "new",
-        "mean pass rate",
-        "tasks solved",
-        "effective sample size",
-        "staleness, rounds",
-    ]
-    names = ("round_index", "programs", "added", "pass_rate", "solved", "effective_sample_size", "staleness")
+    header, rows = _table(history)
     return Chart(
         name="learning_curve",
         title="Round by round",
         text="Programs of each round, written before it trains: their mean pass rate, and the share of tasks that one "
-        "of them solves. Dotted: the model on held-out tasks, where the run was evaluated.",
+        "of them solves. Dotted: scores on held-out tasks, the first three where there are more.",
         figure=figure_of(draw),
         header=header,
-        rows=[[number(figures.get(name)) for name in names] for figures in rounds],
+        rows=rows,
     )
+
+
+def _table(history: History) -> tuple[list[str], list[list[str]]]:
+    """Return what the chart shows and more, a row for each number of rounds trained."""
+    columns = {
+        "programs": "programs",
+        "new": "added",
+        "mean pass rate": "pass_rate",
+        "tasks solved": "solved",
+        "effective sample size": "effective_sample_size",
+        "staleness, rounds": "staleness",
+    }
+    rounds = {figures["round_index"]: figures for figures in history.rounds}
+    scores = {one.rounds_trained: one.scores for one in history.evaluations}
+    rows = [
+        [
+            number(trained),
+            *(number(rounds.get(trained, {}).get(name)) for name in columns.values()),
+            *(number(scores.get(trained, {}).get(name)) for name in history.scores()),
+        ]
+        for trained in sorted({*rounds, *scores})
+    ]
+    return ["rounds trained", *columns, *(f"held out: {name}" for name in history.scores())], rows
 
 
 def held_rounds_chart(content: Content) -> Chart:

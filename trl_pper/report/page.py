@@ -36,7 +36,7 @@ PROGRAMS = 2_000
 #: What is not visible, or changes the order of what is: shown as its code point. Tabs and new lines are themselves.
 INVISIBLE = (
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\U000e0000-\U000e007f]"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 _POLICY = (

@@ -9,7 +9,7 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from trl_pper.replay import ReplayBuffer
 from trl_pper.report.content import NO_OUTCOMES, OUTCOMES, Content, IntArray, best_pass_rates
 from trl_pper.report.difference import difference
 from trl_pper.report.near_misses import NearMisses
+from trl_pper.task import Prompt
 
 #: Longest text of one program or prompt, in characters, and most outcomes of one program.
 CHARACTERS = 8_000
@@ -51,19 +52,29 @@ def choose_programs(content: Content, near_misses: NearMisses, limit: int) -> In
 
 def pack(buffer: ReplayBuffer, content: Content, near_misses: NearMisses, chosen: IntArray) -> str:
     """Return programs, tasks and near misses as base64 of compressed JSON."""
-    programs = buffer.take(chosen)
     shown = {int(place): row for row, place in enumerate(chosen)}
+    programs, prompts = [], {}
+    for place, one in zip(chosen.tolist(), _taken(buffer, chosen), strict=True):
+        programs.append(_program(one, content, place))
+        prompts[int(content.task[place])] = _prompt(one.prompt)
     data = {
         "outcomes": [*map(str, OUTCOMES)],
         "unknown": NO_OUTCOMES,
         "sources": content.names["source"],
         "scorers": content.names["scorer"],
-        "programs": [_program(one, content, int(place)) for one, place in zip(programs, chosen, strict=True)],
-        "tasks": _tasks(content, programs, chosen),
+        "programs": programs,
+        "tasks": _tasks(content, prompts),
+        "all_tasks": len(content.tasks),
         "near_misses": _near_misses(buffer, near_misses, shown),
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _taken(buffer: ReplayBuffer, places: IntArray) -> Iterator[Experience]:
+    """Yield experiences without having all of them, which may be long, as objects at a time."""
+    for start in range(0, len(places), 256):
+        yield from buffer.take(places[start : start + 256])
 
 
 def _program(one: Experience, content: Content, place: int) -> dict[str, Any]:
@@ -86,13 +97,12 @@ def _program(one: Experience, content: Content, place: int) -> dict[str, Any]:
     }
 
 
-def _tasks(content: Content, programs: Sequence[Experience], chosen: IntArray) -> list[dict[str, Any]]:
+def _tasks(content: Content, prompts: dict[int, str]) -> list[dict[str, Any]]:
     """Return the tasks, those of lowest best pass rate first: as many as fit, and all with a program shown."""
     best = best_pass_rates(content)
     total = np.bincount(content.task)
     passing = np.bincount(content.task, content.pass_rates == 1.0)
     order = np.lexsort((-total, passing / total, best))
-    prompts = {int(content.task[place]): one.prompt for one, place in zip(programs, chosen, strict=True)}
     wanted = dict.fromkeys([*order[:TASKS].tolist(), *sorted(prompts)])
     return [
         {
@@ -101,15 +111,13 @@ def _tasks(content: Content, programs: Sequence[Experience], chosen: IntArray) -
             "programs": int(total[task]),
             "passing": int(passing[task]),
             "best": _short(float(best[task])),
-            "prompt": _prompt(prompts.get(task)),
+            "prompt": prompts.get(task),
         }
         for task in wanted
     ]
 
 
-def _prompt(prompt: Any) -> str | None:
-    if prompt is None:
-        return None
+def _prompt(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt[:CHARACTERS]
     return "\n\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)[:CHARACTERS]
@@ -117,7 +125,8 @@ def _prompt(prompt: Any) -> str | None:
 
 def _near_misses(buffer: ReplayBuffer, near_misses: NearMisses, shown: dict[int, int]) -> list[dict[str, Any]]:
     pairs = [pair for pair in near_misses.pairs if pair.failed in shown and pair.passing in shown]
-    texts = [one.program for one in buffer.take([place for pair in pairs for place in (pair.failed, pair.passing)])]
+    places = np.array([place for pair in pairs for place in (pair.failed, pair.passing)], np.int64)
+    texts = [one.program for one in _taken(buffer, places)]
     return [
         {
             "failed": shown[pair.failed],

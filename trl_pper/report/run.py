@@ -62,5 +62,5 @@ def _logged(checkpoint: Path) -> History:
         return History()
     try:
         return history_of(log=json.loads(file.read_text(encoding="utf-8"))["log_history"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: must be the state of a Trainer with its log_history; got {error!r}") from error

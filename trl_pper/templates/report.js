@@ -1,7 +1,7 @@
 "use strict";
 // Text that models wrote reaches the page only as the text of elements: never as markup, never as an attribute that loads.
 const PAGE = 12;
-const INVISIBLE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+const INVISIBLE = /[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\u{e0000}-\u{e007f}]/gu;
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
 /** Make an element; children are nodes, or strings that become text. */
@@ -83,7 +83,10 @@ function list(section, rows, controls, draw) {
 
 function search(label, text) {
   const field = make("input", { type: "search", autocomplete: "off", spellcheck: false });
-  const apply = (rows, value) => (value ? rows.filter((row) => text(row).toLowerCase().includes(value.toLowerCase())) : rows);
+  function apply(rows, value) {
+    const exact = rows.filter((row) => text(row) === value);
+    return exact.length || !value ? (value ? exact : rows) : rows.filter((row) => text(row).toLowerCase().includes(value.toLowerCase()));
+  }
   return { label, field, apply, initial: "" };
 }
 
@@ -135,7 +138,7 @@ function start(data) {
     return nodes;
   }
   function code(program) {
-    const nodes = [make("pre", { tabIndex: 0, "aria-label": "Program" }, make("code", { dir: "ltr" }, ...plain(program.text)))];
+    const nodes = [make("pre", { tabIndex: 0, role: "region", "aria-label": "Program" }, make("code", { dir: "ltr" }, ...plain(program.text)))];
     if (program.more) nodes.push(make("p", { className: "note" }, `${count(program.more)} more characters are left out.`));
     return nodes;
   }
@@ -144,11 +147,12 @@ function start(data) {
     if (data.sources[program.source]) from.push(`by ${data.sources[program.source]}`);
     if (data.scorers[program.scorer]) from.push(`possibility of ${data.scorers[program.scorer]}`);
     if (program.settings) from.push(program.settings);
-    return make("p", { className: "note" }, make("bdi", {}, ...plain(from.join(" \u00b7 "))));
+    const link = make("a", { href: `#program-${program.number}` }, `#program-${program.number}`);
+    return make("p", { className: "note" }, link, " \u00b7 ", make("bdi", {}, ...plain(from.join(" \u00b7 "))));
   }
   function prompt(task) {
     if (!task.prompt) return [];
-    return [make("details", {}, make("summary", {}, "Prompt"), make("pre", { tabIndex: 0 }, make("code", {}, ...plain(task.prompt))))];
+    return [make("details", {}, make("summary", {}, "Prompt"), make("pre", { tabIndex: 0, role: "region", "aria-label": "Prompt" }, make("code", {}, ...plain(task.prompt))))];
   }
   const drawProgram = (program) => lazily(
     [name(program.name), badge(program), fact(`P2Value ${program.p2value}`), fact(`pass rate ${program.pass_rate}`),
@@ -194,6 +198,11 @@ function start(data) {
       return [make("p", { className: "note" }, note), ...(own.length ? [all] : []), ...prompt(task)];
     },
   ));
+
+  if (data.tasks.length < data.all_tasks) {
+    const note = `${count(data.tasks.length)} of ${count(data.all_tasks)} tasks are listed: those of lowest best pass rate, and all whose programs can be read here.`;
+    document.querySelector("[data-list=tasks]").before(make("p", {}, note));
+  }
 
   const parts = (pieces) => pieces.map((piece, number) => (number % 2 ? make("mark", {}, ...plain(piece)) : make("span", {}, ...plain(piece))));
   function line([kind, one, other]) {
