@@ -79,23 +79,18 @@ def experiences(number: int) -> Iterator[Any]:
 
 def build(number: int, path: Path) -> dict[str, float]:
     """Fill a buffer, and measure the report on it."""
-    import resource
-
     from trl_pper import ReplayBuffer
     from trl_pper.report import write_report
 
     buffer = ReplayBuffer()
     buffer.add(experiences(number))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     write_report(path, buffer, title=f"{number} experiences")
     seconds = time.perf_counter() - started
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "experiences": len(buffer),
         "build_seconds": seconds,
         "file_bytes": path.stat().st_size,
-        "further_resident_mib": (after - before) / 1024,
     }
 
 
@@ -125,7 +120,6 @@ def measure(number: int, rounds: int) -> dict[str, Any]:
         "experiences": built[0]["experiences"],
         "file_bytes": built[0]["file_bytes"],
         "build_seconds": spread([one["build_seconds"] for one in built]),
-        "further_resident_mib": spread([one["further_resident_mib"] for one in built]),
         "usable_seconds": spread(usable) if usable else None,
     }
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_pper import Experience, ReplayBuffer
+from trl_pper.report import charts
 from trl_pper.report.content import (
     PASS_RATE_CLASSES,
     best_pass_rates,
@@ -122,3 +123,37 @@ def test_a_log_is_read_by_names_and_what_is_logged_twice_counts_once():
     ]  # fmt: skip
     first, last = history.scores()["accuracy"]
     assert first is last
+
+
+def test_points_of_a_cell_become_one_dot_where_they_lie_on_average():
+    x, y, counts = charts._cells(np.array([0.5, 0.51, 1.0, 0.5]), np.array([0.125, 0.125, 1.0, 0.125]))
+    assert sorted(zip(x.round(6).tolist(), y.tolist(), counts.tolist(), strict=True)) == [
+        (0.5, 0.125, 2), (0.51, 0.125, 1), (1.0, 1.0, 1),
+    ]  # fmt: skip
+    assert all(len(found) == 0 for found in charts._cells(np.zeros(0), np.zeros(0)))
+
+
+@pytest.mark.parametrize(
+    ("possibilities", "fields"),
+    [("none known", {}), ("all equal to one", {"logprob": [0.0] * 3, "num_tokens": [1] * 3})],
+)
+def test_charts_are_drawn_of_possibilities_without_a_span(possibilities, fields):
+    content = read_content(buffer_of(("a", 0.0), ("a", 1.0), ("b", 0.5), **fields))
+    drawn = charts.draw_charts(content, history_of(), possibility="mean")
+    assert [chart.name for chart in drawn] == ["possibility", "draw", "coverage", "outcomes"]
+    rows = drawn[0].rows
+    assert [row[1] for row in rows] == ["1", "0", "0", "1", "0", "0", "1"]
+    assert {row[2] for row in rows} == ({"0"} if fields else {"0", "1"})
+    assert rows[1][3:] == ["none"] * 3
+
+
+def test_the_learning_chart_has_a_row_for_each_round_and_each_evaluation():
+    log = [{"epoch": 0, "pper/round_index": 0.0, "pper/pass_rate": 0.1, "pper/solved": 0.5, "pper/programs": 1200.0}]
+    content = read_content(buffer_of(("a", 0.0)))
+    history = history_of(log=log, evaluations=[(1.5, {"eval_$x_accuracy": 0.25})])
+    chart = charts.draw_charts(content, history, possibility="mean")[0]
+    assert chart.header[-1] == "held out: accuracy of $x"
+    assert chart.rows == [
+        ["0", "1,200", "none", "0.1", "0.5", "none", "none", "none"],
+        ["1.5", *["none"] * 6, "0.25"],
+    ]

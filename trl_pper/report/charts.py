@@ -28,7 +28,7 @@ from trl_pper.report.history import History
 from trl_pper.report.learning import held_rounds_chart, learning_chart
 from trl_pper.report.svg import ACCENT, GOOD, INK, LINE, MUTE, WARM
 
-#: Cells of the chart of possibilities, in each direction: equal points become one larger dot.
+#: Cells of the chart of possibilities, in each direction: the points of a cell become one larger dot.
 _CELLS = 25
 
 
@@ -203,7 +203,7 @@ def outcome_chart(content: Content) -> Chart:
 
 
 def _cells(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Return the cells of a grid that points in the unit square lie in: their centres and how many points each has."""
+    """Gather points of the unit square by the cells of a grid; return the mean place and the number of each."""
     places = np.stack([np.round(x * _CELLS), np.round(y * _CELLS)])
-    cells, counts = np.unique(places, axis=1, return_counts=True)
-    return cells[0] / _CELLS, cells[1] / _CELLS, counts
+    _, cell, counts = np.unique(places, axis=1, return_inverse=True, return_counts=True)
+    return np.bincount(cell.ravel(), x) / counts, np.bincount(cell.ravel(), y) / counts, counts

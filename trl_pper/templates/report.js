@@ -224,7 +224,9 @@ function start(data) {
         fact(`pass rate ${failed.pass_rate}`), fact(`P2Value ${failed.p2value} against ${data.programs[pair.passing].p2value}`)],
       () => {
         const head = make("div", { className: "row" }, make("div", { className: "head minus" }, "\u2212 failed"), make("div", { className: "head plus" }, "+ nearest passing"));
-        const rows = pair.rows.map((row) => make("div", { className: "row" }, ...line(row)));
+        // A program ends with a new line: what stands behind it is no line.
+        const ending = pair.rows.findLastIndex((row) => row[0] !== "=" || row[1] !== "") + 1;
+        const rows = pair.rows.slice(0, ending).map((row) => make("div", { className: "row" }, ...line(row)));
         return [make("div", { className: "diff", dir: "ltr" }, head, ...rows), ...verdicts(failed), ...prompt(tasks.get(failed.task))];
       },
     );
