@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, as_chat, load_tasks
 from trl_pper.extraction import Extraction, extract
@@ -133,15 +133,6 @@ def atcoder_tasks(path: Path) -> list[CodingTask]:
     ]
 
 
-def markdown(results: list[dict[str, Any]]) -> str:
-    """Return the figures as a table."""
-    lines = [f"| {' | '.join(column.replace('_', ' ') for column in COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    for result in results:
-        cells = [f"{value:,}" if isinstance(value, int) else value for value in (result[name] for name in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     logging.getLogger("trl_pper").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -155,7 +146,7 @@ def main() -> None:
             results.append(measure(name, options.data, judge))
             print(f"{name}: done", file=sys.stderr)
         isolation = judge.isolation
-    print(markdown(results))
+    print(markdown(results, COLUMNS))
     write_result(options.output, {"environment": snapshot(), "isolation": isolation, "samples": results})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,3 +30,12 @@ def write_result(path: Path | None, result: Mapping[str, object]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def markdown(results: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Return figures as a table, a row for each result."""
+    lines = [f"| {' | '.join(column.replace('_', ' ') for column in columns)} |", f"|{'---|' * len(columns)}"]
+    for result in results:
+        values = (result[name] for name in columns)
+        lines.append(f"| {' | '.join(f'{one:,}' if isinstance(one, int) else str(one) for one in values)} |")
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, StdioTests, load_tasks
 from trl_pper.judge.testplan import count_tests
@@ -62,16 +62,6 @@ def number_of_tests(task: CodingTask) -> int:
     return len(task.tests.cases) if isinstance(task.tests, StdioTests) else count_tests(task.tests.code)
 
 
-def markdown(results: list[dict[str, Any]]) -> str:
-    """Return the figures as a table."""
-    heads = [column.replace("_", " ") for column in COLUMNS]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for result in results:
-        cells = [f"{value:,}" if isinstance(value, int) else value for value in (result[name] for name in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     logging.getLogger("trl_pper").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -82,7 +72,7 @@ def main() -> None:
     with Judge(workers=options.workers) as judge:
         results = [measure(name, options.data, judge) for name in SAMPLES]
         isolation = judge.isolation
-    print(markdown(results))
+    print(markdown(results, COLUMNS))
     write_result(options.output, {"environment": snapshot(), "isolation": isolation, "samples": results})
 
 

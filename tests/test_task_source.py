@@ -60,7 +60,7 @@ def test_commands_take_a_mixture(folder, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- a\n", "mixture: must map at least one name"),
+        ("- a\n", "must map names to values; got list"),
         ("mixture: {}\n", "mixture: must map at least one name"),
         ("mixture: [a, b]\n", "mixture: must map at least one name"),
         ("mixture: {a: {\n", "must be YAML"),

@@ -25,6 +25,7 @@ _EXPORTS = {
     "ServerSource": "trl_pper.generation.server",
     "StdioTests": "trl_pper.task",
     "Verdict": "trl_pper.verdict",
+    "amplify_tasks": "trl_pper.amplify.tasks",
     "as_chat": "trl_pper.formats",
     "draw_probabilities": "trl_pper.priority",
     "load_tasks": "trl_pper.formats",
@@ -51,6 +52,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from trl_pper.amplify.tasks import amplify_tasks as amplify_tasks
     from trl_pper.collector import BeamSampleCollector as BeamSampleCollector
     from trl_pper.config import PPERConfig as PPERConfig
     from trl_pper.experience import Experience as Experience

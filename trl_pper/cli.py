@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_merge(commands.add_parser("merge", help="put buffers, such as those of several machines, into one"))
     _add_rescore(commands.add_parser("rescore", help="give programs of a buffer the log-probabilities of a model"))
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
+    _add_amplify(commands.add_parser("amplify", help="add tests to tasks that have a reference solution"))
     _add_evaluate(commands.add_parser("evaluate", help="pass@k and other figures of a model's programs for tasks"))
     _add_report(commands.add_parser("report", help="show a buffer, or a run, as one HTML file"))
     _add_export(
@@ -109,6 +110,18 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--selftest", action="store_true", help="judge nothing: try to break out and say what holds on this machine"
     )
+    _add_judge_options(parser)
+
+
+def _add_amplify(parser: argparse.ArgumentParser) -> None:
+    _add_task_options(parser)
+    parser.add_argument("--output", type=Path, required=True, help="tasks with the new tests, as native rows")
+    parser.add_argument("--new_tests", type=int, default=20, help="most tests added to a task")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the new inputs")
+    parser.add_argument("--references", type=Path, help="further programs known to be right, as rows of --programs")
+    programs = 'programs to find out: rows {"task_id", "completion" or "program" or "completions"}'
+    parser.add_argument("--programs", type=Path, help=programs)
+    parser.add_argument("--report", type=Path, help="figures per task, as JSON")
     _add_judge_options(parser)
 
 
@@ -224,6 +237,12 @@ def _judge(options: argparse.Namespace) -> int:
     return judge_file(options)
 
 
+def _amplify(options: argparse.Namespace) -> int:
+    from trl_pper.amplify.command import amplify_file
+
+    return amplify_file(options)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from trl_pper.evaluate_command import evaluate
 
@@ -270,7 +289,7 @@ def _export(options: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "demo": _demo, "collect": _collect, "merge": _merge, "rescore": _rescore, "judge": _judge, "evaluate": _evaluate,
-    "report": _report, "export": _export,
+    "amplify": _amplify, "report": _report, "export": _export,
 }  # fmt: skip
 
 if __name__ == "__main__":

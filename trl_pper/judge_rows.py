@@ -88,7 +88,7 @@ def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
         ValueError: A row names no known task or holds no program; the message names file, line and field.
     """
     by_id = {task.task_id: task for task in tasks}
-    return [_program_row(row, by_id, f"{path}:{line}") for line, row in read_rows(path)]
+    return [_program_row(one, by_id, f"{path}:{line}") for line, row in read_rows(path) for one in _single_rows(row)]
 
 
 def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[ProgramRow, Verdict]]:
@@ -103,6 +103,14 @@ def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[Progr
         for group, verdicts in zip(by_task.values(), judge.run(work), strict=True):
             found.update(zip(group, verdicts, strict=True))
         yield from ((row, found[position]) for position, row in enumerate(chunk))
+
+
+def _single_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a row for each completion where a row holds a list of them."""
+    completions = row.get("completions")
+    if not isinstance(completions, list):
+        return [row]
+    return [{"task_id": row.get("task_id"), "completion": completion} for completion in completions]
 
 
 def _program_row(row: Mapping[str, Any], by_id: Mapping[str, CodingTask], where: str) -> ProgramRow:

@@ -38,18 +38,28 @@ def with_file(arguments: Sequence[str]) -> list[str]:
     return [*command, *from_files, *kept]
 
 
-def _options(path: Path) -> list[str]:
+def yaml_mapping(path: Path) -> dict[str, Any]:
+    """Return what a YAML file maps names to.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no YAML, or maps no names.
+    """
     import yaml
 
     if not path.is_file():
-        raise FileNotFoundError(f"--config: {path}: no such file")
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"--config: {path}: must be YAML; got {error}") from error
+        raise ValueError(f"{path}: must be YAML; got {error}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"--config: {path}: must map names of options to values; got {type(found).__name__}")
-    return [text for name, value in found.items() for text in _option(name, value)]
+        raise ValueError(f"{path}: must map names to values; got {type(found).__name__}")
+    return found
+
+
+def _options(path: Path) -> list[str]:
+    return [text for name, value in yaml_mapping(path).items() for text in _option(name, value)]
 
 
 def _option(name: str, value: Any) -> list[str]:

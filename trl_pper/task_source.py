@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper.formats import as_chat, load_tasks
+from trl_pper.option_file import yaml_mapping
 from trl_pper.task import CodingTask
 
 PROMPTS = ("text", "chat")
@@ -55,18 +56,11 @@ def is_mixture(source: str) -> bool:
 
 
 def _mixed(path: Path) -> list[CodingTask]:
-    # Neither is needed for `--help`.
-    import yaml
-
+    # Not needed for `--help`, and slow.
     from trl_pper.mixture import mix_tasks
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: must be YAML; got {error}") from error
-    if not isinstance(given, dict) or not isinstance(given.get("mixture"), dict) or not given["mixture"]:
+    given = yaml_mapping(path)
+    if not isinstance(given.get("mixture"), dict) or not given["mixture"]:
         raise ValueError(f"{path}: mixture: must map at least one name to where its tasks are; got {given!r:.200}")
     unknown = sorted(given.keys() - {"mixture", "size", "seed"})
     if unknown:

@@ -46,6 +46,8 @@ class Judge:
             level by name: "namespaces", "landlock", "seccomp" or "rlimits".
         limits: What one program may use.
         cache_size: Verdicts remembered for equal programs on equal tests; timeouts are never remembered.
+        seed: What the hashes of text and `random` start from in every program, so that verdicts repeat; with another
+            seed, sets of text have another order.
 
     Raises:
         ValueError: An argument is out of range.
@@ -68,12 +70,15 @@ class Judge:
         limits: Limits | None = None,
         *,
         cache_size: int = 65_536,
+        seed: int = 0,
     ) -> None:
         if workers is None:
             # Each process of a launcher has a judge: together they get the cores once.
             workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed: must be a whole number from 0 to {2**32 - 1}; got {seed!r}")
         self.workers = workers
         self.limits = limits if limits is not None else Limits()
         self.cache = VerdictCache(cache_size)
@@ -81,7 +86,7 @@ class Judge:
         self.isolation = choose_level(isolation)
         self._report: dict[str, str] | None = None
         self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
-        self._slots = [_Slot(self.isolation, self.limits, self.cache) for _ in range(workers)]
+        self._slots = [_Slot(self.isolation, self.limits, self.cache, seed) for _ in range(workers)]
         for slot in self._slots:
             self._idle.put(slot)
 
@@ -199,7 +204,8 @@ class Judge:
 class _Slot:
     """One place to judge in: a worker, and another one with numpy once a program asks for it."""
 
-    def __init__(self, level: str, limits: Limits, cache: VerdictCache) -> None:
+    def __init__(self, level: str, limits: Limits, cache: VerdictCache, seed: int) -> None:
+        self.seed = seed
         self.level = level
         self.limits = limits
         self.cache = cache
@@ -224,7 +230,7 @@ class _Slot:
                 break
             try:
                 if preload not in self.workers:
-                    self.workers[preload] = Worker(self.level, self.limits, preload)
+                    self.workers[preload] = Worker(self.level, self.limits, preload, seed=self.seed)
                 # Looked at after the worker can be seen by `cancel`, which sets it before looking for workers.
                 if self.cancelled:
                     break

@@ -133,6 +133,7 @@ class _State:
     """What a run may have changed in the interpreter and the next one should find as it was."""
 
     def __init__(self) -> None:
+        self.seed = int(os.environ["PYTHONHASHSEED"])
         self.builtins = dict(vars(builtins))
         self.environment = dict(os.environ)
         self.directory = os.getcwd()
@@ -156,4 +157,4 @@ class _State:
         signal.setitimer(signal.ITIMER_REAL, 0)
         threading.stack_size(0)
         gc.enable()
-        random.seed(0)
+        random.seed(self.seed)

@@ -40,12 +40,16 @@ class Closable(Protocol):
         """Give the descriptor back."""
 
 
-def clean_environment() -> dict[str, str]:
-    """Return the whole environment of a worker: nothing of the caller's but what starts the interpreter."""
+def clean_environment(seed: int = 0) -> dict[str, str]:
+    """Return the whole environment of a worker: nothing of the caller's but what starts the interpreter.
+
+    Args:
+        seed: Decides the hashes of text, and so the order of sets.
+    """
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
-        "PYTHONHASHSEED": "0",
+        "PYTHONHASHSEED": str(seed),
         "PYTHONUTF8": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -66,13 +70,14 @@ class Worker:
         level: Isolation level to enter; see `confinement`.
         limits: What its programs may use.
         preload: Modules imported before the first program, for programs that use them.
+        seed: What hashes of text and `random` start from in every program.
 
     Raises:
         LevelRefused: The machine does not offer `level`.
         WorkerError: The worker does not start.
     """
 
-    def __init__(self, level: str, limits: Limits, preload: Sequence[str] = ()) -> None:
+    def __init__(self, level: str, limits: Limits, preload: Sequence[str] = (), *, seed: int = 0) -> None:
         self.limits = limits
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
         os.chmod(self.directory, 0o711)
@@ -92,7 +97,7 @@ class Worker:
         with theirs:
             self.process = subprocess.Popen(
                 command,
-                env=clean_environment(),
+                env=clean_environment(seed),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

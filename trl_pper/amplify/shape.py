@@ -1,0 +1,163 @@
+"""What the inputs of a task have in common: types, ranges, lengths and rules that hold in all of them.
+
+Enters: the inputs that a task's tests give. Leaves: a `Shape`, which says whether another value could be one of them.
+Benchmarks do not write their preconditions down. What every known input does, such as being sorted or having as many
+rows as its first number says, is taken for one; that costs some inputs that would have been fine.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trl_pper.amplify.rules import Rule, record_rules, sequence_rules, text_rules
+
+#: Longest tuple or list whose places count as fields of their own, when its length never changes.
+_MAX_FIELDS = 3
+#: How many different numbers it takes to believe in a common divisor.
+_MIN_NUMBERS_FOR_STEP = 4
+_SEQUENCES = (list, tuple, set)
+
+
+class Record(tuple[Any, ...]):
+    """A tuple whose places mean different things: the arguments of a call, or the numbers of a line."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the values at one place of all inputs have in common.
+
+    Args:
+        values: All values seen at this place.
+        kinds: Their types.
+        low, high: The least and greatest number among them.
+        has_zero: Whether 0 is among them: between -1 and 1 it is a case of its own.
+        step: What all whole numbers among them are multiples of.
+        decimals: The most decimals a float has.
+        lengths: The least and greatest length of what has one.
+        fields: Shapes of the places of records, when these values are such.
+        key: Shape of the keys of dictionaries.
+        item: Shape of everything in lists, tuples and sets, and of what dictionaries hold.
+        rules: What else is true of all values.
+    """
+
+    values: tuple[Any, ...]
+    kinds: frozenset[type]
+    low: float = 0
+    high: float = 0
+    has_zero: bool = False
+    step: int = 1
+    decimals: int = 0
+    lengths: tuple[int, int] = (0, 0)
+    fields: tuple[Shape, ...] | None = None
+    key: Shape | None = None
+    item: Shape | None = None
+    rules: tuple[Rule, ...] = ()
+
+    def allows(self, value: Any) -> bool:
+        """Whether `value` is like the values seen."""
+        kind = type(value)
+        if kind not in self.kinds:
+            return False
+        if kind is bool or value is None:
+            return True
+        if kind in (int, float):
+            return self._allows_number(value)
+        if not self.lengths[0] <= len(value) <= self.lengths[1]:
+            return False
+        return self._allows_parts(value) and all(rule.holds(value) for rule in self.rules if kind in rule.kinds)
+
+    def _allows_number(self, value: float) -> bool:
+        if not self.low <= value <= self.high or (value == 0 and not self.has_zero):
+            return False
+        if isinstance(value, float):
+            return decimals_of(value) <= self.decimals
+        return value % self.step == 0
+
+    def _allows_parts(self, value: Any) -> bool:
+        if isinstance(value, dict):
+            key, item = self.key, self.item
+            return all(
+                key is not None and item is not None and key.allows(name) and item.allows(part)
+                for name, part in value.items()
+            )
+        if self.fields is not None:
+            return len(value) == len(self.fields) and all(
+                shape.allows(part) for shape, part in zip(self.fields, value, strict=True)
+            )
+        if isinstance(value, _SEQUENCES):
+            return all(self.item is not None and self.item.allows(part) for part in value)
+        return True
+
+
+def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
+    """Return what `values` have in common.
+
+    Args:
+        values: At least one; of `Record`s all of the same length.
+        margin: Whether to allow lengths one below the least seen and one above the greatest, though never
+            emptiness that was not seen. Numbers have no such margin: 0, 1 or 1001 break too many preconditions.
+    """
+    numbers = [value for value in values if type(value) in (int, float)]
+    sized = [value for value in values if hasattr(value, "__len__")]
+    sequences = [value for value in sized if isinstance(value, _SEQUENCES)]
+    texts = [value for value in sized if isinstance(value, str)]
+    dictionaries = [value for value in sized if isinstance(value, dict)]
+    is_record = bool(sequences) and len(sequences) == len(values) and _are_records(sequences)
+    items = [item for value in sequences if not is_record for item in _items(value)]
+    items += [item for value in dictionaries for item in value.values()]
+    keys = [key for value in dictionaries for key in value]
+    inner = functools.partial(shape_of, margin=margin)
+    shortest, longest = min(map(len, sized), default=0), max(map(len, sized), default=0)
+    if margin and longest > shortest:
+        shortest, longest = max(min(1, shortest), shortest - 1), longest + 1
+    rules = [*text_rules(texts), *([] if is_record else sequence_rules(sequences))]
+    return Shape(
+        values=tuple(values),
+        kinds=frozenset(map(type, values)),
+        low=min(numbers, default=0),
+        high=max(numbers, default=0),
+        has_zero=0 in numbers,
+        step=_step([number for number in numbers if isinstance(number, int)]),
+        decimals=max((decimals_of(number) for number in numbers if isinstance(number, float)), default=0),
+        lengths=(shortest, longest),
+        fields=tuple(map(inner, zip(*sequences, strict=True))) if is_record else None,
+        key=inner(keys) if keys else None,
+        item=inner(items) if items else None,
+        rules=tuple([*rules, *record_rules(sequences)] if is_record else rules),
+    )
+
+
+def decimals_of(value: float) -> int:
+    """Return how many digits follow the point of a float."""
+    return len(f"{value!r}".partition("e")[0].partition(".")[2]) + (100 if "e-" in repr(value) else 0)
+
+
+def _items(value: Any) -> list[Any]:
+    # The order of a set is another in each process.
+    return sorted(value, key=repr) if isinstance(value, set) else list(value)
+
+
+def _are_records(values: Sequence[Any]) -> bool:
+    """Whether places mean something: marked so, short and never longer or shorter, or of types that say so."""
+    if all(isinstance(value, Record) for value in values):
+        return True
+    if any(isinstance(value, set) for value in values) or len({len(value) for value in values}) != 1:
+        return False
+    columns = [{type(item) for item in column} for column in zip(*values, strict=True)]
+    if not columns or any(len(kinds) != 1 for kinds in columns) or len(values) < 2:
+        return False
+    if len({frozenset(kinds) for kinds in columns}) > 1:
+        return len(columns) <= 2 * _MAX_FIELDS
+    return 2 <= len(columns) <= _MAX_FIELDS and len(values) > _MAX_FIELDS
+
+
+def _step(numbers: Sequence[int]) -> int:
+    if len(set(numbers)) < _MIN_NUMBERS_FOR_STEP:
+        return 1
+    return math.gcd(*numbers) or 1
