@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _page(
     environment = Environment(
         loader=PackageLoader("trl_pper"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
-    script, style = (_source(environment, f"report.{kind}") for kind in ("js", "css"))
+    script, style = (_source(f"report.{kind}") for kind in ("js", "css"))
     near_misses = find_near_misses(buffer, content)
     chosen = choose_programs(content, near_misses, programs)
     return environment.get_template("report.html.j2").render(
@@ -140,9 +141,8 @@ def _visible(value: object) -> object:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _source(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0].strip()
+def _source(name: str) -> str:
+    return files("trl_pper").joinpath("templates", name).read_text(encoding="utf-8").strip()
 
 
 def _digest(text: str) -> str:
