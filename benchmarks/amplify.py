@@ -14,18 +14,18 @@ import argparse
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from amplify_contracts import contract_tasks
 from amplify_samples import SAMPLES, Sample
-from environment import snapshot, write_result
+from environment import markdown, snapshot, write_result
+from tasks import number_of_tests
 
-from trl_pper import Judge, Limits, StdioTests
+from trl_pper import Judge, Limits
 from trl_pper.amplify.exposure import Exposure, expose
 from trl_pper.amplify.tasks import AmplifiedTask, amplify_tasks
-from trl_pper.judge.testplan import count_tests
 from trl_pper.task import CodingTask
 from trl_pper.verdict import Outcome, Verdict
 
@@ -161,21 +161,6 @@ def _added(one: AmplifiedTask) -> CodingTask:
     return CodingTask(task_id=one.task.task_id, prompt=one.task.prompt, tests=one.added)
 
 
-def number_of_tests(task: CodingTask) -> int:
-    """Return how many tests the judge runs for a task."""
-    return len(task.tests.cases) if isinstance(task.tests, StdioTests) else count_tests(task.tests.code)
-
-
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return the figures as a table."""
-    heads = [column.replace("_", " ") for column in COLUMNS]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for result in results:
-        cells = [f"{value:,}" if isinstance(value, int) else value for value in (result[name] for name in COLUMNS)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     logging.getLogger("trl_pper").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -194,7 +179,7 @@ def main() -> None:
             results.append(measure(SAMPLES[name](options.data), judge, new_tests=options.new_tests, seed=options.seed))
             head = {"environment": snapshot(), "isolation": judge.isolation, **settings}
             write_result(options.output, {**head, "samples": results})
-    print(markdown(results))
+    print(markdown(results, COLUMNS))
 
 
 if __name__ == "__main__":

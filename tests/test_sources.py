@@ -52,3 +52,21 @@ def test_completions_written_earlier_are_not_cut_at_the_stops_of_their_task(task
     rows = [{"task_id": "add-1", "completion": "Sure:\ndef f(x): ...", "logprob": -3.0, "num_tokens": 6}]
     ((one,),) = DatasetSource(rows).generate([dataclasses.replace(tasks[0], stop=("\ndef ",))])
     assert (one.completion, one.logprob, one.num_tokens) == (rows[0]["completion"], -3.0, 6)
+
+
+def test_programs_of_other_tasks_are_left_out_with_a_warning_and_nothing_but_them_is_refused(tasks, caplog):
+    rows = [{"task_id": "add-1", "completion": "a"}, {"task_id": "sub-1", "completions": ["b", "c"]}]
+    with caplog.at_level("WARNING", logger="trl_pper"):
+        DatasetSource(rows, name="file").check(tasks)
+    assert (
+        "file: 2 programs of 1 tasks are left out, which are not among the 4 tasks, the first of 'sub-1'"
+        in caplog.text
+    )
+    with pytest.raises(
+        ValueError, match=r"^file: task_id: must name one of the 4 tasks, such as 'add-1'; none of the 2"
+    ):
+        DatasetSource(rows[1:], name="file").check(tasks)
+    caplog.clear()
+    DatasetSource(rows[:1]).check(tasks)
+    DatasetSource([]).check(tasks)
+    assert not caplog.text

@@ -29,10 +29,13 @@ from trl_pper.task import CodingTask
 def collect(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     join_processes()
-    tasks = shard_of(tasks_of(options.tasks, options), options.shard_index, options.num_shards, options.batch_size)
+    every_task = tasks_of(options.tasks, options)
+    tasks = shard_of(every_task, options.shard_index, options.num_shards, options.batch_size)
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
     source = source_of(options)
+    if hasattr(source, "check"):
+        source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     journal_folder = output.with_name(f"{output.name}.journal")
     try:

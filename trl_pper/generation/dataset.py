@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from trl_pper.experience import check_likelihood
 from trl_pper.formats import match_task_id, read_rows
 from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.task import CodingTask
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
@@ -112,18 +115,39 @@ class DatasetSource:
         few = {} if self.num_programs is None else {"num_programs": self.num_programs}
         return {"source": type(self).__name__, "programs": sha.hexdigest(), **few}
 
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        """Warn of programs whose task is not among `tasks`: nobody judges them.
+
+        Raises:
+            ValueError: That is so of all programs.
+        """
+        ids = {task.task_id: None for task in tasks}
+        strange = [raw for raw in self._programs if match_task_id(raw, ids) is None]
+        if not strange:
+            return
+        number = sum(len(self._programs[raw]) for raw in strange)
+        if len(strange) == len(self._programs):
+            raise ValueError(
+                f"{self.name}: task_id: must name one of the {len(ids)} tasks, such as {next(iter(ids), None)!r}; "
+                f"none of the {number} programs does, the first names {strange[0]!r}"
+            )
+        logger.warning(
+            "%s: %d programs of %d tasks are left out, which are not among the %d tasks, the first of %r",
+            self.name, number, len(strange), len(ids), strange[0],
+        )  # fmt: skip
+
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
         """Yield the stored programs of each task; a task nobody wrote a program for gets an empty list."""
-        ids = [task.task_id for task in tasks]
+        ids = {task.task_id: None for task in tasks}
         by_task: dict[str, list[GeneratedProgram]] = {}
         for raw, programs in self._programs.items():
             task_id = match_task_id(raw, ids)
             if task_id is not None:
                 by_task.setdefault(task_id, []).extend(programs)
-        for task_id in ids:
-            yield by_task.get(task_id, [])[: self.num_programs]
+        for task in tasks:
+            yield by_task.get(task.task_id, [])[: self.num_programs]
 
 
 def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float | None, int | None]:
