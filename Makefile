@@ -54,6 +54,7 @@ bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/resu
 	$(BIN)/python benchmarks/step.py --output outputs/bench/step.json
 	$(BIN)/python benchmarks/replay.py --output outputs/bench/replay.json
 	$(BIN)/python benchmarks/collection.py --output outputs/bench/collection.json
+	$(BIN)/python benchmarks/report.py --output outputs/bench/report.json
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) outputs site

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer, load_tasks
 from trl_pper.formats import read_rows
-from trl_pper.report import write_report
+from trl_pper.report import history_of, write_report
 
 
 def tiny_model(texts: list[str]) -> tuple[Any, Any]:
@@ -115,7 +115,8 @@ def main() -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    write_report(options.output / "report.html", trainer.buffer, title="Learning from a teacher", rounds=[report])
+    history = history_of([report], log=trainer.state.log_history)
+    write_report(options.output / "report.html", trainer.buffer, title="Learning from a teacher", history=history)
     table = Table("figure", "value")
     for name, value in summary.items():
         table.add_row(name, json.dumps(value) if isinstance(value, dict) else f"{value:,.4g}")

@@ -100,14 +100,22 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         ValueError: There is none.
     """
+    checkpoint = newest_complete_checkpoint(output_dir)
+    if checkpoint is None:
+        raise ValueError(
+            f"resume_from_checkpoint: {output_dir} holds no complete checkpoint; start without it. Programs that were "
+            "judged already are taken from the run's journal"
+        )
+    return checkpoint
+
+
+def newest_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """Return the newest checkpoint of a run that was written to its end, or None."""
     for folder in _checkpoints(Path(output_dir)):
         if _is_complete(folder):
             return folder
         logger.warning("%s: passed over, since the run was killed while writing it", folder)
-    raise ValueError(
-        f"resume_from_checkpoint: {output_dir} holds no complete checkpoint; start without it. Programs that were "
-        "judged already are taken from the run's journal"
-    )
+    return None
 
 
 def _checkpoints(output_dir: Path) -> list[Path]:

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(commands.add_parser("judge", help="run programs on the tests of their tasks"))
     _add_amplify(commands.add_parser("amplify", help="add tests to tasks that have a reference solution"))
     _add_evaluate(commands.add_parser("evaluate", help="pass@k and other figures of a model's programs for tasks"))
-    _add_report(commands.add_parser("report", help="show a buffer as one HTML file"))
+    _add_report(commands.add_parser("report", help="show a buffer, or a run, as one HTML file"))
     _add_export(
         commands.add_parser(
             "export", help="turn a buffer into an SFT, preference or KTO data set, or tasks into native rows"
@@ -169,8 +169,13 @@ def _add_rescore(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("buffer", type=Path, help="buffer file (.parquet), or a checkpoint that holds one")
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="HTML file to write")
+    parser.add_argument(
+        "source", type=Path, help="buffer file (.parquet), a checkpoint, or the output folder of a run: its newest one"
+    )
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="HTML file to write (report.html)")
+    parser.add_argument("--title", default=None, help="heading of the page (the name of the source)")
+    parser.add_argument("--programs", type=int, default=2000, help="most programs to read in the page (2000)")
+    parser.add_argument("--png", type=Path, default=None, metavar="FOLDER", help="write the charts as PNG files, too")
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -245,14 +250,19 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from trl_pper.checkpoint import BUFFER_FILE
-    from trl_pper.replay import ReplayBuffer
-    from trl_pper.report import write_report
+    from trl_pper.report import find_run, write_report
 
-    inside = options.buffer / BUFFER_FILE
-    buffer = ReplayBuffer.load(inside if options.buffer.is_dir() else options.buffer)
-    write_report(options.output, buffer, title=str(options.buffer))
-    print(f"report of {len(buffer)} programs: {options.output}")
+    run = find_run(options.source)
+    write_report(
+        options.output,
+        run.buffer,
+        title=options.title or str(options.source),
+        history=run.history,
+        programs=options.programs,
+        png=options.png,
+    )
+    rounds = f" and {len(run.history.rounds)} rounds" if run.history.rounds else ""
+    print(f"report of {len(run.buffer)} programs{rounds} in {run.path}: {options.output}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The options of a configuration as a Markdown table, from the one description each of them has.
 
-Enters: configuration classes. Leaves: tables. `python -m trl_pper.option_table docs/configuration.md` writes those of that
-page anew, between its marks.
+Enters: configuration classes. Leaves: tables. `python -m trl_pper.option_table docs/configuration.md` writes those of
+that page anew, between its marks.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.demo.tasks import demo_tasks
-from trl_pper.report import write_report
+from trl_pper.report import history_of, write_report
 from trl_pper.trainer import PPERTrainer
 
 MODEL = Path(__file__).parent / "model"
@@ -74,7 +74,7 @@ def run_demo(
     seconds["judge"] = sum(report.judge_seconds for report in collector.reports)
     seconds["total"] = time.perf_counter() - started
     summary = _summary(trainer, collector, before, after, seconds)
-    _write(output, trainer, collector, summary)
+    _write(output, trainer, collector, summary, evaluations=[(0, before), (trainer.args.num_train_epochs, after)])
     _show(console, output, summary)
     return summary
 
@@ -185,15 +185,21 @@ def _summary(
     }
 
 
-def _write(output: Path, trainer: PPERTrainer, collector: BeamSampleCollector, summary: Mapping[str, Any]) -> None:
+def _write(
+    output: Path,
+    trainer: PPERTrainer,
+    collector: BeamSampleCollector,
+    summary: Mapping[str, Any],
+    *,
+    evaluations: Sequence[tuple[float, Mapping[str, float]]],
+) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     write_report(
         output / "report.html",
         trainer.buffer,
         title="trl_pper demo",
-        rounds=collector.reports,
-        scores={SCORES[name]: (summary[name]["before"], summary[name]["after"]) for name in SCORES},
+        history=history_of(collector.reports, evaluations=evaluations),
         facts={
             "programs judged": f"{summary['programs_judged']:,}",
             "isolation level": summary["isolation"],

@@ -1,0 +1,209 @@
+"""The charts of a report: what each shows, in a picture, in a sentence and as a table.
+
+Enters: what a buffer holds and the history of its run. Leaves: charts. Labels are fixed words and numbers; nothing
+that a model or a user wrote is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trl_pper.priority import FloatArray
+from trl_pper.report.chart import Chart, figure_of
+from trl_pper.report.content import (
+    PASS_RATE_CLASSES,
+    Content,
+    IntArray,
+    best_pass_rates,
+    classes_of,
+    percent,
+    share_by_class,
+    task_coverage,
+    top_draws,
+    worst_outcomes,
+)
+from trl_pper.report.history import History
+from trl_pper.report.learning import held_rounds_chart, learning_chart
+from trl_pper.report.svg import ACCENT, GOOD, INK, LINE, MUTE, WARM
+
+#: Cells of the chart of possibilities, in each direction: the points of a cell become one larger dot.
+_CELLS = 25
+
+
+def draw_charts(content: Content, history: History, *, possibility: str) -> list[Chart]:
+    """Draw all charts there is something to show for.
+
+    Args:
+        content: What the buffer holds.
+        history: What its run logged.
+        possibility: Kind of possibility, "mean" or "product".
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    charts = [learning_chart(history)] if history.rounds or history.evaluations else []
+    if not charts and len(np.unique(content.rounds)) > 1:
+        charts.append(held_rounds_chart(content))
+    return [
+        *charts,
+        possibility_chart(content, possibility),
+        draw_chart(content),
+        coverage_chart(content),
+        outcome_chart(content),
+    ]
+
+
+def possibility_chart(content: Content, kind: str) -> Chart:
+    """Draw the possibility against the pass rate, with lines of equal P2Value; unknown ones stand apart."""
+    known = ~np.isnan(content.possibilities)
+    unknown = int((~known).sum())
+    possibility, pass_rates = content.possibilities[known], content.pass_rates
+    low = float(np.floor(possibility.min() * 10) / 10) if len(possibility) else 0.0
+    low = min(low, 0.9) if low >= 0.5 else 0.0
+    span = 1 - low
+    x, y, counts = _cells((possibility - low) / span, pass_rates[known])
+    apart, heights, apart_counts = _cells(np.zeros(unknown), pass_rates[~known])
+    most = max([*counts, *apart_counts])
+
+    def draw(axes: Any) -> None:
+        grid = np.linspace(0, 1, 50)
+        values = content.weight * (low + span * grid[None, :]) + (1 - content.weight) * grid[:, None]
+        if np.ptp(values) > 0:
+            lines = axes.contour(low + span * grid, grid, values, levels=6, colors=MUTE, linewidths=0.8)
+            axes.clabel(lines, fontsize=8.5, colors=INK)
+        size = {"s": 8 + 160 * counts / most, "alpha": 0.55, "edgecolors": "none"}
+        axes.scatter(low + span * x, y, color=ACCENT, **size)
+        ticks = list(np.linspace(low, 1, 6))
+        labels = [f"{tick:.2g}" for tick in ticks]
+        if unknown:
+            place = low - 0.14 * span
+            sizes = 8 + 160 * apart_counts / most
+            axes.scatter(apart + place, heights, s=sizes, color=WARM, alpha=0.55, edgecolors="none")
+            axes.axvline(low - 0.07 * span, color=LINE, linewidth=1)
+            ticks, labels = [place, *ticks], ["unknown", *labels]
+        axes.set_xticks(ticks, labels)
+        left = low - (0.24 if unknown else 0.06) * span
+        axes.set(xlabel=f"possibility ({kind})", ylabel="pass rate", xlim=(left, 1 + 0.06 * span), ylim=(-0.06, 1.06))
+
+    rows = []
+    for place, name in enumerate(PASS_RATE_CLASSES):
+        chosen = classes_of(pass_rates) == place
+        own = content.possibilities[chosen & known]
+        quartiles = [f"{value:.4g}" for value in np.quantile(own, [0.25, 0.5, 0.75])] if len(own) else ["none"] * 3
+        rows.append([name, f"{int(chosen.sum()):,}", f"{int((chosen & ~known).sum()):,}", *quartiles])
+    apart_text = f" Programs of unknown possibility stand apart: {unknown:,}." if unknown else ""
+    cut_text = f" The axis begins at {low:.1f}." if low else ""
+    return Chart(
+        name="possibility",
+        title="What the model believes against what the tests say",
+        text=f"The larger a dot, the more programs lie there (at most {most:,}); grey lines join equal P2Values at "
+        f"possibility_weight {content.weight:g}.{cut_text}{apart_text}",
+        figure=figure_of(draw),
+        header=["pass rate", "programs", "possibility unknown", "lower quartile", "median", "upper quartile"],
+        rows=rows,
+    )
+
+
+def draw_chart(content: Content) -> Chart:
+    """Draw the pass rates of what the buffer holds beside those of what is drawn from it."""
+    held = share_by_class(content.pass_rates)
+    drawn = None if content.draws is None else share_by_class(content.pass_rates, content.draws)
+
+    def draw(axes: Any) -> None:
+        x = np.arange(len(held))
+        axes.bar(x - 0.2, held, width=0.36, color=MUTE, label="held")
+        if drawn is not None:
+            axes.bar(x + 0.2, drawn, width=0.36, color=ACCENT, label="drawn")
+        axes.set_xticks(x, [name.replace(" to ", "\u2013") for name in PASS_RATE_CLASSES], fontsize=8)
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
+        axes.set(xlabel="pass rate", ylabel="share of programs or draws", ylim=(0, None))
+        axes.legend(frameon=False, fontsize=9)
+
+    text = "Nothing can be drawn: the priority takes passing programs only, and there is none."
+    if content.draws is not None:
+        text = f"The likeliest tenth of the programs gets {100 * top_draws(content.draws):.0f} % of the draws."
+    return Chart(
+        name="draw",
+        title="What the buffer holds against what is drawn",
+        text=text,
+        figure=figure_of(draw),
+        header=["pass rate", "share held", "share drawn"],
+        rows=[
+            [name, percent(held[place]), "none" if drawn is None else percent(drawn[place])]
+            for place, name in enumerate(PASS_RATE_CLASSES)
+        ],
+    )
+
+
+def coverage_chart(content: Content) -> Chart:
+    """Draw the best pass rate of each task."""
+    best = classes_of(best_pass_rates(content))
+    counts = np.bincount(best, minlength=len(PASS_RATE_CLASSES))
+    coverage = task_coverage(content)
+
+    def draw(axes: Any) -> None:
+        x = np.arange(len(counts))
+        axes.bar(x, counts, width=0.6, color=[*[MUTE] * (len(counts) - 1), GOOD])
+        axes.set_xticks(x, [name.replace(" to ", "\u2013") for name in PASS_RATE_CLASSES], fontsize=8)
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
+        axes.set(xlabel="best pass rate of the task", ylabel="tasks")
+
+    return Chart(
+        name="coverage",
+        title="How far the tasks are covered",
+        text=f"Of {len(content.tasks):,} tasks {coverage['none']:,} have no passing program, {coverage['some']:,} "
+        f"have some, and {coverage['only']:,} have only passing programs.",
+        figure=figure_of(draw),
+        header=["best pass rate", "tasks", "share"],
+        rows=[
+            [name, f"{counts[place]:,}", percent(counts[place] / len(best))]
+            for place, name in enumerate(PASS_RATE_CLASSES)
+        ],
+    )
+
+
+def outcome_chart(content: Content) -> Chart:
+    """Draw the worst outcome of each program beside the outcomes of all tests."""
+    worst = worst_outcomes(content)
+    tests = {str(outcome): count for outcome, count in content.tests.items()}
+    total, total_tests = len(content), max(1, sum(tests.values()))
+    names = list(worst)
+
+    def draw(axes: Any) -> None:
+        y = np.arange(len(names))
+        axes.barh(
+            y - 0.2, [worst[name] / total for name in names], 0.36, color=ACCENT, label="programs, by their worst"
+        )
+        axes.barh(y + 0.2, [tests.get(name, 0) / total_tests for name in names], 0.36, color=MUTE, label="all tests")
+        axes.set_yticks(y, [name.replace("_", " ") for name in names])
+        axes.invert_yaxis()
+        axes.grid(axis="x", color=LINE, linewidth=0.5)
+        axes.set(xlabel="share of programs or tests")
+        axes.legend(frameon=False, fontsize=9)
+
+    return Chart(
+        name="outcomes",
+        title="How programs and tests ended",
+        text="A program counts for the worst outcome of any of its tests; outcomes are ordered from good to bad.",
+        figure=figure_of(draw),
+        header=["outcome", "programs", "share of programs", "tests", "share of tests"],
+        rows=[
+            [
+                name.replace("_", " "),
+                f"{worst[name]:,}",
+                percent(worst[name] / total),
+                f"{tests.get(name, 0):,}",
+                percent(tests.get(name, 0) / total_tests),
+            ]
+            for name in names
+        ],
+    )
+
+
+def _cells(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Gather points of the unit square by the cells of a grid; return the mean place and the number of each."""
+    places = np.stack([np.round(x * _CELLS), np.round(y * _CELLS)])
+    _, cell, counts = np.unique(places, axis=1, return_inverse=True, return_counts=True)
+    return np.bincount(cell.ravel(), x) / counts, np.bincount(cell.ravel(), y) / counts, counts

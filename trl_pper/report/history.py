@@ -1,0 +1,104 @@
+"""What a run logged, in the order of its rounds: the learning curve of a report.
+
+Enters: the log history of a Trainer, or the reports of a collector. Leaves: figures of each round, and scores on
+held-out tasks by the number of rounds trained before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trl_pper.collection_report import CollectionReport
+
+_PREFIX = "pper/"
+
+#: Scores on tasks, as `PPERTrainer.evaluate` names them; the group in the middle is the name of one of several sets.
+_SCORE = re.compile(r"eval_(?:(?P<set>.+)_)?(?P<score>accuracy|pass_rate|pass@\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores on held-out tasks.
+
+    Args:
+        rounds_trained: Rounds of training before it: 0 for the model as it came, 1.5 amid the second round.
+        scores: Shares in [0, 1] by name.
+    """
+
+    rounds_trained: float
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What a run logged.
+
+    Args:
+        rounds: For each round its figures, by the names of `CollectionReport`; `round_index` is among them.
+        evaluations: Scores on held-out tasks, in order.
+    """
+
+    rounds: tuple[Mapping[str, float], ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+
+    def scores(self) -> dict[str, tuple[Evaluation, Evaluation]]:
+        """Return for each score, accuracies first, the first and the last evaluation that has it."""
+        names = sorted({name for one in self.evaluations for name in one.scores}, key=_order)
+        having = {name: [one for one in self.evaluations if name in one.scores] for name in names}
+        return {name: (found[0], found[-1]) for name, found in having.items()}
+
+
+def history_of(
+    reports: Iterable[CollectionReport] = (),
+    *,
+    log: Iterable[Mapping[str, Any]] = (),
+    evaluations: Iterable[tuple[float, Mapping[str, Any]]] = (),
+) -> History:
+    """Return a history.
+
+    Args:
+        reports: What each collection did.
+        log: Rows of `TrainerState.log_history`; rounds and evaluations are found by the names of their figures.
+        evaluations: Further evaluations, as rounds trained before and what `PPERTrainer.evaluate` returned.
+    """
+    logged = _Logged()
+    for report in reports:
+        logged.add(report.metrics(), report.round_index)
+    for row in log:
+        # One epoch is one round.
+        logged.add(row, row.get("epoch") or 0.0)
+    for rounds_trained, row in evaluations:
+        logged.add(row, rounds_trained)
+    rounds = tuple(logged.rounds[index] for index in sorted(logged.rounds))
+    scores = sorted(logged.scores.items())
+    return History(
+        rounds=rounds, evaluations=tuple(Evaluation(rounds_trained=when, scores=found) for when, found in scores)
+    )
+
+
+@dataclass
+class _Logged:
+    rounds: dict[float, dict[str, float]] = field(default_factory=dict)
+    scores: dict[float, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any], rounds_trained: float) -> None:
+        figures = {name.removeprefix(_PREFIX): value for name, value in row.items() if name.startswith(_PREFIX)}
+        if "round_index" in figures:
+            self.rounds[figures["round_index"]] = figures
+        found = {_named(match): row[match.string] for name in row if (match := _SCORE.fullmatch(name))}
+        if found:
+            # A log rounds its epochs; the sets of one evaluation are logged one after the other.
+            self.scores.setdefault(round(rounds_trained, 3), {}).update(found)
+
+
+def _named(match: re.Match[str]) -> str:
+    return match["score"] if match["set"] is None else f"{match['score']} of {match['set']}"
+
+
+def _order(name: str) -> tuple[int, str]:
+    scores = ("accuracy", "pass_rate", "pass@")
+    return next(place for place, score in enumerate(scores) if name.startswith(score)), name
