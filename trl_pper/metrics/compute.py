@@ -94,12 +94,10 @@ def compute(
     Returns:
         - "pass_rate": mean over programs of the share of tests passed, in [0, 1];
         - "accuracy": share of tasks whose first program passes all tests;
-        - "pass@<k>": see `trl_pper.scores.pass_at_k`, mean over tasks; absent when some task has fewer than k judged
-          programs;
+        - "pass@<k>": see `trl_pper.scores.pass_at_k`, mean over tasks; absent when some task has too few programs;
         - "compile_rate": share of programs without a syntax error;
         - "unjudged": number of programs that could not be judged and count in none of the above;
-        - "rows": for each program "task" and "program" (indices), "pass_rate", "passed", "total", "outcomes" and
-          "message".
+        - "rows": for each program its "task" and "program" (indices) and what `trl-pper judge` writes of it.
 
         A figure over nothing is None.
 
