@@ -14,6 +14,7 @@ from pathlib import Path
 from trl_pper import __version__
 from trl_pper.formats import FORMATS
 from trl_pper.option_file import with_file
+from trl_pper.plain_completion import LEARNED
 from trl_pper.source_options import add_source_options
 from trl_pper.task_source import PROMPTS
 
@@ -132,7 +133,7 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
     add_source_options(parser, num_programs=3)
     parser.add_argument("--scorer", help="model whose log-probabilities programs get that have none")
     help = "what is kept to learn: a reply as it was written, or the program in it alone"
-    parser.add_argument("--learn", default="completion", choices=("completion", "program"), help=help)
+    parser.add_argument("--learn", default="completion", choices=LEARNED, help=help)
     parser.add_argument("--num_shards", type=int, default=1, help="number of machines that share the tasks (1)")
     parser.add_argument("--shard_index", type=int, default=None, help="which of them this is, from 0")
     _add_judge_options(parser)

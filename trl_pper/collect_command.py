@@ -7,7 +7,6 @@ kill, is kept beside it in a journal until the whole is there; the same command 
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from trl_pper.generation.loading import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
 from trl_pper.judge_rows import make_judge, tasks_of
+from trl_pper.output_journal import clear_journal, journal_beside
 from trl_pper.processes import join_processes
 from trl_pper.replay import ReplayBuffer
 from trl_pper.share import own_batches
@@ -37,7 +37,7 @@ def collect(options: argparse.Namespace) -> int:
     if hasattr(source, "check"):
         source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
-    journal_folder = output.with_name(f"{output.name}.journal")
+    journal_folder = journal_beside(output)
     try:
         with make_judge(options) as judge:
             collector = BeamSampleCollector(
@@ -67,11 +67,7 @@ def _by_processes() -> str:
 
 
 def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: str) -> None:
-    if report.unjudged:
-        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
-    else:
-        # All of it is in the buffer now; left behind, it would stand for the next collection.
-        shutil.rmtree(journal_folder, ignore_errors=True)
+    clear_journal(journal_folder, unjudged=report.unjudged)
     print(
         f"{report.programs} programs for {tasks} tasks: {report.added} new, {report.duplicates} repeated, "
         f"{report.unjudged} not judged, {report.unextracted} without a program; "

@@ -26,7 +26,7 @@ from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
 from trl_pper.judged import JudgedProgram
-from trl_pper.plain_completion import plain_completion
+from trl_pper.plain_completion import LEARNED, plain_completion
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.replay import ReplayBuffer
@@ -34,9 +34,6 @@ from trl_pper.share import Share, judge_share, keeps_step, open_journal, share_o
 from trl_pper.task import CodingTask
 
 logger = logging.getLogger(__name__)
-
-#: What is learned of what a source writes.
-LEARNED = ("completion", "program")
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]

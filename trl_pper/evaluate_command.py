@@ -11,12 +11,10 @@ import argparse
 import contextlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -29,6 +27,7 @@ from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge import Judge
 from trl_pper.judge_rows import make_judge, task_options, tasks_of
+from trl_pper.output_journal import clear_journal, journal_beside
 from trl_pper.processes import join_processes
 from trl_pper.progress import CollectionProgress
 from trl_pper.score_table import show
@@ -144,7 +143,9 @@ def _tally(options: argparse.Namespace, plan: _Plan, judge: Judge) -> Tally:
     with contextlib.ExitStack() as stack:
         journal = rows = None
         if options.output is not None:
-            journal = stack.enter_context(open_journal(_journal_folder(options), plan.source, label="evaluation"))
+            journal = stack.enter_context(
+                open_journal(journal_beside(options.output), plan.source, label="evaluation")
+            )
         if options.verdicts is not None:
             rows = stack.enter_context(VerdictRows(options.verdicts))
         on_judged = None if rows is None else rows.write
@@ -180,7 +181,7 @@ def _report(options: argparse.Namespace, plan: _Plan, found: Tally, judge: Judge
     show(everything, groups)
     _say_more(options, plan, found, f"isolation {judge.isolation}, {total_seconds:.1f} s")
     if options.output is not None:
-        _clear(_journal_folder(options), everything)
+        clear_journal(journal_beside(options.output), unjudged=everything.unjudged)
 
 
 def _groups(counts: Sequence[TaskCounts], name: str, *, k: Sequence[int], num_programs: int) -> dict[str, Figures]:
@@ -204,19 +205,6 @@ def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(), "trl_pper": __version__, **{name: version(name) for name in _LIBRARIES}
     }  # fmt: skip
-
-
-def _journal_folder(options: argparse.Namespace) -> Path:
-    folder: Path = options.output.with_name(f"{options.output.name}.journal")
-    return folder
-
-
-def _clear(journal_folder: Path, everything: Figures) -> None:
-    if everything.unjudged:
-        print(f"The programs without a verdict are kept in {journal_folder}; run this again to have them judged")
-    else:
-        # Left behind, it would stand for the next evaluation.
-        shutil.rmtree(journal_folder, ignore_errors=True)
 
 
 def _say_more(options: argparse.Namespace, plan: _Plan, found: Tally, circumstances: str) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from trl_pper.extraction import extract_program
 from trl_pper.task import Prompt
 
+#: What is learned of what a source writes.
+LEARNED = ("completion", "program")
+
 
 def plain_completion(program: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str | None:
     r"""Return the program as a completion of its prompt, without prose.

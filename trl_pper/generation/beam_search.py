@@ -22,6 +22,7 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
+from trl_pper.generation.number_checks import check_at_least_one, check_not_negative
 from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.task import CodingTask, checked_stop
 
@@ -65,17 +66,15 @@ class BeamSearchSource:
         diversity_penalty: float = 0.5,
         stop: Sequence[str] = (),
     ) -> None:
-        counts = {
-            "num_beams": num_beams, "max_completion_length": max_completion_length, "batch_size": batch_size,
-            "num_beam_groups": num_beam_groups,
-        }  # fmt: skip
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1; got {value}")
+        check_at_least_one(
+            num_beams=num_beams,
+            max_completion_length=max_completion_length,
+            batch_size=batch_size,
+            num_beam_groups=num_beam_groups,
+        )
         if num_beams % num_beam_groups:
             raise ValueError(f"num_beam_groups: must divide num_beams ({num_beams}); got {num_beam_groups}")
-        if diversity_penalty < 0:
-            raise ValueError(f"diversity_penalty: must not be negative; got {diversity_penalty}")
+        check_not_negative(diversity_penalty=diversity_penalty)
         self.num_beams = num_beams
         self.max_completion_length = max_completion_length
         self.batch_size = batch_size

@@ -27,6 +27,7 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
+from trl_pper.generation.number_checks import check_at_least_one
 from trl_pper.generation.source import GeneratedProgram, settings_json
 from trl_pper.task import CodingTask, checked_stop
 
@@ -75,13 +76,12 @@ class NucleusSource:
         stop: Sequence[str] = (),
         with_logprobs: bool = True,
     ) -> None:
-        counts = {
-            "num_programs": num_programs, "max_completion_length": max_completion_length, "batch_size": batch_size,
-            "max_sequences": max_sequences,
-        }  # fmt: skip
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1; got {value}")
+        check_at_least_one(
+            num_programs=num_programs,
+            max_completion_length=max_completion_length,
+            batch_size=batch_size,
+            max_sequences=max_sequences,
+        )
         if not temperature > 0:
             raise ValueError(f"temperature: must be above 0; got {temperature}. Beam search is without chance")
         if not 0 < top_p <= 1:

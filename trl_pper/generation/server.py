@@ -19,6 +19,7 @@ import httpx2 as httpx
 
 from trl_pper.generation.endpoint import Endpoint, RequestRefused
 from trl_pper.generation.in_order import in_order
+from trl_pper.generation.number_checks import check_above_zero, check_at_least_one, check_not_negative
 from trl_pper.generation.pace import Pace
 from trl_pper.generation.server_reply import choices_of, program_of, usage_of
 from trl_pper.generation.source import GeneratedProgram, settings_json
@@ -93,11 +94,11 @@ class ServerSource:
         backoff_seconds: float = 1.0,
         timeout_seconds: float = 600.0,
     ) -> None:
-        _check_at_least_one(
+        check_at_least_one(
             num_programs=num_programs, max_completion_length=max_completion_length, concurrency=concurrency
         )
-        _check_above_zero(requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds)
-        _check_not_negative(max_retries=max_retries, backoff_seconds=backoff_seconds, temperature=temperature)
+        check_above_zero(requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds)
+        check_not_negative(max_retries=max_retries, backoff_seconds=backoff_seconds, temperature=temperature)
         self.base_url = _checked_address(base_url)
         self.model = model
         self.num_programs = num_programs
@@ -295,21 +296,3 @@ def _checked_key(api_key: str | None, api_key_env: str | None) -> str | None:
     if not key or not all("!" <= character <= "~" for character in key):
         raise ValueError(f"{name}: printable ASCII without spaces is required; the key is not shown here")
     return key
-
-
-def _check_at_least_one(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}: must be at least 1; got {value}")
-
-
-def _check_above_zero(**numbers: float | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}: must be above 0; got {value}")
-
-
-def _check_not_negative(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if value < 0:
-            raise ValueError(f"{name}: must not be negative; got {value}")
