@@ -72,3 +72,11 @@ def test_a_reply_stays_as_it_is_where_it_is_plain_or_no_program_or_nobody_asked(
 def test_what_to_learn_is_named():
     with pytest.raises(ValueError, match="learn: must be one of completion, program; got 'text'"):
         BeamSampleCollector(learn="text")
+
+
+def test_a_program_that_no_fence_holds_has_no_plain_completion():
+    program = "s = '''\n```\na\n'''\nprint(s)\n"
+    chat = [{"role": "user", "content": "Print a fence."}]
+    assert extract_program(program, prompt=chat) == program
+    # The fence inside would end the one around it, and another program would be learned.
+    assert plain_completion(program, prompt=chat) is None
