@@ -247,6 +247,7 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         program=judged.program,
         pass_rate=pass_rate,
         outcomes=judged.verdict.outcomes,
+        cpu_seconds=judged.verdict.cpu_seconds,
         logprob=generated.logprob,
         num_tokens=generated.num_tokens,
         source=generated.source,
