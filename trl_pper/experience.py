@@ -59,7 +59,7 @@ class Experience:
         program: The program in the completion, the one that was judged.
         pass_rate: Share of tests passed, in [0, 1].
         outcomes: One outcome per test, in the order of the tests; empty when only the pass rate is known.
-        cpu_seconds: CPU time the program used over all tests; None when unknown. It is measured and differs from run to
+        cpu_seconds: CPU time the program used over all tests; None when unknown. Measured, it differs from run to
             run: no part of what makes experiences equal, nor of a buffer's digest.
         logprob: Natural logarithm of P(completion | prompt), at most 0; None when unknown.
         num_tokens: Number of tokens `logprob` sums over, at least 1; required with `logprob`.
