@@ -28,7 +28,8 @@ def main(folder: Path) -> None:
         args=PPERConfig(
             str(folder / "run"), use_cpu=True, bf16=False, report_to=[], num_beams=2, max_completion_length=4,
             per_device_train_batch_size=2, steps_per_round=2, num_train_epochs=2, save_strategy="no", judge_workers=1,
-            activation_checkpointing=False, log_completions=True, num_completions_to_print=1,
+            activation_checkpointing=False, ddp_find_unused_parameters=False, log_completions=True,
+            num_completions_to_print=1,
         ),
         train_dataset=tasks,
         eval_dataset=tasks,

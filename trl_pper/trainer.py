@@ -30,6 +30,7 @@ from trl_pper.hub_push import check_push, push_in_background
 from trl_pper.judge import Judge
 from trl_pper.model_card import PAPER, write_model_card
 from trl_pper.processes import check_processes
+from trl_pper.program_table import show_round
 from trl_pper.progress import say, warnings_above_bars
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
@@ -222,6 +223,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 "again"
             )
         self._log_apart(report.metrics())
+        if self.args.log_completions and self.is_world_process_zero():
+            show_round(
+                self.buffer,
+                report.round_index,
+                step=self.state.global_step,
+                number=self.args.num_completions_to_print,
+                report_to=self.args.report_to,
+            )
 
     def _log_apart(self, metrics: dict[str, float]) -> None:
         # TRL's `log` adds the means of the training steps so far, and forgets them, unless the model is in eval mode;
