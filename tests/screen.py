@@ -73,12 +73,17 @@ def terminal(columns: int = 100, lines: int = 60) -> Iterator[Screen]:
     ours, theirs = open_terminal(columns, lines)
     watcher = threading.Thread(target=screen.watch, args=(ours,))
     watcher.start()
-    before = sys.stdout, sys.stderr
+    before, width = (sys.stdout, sys.stderr), os.environ.get("COLUMNS")
+    # What asks the descriptors of the process, not these files, would find another terminal or none.
+    os.environ["COLUMNS"] = str(columns)
     with os.fdopen(theirs, "w", buffering=1, encoding="utf-8") as output:
         sys.stdout = sys.stderr = output
         try:
             yield screen
         finally:
             sys.stdout, sys.stderr = before
+            os.environ.pop("COLUMNS")
+            if width is not None:
+                os.environ["COLUMNS"] = width
     watcher.join()
     os.close(ours)

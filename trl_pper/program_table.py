@@ -112,11 +112,11 @@ def print_rows(rows: Sequence[TableRow], *, title: str) -> None:
     if not rows:
         return
     table = Table(show_header=True, header_style="bold white", expand=True, show_lines=True)
-    table.add_column("Prompt", style="bright_yellow", ratio=2)
-    table.add_column("Program", style="bright_green", ratio=4)
+    table.add_column("Prompt", style="bright_yellow", ratio=2, overflow="fold")
+    table.add_column("Program", style="bright_green", ratio=4, overflow="fold")
     for heading in ("P(t)", "Pass rate", "P2Value"):
         table.add_column(heading, style="bold cyan", justify="right", min_width=5)
-    table.add_column("Verdict", style="bright_white", ratio=1)
+    table.add_column("Verdict", style="bright_white", ratio=1, min_width=8, overflow="fold")
     for row in rows:
         possibility = "unknown" if math.isnan(row.possibility) else f"{row.possibility:.3g}"
         # Text, not a string: what others wrote is no markup.
@@ -139,13 +139,13 @@ def log_rows(rows: Sequence[TableRow], report_to: Sequence[str]) -> None:
         rows: What to log, whole.
         report_to: Names of trackers, as in `TrainingArguments`.
     """
-    trackers = [_tracker(name) for name in _WITH_TABLES if name in report_to]
-    if not rows or not any(trackers):
+    if not rows:
         return
     import pandas
 
     frame = pandas.DataFrame([asdict(row) for row in rows])
-    for tracker in trackers:
+    for name in _WITH_TABLES:
+        tracker = _tracker(name) if name in report_to else None
         if tracker is not None:
             tracker.log({"completions": tracker.Table(dataframe=frame)})
 
