@@ -123,6 +123,8 @@ def test_wandb(tracker, run, tmp_path):
 
     trainer = run(tracker)
     wandb.finish()
+    # The file is written to its end when wandb's own process goes.
+    wandb.teardown()
     (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     rows = []
     for data in records(file.read_bytes()):
