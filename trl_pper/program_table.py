@@ -92,7 +92,7 @@ def verdict_of(experience: Experience) -> str:
 
     Examples:
         >>> verdict_of(Experience(
-        ...     task_id="one", prompt="", completion="", program="", pass_rate=0.5, outcomes=("passed", "timeout"),
+        ...     task_id="one", prompt="?", completion="", program="", pass_rate=0.5, outcomes=("passed", "timeout"),
         ... ))
         '1 passed, 1 timeout'
     """
