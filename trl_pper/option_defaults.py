@@ -35,7 +35,9 @@ def with_file(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list
     given: dict[str, str] = {}
     for name, entry in read_entries(path).items():
         if name not in actions:
-            raise ValueError(unknown_option(name, actions, where=entry.where, owner=f"{parser.prog} has"))
+            raise ValueError(
+                unknown_option(name, actions, where=entry.where, said=f"{parser.prog} has no such option")
+            )
         action = actions[name]
         if action.dest in given:
             raise ValueError(f"{entry.where}: must be given once; {given[action.dest]} is the same option")

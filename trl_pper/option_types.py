@@ -21,7 +21,7 @@ from trl_pper.option_file import Entry
 _NAMES = {
     "bool": "true or false", "int": "a whole number", "float": "a number", "text": "text", "mapping": "a mapping",
 }  # fmt: skip
-_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
+_TRUE, _FALSE = ("true", "yes", "on", "t", "y", "1"), ("false", "no", "off", "f", "n", "0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +130,17 @@ def typed(entry: Entry, wanted: Wanted) -> Any:
     raise ValueError(f"{entry.where}: must be {wanted}; got {got or repr(got)}")
 
 
-def unknown_option(name: str, known: Iterable[str], *, where: str, owner: str) -> str:
-    """Return the line that refuses an option nobody has, with the nearest one that there is."""
+def unknown_option(name: str, known: Iterable[str], *, where: str, said: str) -> str:
+    """Return the line that refuses an option nobody has, with the nearest one that there is.
+
+    Args:
+        name: The option.
+        known: Those that there are.
+        where: How the line begins.
+        said: Who has no such option.
+    """
     near = get_close_matches(name, list(known), n=1)
-    return f"{where}: {owner} no such option" + (f"; the nearest is {near[0]}" if near else "")
+    return f"{where}: {said}" + (f"; the nearest is {near[0]}" if near else "")
 
 
 def _says_none(entry: Entry, wanted: Wanted) -> bool:
@@ -146,8 +153,9 @@ def _flag(entry: Entry, wanted: Wanted) -> bool | None:
         return None
     if isinstance(entry.value, bool):
         return entry.value
-    word = str(entry.text).lower()
-    if word in _TRUE + _FALSE and "text" not in wanted.kinds:
+    word = str(entry.value).lower()
+    # As text where it may be text, and a number is none of the words.
+    if isinstance(entry.value, str) and word in _TRUE + _FALSE and "text" not in wanted.kinds:
         return word in _TRUE
     return None
 
@@ -168,6 +176,8 @@ def _number(entry: Entry, wanted: Wanted) -> int | float | None:
 
 def _text(entry: Entry, wanted: Wanted) -> str | None:
     if "text" not in wanted.kinds or (wanted.choices and entry.text not in wanted.choices):
+        return None
+    if "mapping" in wanted.kinds and not isinstance(entry.value, str):
         return None
     return entry.text
 

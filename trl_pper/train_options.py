@@ -6,6 +6,7 @@ checked here, before a model or a task is loaded.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -22,7 +23,7 @@ from trl_pper.option_types import Wanted, typed, unknown_option, wanted_of_actio
 from trl_pper.plain_completion import LEARNED
 from trl_pper.task_source import PROMPTS, is_mixture
 
-_OWNER = "neither trl-pper train nor accelerate launch has"
+_UNKNOWN = "neither trl-pper train nor accelerate launch has such an option"
 _NUMBER = re.compile(r"-\.?\d")
 
 
@@ -108,64 +109,61 @@ class TrainOptions:
     """What a command line of `trl-pper train` asks for.
 
     Args:
+        given: The options of the configurations that somebody gave, with values of the right types.
         arguments: What a process of the launch is to be given: everything but the options of the launch.
         launch: The options of `accelerate launch`, those of the file in front.
         typed_launch: The first of them on the command line, if there is one.
-        parser: What makes the configurations; the file's values are its defaults.
-        configured: The arguments of the parser.
     """
 
+    given: dict[str, Any]
     arguments: list[str]
     launch: list[str]
     typed_launch: str | None
-    parser: Any
-    configured: list[str]
-
-    def use_cpu(self) -> bool:
-        """Return whether the run is told to leave GPUs alone."""
-        return bool(self.parser.parse_args(self.configured).use_cpu)
 
     def check(self) -> None:
-        """Refuse what can be told without setting up a device: types, choices, and which tasks and model.
+        """Refuse what can be told without setting up a device: which tasks and which model.
 
         Raises:
-            ValueError: An option is wrong, or missing.
+            ValueError: One of them is missing, or contradicts another.
         """
-        given = vars(self.parser.parse_args(self.configured))
-        DataArguments(**{one.name: given[one.name] for one in fields(DataArguments)})
-        _check_model(given["model_name_or_path"])
+        self._made(DataArguments)
+        if self.given.get("model_name_or_path") is None:
+            raise ValueError("model_name_or_path: required; give a model id or a path")
 
     def configurations(self) -> tuple[DataArguments, PPERConfig, Any]:
         """Return the configurations of tasks, training and model.
 
         Raises:
-            ValueError: An option is wrong, or missing.
+            ValueError: An option is out of range, missing, or contradicts another.
         """
-        data, config, model = self.parser.parse_args_into_dataclasses(self.configured, look_for_args_file=False)
-        _check_model(model.model_name_or_path)
-        return data, config, model
+        self.check()
+        return self._made(DataArguments), self._made(PPERConfig), self._made(ModelConfig)
+
+    def _made(self, configuration: type[Any]) -> Any:
+        names = {one.name for one in fields(configuration)}
+        return configuration(**{name: value for name, value in self.given.items() if name in names})
 
 
 def train_options(arguments: Sequence[str]) -> TrainOptions:
-    """Return what a command line asks for.
+    """Return what a command line asks for: what stands on it goes before what is in its file.
 
     Raises:
-        ValueError: An option does not exist, or the file gives one a value that it does not take.
+        ValueError: An option does not exist, or gets a value that it does not take.
         OSError: The file cannot be read.
     """
-    parser = TrlParser(CONFIGURATIONS, prog="trl-pper train", allow_abbrev=False, exit_on_error=False)
     path, typed_in = split_config(arguments)
-    launched = launch_actions()
-    configured, launch = _dealt_out(typed_in, _spellings(option_actions(parser)), _spellings(launched))
-    from_file: list[str] = []
-    if path is not None:
-        from_file = _set_defaults(parser, read_entries(path), launched)
+    parser, launched, wanted = _parser(), launch_actions(), wanted_of_options()
+    configured, launch = _dealt_out(typed_in, option_actions(parser), launched)
+    try:
+        from_line = vars(parser.parse_args(configured))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    from_file, launch_of_file = _split_file({} if path is None else read_entries(path), wanted, launched)
     return TrainOptions(
+        given={**from_file, **{name: _from_line(name, value, wanted[name]) for name, value in from_line.items()}},
         arguments=[*(["--config", str(path)] if path else []), *configured],
-        launch=[*from_file, *launch],
+        launch=[*launch_of_file, *launch],
         typed_launch=launch[0].partition("=")[0] if launch else None,
-        parser=parser,
-        configured=configured,
     )
 
 
@@ -180,42 +178,62 @@ def wanted_of_options() -> dict[str, Wanted]:
     }
 
 
-def _spellings(actions: Mapping[str, Any]) -> set[str]:
-    return {f"--{name}" for name in actions}
+def _parser() -> Any:
+    """Return TRL's parser, which knows how options are spelled; what they take is checked as that of files is."""
+    parser = TrlParser(CONFIGURATIONS, prog="trl-pper train", allow_abbrev=False, exit_on_error=False)
+    for action in option_actions(parser).values():
+        action.type, action.choices, action.default = None, None, argparse.SUPPRESS
+    return parser
+
+
+def _from_line(name: str, value: Any, wanted: Wanted) -> Any:
+    """Return a value of the command line as the type that is wanted; true and false are of options without a value."""
+    return value if isinstance(value, bool) else typed(_entry(f"--{name}", value), wanted)
+
+
+def _entry(where: str, value: str | list[str]) -> Entry:
+    if isinstance(value, str):
+        return Entry(where=where, text=value, value=value, items=None)
+    return Entry(where=where, text=None, value=value, items=tuple(_entry(where, item) for item in value))
 
 
 def _dealt_out(arguments: Sequence[str], ours: Iterable[str], launch: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return arguments of the run and of the launch: a value goes where its option went."""
-    dealt: dict[str, list[str]] = {"run": [], "launch": []}
-    owner: str | None = None
+    run_arguments: list[str] = []
+    launch_arguments: list[str] = []
+    chosen: list[str] | None = None
     for argument in arguments:
         if argument.startswith("-") and not _NUMBER.match(argument):
-            name = argument.partition("=")[0]
-            owner = "run" if name in ours else "launch" if name in launch else None
-            if owner is None:
-                known = {one for one in (*ours, *launch) if "-" not in one[2:]}
-                raise ValueError(unknown_option(name, known, where=name, owner=_OWNER))
-        elif owner is None:
-            raise ValueError(f"{argument}: must be a value of an option; got it before any")
-        dealt[owner].append(argument)
-    return dealt["run"], dealt["launch"]
+            option = argument.partition("=")[0]
+            name = option.removeprefix("--")
+            if name not in ours and name not in launch:
+                raise ValueError(unknown_option(option, _underscored(ours, launch, "--"), where=option, said=_UNKNOWN))
+            chosen = run_arguments if name in ours else launch_arguments
+        if chosen is None:
+            raise ValueError(f"{argument}: must follow an option; got it in front of all")
+        chosen.append(argument)
+    return run_arguments, launch_arguments
 
 
-def _set_defaults(parser: Any, entries: Mapping[str, Entry], launch: Mapping[str, Any]) -> list[str]:
-    """Give the parser the values of a file, and return those for the launch as arguments."""
-    wanted = wanted_of_options()
+def _underscored(ours: Iterable[str], launch: Iterable[str], start: str = "") -> list[str]:
+    """Return names of options without their second spelling, with hyphens."""
+    return [start + name for name in (*ours, *launch) if "-" not in name]
+
+
+def _split_file(
+    entries: Mapping[str, Entry], wanted: Mapping[str, Wanted], launch: Mapping[str, argparse.Action]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the options of a run that a file gives, and those of the launch as arguments."""
+    given: dict[str, Any] = {}
     arguments: list[str] = []
     for name, entry in entries.items():
-        if name == "env":
-            continue
         if name in wanted:
-            parser.set_defaults(**{name: typed(entry, wanted[name])})
-        elif name in launch:
+            given[name] = typed(entry, wanted[name])
+        elif name in launch and name != "env":
             arguments += _as_arguments(name, typed(entry, wanted_of_action(launch[name])))
-        else:
-            known = [one for one in (*wanted, *launch) if "-" not in one]
-            raise ValueError(unknown_option(name, known, where=entry.where, owner=_OWNER))
-    return arguments
+        elif name != "env":
+            raise ValueError(unknown_option(name, _underscored(wanted, launch), where=entry.where, said=_UNKNOWN))
+    return given, arguments
 
 
 def _as_arguments(name: str, value: Any) -> list[str]:
@@ -223,8 +241,3 @@ def _as_arguments(name: str, value: Any) -> list[str]:
         return []
     values = value if isinstance(value, list) else [value]
     return [f"--{name}" if one is True else f"--{name}={one}" for one in values]
-
-
-def _check_model(name: str | None) -> None:
-    if name is None:
-        raise ValueError("model_name_or_path: required; give a model id or a path")

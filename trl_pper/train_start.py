@@ -6,7 +6,6 @@ the YAML file asks for is set first, since libraries look at theirs when they ar
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,11 +34,11 @@ def train(arguments: Sequence[str]) -> int:
         from trl_pper.train_options import train_options
 
         options = train_options(arguments)
-        if not is_launched() and is_worth_a_launch(options.launch, use_cpu=options.use_cpu()):
+        if not is_launched() and is_worth_a_launch(options.launch, use_cpu=bool(options.given.get("use_cpu"))):
             options.check()
             return launch(options.launch, options.arguments)
         trainer = _prepared(options)
-    except (ValueError, OSError, argparse.ArgumentError) as error:
+    except (ValueError, OSError) as error:
         line = f"trl-pper train: {' '.join(str(error).split())}"
         if first_to_say(line):
             print(line, file=sys.stderr, flush=True)
