@@ -79,17 +79,21 @@ def options_of_parser(parser: argparse.ArgumentParser) -> list[Option]:
     ]
 
 
-def markdown(options: Iterable[Option]) -> str:
-    """Return a table of options: name, default, meaning, and the choices where there are some."""
+def markdown(options: Iterable[Option], *, none: str = "`None`") -> str:
+    """Return a table of options: name, default, meaning, and the choices that the meaning does not name.
+
+    Args:
+        options: What the table lists.
+        none: What stands for a default of None.
+    """
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for option in options:
-        choices = (option.wanted.items or option.wanted).choices
-        said = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+        default = none if option.default is None else f"`{_shown(option.default)!r}`"
         help = " ".join(option.help.split()).replace("|", "\\|")
-        default = "required" if option.required else f"`{_shown(option.default)!r}`"
-        rows.append(
-            f"| `{option.name}` | {default} | {help}{said if help.endswith('.') or not said else '.' + said} |"
-        )
+        choices = (option.wanted.items or option.wanted).choices
+        if not all(choice in help for choice in choices):
+            help = f"{help.removesuffix('.')}. One of {', '.join(f'`{choice}`' for choice in choices)}."
+        rows.append(f"| `{option.name}` | {'required' if option.required else default} | {help} |")
     return "\n".join(rows) + "\n"
 
 

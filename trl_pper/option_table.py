@@ -53,7 +53,7 @@ def _tables() -> dict[str, Callable[[], str]]:
 
 
 def _of_command(parser: argparse.ArgumentParser) -> str:
-    return markdown(options_of_parser(parser))
+    return markdown(options_of_parser(parser), none="")
 
 
 if __name__ == "__main__":
