@@ -1,4 +1,4 @@
-"""The pages of options hold each with its present default and meaning, and the file of docs/configuration.md trains."""
+"""The pages of options hold each with its present default and meaning; the file of docs/configuration.md trains."""
 
 import re
 from dataclasses import dataclass, field, fields

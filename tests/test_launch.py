@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "multi-gpu.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
 MODULES = {
-    "trl-pper": "trl_pper.cli", "accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run",
+    "trl-pper": "trl_pper.cli", "accelerate": "accelerate.commands.accelerate_cli",
+    "torchrun": "torch.distributed.run",
 }  # fmt: skip
 SMALL = {
     "model_name_or_path": str(MODEL), "num_beams": 2, "max_completion_length": 48, "max_steps": 2,
@@ -61,35 +62,38 @@ def test_the_page_shows_every_way_to_start():
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_documented_command_trains_with_two_processes(run_yaml, tmp_path, command):
-    done = start(command, run_yaml, "--output_dir", str(tmp_path))
+    adapter = ["--use_peft", "--lora_target_modules", "all-linear"] if command.startswith("accelerate") else []
+    done = start(command, run_yaml, "--output_dir", str(tmp_path), *adapter)
     assert done.returncode == 0, done.stderr[-4000:]
     # Each process has a shard of its own, of the tasks it wrote for.
     shards = sorted(shard.name[-13:-8] for shard in tmp_path.glob("_pper/journal/round-00000-*/*-0000?.parquet"))
     assert shards == ["00000", "00001"]
     assert len(ReplayBuffer.load(tmp_path / "checkpoint-2" / "_pper" / "buffer.parquet")) == 10
-    assert (tmp_path / "model.safetensors").is_file()
-    assert (tmp_path / "model.safetensors").read_bytes() != (MODEL / "model.safetensors").read_bytes()
+    assert (tmp_path / "adapter_model.safetensors").is_file() == bool(adapter)
+    if not adapter:
+        assert (tmp_path / "model.safetensors").read_bytes() != (MODEL / "model.safetensors").read_bytes()
     if "train_pper.py" in command:
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert (summary["processes"], summary["distributed_type"]) == (2, "MULTI_CPU")
+        assert (summary["optimizer_steps"], summary["programs"]) == (2, 10)
+        assert json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"'))) == summary
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("command", "code"),
+    ("command", "code", "wrong", "said"),
     [
-        ("trl-pper train --config run.yaml --num_processes 2", 2),
-        ("torchrun --nproc_per_node 2 -m trl_pper.cli train --config run.yaml", 1),
+        (
+            "trl-pper train --config run.yaml --num_processes 2", 2, ["--tasks", "nowhere.jsonl"],
+            "trl-pper train: nowhere.jsonl: ",
+        ),
+        (
+            "torchrun --nproc_per_node 2 -m trl_pper.cli train --config run.yaml", 1, ["--possibility_weight", "7"],
+            "trl-pper train: possibility_weight: must be a number in [0, 1]; got 7",
+        ),
     ],
-)
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        (["--tasks", "nowhere.jsonl"], "trl-pper train: nowhere.jsonl: "),
-        (["--possibility_weight", "7"], "trl-pper train: possibility_weight: must be a number in [0, 1]; got 7"),
-    ],
-)
+)  # fmt: skip
 def test_an_error_of_all_processes_appears_once(run_yaml, tmp_path, command, code, wrong, said):
     done = start(command, run_yaml, "--output_dir", str(tmp_path), *wrong)
     assert done.returncode == code, done.stderr[-4000:]

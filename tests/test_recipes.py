@@ -137,7 +137,7 @@ def test_a_recipe_names_options_that_there_are(path):
     from trl_pper.cli import parsers
     from trl_pper.config import PPERConfig
     from trl_pper.option_defaults import option_actions
-    from trl_pper.train_command import DataArguments
+    from trl_pper.train_options import DataArguments
 
     given = yaml.safe_load(path.read_text())
     if path.name.endswith("_train.yaml"):
