@@ -181,7 +181,12 @@ def test_without_options_a_launch_has_to_be_worth_it(folder, monkeypatch, defaul
 def test_inside_a_launcher_nothing_is_launched_again(folder, launched, capsys, monkeypatch, variable):
     (folder / "run.yaml").write_text(f"{RUN}num_processes: 2\n")
     monkeypatch.setenv(variable, "0")
-    assert refused(capsys, "--config", "run.yaml").startswith("tasks.jsonl: ")
+
+    def configurations(self):
+        raise ValueError("this process trains")
+
+    monkeypatch.setattr("trl_pper.train_options.TrainOptions.configurations", configurations)
+    assert refused(capsys, "--config", "run.yaml") == "this process trains"
     said = refused(capsys, "--config", "run.yaml", "--num_processes", "2")
     assert said.startswith("--num_processes: a launcher started this process already")
     assert launched == []
@@ -202,6 +207,30 @@ def test_a_launch_that_failed_ends_with_the_exit_code_of_its_process(folder, mon
 
     monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
     assert main(["train", "--config", "run.yaml", "--num_processes", "1"]) == code
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (ImportError("DeepSpeed is not installed"), "DeepSpeed"),
+        (ConnectionError("Port 29500 is in use"), "Port 29500"),
+    ],
+)
+def test_a_launch_that_cannot_start_says_why_in_one_line(folder, monkeypatch, capsys, failure, said):
+    def fail(chosen):
+        raise failure
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
+    assert refused(capsys, "--config", "run.yaml", "--accelerate_config", "zero2").startswith(said)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused_in_one_line(folder, monkeypatch, capsys):
+    configurations = train_options(["--config", "run.yaml"]).configurations()
+    monkeypatch.setattr("trl_pper.train_options.TrainOptions.configurations", lambda self: configurations)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = refused(capsys, "--config", "run.yaml")
+    assert said.startswith("num_processes: the launcher started 2 processes, but each of them sees 1")
 
 
 def test_the_environment_of_the_file_is_set(folder, capsys, monkeypatch):

@@ -1,7 +1,7 @@
 """The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `evaluate`, `report`, `export` and what goes with them.
 
 Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
-that needs it, so that `--help` answers at once.
+that needs it, so that `--help` answers at once; that of `train` lists the options of TRL and has to load it.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         arguments: What each process gets: the arguments of `trl-pper train`.
 
     Raises:
-        ValueError: Options of the launch are wrong or contradict each other.
+        ValueError: Options of the launch are wrong, contradict each other, or need what is not installed.
+        OSError: The launcher cannot start, for instance because its port is in use.
     """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -93,6 +94,9 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         return _exit_code(error.returncode)
     except ChildFailedError as error:
         return _exit_code(error.get_first_failure()[1].exitcode)
+    except ImportError as error:
+        # What the launch needs, such as DeepSpeed, is not installed.
+        raise ValueError(str(error)) from error
     return 0
 
 

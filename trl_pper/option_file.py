@@ -104,8 +104,8 @@ _Loader.add_implicit_resolver(
 def _entries(path: Path, loader: _Loader) -> dict[str, Entry]:
     node = loader.get_single_node()
     if not isinstance(node, yaml.MappingNode):
-        kind = "nothing" if node is None else type(node).__name__.removesuffix("Node").lower()
-        raise ValueError(f"{path}: must map names to values; got {kind}")
+        got = "nothing" if node is None else type(loader.construct_object(node, deep=True)).__name__
+        raise ValueError(f"{path}: must map names to values; got {got}")
     names = list(loader.construct_mapping(node, deep=True))
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: must map names to values; got {names}")

@@ -55,9 +55,15 @@ def _prepared(options: TrainOptions) -> PPERTrainer:
             f"{options.typed_launch}: a launcher started this process already; give it to the launcher, or start "
             "trl-pper train without one"
         )
+    from trl_pper.processes import check_processes
     from trl_pper.train_command import prepare
 
-    return prepare(*options.configurations())
+    configurations = options.configurations()
+    try:
+        check_processes()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return prepare(*configurations)
 
 
 def _set_environment(arguments: Sequence[str]) -> None:
