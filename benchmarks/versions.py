@@ -60,7 +60,16 @@ def measure(name: str, constraints: Sequence[str], folder: Path, tests: Sequence
     installed = {one["name"].lower(): one["version"] for one in json.loads(run(pip, "list", "--format", "json"))}
     results, started = folder / f"{name}.xml", time.perf_counter()
     # `pytest`, not `python -m pytest`: that would put the checkout before the wheel.
-    command = (str(venv / "bin" / "pytest"), "-n", "2", "--dist", "loadfile", "-m", "not slow", f"--junitxml={results}")
+    command = (
+        str(venv / "bin" / "pytest"),
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "-m",
+        "not slow",
+        f"--junitxml={results}",
+    )
     subprocess.run([*command, *tests], cwd=ROOT, check=False)
     seconds = time.perf_counter() - started
     run(str(venv / "bin" / "trl-pper"), "demo", "--output", str(folder / f"{name}-demo"), cwd=folder)

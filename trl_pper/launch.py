@@ -126,6 +126,8 @@ def _with_config_file(options: Sequence[str]) -> list[str]:
     found, others = parser.parse_known_args(options)
     if found.accelerate_config is None:
         return others
+    if any(option.startswith(("--config_file", "--config-file")) for option in others):
+        raise ValueError(f"{ACCELERATE_CONFIG}: stands for --config_file; give one of them")
     return [*others, "--config_file", str(_config_file(found.accelerate_config))]
 
 

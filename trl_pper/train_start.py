@@ -72,5 +72,6 @@ def _set_environment(arguments: Sequence[str]) -> None:
     if entry is None or entry.value is None:
         return
     if not isinstance(entry.value, Mapping):
-        raise ValueError(f"{entry.where}: must be a mapping of environment variables to values; got {entry.text}")
+        got = type(entry.value).__name__
+        raise ValueError(f"{entry.where}: must be a mapping of environment variables to values; got {got}")
     os.environ.update({str(name): str(value) for name, value in entry.value.items()})
