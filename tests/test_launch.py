@@ -39,7 +39,7 @@ def run_yaml(tmp_path_factory):
     (folder / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
     (of_page,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
     (folder / "run.yaml").write_text(
-        yaml.safe_dump({**SMALL, **yaml.safe_load(of_page), "tasks": str(folder / "tasks.jsonl")})
+        yaml.safe_dump({**yaml.safe_load(of_page), **SMALL, "tasks": str(folder / "tasks.jsonl")})
     )
     return folder / "run.yaml"
 

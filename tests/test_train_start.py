@@ -64,7 +64,7 @@ def refused(capsys, *arguments):
         (["--eval_strategy", "sometimes"], "--eval_strategy: must be one of no, steps, epoch; got sometimes"),
         (["--num_processes", "two"], "argument --num_processes/--num-processes: invalid int value: 'two'"),
         (["--accelerate_config", "zero9"], "accelerate_config: must be a file or one of fsdp1, fsdp2, multi_gpu"),
-        (["--accelerate_config", "zero2", "--config_file=x.yaml"], "accelerate_config: stands for --config_file; give"),
+        (["--accelerate_config", "zero2", "--config_file=x.yaml"], "accelerate_config: stands for --config_file"),
         (["--buffer", "b.parquet"], "tasks: exactly one of tasks and buffer is required"),
         (["--task_format", "apsp"], "--task_format: must be one of auto, humaneval, mbpp, apps"),
         ([], "tasks.jsonl: "),
