@@ -86,6 +86,8 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         chosen = parser.parse_args([*_with_config_file(options), *command])
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    if chosen.training_script != command[1]:
+        raise ValueError(f"{chosen.training_script}: must be the value of an option; the one before it takes no more")
     if _is_left_to_mpirun(chosen):
         chosen.multi_gpu = True
     try:

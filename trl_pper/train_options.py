@@ -155,12 +155,17 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
     parser, launched, wanted = _parser(), launch_actions(), wanted_of_options()
     configured, launch = _dealt_out(typed_in, option_actions(parser), launched)
     try:
-        from_line = vars(parser.parse_args(configured))
+        from_line, left = parser.parse_known_args(configured)
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    if left:
+        raise ValueError(f"{left[0]}: must be the value of an option; the one before it takes no more")
     from_file, launch_of_file = _split_file({} if path is None else read_entries(path), wanted, launched)
     return TrainOptions(
-        given={**from_file, **{name: _from_line(name, value, wanted[name]) for name, value in from_line.items()}},
+        given={
+            **from_file,
+            **{name: _from_line(name, value, wanted[name]) for name, value in vars(from_line).items()},
+        },
         arguments=[*(["--config", str(path)] if path else []), *configured],
         launch=[*launch_of_file, *launch],
         typed_launch=launch[0].partition("=")[0] if launch else None,
@@ -197,7 +202,9 @@ def _entry(where: str, value: str | list[str]) -> Entry:
     return Entry(where=where, text=None, value=value, items=tuple(_entry(where, item) for item in value))
 
 
-def _dealt_out(arguments: Sequence[str], ours: Iterable[str], launch: Iterable[str]) -> tuple[list[str], list[str]]:
+def _dealt_out(
+    arguments: Sequence[str], ours: Mapping[str, Any], launch: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
     """Return arguments of the run and of the launch: a value goes where its option went."""
     run_arguments: list[str] = []
     launch_arguments: list[str] = []
@@ -210,7 +217,7 @@ def _dealt_out(arguments: Sequence[str], ours: Iterable[str], launch: Iterable[s
                 raise ValueError(unknown_option(option, _underscored(ours, launch, "--"), where=option, said=_UNKNOWN))
             chosen = run_arguments if name in ours else launch_arguments
         if chosen is None:
-            raise ValueError(f"{argument}: must follow an option; got it in front of all")
+            raise ValueError(f"{argument}: must be the value of an option; got it before any")
         chosen.append(argument)
     return run_arguments, launch_arguments
 
