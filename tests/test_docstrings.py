@@ -39,7 +39,7 @@ FOLDER = Path(__file__).parents[1] / "docs"
 #: These pages need files and a model; test_training_page.py and the like bring them.
 DOCS = sorted(
     set(FOLDER.glob("*.md"))
-    - {FOLDER / f"{name}.md" for name in ("training", "tasks", "evaluation", "hub", "metric", "report")}
+    - {FOLDER / f"{name}.md" for name in ("training", "tasks", "evaluation", "hub", "metric", "report", "rewards")}
 )
 
 

@@ -1,4 +1,4 @@
-"""The examples and benchmarks run as their docstrings say, on small data made here."""
+"""Benchmarks on real programs run as their docstrings say, on small data made here."""
 
 import gzip
 import json
@@ -45,7 +45,7 @@ def data(tmp_path):
 @pytest.mark.slow
 def test_real_programs_are_compared_with_what_was_measured(data):
     output = data / "figures.json"
-    run("examples/judge_real_programs.py", str(data), "--output", str(output), "--cpu_seconds", "2")
+    run("benchmarks/judge_real_programs.py", str(data), "--output", str(output), "--cpu_seconds", "2")
     files = {entry["file"]: entry for entry in json.loads(output.read_text())["files"]}
     assert {name: entry["accepted"] for name, entry in files.items()} == {
         "HumanEval.jsonl.gz": 1, "mbpp.jsonl": 1, "codet_sample.jsonl.gz": 1,
@@ -57,7 +57,7 @@ def test_real_programs_are_compared_with_what_was_measured(data):
 @pytest.mark.slow
 def test_a_teachers_programs_train_a_tiny_model(data, tmp_path):
     rows = data / "dumps" / "codet_sample.jsonl.gz"
-    run("examples/teacher_run.py", str(rows), "--steps", "12", "--output", str(tmp_path / "out"))
+    run("benchmarks/teacher.py", str(rows), "--steps", "12", "--output", str(tmp_path / "out"))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["tasks"], summary["programs"], summary["distinct_programs"], summary["steps"]) == (1, 3, 3, 12)
     assert summary["mean_pass_rate"] == 0.5
