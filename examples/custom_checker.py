@@ -3,7 +3,8 @@
     python examples/custom_checker.py
 
 A checker is a function of input, output and expected output. It runs in your process, out of reach of any program.
-Tests of a function are Python already: assert what holds of every right answer, with helpers in `setup`.
+Tests of a function are Python already: assert what holds of every right answer, with helpers in `setup`. A data set
+cannot hold a checker: train with `BeamSampleCollector(tasks=tasks)`, reward with `pass_rate_reward(judge, tasks=tasks)`.
 """
 
 import inspect

@@ -31,8 +31,8 @@ def main() -> None:
                 max_completion_length=64,
                 logging_steps=10,
                 report_to="none",
-                bf16=False,  # without a GPU; leave both lines out with one
-                activation_checkpointing=False,
+                gradient_checkpointing=False,
+                bf16=False,  # without a GPU; leave this line out with one
             ),
             train_dataset=Dataset.from_list(task_rows(TASKS)),
         )

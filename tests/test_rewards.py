@@ -154,7 +154,7 @@ def test_nothing_to_reward_is_no_error(judge):
 
 SMALL = dict(
     max_steps=2, per_device_train_batch_size=16, num_generations=4, max_completion_length=64, logging_steps=1,
-    report_to=[], use_cpu=True, bf16=False, activation_checkpointing=False, disable_tqdm=True, save_strategy="no",
+    report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True, save_strategy="no",
 )  # fmt: skip
 
 
