@@ -113,7 +113,6 @@ def test_custom_priority(run):
     assert before + 20 < after
 
 
-@slow
 def test_custom_checker(run):
     rows = {line[:22].strip(): shares(line) for line in run("custom_checker.py").splitlines()[1:]}
     assert rows == {
@@ -145,6 +144,7 @@ def test_hub_push(run, tmp_path):
     assert not [name for name, content in pushed.files.items() for text in held if text.encode() in content]
 
 
+@slow
 def test_hub_push_says_what_it_needs(run):
     assert "usage: python examples/hub_push.py YOUR_NAME/coder" in run("hub_push.py", status=1)
 
