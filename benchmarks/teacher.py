@@ -87,7 +87,7 @@ def main() -> None:
             priority_exponent=2.0,
             judge_cpu_seconds=options.judge_cpu_seconds,
             bf16=torch.cuda.is_available(),
-            activation_checkpointing=options.model is not None,
+            gradient_checkpointing=options.model is not None,
             logging_steps=5,
             save_strategy="no",
             report_to=[],

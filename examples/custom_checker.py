@@ -4,7 +4,7 @@
 
 A checker is a function of input, output and expected output. It runs in your process, out of reach of any program.
 Tests of a function are Python already: assert what holds of every right answer, with helpers in `setup`. A data set
-cannot hold a checker: train with `BeamSampleCollector(tasks=tasks)`, reward with `pass_rate_reward(judge, tasks=tasks)`.
+cannot hold a checker: train by `BeamSampleCollector(tasks=tasks)`, reward by `pass_rate_reward(judge, tasks=tasks)`.
 """
 
 import inspect
