@@ -60,8 +60,8 @@ def measure(name: str, constraints: Sequence[str], folder: Path, tests: Sequence
     installed = {one["name"].lower(): one["version"] for one in json.loads(run(pip, "list", "--format", "json"))}
     results, started = folder / f"{name}.xml", time.perf_counter()
     # `pytest`, not `python -m pytest`: that would put the checkout before the wheel.
-    command = (str(venv / "bin" / "pytest"), "-n", "2", "--dist", "loadfile", "-m", "not slow", f"--junitxml={results}")
-    subprocess.run([*command, *tests], cwd=ROOT, check=False)
+    chosen = ("-n", "2", "--dist", "loadfile", "-m", "not slow", *tests)
+    subprocess.run([str(venv / "bin" / "pytest"), *chosen, f"--junitxml={results}"], cwd=ROOT, check=False)
     seconds = time.perf_counter() - started
     run(str(venv / "bin" / "trl-pper"), "demo", "--output", str(folder / f"{name}-demo"), cwd=folder)
     accuracy = json.loads((folder / f"{name}-demo" / "summary.json").read_text())["accuracy"]

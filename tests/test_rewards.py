@@ -1,9 +1,5 @@
 """The judge as a reward function: the calls TRL makes, what is judged in them, and a run of TRL's own trainer."""
 
-import json
-import re
-from pathlib import Path
-
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, Verdict, pass_rate_reward
@@ -190,21 +186,3 @@ def test_grpo_learns_by_it_beside_an_asynchronous_reward_on_mixed_data(judge, tm
         assert 0 <= entry["accepted"] <= entry["rewards/pass_rate_reward/mean"]
         assert 0 < entry["rewards/length/mean"] < 1
     assert any(not weights.equal(before[name]) for name, weights in trainer.model.named_parameters())
-
-
-@pytest.mark.slow
-def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = Path(__file__).parents[1] / "docs" / "rewards.md"
-    training, accepted = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    tasks = demo_tasks("train")[:4]
-    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in task_rows(tasks)))
-    # No GPU here, few steps, no tracker; everything else is the text of the page.
-    code = training.replace("me/base", str(MODEL)).replace("max_completion_length=256", "**SMALL")
-    names: dict = {"SMALL": SMALL}
-    exec(compile(code, page, "exec"), names)
-    assert [entry["step"] for entry in names["trainer"].state.log_history if "reward" in entry] == [1, 2]
-    exec(compile(accepted, page, "exec"), names)
-    with names["judge"]:
-        rewards = names["accepted"](completions=["    return 2 * x", "    return x + 2"], **columns(DOUBLE, DOUBLE))
-    assert rewards == [1.0, 0.0]
