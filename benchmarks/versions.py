@@ -56,7 +56,8 @@ def measure(name: str, constraints: Sequence[str], folder: Path, tests: Sequence
     (wheel,) = wheels.glob("*.whl")
     pip = str(venv / "bin" / "pip")
     held = ("--constraint", str(folder / f"{name}.txt"))
-    run(pip, "install", "--quiet", *held, f"{wheel}[{','.join(EXTRAS)}]", *test_tools())
+    # Wheels alone: this fails where a compiler would be needed.
+    run(pip, "install", "--quiet", "--only-binary=:all:", *held, f"{wheel}[{','.join(EXTRAS)}]", *test_tools())
     installed = {one["name"].lower(): one["version"] for one in json.loads(run(pip, "list", "--format", "json"))}
     results, started = folder / f"{name}.xml", time.perf_counter()
     # `pytest`, not `python -m pytest`: that would put the checkout before the wheel.

@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: No GPU here, few steps, no tracker; everything else is the text of the page.
 SMALL = "use_cpu=True, bf16=False, report_to=[], steps_per_round=1, disable_tqdm=True, judge_workers=1"
-SMALL_COMMAND = "--use_cpu --bf16 false --report_to none --steps_per_round 1 --disable_tqdm true --judge_workers 1".split()
+SMALL_COMMAND = (
+    "--use_cpu --bf16 false --report_to none --steps_per_round 1 --disable_tqdm true --judge_workers 1"
+).split()
 
 
 def blocks(page: Path, language: str) -> list[str]:
