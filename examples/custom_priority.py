@@ -28,13 +28,14 @@ PRIORITIES = (
 
 
 def show_draws(buffer: ReplayBuffer) -> None:
-    """Print what each priority would draw of the same programs."""
+    """Print what each priority would draw of the same programs, and as how many equally likely ones that varies."""
     possibility, pass_rate = np.array([one.possibility() for one in buffer]), buffer.pass_rates()
-    print(f"{'of what is drawn':18}{'passes':>8}{'possibility':>13}")
+    print(f"{'of what is drawn':18}{'passes':>8}{'possibility':>13}{'varies as':>11}")
     for name, priority, weight, exponent in PRIORITIES:
         values = p2value(possibility, pass_rate, possibility_weight=weight)
         drawn = draw_probabilities(values, priority=priority, exponent=exponent, pass_rate=pass_rate)
-        print(f"{name:18}{drawn @ (pass_rate == 1.0):8.0%}{drawn @ possibility:13.3f}")
+        passes, as_many = drawn @ (pass_rate == 1.0), 1.0 / (drawn @ drawn)
+        print(f"{name:18}{passes:8.0%}{drawn @ possibility:13.3f}{as_many:11.0f}")
 
 
 def main() -> None:
