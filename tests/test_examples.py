@@ -20,8 +20,8 @@ README = EXAMPLES / "README.md"
 #: Which test runs what is not run here.
 ELSEWHERE = {
     "quickstart.ipynb": "test_notebook.py",
-    "train_pper.py": "test_distributed.py",
-    "accelerate/ddp_cpu.yaml": "test_distributed.py",
+    "train_pper.py": "test_launch.py",
+    "accelerate/ddp_cpu.yaml": "test_launch.py",
     **{f"accelerate/{name}.yaml": "test_sharded.py" for name in ("ddp", "fsdp", "zero2", "zero3")},
     **{path.relative_to(EXAMPLES).as_posix(): "test_recipes.py" for path in EXAMPLES.glob("recipes/*.yaml")},
 }
