@@ -16,8 +16,7 @@ from pathlib import Path
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_pper import PPERConfig, PPERTrainer, load_tasks
-from trl_pper.demo.run import MODEL
-from trl_pper.demo.tasks import demo_tasks
+from trl_pper.demo import MODEL, demo_tasks
 
 
 @dataclass

@@ -1,67 +1,182 @@
-"""The examples and benchmarks run as their docstrings say, on small data made here."""
+"""Every example runs as a user would run it: a program of its own, in an empty folder, with what it says of itself."""
 
-import gzip
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from loopback_hub import TOKEN, LoopbackHub
+from safetensors import safe_open
 
-ROOT = Path(__file__).parents[1]
-HUMANEVAL = {
-    "task_id": "HumanEval/0",
-    "prompt": 'def double(x):\n    """Double x."""\n',
-    "entry_point": "double",
-    "canonical_solution": "    return 2 * x\n",
-    "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\n",
+from trl_pper.demo import MODEL, demo_tasks, reference_program
+
+TESTS = Path(__file__).parent
+EXAMPLES = TESTS.parent / "examples"
+README = EXAMPLES / "README.md"
+#: Which test runs what is not run here.
+ELSEWHERE = {
+    "quickstart.ipynb": "test_notebook.py",
+    "train_pper.py": "test_launch.py",
+    "accelerate/ddp_cpu.yaml": "test_launch.py",
+    **{f"accelerate/{name}.yaml": "test_sharded.py" for name in ("ddp", "fsdp", "zero2", "zero3")},
+    **{path.relative_to(EXAMPLES).as_posix(): "test_recipes.py" for path in EXAMPLES.glob("recipes/*.yaml")},
 }
-MBPP = {
-    "task_id": 2, "text": "Triple x.", "code": "def triple(x):\n    return 3 * x", "test_setup_code": "",
-    "test_list": ["assert triple(1) == 3", "assert triple(2) == 6"], "challenge_test_list": [],
-}  # fmt: skip
-SAMPLED = {
-    **HUMANEVAL, "n_tests": 2, "completions": ["    return 2 * x\n", "    return 4\n", "    return ("],
-    "measured_n_pass": [2, 1, 0],
-}  # fmt: skip
-
-
-def run(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+slow = pytest.mark.slow
+long = pytest.mark.timeout(400)
 
 
 @pytest.fixture
-def data(tmp_path):
-    for name in ("humaneval/HumanEval.jsonl.gz", "dumps/codet_sample.jsonl.gz", "mbpp/mbpp.jsonl"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    for name, row in (("humaneval/HumanEval.jsonl.gz", HUMANEVAL), ("dumps/codet_sample.jsonl.gz", SAMPLED)):
-        (tmp_path / name).write_bytes(gzip.compress(json.dumps(row).encode()))
-    (tmp_path / "mbpp" / "mbpp.jsonl").write_text(json.dumps(MBPP))
-    return tmp_path
+def run(tmp_path):
+    """Run an example in an empty folder, offline unless the environment given says else; return what it prints."""
+
+    def example(name: str, *arguments: str, status: int = 0, **environment: str) -> str:
+        command = [sys.executable, str(EXAMPLES / name), *arguments]
+        surroundings = {name: value for name, value in {**os.environ, **environment}.items() if value}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=350, env=surroundings)
+        assert done.returncode == status, done.stderr[-3000:]
+        return done.stdout if status == 0 else done.stderr
+
+    return example
 
 
-@pytest.mark.slow
-def test_real_programs_are_compared_with_what_was_measured(data):
-    output = data / "figures.json"
-    run("examples/judge_real_programs.py", str(data), "--output", str(output), "--cpu_seconds", "2")
-    files = {entry["file"]: entry for entry in json.loads(output.read_text())["files"]}
-    assert {name: entry["accepted"] for name, entry in files.items()} == {
-        "HumanEval.jsonl.gz": 1, "mbpp.jsonl": 1, "codet_sample.jsonl.gz": 1,
-    }  # fmt: skip
-    sampled = files["codet_sample.jsonl.gz"]
-    assert (sampled["programs"], sampled["same_verdict"], sampled["same_pass_rate"]) == (3, 3, 3)
+def shares(text: str) -> list[float]:
+    """The percentages in a text."""
+    return [float(found) for found in re.findall(r"([\d.]+)%", text)]
 
 
-@pytest.mark.slow
-def test_a_teachers_programs_train_a_tiny_model(data, tmp_path):
-    rows = data / "dumps" / "codet_sample.jsonl.gz"
-    run("examples/teacher_run.py", str(rows), "--steps", "12", "--output", str(tmp_path / "out"))
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["tasks"], summary["programs"], summary["distinct_programs"], summary["steps"]) == (1, 3, 3, 12)
-    assert summary["mean_pass_rate"] == 0.5
-    assert summary["loss"]["last"] < summary["loss"]["first"]
-    passing = summary["mean_token_logprob"]["passing"]
-    assert passing["before"] < passing["after"] < 0
-    assert (tmp_path / "out" / "report.html").is_file()
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+@slow
+@long
+def test_sft_swap(run):
+    lines = run("sft_swap.py").splitlines()
+    [before], [sft], [pper] = (
+        shares(line) for line in lines if line.startswith(("held-out", "SFTTrainer", "PPERTrainer"))
+    )
+    assert before + 20 < min(sft, pper)
+
+
+@slow
+@long
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+def test_adapters(run, tmp_path, adapter):
+    before, after, merged = shares(last_line(run("lora.py" if adapter == "lora" else "qlora.py")))
+    assert before + 20 < after
+    # The base of QLoRA was rounded to 4 bits in training and is whole in the merge.
+    assert abs(after - merged) <= (0 if adapter == "lora" else 10)
+    folder = tmp_path / "outputs"
+    assert json.loads((folder / adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    with (
+        safe_open(folder / f"{adapter}-merged" / "model.safetensors", "pt") as full,
+        safe_open(MODEL / "model.safetensors", "pt") as base,
+    ):
+        assert {full.get_tensor(name).dtype for name in full.keys()} == {base.get_tensor("model.norm.weight").dtype}
+
+
+@slow
+@long
+def test_teacher_file(run, tmp_path):
+    output = run("teacher_file.py")
+    assert "60 replies, of which 80% are right" in output
+    task = demo_tasks("train")[0]
+    assert reference_program(task.task_id).removeprefix(task.prompt) in output
+    before, after = shares(last_line(output))
+    assert before + 20 < after
+    assert "Of course!" in (tmp_path / "outputs/teacher/_replies.jsonl").read_text()
+
+
+@slow
+@long
+def test_grpo_reward(run):
+    found = [shares(line) for line in run("grpo_reward.py").splitlines() if line.startswith("step ")]
+    assert len(found) == 3
+    assert found[0][0] < found[-1][0]
+    assert all(accepted <= pass_rate for pass_rate, accepted in found)
+
+
+@slow
+@long
+def test_custom_priority(run):
+    lines = run("custom_priority.py").splitlines()
+    rows = [re.fullmatch(r"(\w[\w ]*\w) +(\d+)% +([\d.]+) +(\d+)", line) for line in lines]
+    drawn = {row[1]: (float(row[2]), float(row[3]), int(row[4])) for row in rows if row}
+    assert set(drawn) == {"proportional", "filter", "right and rare"}
+    assert drawn["proportional"][0] < drawn["filter"][0] == drawn["right and rare"][0] == 100
+    assert drawn["right and rare"][1] < drawn["filter"][1]
+    # What is drawn more often than the rest varies less.
+    assert 1 < drawn["right and rare"][2] < drawn["filter"][2]
+    before, after = shares(lines[-1])
+    assert before + 20 < after
+
+
+def test_custom_checker(run):
+    rows = {line[:22].strip(): shares(line) for line in run("custom_checker.py").splitlines()[1:]}
+    assert rows == {
+        "the answer on file": [100, 100, 100],
+        "another right answer": [0, 100, 100],
+        "one is no prime": [0, 0, 0],
+        "no answer": [0, 0, 0],
+    }
+
+
+@slow
+@long
+def test_hub_push(run, tmp_path):
+    with LoopbackHub() as hub:
+        printed = run(
+            "hub_push.py", "me/coder", HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HOME=str(tmp_path / "home"),
+            HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="", NO_PROXY="127.0.0.1",
+        )  # fmt: skip
+        pushed = hub.repositories["models", "me/coder"]
+    assert set(hub.repositories) == {("models", "me/coder")}
+    assert pushed.private
+    assert {"README.md", "model.safetensors", "tokenizer.json"} <= set(pushed.files)
+    assert all(name in printed for name in pushed.files if not name.startswith("."))
+    accuracy = next(line for line in printed.splitlines() if line.startswith("| `accuracy`"))
+    assert accuracy in ModelCard(pushed.files["README.md"].decode()).text
+    before, after = (float(found) for found in re.findall(r"(0\.\d+|1\.0+) \(step", accuracy))
+    assert before < after
+    held = [demo_tasks("train")[0].tests.code, "ys = [", TOKEN]
+    assert not [name for name, content in pushed.files.items() for text in held if text.encode() in content]
+
+
+@slow
+def test_hub_push_says_what_it_needs(run):
+    assert "usage: python examples/hub_push.py YOUR_NAME/coder" in run("hub_push.py", status=1)
+
+
+def files() -> set[str]:
+    found = (path for path in EXAMPLES.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(EXAMPLES).as_posix() for path in found if path.suffix != ".md"}
+
+
+def test_every_file_is_run_by_a_test():
+    run_here = set(re.findall(r"\"(\w+\.py)\"", Path(__file__).read_text())) - set(ELSEWHERE.values())
+    assert files() == run_here | ELSEWHERE.keys()
+    assert len(run_here) >= 8
+    for name, test in ELSEWHERE.items():
+        text = (TESTS / test).read_text()
+        assert Path(name).stem in text or f'"{Path(name).parent}"' in text, name
+
+
+def test_the_gallery_lists_every_file_with_its_command():
+    table = re.findall(r"^\| \[`(.+)`\]\((.+)\) \|.+\| `(.+)` \| \d+ \|$", README.read_text(), re.MULTILINE)
+    assert {name for name, _, _ in table} == {name for name in files() if "/" not in name}
+    assert len(table) == len({name for name, _, _ in table})
+    for name, link, command in table:
+        assert (link, f"examples/{name}") == (name, command.split()[1 if name.endswith(".py") else 2])
+
+
+@pytest.mark.parametrize("name", sorted(name for name in files() if name.endswith(".py")))
+def test_an_example_is_short_and_says_first_how_it_is_run(name):
+    text = (EXAMPLES / name).read_text()
+    assert len(text.splitlines()) <= 75
+    docstring = text.split('"""')[1]
+    assert f"    python examples/{name}" in docstring
+    assert "yours" in text or "--model_name_or_path" in text or "PROGRAMS" in text

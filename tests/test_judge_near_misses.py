@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "judge_near_misses.py"
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "judge_near_misses.py"
 #: A file of each source, and how many of its programs there have to be for the test to mean something.
 FILES = {
     "quixbugs": ("nearmiss/quixbugs_python.dev.jsonl", 40),
@@ -22,25 +22,25 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def example():
-    return runpy.run_path(str(EXAMPLE), run_name="example")
+def benchmark():
+    return runpy.run_path(str(BENCHMARK), run_name="benchmark")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("source", FILES)
-def test_every_verdict_is_as_known_or_explained(source, example, shared):
+def test_every_verdict_is_as_known_or_explained(source, benchmark, shared):
     name, programs = FILES[source]
     data = shared(name)
     for _ in Path(name).parts:
         data = data.parent
-    jobs = list(example["SOURCES"][source](data))
+    jobs = list(benchmark["SOURCES"][source](data))
     assert sum(len(texts) for _, texts in jobs) == programs
     if source == "refactory":
-        # Many loop for ever, on many tests each; the example judges them all.
+        # Many loop for ever, on many tests each; the benchmark judges them all.
         jobs = [(task, texts[::20]) for task, texts in jobs]
-    with example["judge_for"](source) as judge:
-        figures, lines = example["compare"](source, jobs, judge)
+    with benchmark["judge_for"](source) as judge:
+        figures, lines = benchmark["compare"](source, jobs, judge)
     assert figures.programs == sum(len(texts) for _, texts in jobs)
     assert figures.unexplained == 0, lines
     # Declining to judge is honest, and has to stay rare.

@@ -13,7 +13,7 @@ from trl_pper.cli import main
 from trl_pper.collection_report import CollectionReport
 
 #: Pages whose code has a test of its own, test_<page>_page.py.
-OWN = {"amplify", "collecting", "evaluation", "hub", "metric", "report", "tasks", "training"}
+OWN = {"amplify", "collecting", "evaluation", "hub", "metric", "report", "rewards", "tasks", "training"}
 #: Pages whose commands start several processes; test_launch.py runs them.
 LAUNCHED = {"multi-gpu"}
 HERE = {"concepts", "from-sfttrainer", "getting-started", "judge", "sources", "teacher-runs"}

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -21,8 +22,10 @@ from trl_pper import (
     PPERConfig,
     PPERTrainer,
     ReplayBuffer,
+    StdioTests,
 )
 from trl_pper.journal import Journal
+from trl_pper.task import StdioCase
 
 
 @pytest.fixture(scope="module")
@@ -511,3 +514,17 @@ def test_the_state_of_a_checkpoint_is_readable(trained):
         },
         "num_processes": 1,
     }
+
+
+def test_tasks_with_a_checker_are_trained_on_by_the_collector(make_trainer):
+    def any_even(given: str, output: str, expected: str) -> bool:
+        return int(output) % 2 == 0
+
+    cases = (StdioCase(input="", output="2"),)
+    task = CodingTask(task_id="even", prompt="# print an even number\n", tests=StdioTests(cases=cases))
+    checked = replace(task, tests=replace(task.tests, compare=any_even))
+    rows = [{"task_id": "even", "completion": f"print({number})\n"} for number in (2, 3, 4)]
+    collector = BeamSampleCollector(source=DatasetSource(rows), tasks=[checked])
+    trainer = make_trainer(train_dataset=[task], callbacks=[collector], num_train_epochs=1)
+    trainer.train()
+    assert trainer.buffer.pass_rates().tolist() == [1.0, 0.0, 1.0]

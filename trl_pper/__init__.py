@@ -32,6 +32,7 @@ _EXPORTS = {
     "merge_adapter": "trl_pper.merged_model",
     "mix_tasks": "trl_pper.mixture",
     "p2value": "trl_pper.priority",
+    "pass_rate_reward": "trl_pper.rewards",
     "rejudge": "trl_pper.judging",
     "rescore": "trl_pper.generation.scorer",
 }
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from trl_pper.priority import draw_probabilities as draw_probabilities
     from trl_pper.priority import p2value as p2value
     from trl_pper.replay import ReplayBuffer as ReplayBuffer
+    from trl_pper.rewards import pass_rate_reward as pass_rate_reward
     from trl_pper.task import CodingTask as CodingTask
     from trl_pper.task import FunctionTests as FunctionTests
     from trl_pper.task import StdioTests as StdioTests

@@ -23,12 +23,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
-from trl_pper.demo.tasks import demo_tasks
+from trl_pper.demo import MODEL, demo_tasks
 from trl_pper.generation.local_model import CHECKPOINTING
 from trl_pper.report import history_of, write_report
 from trl_pper.trainer import PPERTrainer
 
-MODEL = Path(__file__).parent / "model"
 ROUNDS = 3
 STEPS_PER_ROUND = 50
 SCORES = {

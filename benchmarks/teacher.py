@@ -1,6 +1,6 @@
 """Learn from a teacher (C1 of the paper): real programs, judged on real tests, fill a buffer that trains a model.
 
-    python examples/teacher_run.py DATA/dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz [--steps 60]
+    python benchmarks/teacher.py DATA/dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz [--steps 60]
 
 The rows hold HumanEval fields and `completions`, a list of a teacher's programs. With `--model` any causal language
 model of the Hub is fine-tuned; without it a tiny one is made on the spot, with a tokenizer trained on the prompts and
@@ -87,7 +87,7 @@ def main() -> None:
             priority_exponent=2.0,
             judge_cpu_seconds=options.judge_cpu_seconds,
             bf16=torch.cuda.is_available(),
-            activation_checkpointing=options.model is not None,
+            gradient_checkpointing=options.model is not None,
             logging_steps=5,
             save_strategy="no",
             report_to=[],

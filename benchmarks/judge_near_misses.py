@@ -1,6 +1,6 @@
 """Judge programs that are right and programs that are nearly right against what is known of them.
 
-    python examples/judge_near_misses.py DATA [--only quixbugs] [--output FILE.json]
+    python benchmarks/judge_near_misses.py DATA [--only quixbugs] [--output FILE.json]
 
 DATA is a folder with `nearmiss/` (quixbugs, humanevalpack, refactory, leak_pairs), `leetcode/*.jsonl.gz`,
 `evalplus/MbppPlus*.jsonl.gz`, `cruxeval/*.jsonl` and `apps_dirs/`; what is missing is skipped by name. A solution must

@@ -1,6 +1,6 @@
 """Judge real scripts that read standard input against what was measured of them, test by test.
 
-    python examples/judge_scripts.py DATA [--only atcoder] [--output FILE.json]
+    python benchmarks/judge_scripts.py DATA [--only atcoder] [--output FILE.json]
 
 DATA holds accepted programs of CodeContests, a model's and people's programs for AtCoder samples, and a model's for
 APPS, each with the outcome of every test as measured elsewhere: one process per test, output compared token by token.

@@ -1,6 +1,6 @@
 """Judge real programs (HumanEval and MBPP references, programs of models) against verdicts measured before.
 
-    python examples/judge_real_programs.py DATA [--output FILE.json] [--programs_per_task 100]
+    python benchmarks/judge_real_programs.py DATA [--output FILE.json] [--programs_per_task 100]
 
 DATA is a folder with `humaneval/HumanEval*.jsonl.gz`, `mbpp/*.jsonl`, `dumps/ldb_*.jsonl.gz` (rows with program, test
 and measured_vector) and `dumps/codet_*.jsonl.gz` (rows with completions and measured_n_pass); what is missing is

@@ -1,0 +1,37 @@
+"""The code of docs/rewards.md runs: GRPO with the pass rate as its reward, and a reward made of it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from trl_pper.demo import MODEL, demo_tasks, reference_program
+
+PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
+#: No GPU here, few steps, no tracker; everything else is the text of the page.
+SMALL = (
+    "max_completion_length=64, max_steps=2, num_generations=4, logging_steps=1, report_to=[], use_cpu=True, "
+    "bf16=False, disable_tqdm=True, save_strategy='no'"
+)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    training, accepted = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    tasks = demo_tasks("train")[:4]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
+    names: dict = {}
+    code = training.replace("me/base", str(MODEL)).replace("max_completion_length=256", SMALL)
+    exec(compile(code, PAGE, "exec"), names)
+    found = [entry for entry in names["trainer"].state.log_history if "reward" in entry]
+    assert [entry["step"] for entry in found] == [1, 2]
+    assert all({"rewards/pass_rate_reward/mean", "accepted"} <= entry.keys() for entry in found)
+    exec(compile(accepted, PAGE, "exec"), names)
+    task = tasks[0]
+    written = [reference_program(task.task_id).removeprefix(task.prompt), "    return 0\n"]
+    with names["judge"]:
+        given = dict(prompts=[task.prompt] * 2, completions=written, tests=[task.to_row()["tests"]] * 2)
+        assert 0 < names["pass_rate"](**given)[1] < 1
+        assert names["accepted"](**given) == [1.0, 0.0]
