@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import io
 import os
+import signal
 import socket
 import struct
 import tempfile
@@ -33,6 +34,9 @@ def usable_cores() -> int:
 
 class Means(Protocol):
     """What a host needs."""
+
+    #: Whether a worker may load libraries before it forks.
+    preloads: bool
 
     def line_pair(self) -> tuple[Line, socket.socket]:
         """Return the host's end of a new line and the socket that is the zygote's."""
@@ -58,9 +62,18 @@ class Means(Protocol):
             known: The process's id as its parent, which may be in another process namespace, has it.
         """
 
+    def end_orphan(self, pid: int) -> None:
+        """End the candidate of a zygote that died before it could.
+
+        Args:
+            pid: The candidate's process id as the zygote had it.
+        """
+
 
 class LinuxMeans:
     """Sequenced packets, files in memory with seals, and credentials attached to messages."""
+
+    preloads = True
 
     def line_pair(self) -> tuple[Line, socket.socket]:
         """See `Means`."""
@@ -107,9 +120,15 @@ class LinuxMeans:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return word, int(_CREDENTIALS.unpack(attached[0][2])[0])
 
+    def end_orphan(self, pid: int) -> None:
+        """See `Means`; the kernel ends a candidate with its parent."""
+
 
 class PosixMeans:
     """Streams, and files on the disk that lose their name before anything is written to them."""
+
+    #: The library that numpy computes with on macOS need not work in a process forked after it was loaded.
+    preloads = False
 
     def line_pair(self) -> tuple[Line, socket.socket]:
         """See `Means`."""
@@ -152,6 +171,11 @@ class PosixMeans:
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
         """See `Means`."""
         return channel.recv(size), known
+
+    def end_orphan(self, pid: int) -> None:
+        """See `Means`."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def means_of(level: str) -> Means:

@@ -98,7 +98,6 @@ class Separation:
 
     def seal_candidate(self, parent: int, descriptors: int) -> None:
         """Take on the limits of a program; the last step before untrusted work. See `Confinement`."""
-        _limit_memory(int(self.limits["memory_bytes"]))
         if self.limits["processes"] == 1 and sys.platform != "linux":
             # All processes of the user count, so that no other can be started. Linux counts threads, too.
             bound = at_most(resource.RLIMIT_NPROC, 1)
@@ -107,6 +106,7 @@ class Separation:
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
         """Let go of what is not for a child. See `Confinement`."""
+        _limit_memory(int(self.limits["memory_bytes"]))
         os.closerange(descriptors, _CLOSED_TO)
         if os.getppid() != parent:
             os._exit(1)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.means import means_of
+from trl_pper.judge.means import Means, means_of
 
 _ZYGOTE = Path(__file__).with_name("zygote.py")
 _START_SECONDS = 60.0
@@ -93,7 +93,7 @@ class Worker:
             "imports": list(dict.fromkeys(paths)),
             "level": level,
             "limits": limits.to_dict(),
-            "preload": list(preload),
+            "preload": list(preload) if self.means.preloads else [],
         }
         command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
         with theirs:
@@ -111,7 +111,10 @@ class Worker:
         self.bench: Any = None
         # What lives as long as the worker's referee; shared with the finalizer, which outlives this object.
         self._held: list[Closable] = []
-        self._finalizer = weakref.finalize(self, _end, self.process, self.line.sock, self._held, self.directory)
+        # The candidate at work, as the zygote numbers it.
+        self._candidate: list[int] = []
+        held = self.process, self.means, self.line.sock, self._held, self._candidate
+        self._finalizer = weakref.finalize(self, _end, *held, self.directory)
         self.line.sock.settimeout(_START_SECONDS)
         started = self._receive()
         if "unavailable" in started:
@@ -138,7 +141,9 @@ class Worker:
             self.line.send(message, descriptors)
         except OSError as error:
             raise WorkerError(f"the worker is gone: {error}") from error
-        return self._receive()
+        answer = self._receive()
+        self._candidate[:] = [answer["pid"]] if "pid" in answer else []
+        return answer
 
     def _receive(self) -> dict[str, Any]:
         try:
@@ -173,7 +178,14 @@ class Worker:
         self._finalizer()
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, held: list[Closable], directory: str) -> None:
+def _end(
+    process: subprocess.Popen[bytes],
+    means: Means,
+    control: socket.socket,
+    held: list[Closable],
+    candidate: list[int],
+    directory: str,
+) -> None:
     # Losing its control socket is the zygote's order to clean up and leave.
     for each in (control, *held):
         each.close()
@@ -185,4 +197,8 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket, held: list[Cl
         except ProcessLookupError:
             pass
         process.wait()
+    if process.returncode != 0:
+        # It had no time to clean up.
+        for pid in candidate:
+            means.end_orphan(pid)
     shutil.rmtree(directory, ignore_errors=True)
