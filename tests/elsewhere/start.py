@@ -8,6 +8,18 @@ from elsewhere.not_linux import take_away
 
 def main(arguments):
     """Return the exit code of the command."""
+    if arguments[0] != "judge":
+        _import_libraries()
+    take_away()
+    from trl_pper.judge import worker
+
+    worker._ZYGOTE = Path(__file__).with_name("zygote.py")
+    from trl_pper.cli import main as command
+
+    return command(arguments)
+
+
+def _import_libraries():
     # Built for Linux, they look for what it has while they are imported.
     import datasets
     import peft
@@ -20,13 +32,6 @@ def main(arguments):
     assert peft
     assert psutil
     assert trl.SFTTrainer
-    take_away()
-    from trl_pper.judge import worker
-
-    worker._ZYGOTE = Path(__file__).with_name("zygote.py")
-    from trl_pper.cli import main as command
-
-    return command(arguments)
 
 
 if __name__ == "__main__":
