@@ -66,7 +66,6 @@ def test_no_program_forges_a_verdict(kind):
     assert found["passed"] > 60
 
 
-@pytest.mark.slow
 def test_the_command_line_says_what_is_missing_and_runs_at_the_level_named():
     said = run_python("-m", "elsewhere.start", "judge", "--selftest", emulated=True)
     assert said.returncode != 0
@@ -120,6 +119,21 @@ def test_messages_arrive_whole_and_one_by_one_with_their_descriptors(kind):
         assert kind(ours).receive() == b"answer"
         theirs.close()
         assert kind(ours).receive() == b""
+
+
+def test_a_message_that_comes_in_pieces_is_put_together():
+    ours, theirs = socket.socketpair()
+
+    def send():
+        for piece in (b"\5\0", b"\0\0he", b"l", b"lo"):
+            theirs.sendall(piece)
+            time.sleep(0.03)
+
+    with ours, theirs:
+        sending = threading.Thread(target=send)
+        sending.start()
+        assert StreamLine(ours).receive() == b"hello"
+        sending.join()
 
 
 def test_a_stream_that_breaks_off_or_announces_too_much_is_at_its_end():

@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("means", [LinuxMeans(), PosixMeans()], ids=["linu
 )
 def test_a_program_and_its_tests_cannot_be_changed_once_handed_over(means, change):
     with means.sealed_file(b"words") as descriptor:
-        with pytest.raises(OSError, match="not permitted|Bad file descriptor|Invalid argument"):
+        with pytest.raises(OSError, match=r"not permitted|Bad file descriptor|Invalid argument"):
             change(descriptor)
         assert os.pread(descriptor, 99, 0) == b"words"
 

@@ -10,8 +10,8 @@
 - the referee, trusted: `referee`, `testplan`, `conversation`, `allowance`, `handles`, `callbacks`;
 - the candidate, not trusted: `candidate`, `program`, `script`, `calls`;
 - between host and worker: `control`;
-- between referee and candidate: `channel`, `codec` with its `encoder`, `decoder`, `writers`, `readers` and `codec_rules`,
-  `instances`, `write_back`, `raised`, `cpu_clock`.
+- between referee and candidate: `channel`, `codec` with its `encoder`, `decoder`, `writers`, `readers` and
+  `codec_rules`, `instances`, `write_back`, `raised`, `cpu_clock`.
 """
 
 from trl_pper.judge.ladder import ISOLATION_LEVELS, IsolationUnavailable
