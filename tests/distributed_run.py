@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_pper import PPERConfig, PPERTrainer, load_tasks
+from trl_pper.generation.local_model import CHECKPOINTING
 
 
 def main(folder: Path) -> None:
@@ -29,7 +30,7 @@ def main(folder: Path) -> None:
             learning_rate=1e-2,
             save_strategy="no",
             judge_workers=1,
-            activation_checkpointing=False,
+            **{CHECKPOINTING: False},
         ),
         train_dataset=load_tasks(folder / "tasks.jsonl"),
         eval_dataset=load_tasks(folder / "tasks.jsonl"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trl_pper.generation.beam_search import BeamSearchSource
-from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.local_model import CHECKPOINTING, LocalModel
 
 
 def naive_logprob(model, prompt: list[int], completion: list[int]) -> float:
@@ -92,27 +92,27 @@ def test_train_mode_and_gradient_checkpointing_change_nothing_and_come_back(make
     expected = list(source.generate(tasks, student=LocalModel(model=model.eval(), processing_class=tokenizer)))
     model.train()
     model.transformer.h[0].eval()
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     from accelerate import Accelerator
 
     student = LocalModel(model=model, processing_class=tokenizer, accelerator=Accelerator(cpu=True))
     assert list(source.generate(tasks, student=student)) == expected
     assert model.training
     assert not model.transformer.h[0].training
-    assert model.is_activation_checkpointing
+    assert getattr(model, f"is_{CHECKPOINTING}")
 
 
 def test_an_error_while_generating_leaves_the_model_as_it_was(make_model, tokenizer):
     from accelerate import Accelerator
 
     model = make_model().train()
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     config = model.generation_config
     local = LocalModel(model=model, processing_class=tokenizer, accelerator=Accelerator(cpu=True))
     with pytest.raises(RuntimeError, match="broken"), local.inference():
         raise RuntimeError("broken")
     assert model.training
-    assert model.is_activation_checkpointing
+    assert getattr(model, f"is_{CHECKPOINTING}")
     assert model.generation_config is config
     assert torch.is_grad_enabled()
 

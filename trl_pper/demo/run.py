@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.demo.tasks import demo_tasks
+from trl_pper.generation.local_model import CHECKPOINTING
 from trl_pper.report import history_of, write_report
 from trl_pper.trainer import PPERTrainer
 
@@ -94,12 +95,11 @@ def _config(output: Path, seed: int, rounds: int, options: Mapping[str, Any]) ->
         seed=seed,
         use_cpu=True,
         bf16=False,
-        activation_checkpointing=False,
         save_strategy="no",
         report_to=[],
         logging_steps=STEPS_PER_ROUND,
     )
-    return PPERConfig(**{**settings, **options})
+    return PPERConfig(**{**settings, CHECKPOINTING: False, **options})
 
 
 def _trainer(collector: BeamSampleCollector, config: PPERConfig) -> PPERTrainer:

@@ -15,11 +15,18 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, extract_model_from_parallel
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
 
 from trl_pper.task import Prompt, answer
+
+#: What recomputing activations is called, as an option and in a model's methods: transformers 5.23 renamed it.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(PreTrainedModel, "activation_checkpointing_enable")
+    else "gradient_checkpointing"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,14 +144,14 @@ class LocalModel:
         """
         bare = extract_model_from_parallel(self.model)
         training = {module: module.training for module in self.model.modules()}
-        checkpointing = bool(getattr(bare, "is_activation_checkpointing", False))
+        checkpointing = bool(getattr(bare, f"is_{CHECKPOINTING}", False))
         configs = {holder: holder.generation_config for holder in _config_holders(bare)}
         with contextlib.ExitStack() as stack:
             stack.enter_context(_weights_left_unpacked(bare))
             # Registered before the unwrap so that an exception inside it is cleaned up after, too.
             stack.callback(self._restore, bare, training, checkpointing, configs)
             if checkpointing:
-                bare.activation_checkpointing_disable()
+                getattr(bare, f"{CHECKPOINTING}_disable")()
             if self.accelerator is not None:
                 bare = _enter_unwrapped(stack, self.model, self.accelerator, gather=self.gather)
             if not self.adapter:
@@ -163,7 +170,7 @@ class LocalModel:
         for module, flag in training.items():
             module.training = flag
         if checkpointing:
-            bare.activation_checkpointing_enable(self.gradient_checkpointing_kwargs)
+            getattr(bare, f"{CHECKPOINTING}_enable")(self.gradient_checkpointing_kwargs)
 
     def logprobs(
         self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], *, batch_size: int = 8
