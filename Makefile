@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all test-zero check format docs bench clean
+.PHONY: help setup demo test test-slow test-all test-zero test-trackers check format docs bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,10 @@ test-all: $(STAMP)  ## every test, the slow ones too
 test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed`, which is built from source
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
 	REQUIRE_DEEPSPEED=1 $(BIN)/pytest tests/test_sharded.py
+
+test-trackers: $(STAMP)  ## tensorboard, trackio and wandb, all offline; installs the extra `trackers`, which is large
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trackers]'
+	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/test_trackers.py
 
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .

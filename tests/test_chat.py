@@ -209,7 +209,8 @@ def test_the_command_line_writes_and_collects_chat_prompts(tmp_path, capsys):
 
 
 def test_training_takes_chat_prompts_by_the_same_name(tmp_path):
-    from trl_pper.train_command import DataArguments, _tasks
+    from trl_pper.train_command import _tasks
+    from trl_pper.train_options import DataArguments
 
     (tmp_path / "tasks.jsonl").write_text(json.dumps(ROWS["humaneval"][0]) + "\n")
     for prompts, kind in (("text", str), ("chat", list)):

@@ -140,11 +140,6 @@ def test_train_from_yaml_with_overrides(files, make_model, tokenizer):
     assert [entry["step"] for entry in state["log_history"] if "pper/programs" in entry] == [0, 2]
 
 
-def test_train_refuses_contradictions(files):
-    with pytest.raises(ValueError, match="tasks: exactly one of tasks and buffer"):
-        main(["train", "--output_dir", str(files / "run"), "--model_name_or_path", "m"])
-
-
 def test_an_unknown_command_exits_with_2(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["fly"])
@@ -193,7 +188,8 @@ def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
 
 
 def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
-    from trl_pper.train_command import DataArguments, _tasks, _train_dataset
+    from trl_pper.train_command import _tasks, _train_dataset
+    from trl_pper.train_options import DataArguments
 
     for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
         folder = tmp_path / split / str(number)

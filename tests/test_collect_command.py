@@ -1,12 +1,13 @@
 """`trl-pper collect`, `merge` and `rescore` as they are typed: every source, several machines, options from a file."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from trl_pper import ReplayBuffer
-from trl_pper.cli import main
-from trl_pper.option_file import with_file
+from trl_pper.cli import main, parsers
+from trl_pper.option_defaults import with_file
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,45 @@ def test_options_come_from_a_file_and_the_command_line_goes_before_it(folder, tm
     assert (json.loads(settings)["num_programs"], json.loads(settings)["stop"]) == (1, ["\n#", "- x"])
 
 
-def test_an_option_file_becomes_what_could_have_been_typed(tmp_path):
+def test_a_file_gives_a_command_its_defaults(tmp_path):
+    parser = parsers()[1]["collect"]
     path = tmp_path / "x.yaml"
-    path.write_text("a: 1\nb: true\nc: false\nd: null\ne: [x, 2]\nf: {g: [1]}\nh: -3\n")
-    assert with_file(["collect", "--z", "1", f"--config={path}"]) == [
-        "collect", "--a=1", "--b", "--e", "x", "2", '--f={"g": [1]}', "--h=-3", "--z", "1",
-    ]  # fmt: skip
-    assert with_file(["collect", "--config", str(path), "--z"])[-1] == "--z"
-    assert with_file([]) == []
+    path.write_text(
+        "tasks: 2024.jsonl\noutput: b.parquet\nn: 4\nchat: true\nstop: [x, 2]\nextra_body: {g: [1]}\ntop_p: 1e-1\n"
+        "temperature: null\nmax_retries: '3'\n"
+    )
+    rest = with_file(parser, [f"--config={path}", "--num_beams", "2"])
+    assert rest == ["--num_beams", "2"]
+    found = parser.parse_args(rest)
+    assert (found.tasks, found.output, found.num_programs) == ("2024.jsonl", Path("b.parquet"), 2)
+    assert (found.chat, found.stop, found.top_p, found.max_retries) == (True, ["x", "2"], 0.1, 3)
+    assert json.loads(found.extra_body) == {"g": [1]}
+    assert found.temperature is None
+    assert with_file(parser, []) == []
+
+
+@pytest.mark.parametrize("command", ["collect", "judge", "evaluate", "amplify", "export"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_tests: 2.5", "x.yaml:1: max_tests: must be a whole number or null; got 2.5"),
+        ("format: apsp", "x.yaml:1: format: must be one of auto, humaneval, mbpp"),
+        ("max_test: 2", "has no such option; the nearest is max_tests"),
+        ("split: [a, b]", 'x.yaml:1: split: must be text or null; got ["a", "b"]'),
+        ("split: a\nsplit: b", "x.yaml:2: split: must stand there once; line 1 has it already"),
+        ("config: y.yaml", "x.yaml:1: config: trl-pper"),
+    ],
+)
+def test_what_an_option_does_not_take_is_refused_for_every_command(tmp_path, capsys, command, text, said):
+    (tmp_path / "x.yaml").write_text(text + "\n")
+    assert main([command, "--config", str(tmp_path / "x.yaml")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_two_names_of_one_option_are_refused_in_a_file(tmp_path, capsys):
+    (tmp_path / "x.yaml").write_text("num_programs: 2\nn: 3\n")
+    assert main(["collect", "--config", str(tmp_path / "x.yaml")]) == 2
+    assert "x.yaml:2: n: must be given once; num_programs is the same option" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

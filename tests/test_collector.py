@@ -40,6 +40,7 @@ def test_a_repeated_program_is_stored_once(judge, tasks):
     report = made.collect()
     assert (report.programs, report.added, report.duplicates, report.unjudged) == (3, 2, 1, 0)
     assert report.solved == 0.25
+    assert all(one.cpu_seconds > 0 for one in made.buffer)
     assert made.collect(1).duplicates == 3
     assert made.next_round == 2
 

@@ -1,17 +1,19 @@
-"""docs/configuration.md holds every option with its present default and meaning, and its file is one that trains."""
+"""The pages of options hold each with its present default and meaning; the file of docs/configuration.md trains."""
 
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import yaml
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import SFTConfig
 
+from trl_pper.cli import main, parsers
 from trl_pper.config import PPERConfig
 from trl_pper.option_table import option_table, with_tables
-from trl_pper.train_command import DataArguments
+from trl_pper.train_options import DataArguments, train_options
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+COMMANDS = PAGE.with_name("command-line.md")
 
 
 def test_the_tables_are_those_of_the_configuration():
@@ -36,8 +38,31 @@ def test_a_table_tells_changed_defaults_of_the_base_and_escapes_bars():
 
     assert option_table(Ours, without=Base) == (
         "| option | default | meaning |\n|---|---|---|\n"
-        "| `changed` | `2` | Differs 5% of a\\|b. |\n| `made` | `None` |  |\n"
+        "| `changed` | `2` | Differs 5% of a\\|b. |\n| `made` | `[]` |  |\n"
     )
+
+
+def test_a_table_names_choices_that_the_meaning_does_not():
+    @dataclass
+    class Ours:
+        named: str = field(default="a", metadata={"help": "Either a or b.", "choices": ["a", "b"]})
+        other: str = field(default="x", metadata={"help": "What else.", "choices": ["x", "y"]})
+
+    rows = option_table(Ours).splitlines()[2:]
+    assert rows == ["| `named` | `'a'` | Either a or b. |", "| `other` | `'x'` | What else. One of `x`, `y`. |"]
+
+
+def test_the_tables_of_the_commands_are_those_of_their_parsers():
+    text = COMMANDS.read_text()
+    assert with_tables(text) == text, "run: python -m trl_pper.option_table docs/command-line.md"
+    for name, parser in parsers()[1].items():
+        if name == "train":
+            continue
+        (table,) = re.findall(rf"<!-- options of trl-pper-{name} -->(.*?)<!-- end", text, flags=re.DOTALL)
+        listed = re.findall(r"^\| `(?:--)?(\w+)` \|[^|]*\| (.*) \|$", table, flags=re.MULTILINE)
+        assert {option for option, _ in listed} >= {"config"}
+        assert len(listed) == len([action for action in parser._actions if action.dest != "help"])
+        assert all(meaning for _, meaning in listed)
 
 
 def test_the_file_of_the_page_parses(tmp_path):
@@ -45,10 +70,21 @@ def test_the_file_of_the_page_parses(tmp_path):
     given = yaml.safe_load(example)
     path = tmp_path / "run.yaml"
     path.write_text(example + "use_cpu: true\nbf16: false\n")
-    data, config, model = TrlParser((DataArguments, PPERConfig, ModelConfig)).parse_args_and_config(
-        ["--config", str(path), "--learning_rate", "1e-5"]
-    )
+    data, config, model = train_options(["--config", str(path), "--learning_rate", "1e-5"]).configurations()
     assert (data.tasks, config.num_beams, model.model_name_or_path) == (
         given["tasks"], given["num_beams"], given["model_name_or_path"],
     )  # fmt: skip
     assert config.learning_rate == 1e-5
+
+
+def test_the_errors_of_the_page_are_those_that_are_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```yaml\n.*?\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    (said,) = re.findall(r"```text\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    expected = said.splitlines()
+    lines = example.splitlines()
+    for wrong, line in {4: "priority: rnak", 5: "num_beam: 3"}.items():
+        Path("run.yaml").write_text("\n".join([*lines[:wrong], line]) + "\n")
+        assert main(["train", "--config", "run.yaml"]) == 2
+        assert capsys.readouterr().err.strip() == expected.pop(0)
+    assert expected == []

@@ -11,9 +11,6 @@ import pyarrow.parquet
 import pytest
 from forked_plan import carry_out
 
-from trl_pper.demo.run import MODEL
-from trl_pper.demo.tasks import demo_tasks
-
 ROOT = Path(__file__).parents[1]
 #: Processes and the rows of a micro-batch: eight rows make a step, in two micro-batches a process.
 SIZES = {1: 4, 2: 2, 4: 1}
@@ -153,21 +150,3 @@ def test_torchrun_starts_two_processes_that_share_training_and_evaluation(tmp_pa
         assert 5 < seen["unextracted"][0] <= 10
         assert seen["steps"] == 4
         assert (seen["eval_tasks"], seen["eval_programs"]) == (5.0, 10.0)
-
-
-def test_accelerate_launch_starts_two_processes_of_the_example_on_a_cpu(tmp_path):
-    (tmp_path / "tasks.jsonl").write_text(
-        "".join(json.dumps(task.to_row()) + "\n" for task in demo_tasks("train")[:5])
-    )
-    output = launch(
-        "accelerate.commands.accelerate_cli", "launch", "--config_file", "examples/accelerate/ddp_cpu.yaml",
-        "examples/train_pper.py", "--use_cpu", "--model_name_or_path", str(MODEL), "--tasks",
-        str(tmp_path / "tasks.jsonl"), "--use_peft", "--lora_target_modules", "all-linear", "--num_beams", "2",
-        "--max_completion_length", "48", "--max_steps", "2", "--steps_per_round", "2", "--judge_cpu_seconds", "2",
-        "--bf16", "False", "--report_to", "none", "--disable_tqdm", "True", "--output_dir", str(tmp_path / "out"),
-    )  # fmt: skip
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert (summary["processes"], summary["distributed_type"]) == (2, "MULTI_CPU")
-    assert (summary["optimizer_steps"], summary["programs"]) == (2, 10)
-    assert summary["processes"] == json.loads(output.splitlines()[-1])["processes"]
-    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

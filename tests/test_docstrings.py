@@ -1,11 +1,9 @@
-"""Every example in a docstring runs and prints what it says, and so does the Python of the documentation."""
+"""Every example in a docstring runs and prints what it says."""
 
 import doctest
 import importlib
 import pkgutil
-import re
 import warnings
-from pathlib import Path
 
 import pytest
 
@@ -33,20 +31,3 @@ def test_examples_were_found():
         doctest.testmod(importlib.import_module(f"trl_pper.{name}")).attempted for name in ("task", "replay")
     )
     assert attempted >= 4
-
-
-FOLDER = Path(__file__).parents[1] / "docs"
-#: These pages need files and a model; test_training_page.py and the like bring them.
-DOCS = sorted(
-    set(FOLDER.glob("*.md"))
-    - {FOLDER / f"{name}.md" for name in ("training", "tasks", "evaluation", "hub", "metric", "report")}
-)
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in DOCS if "```python" in page.read_text()], ids=lambda page: page.name
-)
-def test_python_in_the_documentation_runs(page):
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
-        exec(compile(block, str(page), "exec"), names)

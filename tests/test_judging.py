@@ -183,6 +183,7 @@ def test_a_buffer_is_judged_again_by_other_tests(judge, tasks):
     assert again[1].outcomes == (Outcome.PASSED, Outcome.WRONG_ANSWER)
     assert again.settings() == buffer.settings()
     assert [one.logprob for one in again] == [-2.0] * 3
+    assert all(one.cpu_seconds > 0 for one in again)
     assert buffer.pass_rates().tolist() == [0.5] * 3
     assert len(rejudge(ReplayBuffer(), [], judge)) == 0
 

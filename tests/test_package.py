@@ -47,7 +47,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["judge"], ["collect"], ["demo"], ["train"], ["evaluate"], ["report"], ["export"]]
+    # `train --help` lists the options of TRL, which have to be loaded for it.
+    "command",
+    [[], ["judge"], ["collect"], ["demo"], ["evaluate"], ["report"], ["export"]],
 )
 def test_help_answers_at_once_and_loads_no_library(command):
     script = f"""

@@ -14,6 +14,8 @@ from trl_pper.collection_report import CollectionReport
 
 #: Pages whose code has a test of its own, test_<page>_page.py.
 OWN = {"amplify", "collecting", "evaluation", "hub", "metric", "report", "tasks", "training"}
+#: Pages whose commands start several processes; test_launch.py runs them.
+LAUNCHED = {"multi-gpu"}
 HERE = {"concepts", "from-sfttrainer", "getting-started", "judge", "sources", "teacher-runs"}
 MODEL = "Qwen/Qwen2.5-Coder-0.5B"
 
@@ -48,7 +50,9 @@ def test_every_page_with_code_is_run_by_a_test():
     pages = list(DOCS.glob("*.md"))
     with_code = {one.stem for one in pages if blocks(one, "python") or blocks(one, "diff") or [*commands(one)]}
     assert len(with_code) > 10
-    assert with_code == OWN | HERE
+    assert with_code == OWN | LAUNCHED | HERE
+    for name in LAUNCHED:
+        assert f'"{name}.md"' in (ROOT / "tests" / "test_launch.py").read_text()
     for name in OWN:
         assert f'"{name}.md"' in (ROOT / "tests" / f"test_{name}_page.py").read_text()
     own_source = Path(__file__).read_text()

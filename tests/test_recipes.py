@@ -134,15 +134,16 @@ def test_a_recipe_names_options_that_there_are(path):
 
     from trl import ModelConfig
 
-    from trl_pper.cli import _parser
+    from trl_pper.cli import parsers
     from trl_pper.config import PPERConfig
-    from trl_pper.train_command import DataArguments
+    from trl_pper.option_defaults import option_actions
+    from trl_pper.train_options import DataArguments
 
     given = yaml.safe_load(path.read_text())
     if path.name.endswith("_train.yaml"):
         known = {field.name for kind in (DataArguments, PPERConfig, ModelConfig) for field in fields(kind)}
     elif path.name.endswith("_collect.yaml"):
-        known = vars(_parser().parse_args(["collect", "--tasks", "t", "--output", "o"])).keys()
+        known = option_actions(parsers()[1]["collect"]).keys()
     else:
         known = {"mixture", "size", "seed"}
     assert given.keys() <= known

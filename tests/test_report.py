@@ -89,6 +89,18 @@ def test_the_same_buffer_gives_the_same_page_and_another_program_another(tmp_pat
     assert report(tmp_path, filled(31)) != first
 
 
+def test_slow_tasks_are_named_where_their_time_is_known(tmp_path):
+    page = report(tmp_path, filled())
+    assert "Slowest tasks" not in page
+    timed = ReplayBuffer()
+    timed.add([experience(0, task_id=f"<b>{HOSTILE}", cpu_seconds=0.125)])
+    page = report(tmp_path, timed)
+    section = page.partition('<section id="slowest"')[2].partition("</section>")[0]
+    assert "0.12" in section
+    assert "&lt;b&gt;&lt;/script&gt;" in section
+    assert "<b>" not in section
+
+
 def test_first_and_last_scores_on_held_out_tasks_are_compared(tmp_path):
     scores = [(0, {"eval_accuracy": 0.2, "eval_pass@3": 0.5}), (2, {"eval_accuracy": 0.5, "eval_pass@3": 0.4})]
     page = report(tmp_path, filled(), history=history_of(evaluations=scores))

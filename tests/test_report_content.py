@@ -20,6 +20,7 @@ from trl_pper.report.content import (
 )
 from trl_pper.report.groups import GROUPS, groups_by
 from trl_pper.report.history import history_of
+from trl_pper.report.slowest import slowest_tasks
 
 
 def buffer_of(*programs: tuple[str, float], **fields) -> ReplayBuffer:
@@ -53,6 +54,25 @@ def test_tasks_with_no_some_and_only_passing_programs_are_counted():
     assert task_coverage(content) == {"none": 1, "some": 1, "only": 1}
     assert dict(zip(content.tasks, best_pass_rates(content), strict=True)) == {"none": 0.5, "some": 1.0, "only": 1.0}
     assert buffer_facts(content)["tasks with a passing program"] == "66.7 %"
+
+
+def test_the_tasks_that_took_longest_come_first_with_what_took_so_long():
+    programs = [("quick", 1.0), ("loops", 0.0), ("tie", 1.0), ("loops", 1.0), ("unknown", 1.0), ("free", 1.0)]
+    ends = [("passed",), ("passed", "timeout"), ("passed",), ("passed",), ("passed",), ("passed",)]
+    content = read_content(
+        buffer_of(*programs, ("loops", 0.5), outcomes=[*ends, ("timeout",)],
+                  cpu_seconds=[0.5, 2.0, 0.5, 1.0, None, 0.0, None])
+    )  # fmt: skip
+    slowest, first, second = slowest_tasks(content)
+    assert (slowest.name, slowest.programs, slowest.cpu_seconds, slowest.longest) == ("loops", 2, 3.0, 2.0)
+    assert (slowest.share, slowest.timed_out, slowest.pass_rate) == (0.75, 0.5, 0.5)
+    # A tie, in the order of the buffer; what took no time, or an unknown one, is left out.
+    assert (first.name, second.name) == ("quick", "tie")
+    assert [one.name for one in slowest_tasks(content, 1)] == ["loops"]
+
+
+def test_without_a_known_time_no_task_is_slow():
+    assert slowest_tasks(read_content(buffer_of(("a", 0.0), ("b", 1.0)))) == []
 
 
 def test_one_failed_program_is_enough():

@@ -1,7 +1,7 @@
 """The `trl-pper` command: `demo`, `train`, `collect`, `judge`, `evaluate`, `report`, `export` and what goes with them.
 
 Enters: a command line. Leaves: files and a few lines of text. Every import that costs time happens inside the command
-that needs it, so that `--help` answers at once.
+that needs it, so that `--help` answers at once; that of `train` lists the options of TRL and has to load it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,10 @@ from pathlib import Path
 
 from trl_pper import __version__
 from trl_pper.formats import FORMATS
-from trl_pper.option_file import with_file
+from trl_pper.option_defaults import with_file
 from trl_pper.plain_completion import LEARNED
 from trl_pper.source_options import add_source_options
 from trl_pper.task_source import PROMPTS
-
-TRAIN_HELP = """\
-usage: trl-pper train --config CONFIG.yaml [--any_option value ...]
-
-Fine-tune a code model by prioritised experience replay. The YAML file and the command line take:
-  --tasks TASKS              tasks to write programs for: a file, a folder, a mixture (.yaml) or the id of a data set
-  --task_format FORMAT       auto, humaneval, mbpp, apps, code_contests, open_r1, live_code_bench or native
-  --task_split, --task_subset, --difficulty, --max_tests, --on_error: which of them, how many of their tests
-  --prompts text|chat        what the tasks ask: text to continue, or messages to answer
-  --eval_tasks TASKS         held-out tasks, evaluated after training (and during, with --eval_strategy)
-  --programs FILE            a teacher's programs for the tasks, instead of the model's own; --learn program for chats
-  --buffer FILE              replay a collected buffer and collect nothing
-  --max_prompt_length N      leave out what has a longer prompt, in tokens
-  --model_name_or_path ID    model to fine-tune; --use_peft, --lora_r, --load_in_4bit, ... as in TRL
-  and every option of PPERConfig, SFTConfig and TrainingArguments.
-
-trl-pper train --help_all lists them all (this loads the libraries first).
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,15 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["train"]:
         return _train(arguments[1:])
+    parser, commands = parsers()
     try:
-        options = _parser().parse_args(with_file(arguments))
+        if arguments[:1] and arguments[0] in commands:
+            arguments[1:] = with_file(commands[arguments[0]], arguments[1:])
+        options = parser.parse_args(arguments)
         return int(_COMMANDS[options.command](options))
     except (ValueError, OSError) as error:
         print(f"trl-pper {arguments[0]}: {error}", file=sys.stderr)
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and that of each command by its name."""
     parser = argparse.ArgumentParser(prog="trl-pper", description="Fine-tune a code model on programs it wrote.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -68,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
             "export", help="turn a buffer into an SFT, preference or KTO data set, or tasks into native rows"
         )
     )
-    return parser
+    for name, command in commands.choices.items():
+        if name != "train":
+            _add_config(command)
+    return parser, dict(commands.choices)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +122,6 @@ def _add_amplify(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_collect(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
     _add_task_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="buffer file (.parquet); added to if it exists")
     add_source_options(parser, num_programs=3)
@@ -146,7 +134,6 @@ def _add_collect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
     _add_task_options(parser)
     add_source_options(parser, num_programs=1)
     # So that a file's programs all count where nobody says how many.
@@ -202,11 +189,13 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments or not arguments:
-        print(TRAIN_HELP, end="")
-        return 0
-    from trl_pper.train_command import train
+        from trl_pper.train_help import train_help
 
-    return train(["--help" if argument == "--help_all" else argument for argument in arguments])
+        print(train_help(), end="")
+        return 0
+    from trl_pper.train_start import train
+
+    return train(arguments)
 
 
 def _collect(options: argparse.Namespace) -> int:

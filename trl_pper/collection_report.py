@@ -84,6 +84,18 @@ class CollectionReport:
             numbers |= {f"{name}/{source}": figures[name] for name in ("pass_rate", "solved")}
         return {f"pper/{name}": float(value) for name, value in numbers.items()}
 
+    def line(self) -> str:
+        """Return the collection in one line, for people and for log files."""
+        parts = [
+            f"round {self.round_index + 1}: {self.programs} programs, {self.judged} judged",
+            f"mean pass rate {self.pass_rate:.3f}",
+            f"{self.solved:.1%} of tasks solved",
+            f"{self.added} new to the buffer",
+            f"{self.collect_seconds:.1f} s",
+        ]
+        rare = (("from the journal", self.restored), ("without a program", self.unextracted))
+        return ", ".join(parts + [f"{number} {what}" for what, number in rare if number])
+
 
 def describe(
     per_task: Sequence[Sequence[Experience]],

@@ -28,7 +28,7 @@ from trl_pper.judge import Judge
 from trl_pper.judged import JudgedProgram
 from trl_pper.plain_completion import LEARNED, plain_completion
 from trl_pper.processes import meet
-from trl_pper.progress import CollectionProgress
+from trl_pper.progress import CollectionProgress, say, warnings_above_bars
 from trl_pper.replay import ReplayBuffer
 from trl_pper.share import Share, judge_share, keeps_step, open_journal, share_of
 from trl_pper.task import CodingTask
@@ -90,8 +90,12 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Collect for the round that starts, unless a resumed run already holds it."""
         round_index = state.global_step // self.steps_per_round
-        if round_index >= self.next_round:
+        if round_index < self.next_round:
+            return
+        with warnings_above_bars():
             report = self.collect(round_index, quiet=args.disable_tqdm)
+            if state.is_world_process_zero:
+                say(report.line(), log_level=args.get_process_log_level())
             if self.on_collected is not None:
                 self.on_collected(report)
 
@@ -152,7 +156,12 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         state, share = PartialState(), Share()
         failure: Exception | None = None
         own = sum(map(len, share_of(len(tasks), source)))
-        bar = CollectionProgress(own, title=f"round {round_index + 1}", quiet=quiet or not state.is_main_process)
+        bar = CollectionProgress(
+            own,
+            title=f"round {round_index + 1}",
+            unit="tasks" if state.num_processes == 1 else "own tasks",
+            quiet=quiet or not state.is_main_process,
+        )
         with contextlib.ExitStack() as stack:
             journal = None
             if self.journal_folder is not None:
@@ -247,6 +256,7 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         program=judged.program,
         pass_rate=pass_rate,
         outcomes=judged.verdict.outcomes,
+        cpu_seconds=judged.verdict.cpu_seconds,
         logprob=generated.logprob,
         num_tokens=generated.num_tokens,
         source=generated.source,

@@ -133,6 +133,16 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     judge_cpu_seconds: float = _option(10.0, "CPU time a program may use on one test, in seconds.")
     judge_memory_bytes: int = _option(4 * 2**30, "Memory a program may allocate, in bytes.")
 
+    log_completions: bool = _option(
+        False,
+        "Whether to print a table of sampled programs after each collection, and to log all of the round's programs "
+        "as a table `completions` to wandb and trackio, where report_to names them.",
+    )
+    num_completions_to_print: int | None = _option(
+        None,
+        "Number of programs in the printed table, evenly spaced from the round's highest P2Value to its lowest. If "
+        "None, all of them.",
+    )
     eval_benchmark: str | None = _option(
         None,
         "The data set of the Hub that the evaluation tasks are, all of it, as 'name/of-it' or 'name/of-it:task': the "
@@ -178,6 +188,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         for name in ("steps_per_round", "buffer_capacity", "judge_workers"):
             value = getattr(self, name)
             _require(name, value is None or _is_count(value), "None or a whole number of at least 1", value)
+        printed = self.num_completions_to_print
+        _require("log_completions", isinstance(self.log_completions, bool), "True or False", self.log_completions)
+        few = printed is None or printed == 0 or _is_count(printed)
+        _require("num_completions_to_print", few, "None or a whole number of at least 0", printed)
         self._check_decoding()
         weight, exponent = self.possibility_weight, self.priority_exponent
         _require("possibility_weight", _is_number(weight) and 0 <= weight <= 1, "a number in [0, 1]", weight)

@@ -21,7 +21,7 @@ from accelerate import PartialState
 
 from trl_pper import __version__
 from trl_pper.atomic_file import atomic_file
-from trl_pper.evaluation import Tally, tally
+from trl_pper.evaluation import Tally, progress_of_evaluation, tally
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
@@ -29,10 +29,9 @@ from trl_pper.judge import Judge
 from trl_pper.judge_rows import make_judge, task_options, tasks_of
 from trl_pper.output_journal import clear_journal, journal_beside
 from trl_pper.processes import join_processes
-from trl_pper.progress import CollectionProgress
 from trl_pper.score_table import show
 from trl_pper.scores import Figures, TaskCounts, group_by, sum_up, task_rows
-from trl_pper.share import open_journal, share_of
+from trl_pper.share import open_journal
 from trl_pper.source_options import source_of
 from trl_pper.task import CodingTask
 from trl_pper.verdict_rows import VerdictRows
@@ -139,7 +138,6 @@ def _of_file(source: DatasetSource, tasks: Sequence[CodingTask], num_programs: i
 
 
 def _tally(options: argparse.Namespace, plan: _Plan, judge: Judge) -> Tally:
-    own = sum(map(len, share_of(len(plan.tasks), plan.source)))
     with contextlib.ExitStack() as stack:
         journal = rows = None
         if options.output is not None:
@@ -149,7 +147,7 @@ def _tally(options: argparse.Namespace, plan: _Plan, judge: Judge) -> Tally:
         if options.verdicts is not None:
             rows = stack.enter_context(VerdictRows(options.verdicts))
         on_judged = None if rows is None else rows.write
-        bar = stack.enter_context(CollectionProgress(own, quiet=not PartialState().is_main_process))
+        bar = stack.enter_context(progress_of_evaluation(len(plan.tasks), plan.source))
         found = tally(plan.tasks, plan.source, judge, journal=journal, progress=bar, on_judged=on_judged)
         if rows is not None:
             rows.finish()

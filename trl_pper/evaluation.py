@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
@@ -21,7 +22,7 @@ from trl_pper.judging import PhaseSeconds
 from trl_pper.processes import meet
 from trl_pper.progress import CollectionProgress
 from trl_pper.scores import TaskCounts, count_task, group_by, sum_up
-from trl_pper.share import Share, judge_share, keeps_step
+from trl_pper.share import Share, judge_share, keeps_step, share_of
 from trl_pper.task import CodingTask
 
 
@@ -60,6 +61,17 @@ class TaskScores:
         solved, k = scores.pop("solved"), scores.pop("num_programs")
         groups = {f"accuracy_{name.replace(' ', '_')}": value for name, value in by_difficulty.items()}
         return {f"pass@{k}": solved, **{name: float(value) for name, value in scores.items()}, **groups}
+
+    def line(self, name: str = "evaluation") -> str:
+        """Return the scores in one line, for people and for log files."""
+        parts = [
+            f"{name}: {self.tasks} tasks, {self.programs} programs",
+            f"accuracy {self.accuracy:.3f}",
+            f"pass@{self.num_programs} {self.solved:.3f}",
+            f"mean pass rate {self.pass_rate:.3f}",
+            f"{self.runtime:.1f} s",
+        ]
+        return ", ".join(parts + [f"{self.unjudged} tasks not judged"] * bool(self.unjudged))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +142,33 @@ def tally(
     return Tally(counts=[one for _, one in gathered], restored=restored, seconds=share.seconds)
 
 
+def progress_of_evaluation(tasks: int, source: ProgramSource, *, quiet: bool = False) -> CollectionProgress:
+    """Return the display of an evaluation on so many tasks: the main process shows its share."""
+    state = PartialState()
+    return CollectionProgress(
+        sum(map(len, share_of(tasks, source))),
+        title="evaluation",
+        unit="tasks" if state.num_processes == 1 else "own tasks",
+        quiet=quiet or not state.is_main_process,
+    )
+
+
 def evaluate_tasks(
-    tasks: Sequence[CodingTask], source: ProgramSource, judge: Judge, *, student: LocalModel | None = None
+    tasks: Sequence[CodingTask],
+    source: ProgramSource,
+    judge: Judge,
+    *,
+    student: LocalModel | None = None,
+    quiet: bool = True,
 ) -> TaskScores:
     """Generate and judge programs for tasks; every process does its share and all return the same scores.
+
+    Args:
+        tasks: What to write programs for.
+        source: Who writes them.
+        judge: Who runs them.
+        student: The model in training, for a source that needs one.
+        quiet: Whether to show no progress.
 
     Raises:
         ValueError: There is no task, or no program could be judged.
@@ -141,7 +176,8 @@ def evaluate_tasks(
     if not tasks:
         raise ValueError("eval_dataset: must hold at least one task; got none")
     started = time.perf_counter()
-    counts = tally(tasks, source, judge, student=student).counts
+    with progress_of_evaluation(len(tasks), source, quiet=quiet) as progress:
+        counts = tally(tasks, source, judge, student=student, progress=progress).counts
     judged = [one for one in counts if one.first_pass_rate is not None]
     found = sum_up(judged)
     pass_rate, accuracy, solved = (each.value for each in (found.first_pass_rate, found.accuracy, found.solved))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ COLUMNS = {
     "program": "string",
     "pass_rate": "float64",
     "outcomes": "list<string>",
+    "cpu_seconds": "float64",
     "logprob": "float64",
     "num_tokens": "int64",
     "source": "string",
@@ -58,6 +59,8 @@ class Experience:
         program: The program in the completion, the one that was judged.
         pass_rate: Share of tests passed, in [0, 1].
         outcomes: One outcome per test, in the order of the tests; empty when only the pass rate is known.
+        cpu_seconds: CPU time the program used over all tests; None when unknown. Measured, it differs from run to
+            run: no part of what makes experiences equal, nor of a buffer's digest.
         logprob: Natural logarithm of P(completion | prompt), at most 0; None when unknown.
         num_tokens: Number of tokens `logprob` sums over, at least 1; required with `logprob`.
         source: Who generated the program, for instance a model's name.
@@ -83,6 +86,7 @@ class Experience:
     program: str
     pass_rate: float
     outcomes: tuple[Outcome, ...] = ()
+    cpu_seconds: float | None = field(default=None, compare=False)
     logprob: float | None = None
     num_tokens: int | None = None
     source: str = ""
@@ -94,10 +98,11 @@ class Experience:
         if not isinstance(self.task_id, str) or not self.task_id:
             raise ValueError(f"task_id: must be a non-empty string; got {self.task_id!r}")
         check_prompt(self.prompt)
-        for field in ("task_id", "completion", "program", "source", "scorer", "settings"):
-            _check_text(field, getattr(self, field))
+        for name in ("task_id", "completion", "program", "source", "scorer", "settings"):
+            _check_text(name, getattr(self, name))
         _check_text("prompt", self.prompt if isinstance(self.prompt, str) else chat_json(self.prompt))
         _check_pass_rate(self.pass_rate)
+        _check_cpu_seconds(self.cpu_seconds)
         check_likelihood(self.logprob, self.num_tokens)
         if not 0 <= self.round_index < _INT64:
             raise ValueError(f"round_index: must not be negative, and below 2**63; got {self.round_index!r}")
@@ -105,8 +110,9 @@ class Experience:
         # NumPy and torch scalars are welcome at the door; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
         object.__setattr__(self, "round_index", int(self.round_index))
-        if self.logprob is not None:
-            object.__setattr__(self, "logprob", float(self.logprob))
+        for name in ("logprob", "cpu_seconds"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         if self.num_tokens is not None:
             object.__setattr__(self, "num_tokens", int(self.num_tokens))
 
@@ -227,6 +233,11 @@ def _check_pass_rate(pass_rate: float | None) -> None:
         raise ValueError("pass_rate: got None; programs that were not judged are not experiences, leave them out")
     if not 0.0 <= pass_rate <= 1.0:
         raise ValueError(f"pass_rate: must be in [0, 1]; got {pass_rate!r}")
+
+
+def _check_cpu_seconds(seconds: float | None) -> None:
+    if seconds is not None and not 0.0 <= seconds < np.inf:
+        raise ValueError(f"cpu_seconds: must be None or a finite number of at least 0; got {seconds!r}")
 
 
 def check_likelihood(logprob: float | None, num_tokens: int | None) -> None:

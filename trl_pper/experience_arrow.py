@@ -37,6 +37,7 @@ def to_arrow(columns: Columns) -> pa.RecordBatch:
     arrays["logprob"] = pa.array(numbers["logprob"], mask=np.isnan(numbers["logprob"]))
     arrays["num_tokens"] = pa.array(numbers["num_tokens"], mask=numbers["num_tokens"] == 0)
     arrays["round_index"] = pa.array(numbers["round_index"])
+    arrays["cpu_seconds"] = pa.array(numbers["cpu_seconds"], mask=np.isnan(numbers["cpu_seconds"]))
     return pa.record_batch([arrays[name] for name in FILE.names], schema=FILE)
 
 
@@ -65,6 +66,7 @@ def _checked(batch: pa.RecordBatch, start: int) -> Columns:
         logprob=_array(given["logprob"], np.nan),
         num_tokens=_array(given["num_tokens"], 0),
         round_index=_array(given["round_index"], 0),
+        cpu_seconds=_array(given["cpu_seconds"], np.nan),
     )
     texts = {
         "task_id": given["task_id"],
@@ -94,6 +96,7 @@ def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[st
         _mask(given["num_tokens"].is_valid()) & (num_tokens < 1),
         _mask(given["logprob"].is_valid()) & ((num_tokens == 0) | ~(logprob <= LOGPROB_TOLERANCE) | unknown),
         numbers["round_index"] < 0,
+        _mask(given["cpu_seconds"].is_valid()) & ~((numbers["cpu_seconds"] >= 0) & (numbers["cpu_seconds"] < np.inf)),
         _unknown_outcomes(texts["outcomes"]),
         *map(_mask, empty),
         *map(_mask, lacking),

@@ -40,12 +40,21 @@ TEXT = pa.schema(
     ]
 )
 
-#: Numbers of experiences. NaN is an unknown log-probability, 0 an unknown number of tokens.
+#: Numbers of experiences. NaN is an unknown log-probability or CPU time, 0 an unknown number of tokens.
 NUMBERS = np.dtype(
-    [("pass_rate", np.float64), ("logprob", np.float64), ("num_tokens", np.int64), ("round_index", np.int64)]
+    [
+        ("pass_rate", np.float64),
+        ("logprob", np.float64),
+        ("num_tokens", np.int64),
+        ("round_index", np.int64),
+        ("cpu_seconds", np.float64),
+    ]
 )
 
-NUMBER_NAMES = ("pass_rate", "logprob", "num_tokens", "round_index")
+NUMBER_NAMES = ("pass_rate", "logprob", "num_tokens", "round_index", "cpu_seconds")
+
+#: Numbers that are part of a digest: CPU time is measured, and two runs that do the same measure different times.
+DIGESTED_NUMBERS = ("pass_rate", "logprob", "num_tokens", "round_index")
 
 #: Rows of text that lie together, and that are worked on at a time, so that what is made on the way stays small.
 BLOCK_ROWS = 65_536
@@ -94,6 +103,7 @@ def columns_of(experiences: Sequence[Experience]) -> Columns:
         logprob=[np.nan if one.logprob is None else one.logprob for one in experiences],
         num_tokens=[one.num_tokens or 0 for one in experiences],
         round_index=[one.round_index for one in experiences],
+        cpu_seconds=[np.nan if one.cpu_seconds is None else one.cpu_seconds for one in experiences],
     )
     return Columns(text=pa.record_batch([arrays[name] for name in TEXT.names], schema=TEXT), numbers=numbers)
 
@@ -141,7 +151,7 @@ def experiences_of(columns: Columns) -> Iterator[Experience]:
     # Most programs of a collection share a few patterns of outcomes: each is made once.
     patterns: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
     numbers = columns.numbers.tolist()
-    for row, (pass_rate, logprob, num_tokens, round_index) in enumerate(numbers):
+    for row, (pass_rate, logprob, num_tokens, round_index, cpu_seconds) in enumerate(numbers):
         codes = tuple(lists["outcomes"][row])
         if codes not in patterns:
             patterns[codes] = tuple(OUTCOMES[code] for code in codes)
@@ -155,6 +165,7 @@ def experiences_of(columns: Columns) -> Iterator[Experience]:
             program=lists["program"][row],
             pass_rate=pass_rate,
             outcomes=patterns[codes],
+            cpu_seconds=None if cpu_seconds != cpu_seconds else cpu_seconds,
             logprob=None if logprob != logprob else logprob,
             num_tokens=num_tokens or None,
             source=lists["source"][row],
@@ -214,13 +225,13 @@ def digest_of(blocks: Iterable[Columns]) -> str:
     """
     # Two streams a column, all lengths and all bytes: so no boundary between blocks is seen.
     lengths = {name: xxhash.xxh3_128() for name in TEXT.names}
-    contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *NUMBER_NAMES)}
+    contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *DIGESTED_NUMBERS)}
     for block in filter(len, blocks):
         for name, column in zip(TEXT.names, block.text.columns, strict=True):
             length, content = (_list_stream if name == "outcomes" else _text_stream)(column)
             lengths[name].update(length.data)
             contents[name].update(content.data)
-        for name in NUMBER_NAMES:
+        for name in DIGESTED_NUMBERS:
             contents[name].update(np.ascontiguousarray(block.numbers[name]).data)
     sha = hashlib.sha256()
     for stream in (*lengths.values(), *contents.values()):

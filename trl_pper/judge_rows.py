@@ -18,6 +18,7 @@ from typing import Any
 from trl_pper.extraction import Extraction, extract
 from trl_pper.formats import match_task_id, read_rows
 from trl_pper.judge import Judge, Limits
+from trl_pper.progress import CollectionProgress
 from trl_pper.task import CodingTask
 from trl_pper.task_source import read_tasks
 from trl_pper.verdict import Verdict
@@ -61,8 +62,12 @@ def judge_file(options: argparse.Namespace) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     rates: list[float | None] = []
-    with make_judge(options) as judge, options.output.open("w", encoding="utf-8") as output:
-        for row, verdict in judge_rows(rows, judge):
+    with (
+        make_judge(options) as judge,
+        options.output.open("w", encoding="utf-8") as output,
+        CollectionProgress(len(rows), unit="programs") as progress,
+    ):
+        for row, verdict in judge_rows(rows, judge, progress=progress):
             output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
             rates.append(verdict.pass_rate)
         isolation = judge.isolation
@@ -91,7 +96,9 @@ def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
     return [_program_row(one, by_id, f"{path}:{line}") for line, row in read_rows(path) for one in _single_rows(row)]
 
 
-def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[ProgramRow, Verdict]]:
+def judge_rows(
+    rows: Sequence[ProgramRow], judge: Judge, *, progress: CollectionProgress | None = None
+) -> Iterator[tuple[ProgramRow, Verdict]]:
     """Judge rows and yield each with its verdict, in order; rows of the same task are judged together."""
     for start in range(0, len(rows), ROWS_PER_CHUNK):
         chunk = rows[start : start + ROWS_PER_CHUNK]
@@ -100,8 +107,10 @@ def judge_rows(rows: Sequence[ProgramRow], judge: Judge) -> Iterator[tuple[Progr
             by_task.setdefault(row.task.task_id, []).append(position)
         work = [(chunk[group[0]].task, [chunk[i].program for i in group]) for group in by_task.values()]
         found: dict[int, Verdict] = {}
-        for group, verdicts in zip(by_task.values(), judge.run(work), strict=True):
+        for group, verdicts in zip(by_task.values(), judge.stream(work), strict=True):
             found.update(zip(group, verdicts, strict=True))
+            if progress is not None:
+                progress.judged(verdicts, unextracted=sum(not chunk[i].extracted for i in group))
         yield from ((row, found[position]) for position, row in enumerate(chunk))
 
 

@@ -118,7 +118,7 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
         )
     verdicts = judge.run([(by_id[task_id], [one.program for one in ones]) for task_id, ones in held.items()])
     judged = {
-        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes)
+        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
         for ones, given in zip(held.values(), verdicts, strict=True)
         for one, verdict in zip(ones, given, strict=True)
         if verdict.pass_rate is not None

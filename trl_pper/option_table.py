@@ -1,18 +1,23 @@
-"""The options of a configuration as a Markdown table, from the one description each of them has.
+"""The pages of the documentation that list options, from the one description each of them has.
 
-Enters: configuration classes. Leaves: tables. `python -m trl_pper.option_table docs/configuration.md` writes those of
-that page anew, between its marks.
+Enters: a page with marks. Leaves: the page with the tables between its marks written anew:
+`python -m trl_pper.option_table docs/configuration.md docs/command-line.md`.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
-from dataclasses import MISSING, fields
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-_TABLE = re.compile(r"(<!-- options of (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
+from trl_pper.option_rows import markdown, options_of, options_of_parser
+
+_TABLE = re.compile(r"(<!-- options of ([\w-]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
 
 def option_table(config: type[Any], *, without: type[Any] | None = None) -> str:
@@ -22,32 +27,35 @@ def option_table(config: type[Any], *, without: type[Any] | None = None) -> str:
         config: The dataclass.
         without: A class whose options are left out unless their default differs.
     """
-    theirs = {} if without is None else {field.name: field for field in fields(without)}
-    rows = ["| option | default | meaning |", "|---|---|---|"]
-    for field in fields(config):
-        known = theirs.get(field.name)
-        if known is not None and known.default == field.default:
-            continue
-        help = str(field.metadata.get("help", "")).replace("|", "\\|").replace("%%", "%")
-        default = field.default if field.default is not MISSING else None
-        rows.append(f"| `{field.name}` | `{default!r}` | {help} |")
-    return "\n".join(rows) + "\n"
+    theirs = {} if without is None else {field.name: field.default for field in fields(without)}
+    own = {field.name for field in fields(config) if theirs.get(field.name, field) != field.default}
+    return markdown(option for option in options_of(config) if option.name in own)
 
 
 def with_tables(page: str) -> str:
     """Return a page with the tables between its marks written anew."""
+    return _TABLE.sub(lambda found: f"{found[1]}{_tables()[found[2]]()}{found[3]}", page)
+
+
+def _tables() -> dict[str, Callable[[], str]]:
     from trl import SFTConfig
 
+    from trl_pper.cli import parsers
     from trl_pper.config import PPERConfig
-    from trl_pper.train_command import DataArguments
+    from trl_pper.train_options import DataArguments
 
     tables = {
         "PPERConfig": lambda: option_table(PPERConfig, without=SFTConfig),
         "DataArguments": lambda: option_table(DataArguments),
     }
-    return _TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]()}{found[3]}", page)
+    commands = {f"trl-pper-{name}": parser for name, parser in parsers()[1].items() if name != "train"}
+    return tables | {name: partial(_of_command, parser) for name, parser in commands.items()}
+
+
+def _of_command(parser: argparse.ArgumentParser) -> str:
+    return markdown(options_of_parser(parser), none="")
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_tables(path.read_text()))
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_tables(path.read_text()))

@@ -25,9 +25,9 @@ from trl_pper.replay_settings import restored_settings
 if TYPE_CHECKING:
     import datasets
 
-STATE_VERSION = 3
-#: Version 2 lacks the columns `scorer` and `settings`.
-_READABLE_VERSIONS = (2, STATE_VERSION)
+STATE_VERSION = 4
+#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`.
+_READABLE_VERSIONS = (2, 3, STATE_VERSION)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,9 +171,8 @@ def _restore(
     def take(position: int, programs: list[JudgedProgram]) -> None:
         share.take(position, programs)
         if progress is not None:
-            progress.generated(len(programs))
             unextracted = sum(not one.extracted for one in programs)
-            progress.judged([one.verdict for one in programs], unextracted=unextracted)
+            progress.restored([one.verdict for one in programs], unextracted=unextracted)
 
     stale: dict[int, tuple[JudgedProgram, ...]] = {}
     for position, entry in journal.entries(tasks):

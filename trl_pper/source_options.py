@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_pper.option_types import json_text
+
 if TYPE_CHECKING:
     from trl_pper.generation.source import ProgramSource
 
@@ -80,7 +82,12 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
     add("--max_retries", type=int, help="how often a request that may pass is sent again (5)")
     add("--timeout_seconds", type=float, help="longest wait for a reply (600)")
     group.add_argument("--chat", action="store_true", default=None, help="send text prompts as chat messages")
-    add("--extra_body", metavar="JSON", help="further fields of a request, such as '{\"use_beam_search\": true}'")
+    add(
+        "--extra_body",
+        type=json_text,
+        metavar="JSON",
+        help="further fields of a request, such as '{\"use_beam_search\": true}'",
+    )
     add("--prompt_price", type=float, help="price of a million prompt tokens, for the cost")
     add("--completion_price", type=float, help="price of a million completion tokens, for the cost")
 

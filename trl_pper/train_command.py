@@ -1,100 +1,36 @@
-"""`trl-pper train`: a training run from a YAML file and the command line.
+"""A training run of `trl-pper train`, from its configurations to a trained model on disk.
 
-Enters: arguments. Leaves: a trained model on disk. Options are checked before a model is loaded.
+Enters: checked options. Leaves: a trained model on disk. What is wrong with tasks, files or options is said by
+`prepare`, before anything trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 from transformers import AutoTokenizer
-from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.experience import without_padding
-from trl_pper.formats import FORMATS
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.prompt_length import with_short_prompts
 from trl_pper.replay import ReplayBuffer
 from trl_pper.task import CodingTask
 from trl_pper.task_source import is_mixture, read_tasks
+from trl_pper.train_options import DataArguments
 from trl_pper.trainer import PPERTrainer
 
 
-@dataclass
-class DataArguments:
-    """Which tasks and which programs a training run uses."""
+def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) -> PPERTrainer:
+    """Return the trainer of a run, with its tasks and its model loaded.
 
-    tasks: str | None = field(
-        default=None,
-        metadata={"help": "Tasks to write programs for: a file, a folder, a mixture (.yaml) or the id of a data set."},
-    )
-    task_format: str = field(default="auto", metadata={"help": f"Format of the tasks: auto, {', '.join(FORMATS)}."})
-    task_subset: str | None = field(default=None, metadata={"help": "Configuration of a data set of tasks."})
-    task_split: str | None = field(default=None, metadata={"help": "Split of a data set of tasks."})
-    difficulty: list[str] | None = field(default=None, metadata={"help": "Only tasks of these difficulties."})
-    max_tests: int | None = field(default=None, metadata={"help": "Only the first so many tests of each task."})
-    on_error: str = field(default="raise", metadata={"help": "What malformed rows of tasks do: raise or skip."})
-    prompts: str = field(
-        default="text", metadata={"help": "What the tasks ask: text to continue, or chat, messages to answer."}
-    )
-    max_prompt_length: int | None = field(
-        default=None,
-        metadata={"help": "Leave out what has a longer prompt, in tokens of the model; a warning says how many."},
-    )
-    eval_tasks: str | None = field(default=None, metadata={"help": "Held-out tasks, evaluated by generating."})
-    eval_split: str | None = field(default=None, metadata={"help": "Split of a data set of held-out tasks."})
-    programs: str | None = field(default=None, metadata={"help": "File of a teacher's programs for the tasks."})
-    learn: str = field(
-        default="completion",
-        metadata={"help": "What is learned of a teacher's programs: each completion as it is, or the program alone."},
-    )
-    buffer: str | None = field(default=None, metadata={"help": "Buffer file to replay without collecting."})
-
-    def __post_init__(self) -> None:
-        if (self.tasks is None) == (self.buffer is None):
-            raise ValueError("tasks: exactly one of tasks and buffer is required; give the file of tasks or a buffer")
-        if self.programs is not None and self.tasks is None:
-            raise ValueError("programs: needs tasks, whose tests judge the programs; give the file of tasks")
-        self._check_mixtures()
-
-    def task_options(self) -> dict[str, Any]:
-        """Return the options of tasks by the names that `load_tasks` has for them."""
-        return {
-            "format": self.task_format,
-            "subset": self.task_subset,
-            "difficulty": self.difficulty,
-            "max_tests": self.max_tests,
-            "on_error": self.on_error,
-        }
-
-    def _check_mixtures(self) -> None:
-        splits = {"task_split": (self.tasks, self.task_split), "eval_split": (self.eval_tasks, self.eval_split)}
-        for name, (source, split) in splits.items():
-            if split is not None and source is not None and is_mixture(source):
-                raise ValueError(f"{name}: each source of the mixture {source} has its own; write it there")
-        given = [source for source in (self.tasks, self.eval_tasks) if source is not None]
-        if (
-            given
-            and all(map(is_mixture, given))
-            and any(value not in (None, "auto", "raise") for value in self.task_options().values())
-        ):
-            raise ValueError(
-                "task_format, task_subset, difficulty, max_tests, on_error: each source of a mixture has its own; "
-                f"write them into {' and '.join(given)}"
-            )
-
-
-def train(arguments: Sequence[str]) -> int:
-    """Run `trl-pper train` and return its exit code."""
-    parser = TrlParser((DataArguments, PPERConfig, ModelConfig))
-    data, config, model_config = parser.parse_args_and_config(list(arguments))
-    if model_config.model_name_or_path is None:
-        raise ValueError("model_name_or_path: required; give a model id or a path")
+    Raises:
+        ValueError: Tasks, programs or options cannot be had or do not go together.
+        OSError: A file, a model or a data set cannot be read.
+    """
     train_dataset, eval_dataset = _train_dataset(data), _eval_dataset(data)
     if data.max_prompt_length is not None:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -102,7 +38,7 @@ def train(arguments: Sequence[str]) -> int:
         )
         train_dataset = _shortened(train_dataset, tokenizer, data.max_prompt_length)
         eval_dataset = _shortened(eval_dataset, tokenizer, data.max_prompt_length)
-    trainer = PPERTrainer(
+    return PPERTrainer(
         model=model_config.model_name_or_path,
         args=_with_model_options(config, model_config),
         train_dataset=train_dataset,
@@ -111,15 +47,19 @@ def train(arguments: Sequence[str]) -> int:
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
     )
+
+
+def run(trainer: PPERTrainer) -> None:
+    """Train, save, evaluate where there are held-out tasks, and push where that is asked for."""
+    config = trainer.args
     trainer.train(resume_from_checkpoint=_checkpoint(config.resume_from_checkpoint))
     # Not pushed yet: a Hub that is away must not cost the evaluation, and the card is to have it.
     trainer.save_model(_internal_call=True)
-    if data.eval_tasks:
+    if trainer.eval_dataset is not None:
         trainer.save_metrics("eval", trainer.evaluate())
     if config.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
-    return 0
 
 
 def _checkpoint(given: str | bool | None) -> str | bool | None:

@@ -30,6 +30,8 @@ from trl_pper.hub_push import check_push, push_in_background
 from trl_pper.judge import Judge
 from trl_pper.model_card import PAPER, write_model_card
 from trl_pper.processes import check_processes
+from trl_pper.program_table import show_round
+from trl_pper.progress import say, warnings_above_bars
 from trl_pper.replay import ReplayBuffer
 from trl_pper.replay_dataset import ReplayDataset
 from trl_pper.sampler import PrioritizedSampler
@@ -221,6 +223,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 "again"
             )
         self._log_apart(report.metrics())
+        if self.args.log_completions and self.is_world_process_zero():
+            show_round(
+                self.buffer,
+                report.round_index,
+                step=self.state.global_step,
+                number=self.args.num_completions_to_print,
+                report_to=self.args.report_to,
+            )
 
     def _log_apart(self, metrics: dict[str, float]) -> None:
         # TRL's `log` adds the means of the training steps so far, and forgets them, unless the model is in eval mode;
@@ -311,7 +321,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if not holds_tasks(chosen):
             return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
         tasks = load_tasks(chosen, format="native")
-        scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student)
+        quiet = self.args.disable_tqdm
+        with warnings_above_bars():
+            scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student, quiet=quiet)
+            if self.is_world_process_zero():
+                say(scores.line(metric_key_prefix), log_level=self.args.get_process_log_level())
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics().items()}
         self._log_apart(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -112,21 +112,19 @@ def _trainer(collector: BeamSampleCollector, config: PPERConfig) -> PPERTrainer:
         callbacks=[collector],
     )
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(RoundProgress(trainer, collector))
+    trainer.add_callback(RoundProgress(trainer))
     return trainer
 
 
 class RoundProgress(TrainerCallback):  # type: ignore[misc]
-    """Show the training steps of a round as a bar, and each finished round as one line.
+    """Show the training steps of a round as a bar.
 
     Args:
         trainer: Whose steps are shown.
-        collector: Whose rounds are told.
     """
 
-    def __init__(self, trainer: PPERTrainer, collector: BeamSampleCollector) -> None:
+    def __init__(self, trainer: PPERTrainer) -> None:
         self._trainer = trainer
-        self._collector = collector
         self._console = Console()
         self._bar: Progress | None = None
 
@@ -149,16 +147,10 @@ class RoundProgress(TrainerCallback):  # type: ignore[misc]
             self._bar.advance(self._bar.task_ids[0])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar and say what the round did."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        report = self._collector.reports[-1]
-        self._console.print(
-            f"round {report.round_index + 1}: {report.programs} programs judged, {report.added} new, "
-            f"pass rate [bold]{report.pass_rate:.1%}[/], [bold]{report.solved:.1%}[/] of the tasks solved; "
-            f"{len(self._trainer.buffer)} programs in the buffer"
-        )
 
 
 def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:

@@ -45,6 +45,7 @@ class Content:
         pass_rates: In [0, 1].
         possibilities: In [0, 1]; NaN where the log-probability is unknown.
         p2values: In [0, 1].
+        cpu_seconds: CPU time over all tests; NaN where it is unknown.
         draws: Draw probabilities; None where nothing can be drawn.
         weight: Weight a of the possibility in Eq. 6.
     """
@@ -59,6 +60,7 @@ class Content:
     pass_rates: FloatArray
     possibilities: FloatArray
     p2values: FloatArray
+    cpu_seconds: FloatArray
     draws: FloatArray | None
     weight: float
 
@@ -72,11 +74,13 @@ def read_content(buffer: ReplayBuffer) -> Content:
     names: dict[str, dict[str, int]] = {"source": {}, "scorer": {}}
     places: dict[str, list[int]] = {"task": [], "worst": [], "source": [], "scorer": []}
     patterns: Counter[tuple[Outcome, ...]] = Counter()
+    seconds: list[float] = []
     rank = {outcome: position for position, outcome in enumerate(OUTCOMES)}
     for one in buffer:
         places["task"].append(tasks.setdefault(one.task_id, len(tasks)))
         places["worst"].append(max((rank[outcome] for outcome in one.outcomes), default=UNKNOWN))
         patterns[one.outcomes] += 1
+        seconds.append(np.nan if one.cpu_seconds is None else one.cpu_seconds)
         for kind, name in (("source", one.source), ("scorer", one.scorer)):
             places[kind].append(names[kind].setdefault(name, len(names[kind])))
     tests: Counter[Outcome] = Counter()
@@ -95,6 +99,7 @@ def read_content(buffer: ReplayBuffer) -> Content:
         pass_rates=buffer.pass_rates(),
         possibilities=buffer.possibilities(),
         p2values=buffer.p2values(),
+        cpu_seconds=np.array(seconds, np.float64),
         draws=draws_of(buffer),
         weight=buffer.possibility_weight,
     )

@@ -29,6 +29,7 @@ from trl_pper.report.groups import Group, groups_by
 from trl_pper.report.history import History
 from trl_pper.report.near_misses import find_near_misses
 from trl_pper.report.programs import choose_programs, pack
+from trl_pper.report.slowest import slowest_tasks
 from trl_pper.report.svg import to_svg
 
 #: Programs in the page unless another number is asked for.
@@ -128,6 +129,7 @@ def _page(
         scores=_scores(history),
         charts=[_shown(chart) for chart in charts],
         groups=_groups(content),
+        slowest=slowest_tasks(content),
         near_misses=replace(near_misses, pairs=near_misses.pairs if len(chosen) else ()),
         embedded=len(chosen),
         programs=len(content),

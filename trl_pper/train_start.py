@@ -1,0 +1,77 @@
+"""`trl-pper train`: from a command line to a run, in this process or in those that Accelerate starts.
+
+Enters: arguments. Leaves: an exit code, and a line on standard error for what is wrong with them. The environment that
+the YAML file asks for is set first, since libraries look at theirs when they are imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from trl_pper.launch import first_to_say, is_launched, is_worth_a_launch, launch
+from trl_pper.option_file import read_entries, split_config
+
+if TYPE_CHECKING:
+    from trl_pper.train_options import TrainOptions
+    from trl_pper.trainer import PPERTrainer
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Run `trl-pper train`.
+
+    Args:
+        arguments: What stands behind `train`.
+
+    Returns:
+        0 for success, 2 for wrong options, files or tasks, and the exit code of processes that were launched and
+        failed. Whatever goes wrong in training is raised as it is.
+    """
+    try:
+        _set_environment(arguments)
+        from trl_pper.train_options import train_options
+
+        options = train_options(arguments)
+        if not is_launched() and is_worth_a_launch(options.launch, use_cpu=bool(options.given.get("use_cpu"))):
+            options.check()
+            return launch(options.launch, options.arguments)
+        trainer = _prepared(options)
+    except (ValueError, OSError) as error:
+        line = f"trl-pper train: {' '.join(str(error).split())}"
+        if first_to_say(line):
+            print(line, file=sys.stderr, flush=True)
+        return 2
+    from trl_pper.train_command import run
+
+    run(trainer)
+    return 0
+
+
+def _prepared(options: TrainOptions) -> PPERTrainer:
+    if options.typed_launch is not None:
+        raise ValueError(
+            f"{options.typed_launch}: a launcher started this process already; give it to the launcher, or start "
+            "trl-pper train without one"
+        )
+    from trl_pper.processes import check_processes
+    from trl_pper.train_command import prepare
+
+    configurations = options.configurations()
+    try:
+        check_processes()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    return prepare(*configurations)
+
+
+def _set_environment(arguments: Sequence[str]) -> None:
+    path, _ = split_config(arguments)
+    entry = None if path is None else read_entries(path).get("env")
+    if entry is None or entry.value is None:
+        return
+    if not isinstance(entry.value, Mapping):
+        got = type(entry.value).__name__
+        raise ValueError(f"{entry.where}: must be a mapping of environment variables to values; got {got}")
+    os.environ.update({str(name): str(value) for name, value in entry.value.items()})
