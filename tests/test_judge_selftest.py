@@ -17,7 +17,7 @@ from trl_pper.verdict import Outcome
 pytestmark = pytest.mark.hostile
 
 #: What canaries take for a worker: this process, whose descendants they may look for.
-HERE = types.SimpleNamespace(process=types.SimpleNamespace(pid=os.getpid()), limits=Limits())
+HERE = types.SimpleNamespace(level="rlimits", process=types.SimpleNamespace(pid=os.getpid()), limits=Limits())
 
 
 def without_a_jail(worker, program, tests, limits):

@@ -1,7 +1,7 @@
 """Files that appear complete or not at all, whatever happens while they are written.
 
-Enters: a path. Leaves: a file open for writing, which takes the path's place once it was written and synced. Linux
-only, like the judge: a folder cannot be synced everywhere.
+Enters: a path. Leaves: a file open for writing, which takes the path's place once it was written and synced. POSIX
+systems only: a folder cannot be synced everywhere.
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder for summary and report")
     parser.add_argument("--seed", type=int, default=0, help="seed of tasks, draws and optimizer")
     parser.add_argument("--rounds", type=int, default=None, help="rounds of collection and training")
+    _add_isolation(parser)
 
 
 def _add_task_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -86,9 +87,14 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=None, help="judging processes (default: the cores)")
-    parser.add_argument("--isolation", default="auto", help="isolation level (default: the strongest available)")
+    _add_isolation(parser)
     parser.add_argument("--cpu_seconds", type=float, default=None, help="CPU time per test, in seconds")
     parser.add_argument("--memory_bytes", type=int, default=None, help="memory per program, in bytes")
+
+
+def _add_isolation(parser: argparse.ArgumentParser) -> None:
+    help = "isolation level (default: the strongest available, never below landlock; without Linux name processes)"
+    parser.add_argument("--isolation", default="auto", help=help)
 
 
 def _add_judge(parser: argparse.ArgumentParser) -> None:
@@ -176,7 +182,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> int:
     from trl_pper.demo.run import run_demo
 
-    run_demo(options.output, seed=options.seed, rounds=options.rounds)
+    judge = {"judge_isolation": options.isolation}
+    run_demo(options.output, seed=options.seed, rounds=options.rounds, options=judge)
     return 0
 
 

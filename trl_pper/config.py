@@ -125,7 +125,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         choices=list(EVICTIONS),
     )
     judge_workers: int | None = _option(None, "Judging processes per training process. If None, the cores shared out.")
-    judge_isolation: str = _option("auto", "Isolation level of the judge; 'auto' takes the strongest available.")
+    judge_isolation: str = _option(
+        "auto",
+        "Isolation level of the judge; 'auto' takes the strongest available, never below 'landlock'. Where Linux is "
+        "not there is only 'processes'.",
+    )
     judge_cpu_seconds: float = _option(10.0, "CPU time a program may use on one test, in seconds.")
     judge_memory_bytes: int = _option(4 * 2**30, "Memory a program may allocate, in bytes.")
 

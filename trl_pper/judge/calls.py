@@ -18,7 +18,7 @@ from typing import Any
 
 from trl_pper.judge import codec
 from trl_pper.judge.callbacks import find_in_library
-from trl_pper.judge.channel import ChannelClosed, FrameReader, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, Wait, send_frame
 from trl_pper.judge.codec_rules import COUNT
 from trl_pper.judge.instances import InstanceTable, MissingClass, changeable
 from trl_pper.judge.program import compile_program, describe, run
@@ -35,9 +35,11 @@ _FIRST_SERIAL = COUNT.pack(0)
 class _Calls:
     """Answers the referee, and calls it back."""
 
-    def __init__(self, channel: socket.socket, namespace: dict[str, Any], max_bytes: int) -> None:
+    def __init__(
+        self, channel: socket.socket, namespace: dict[str, Any], max_bytes: int, wait: Wait | None = None
+    ) -> None:
         self.channel = channel
-        self.reader = FrameReader(channel)
+        self.reader = FrameReader(channel, wait)
         self.namespace = namespace
         self.max_bytes = max_bytes
         self.objects: list[Any] = []
@@ -230,8 +232,8 @@ class _Calls:
             self.instances.truncate(size)
 
 
-def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int) -> None:
-    """Load the program, then answer the referee's requests until it hangs up."""
+def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int, wait: Wait | None = None) -> None:
+    """Load the program, then answer the referee's requests, calling `wait` before each, until it hangs up."""
 
     def tell(words: tuple[str, ...]) -> None:
         send_frame(channel, _FIRST_SERIAL + codec.encode(words, max_bytes=_MAX_WORDS_BYTES))
@@ -246,7 +248,7 @@ def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int) -> No
     except BaseException as error:
         return tell(describe(error))
     tell(("loaded", "", "", ""))
-    return _Calls(channel, namespace, max_bytes).serve()
+    return _Calls(channel, namespace, max_bytes, wait).serve()
 
 
 def warm_up() -> None:

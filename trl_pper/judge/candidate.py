@@ -14,7 +14,7 @@ import random
 import socket
 
 from trl_pper.judge.calls import answer_calls, warm_up
-from trl_pper.judge.channel import frame
+from trl_pper.judge.channel import Wait, frame
 from trl_pper.judge.script import Streams, run_script
 
 #: Descriptors a candidate starts with, after standard input, output and error.
@@ -54,15 +54,23 @@ def _socket_at(number: int) -> socket.socket:
     return made
 
 
-def main(mode: str, max_value_bytes: int) -> None:
-    """Run the program on descriptor PROGRAM, as a script if `mode` is "stdio"; never returns."""
+def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
+    """Run the program on descriptor PROGRAM; never returns.
+
+    Args:
+        mode: "stdio" for a script, "function" for a program that answers calls.
+        max_value_bytes: Encoded size of one value that may leave.
+        allow: Called before each piece of work, where a process has to renew its own allowance.
+    """
     [channel] = _channels
     source = os.pread(PROGRAM, os.fstat(PROGRAM).st_size, 0)
     os.close(PROGRAM)
     # From here on whatever goes wrong is the program's doing; without this word it is the sandbox's.
     os.write(CHANNEL, _ready)
+    if allow is not None:
+        allow(channel, 0)
     if mode == "stdio":
-        run_script(source, channel)
+        run_script(source, channel, allow)
     else:
-        answer_calls(source, channel, max_bytes=max_value_bytes)
+        answer_calls(source, channel, max_bytes=max_value_bytes, wait=allow)
     os._exit(0)

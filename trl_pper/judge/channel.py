@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 _LENGTH = struct.Struct("<Q")
 _USUAL_BYTES = 1 << 13
+# macOS has no such flag; there a process relies on ignoring the signal, as every Python does unless told otherwise.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 #: wait(socket, poll event mask): returns when ready, raises to give up.
 Wait = Callable[[socket.socket, int], None]
@@ -43,7 +45,7 @@ def send_frame(sock: socket.socket, payload: bytes, *, wait: Wait | None = None)
         ChannelClosed: The other side is gone.
     """
     data = memoryview(frame(payload))
-    flags = socket.MSG_NOSIGNAL | (socket.MSG_DONTWAIT if wait else 0)
+    flags = _NO_SIGNAL | (socket.MSG_DONTWAIT if wait else 0)
     try:
         while data:
             try:

@@ -10,6 +10,8 @@ children and seals them. From strongest to weakest, each level holding what the 
 - `seccomp`: only the system calls an interpreter needs; files stay readable;
 - `rlimits`: bounds on what a program uses.
 
+All of this is Linux's; the level below, `processes`, is `separation`.
+
 As root a candidate is moreover a user that nothing else on the machine runs as. Nothing is promised here: `selftest`
 finds out what holds.
 """
@@ -27,19 +29,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trl_pper.judge import kernel, landlock, namespaces, seccomp
+from trl_pper.judge.channel import Wait
+from trl_pper.judge.process import FIRST_OWN_DESCRIPTOR, LevelUnavailable, at_most, end_child, limit_files
 
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _FIRST_UID = 1_879_048_192
-#: A worker's own descriptors lie from here on, below them those that it hands to its children.
-FIRST_OWN_DESCRIPTOR = 40
 # After the change of identity, which clears it.
 _DIE_WITH_PARENT = kernel.prctl_call(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 _CLOSE_FROM = [[kernel.close_from_call(first)] for first in range(16)]
-
-
-class LevelUnavailable(RuntimeError):
-    """This machine does not offer the isolation level asked for; the message says what is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +101,10 @@ class Confinement:
             os.setresgid(*[self.candidate_identity.uid] * 3)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         self._keep_descriptors_apart()
-        for which, value in (
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_FSIZE, max(limits["file_bytes"], limits["output_bytes"] + 1)),
-            (resource.RLIMIT_NOFILE, limits["open_files"]),
-        ):
-            _lower(which, int(value))
+        limit_files(limits)
         self._sealing = self._seal_of_candidates()
         self._referee_sealing = [
-            kernel.set_limit_call(resource.RLIMIT_AS, _at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
+            kernel.set_limit_call(resource.RLIMIT_AS, at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
             *_assume(self.referee_identity),
             _DIE_WITH_PARENT,
         ]
@@ -177,6 +170,10 @@ class Confinement:
             kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
         return pid
 
+    def fork_referee(self) -> int:
+        """Fork a child that is to be a referee; return 0 in the child."""
+        return kernel.fork()
+
     def input_file(self) -> int:
         """Return a descriptor of a new, empty file for a script's standard input."""
         return namespaces.input_file() if self.process_namespaces else os.memfd_create("input")
@@ -184,6 +181,18 @@ class Confinement:
     def children(self) -> list[int]:
         """Return the process ids of this process's children."""
         return [int(pid) for pid in os.pread(self._children, 1 << 16, 0).split()]
+
+    def cpu_allowance(self, seconds: float) -> Wait | None:
+        """Return None: the candidate does nothing for its allowance, others watch its CPU clock."""
+        return None
+
+    def has_ended(self, pid: int) -> bool:
+        """Return whether child `pid` has ended; it is not reaped."""
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def end_child(self, pid: int) -> tuple[int, float]:
+        """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
+        return end_child(pid)
 
     def _keep_descriptors_apart(self) -> None:
         """Move this process's own descriptors out of the way of those that children get."""
@@ -200,8 +209,8 @@ class Confinement:
         if identity.uid is None:
             tasks += self._tasks_outside
         calls = [
-            kernel.set_limit_call(resource.RLIMIT_AS, _at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
-            kernel.set_limit_call(resource.RLIMIT_NPROC, _at_most(resource.RLIMIT_NPROC, tasks)),
+            kernel.set_limit_call(resource.RLIMIT_AS, at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
+            kernel.set_limit_call(resource.RLIMIT_NPROC, at_most(resource.RLIMIT_NPROC, tasks)),
             *_assume(identity),
         ]
         if not self.process_namespaces:
@@ -241,25 +250,6 @@ def library_paths(imports: Sequence[str]) -> tuple[str, ...]:
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     return tuple(path for path in (*own, sys.base_prefix + "/lib", *_LIBRARIES, *extra, *imports) if path)
-
-
-def arrange_descriptors(sources: Sequence[int], *, first: int) -> None:
-    """Make `sources` the descriptors `first`, `first + 1`, ... of this process, as they usually are."""
-    if list(sources) != list(range(first, first + len(sources))):
-        high = [fcntl.fcntl(source, fcntl.F_DUPFD, first + len(sources)) for source in sources]
-        for target, source in enumerate(high, first):
-            os.dup2(source, target)
-
-
-def _at_most(which: int, value: int) -> int:
-    """Return `value`, or the limit in force where that is lower."""
-    _, hard = resource.getrlimit(which)
-    return value if hard == resource.RLIM_INFINITY else min(value, hard)
-
-
-def _lower(which: int, value: int) -> None:
-    value = _at_most(which, value)
-    resource.setrlimit(which, (value, value))
 
 
 def _assume(identity: Identity) -> list[kernel.Call]:

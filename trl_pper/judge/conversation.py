@@ -314,6 +314,9 @@ class Conversation:
                 self._use(socket.socket(fileno=descriptors[0]))
         finally:
             self.replacing = False
+        if reason == "ended" and outcome == Outcome.TIMEOUT.value:
+            # Its own limit ended it, where nobody else can see its CPU time.
+            self.timeouts_left -= 1
         self.pid, self.loaded, self.epoch = pid, False, self.epoch + 1
         self.allow()
         return self.fail(Outcome(outcome), message)

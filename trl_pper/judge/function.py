@@ -5,6 +5,7 @@ Enters: a program, its function tests and a worker. Leaves: a Verdict. The tests
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
@@ -18,7 +19,7 @@ from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.endings import outcome_of
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.referee import OUTCOME_BYTES
-from trl_pper.judge.worker import Worker, WorkerError, sealed_file
+from trl_pper.judge.worker import Worker, WorkerError
 from trl_pper.task import FunctionTests
 from trl_pper.verdict import Outcome, Verdict
 
@@ -42,7 +43,7 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
     bench = _bench(worker, tests, limits)
     if bench.unsupported:
         return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
-    with sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+    with worker.means.sealed_file(program.encode("utf-8", "surrogatepass")) as source:
         return _Run(worker, bench, source).judge()
 
 
@@ -73,10 +74,10 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
     if isinstance(kept, Bench) and (kept.tests, kept.limits) == (tests, limits):
         return kept
     ours, theirs = socket.socketpair()
-    bench = Bench(tests, limits, ours, open(os.memfd_create("pper"), "rb", buffering=0))
+    bench = Bench(tests, limits, ours, worker.means.board_file())
     worker.keep_bench(bench, ours, bench.board)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
-    with theirs, sealed_file(content) as test_file:
+    with theirs, worker.means.sealed_file(content) as test_file:
         descriptors = [theirs.fileno(), test_file, bench.board.fileno()]
         worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
     ours.settimeout(_ANSWER_SECONDS)
@@ -98,27 +99,37 @@ class _Run:
         self.source = source
         self.cpu_seconds = 0.0
         self.message = ""
+        #: The channel that the referee is to have received, kept open until it surely has: what is closed on the way
+        #: gets lost on macOS.
+        self.lent = contextlib.ExitStack()
 
     def judge(self) -> Verdict:
         """Run the program and return its verdict; nothing of it is left running."""
-        self._start()
-        verdict = self.collect()
-        self._stop()
+        with self.lent:
+            self._start()
+            verdict = self.collect()
+            self._stop()
         return Verdict(outcomes=verdict.outcomes, message=verdict.message, cpu_seconds=self.cpu_seconds)
 
     def _start(self, outcome: tuple[str, str] | None = None) -> None:
         """Start a candidate and hand the referee its channel, after `outcome` of the one before."""
+        self.lent.close()
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        self.lent.enter_context(ours)
+        with theirs:
             answer = self.worker.request(
-                "candidate", [theirs.fileno(), self.source], seconds=_ANSWER_SECONDS, mode="function"
+                "candidate",
+                [theirs.fileno(), self.source],
+                seconds=_ANSWER_SECONDS,
+                mode="function",
+                cpu_seconds=self.limits.cpu_seconds,
             )
-            pid = answer["pid"]
-            self._tell(pid if outcome is None else (*outcome, pid))
-            try:
-                socket.send_fds(self.host, [b"+"], [ours.fileno()])
-            except OSError as error:
-                raise WorkerError(f"the referee has ended: {error}") from None
+        pid = answer["pid"]
+        self._tell(pid if outcome is None else (*outcome, pid))
+        try:
+            socket.send_fds(self.host, [b"+"], [ours.fileno()])
+        except OSError as error:
+            raise WorkerError(f"the referee has ended: {error}") from None
 
     def _stop(self, grace_seconds: float = 0.0) -> dict[str, Any]:
         ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace_seconds, grace_seconds=grace_seconds)

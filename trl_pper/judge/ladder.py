@@ -7,14 +7,20 @@ for every level why not. What was found is remembered for the process.
 from __future__ import annotations
 
 import functools
+import sys
 
+from trl_pper.judge.means import PORTABLE_LEVEL
 from trl_pper.judge.selftest import escapes
 from trl_pper.judge.worker import LevelRefused, WorkerError
 
 #: From strongest to weakest.
-ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits")
+ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits", PORTABLE_LEVEL)
 #: "auto" takes none weaker than this.
 WEAKEST_UNASKED = "landlock"
+_PORTABLE = (
+    "runs programs in processes apart, with limits on CPU time, wall time, output, the size of files and descriptors; "
+    "it bounds neither memory nor the network nor which files a program reads, writes and runs"
+)
 
 
 class IsolationUnavailable(OSError):
@@ -40,15 +46,34 @@ def choose_level(isolation: str) -> str:
         if not reason:
             return level
         reasons.append(f"{level}: {reason}")
-    remedy = "; to run trusted programs with less, name a weaker level" if isolation != ISOLATION_LEVELS[-1] else ""
     raise IsolationUnavailable(
-        f"isolation: {isolation!r} cannot be had on this machine ({'; '.join(reasons)}){remedy}"
+        f"isolation: {isolation!r} cannot be had on this machine ({'; '.join(reasons)}){_remedy(allowed[-1])}"
     )
+
+
+def _remedy(level: str) -> str:
+    """Return what somebody can do for whom `level` is too strong, as the end of a sentence."""
+    weaker = [one for one in ISOLATION_LEVELS[ISOLATION_LEVELS.index(level) + 1 :] if not _misses(one)]
+    if not weaker:
+        return ""
+    lacks = f"; {PORTABLE_LEVEL!r} {_PORTABLE}" if weaker == [PORTABLE_LEVEL] else ""
+    return (
+        f"; to run trusted programs with less, name a weaker level ({', '.join(weaker)}): isolation={weaker[0]!r} of "
+        f"Judge, judge_isolation of PPERConfig, --judge_isolation of `trl-pper train`, --isolation of the other "
+        f"commands{lacks}"
+    )
+
+
+def _misses(level: str) -> str:
+    """Return what `level` needs and this system is not, or ""."""
+    return "" if level == PORTABLE_LEVEL or sys.platform == "linux" else "it needs Linux"
 
 
 @functools.cache
 def _why_not(level: str) -> str:
     """Return why `level` does not hold here, or ""."""
+    if missing := _misses(level):
+        return missing
     try:
         broken = escapes(level)
     except LevelRefused as error:

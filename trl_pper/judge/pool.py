@@ -19,6 +19,7 @@ from trl_pper.judge.cache import VerdictCache
 from trl_pper.judge.function import judge_function
 from trl_pper.judge.ladder import choose_level
 from trl_pper.judge.limits import Limits
+from trl_pper.judge.means import usable_cores
 from trl_pper.judge.selftest import examine
 from trl_pper.judge.stdio import judge_stdio
 from trl_pper.judge.testplan import count_tests
@@ -43,7 +44,7 @@ class Judge:
         workers: Programs judged at once; None means one for each core this process may use, which processes that a
             launcher started together share.
         isolation: "auto" for the strongest level that holds on this machine, which is never below "landlock"; or a
-            level by name: "namespaces", "landlock", "seccomp" or "rlimits".
+            level by name: "namespaces", "landlock", "seccomp", "rlimits" or "processes".
         limits: What one program may use.
         cache_size: Verdicts remembered for equal programs on equal tests; timeouts are never remembered.
         seed: What the hashes of text and `random` start from in every program, so that verdicts repeat; with another
@@ -74,7 +75,7 @@ class Judge:
     ) -> None:
         if workers is None:
             # Each process of a launcher has a judge: together they get the cores once.
-            workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:

@@ -21,7 +21,7 @@ import types
 from typing import TextIO
 
 from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, FrameReader, send_frame
+from trl_pper.judge.channel import ChannelClosed, FrameReader, Wait, send_frame
 from trl_pper.judge.program import compile_program, describe, run
 
 #: What a run says that ended as a script should: ready for another input, or not.
@@ -32,9 +32,9 @@ _MAX_INPUT_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
 
 
-def run_script(source: bytes, channel: socket.socket) -> None:
-    """Run the program on every input that arrives; never returns."""
-    state, streams, reader = _State(), Streams(), FrameReader(channel)
+def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
+    """Run the program on every input that arrives, calling `wait` before each; never returns."""
+    state, streams, reader = _State(), Streams(), FrameReader(channel, wait)
     code: types.CodeType | None = None
     while True:
         try:

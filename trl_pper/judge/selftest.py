@@ -10,11 +10,14 @@ import contextlib
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
 from trl_pper.judge.function import judge_function
 from trl_pper.judge.limits import Limits
+from trl_pper.judge.means import PORTABLE_LEVEL
 from trl_pper.judge.stdio import judge_stdio
 from trl_pper.judge.worker import Worker, clean_environment
 from trl_pper.task import FunctionTests, StdioCase, StdioTests
@@ -24,6 +27,8 @@ from trl_pper.verdict import Outcome
 _TIGHT = Limits(cpu_seconds=0.3, memory_bytes=128 << 20, output_bytes=1 << 16, file_bytes=1 << 20, files=50)
 #: For programs that need time to look around.
 _PATIENT = Limits(cpu_seconds=5.0)
+#: Variables that an interpreter or macOS sets in a process by itself.
+_OF_THE_SYSTEM = ("LC_CTYPE", "__CF_USER_TEXT_ENCODING", "__PYVENV_LAUNCHER__")
 
 
 def examine(level: str) -> dict[str, str]:
@@ -59,7 +64,7 @@ def _worker(level: str, limits: Limits) -> Iterator[Worker]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the process ids of all descendants of process `pid` that have not ended."""
+    """Return the process ids of all descendants of process `pid` that have not ended; Linux only."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
@@ -73,6 +78,20 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _running(worker: Worker) -> set[int] | None:
+    """Return the process ids of a worker's processes, or None where that cannot be found out."""
+    if worker.level != PORTABLE_LEVEL:
+        return set(descendants(worker.process.pid))
+    # Orphans descend from a worker no more, but have its command line.
+    command = ["ps", "-A", "-ww", "-o", "pid=,stat=,command="]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    rows = [line.split(maxsplit=2) for line in listed.splitlines() if worker.directory in line]
+    return {int(row[0]) for row in rows if not row[1].startswith("Z")} or None
+
+
 def _outcome(worker: Worker, program: str, *, given: str = "", expected: str = "") -> Outcome:
     tests = StdioTests(cases=(StdioCase(input=given, output=expected),))
     return judge_stdio(worker, program, tests, worker.limits).outcomes[0]
@@ -83,7 +102,8 @@ def _cpu_limit(worker: Worker) -> bool:
 
 
 def _memory_limit(worker: Worker) -> bool:
-    program = "kept = []\nwhile True: kept.append(b'x' * (1 << 24))"
+    # Four times the limit at most, in case nothing stops it.
+    program = "kept = []\nwhile len(kept) < 32: kept.append(b'x' * (1 << 24))"
     return _outcome(worker, program) is Outcome.MEMORY_LIMIT
 
 
@@ -146,9 +166,10 @@ except OSError:
     pass
 print("started")
 """
-    before = set(descendants(worker.process.pid))
-    started = _outcome(worker, program, expected="started") is Outcome.PASSED
-    return started and before.issuperset(descendants(worker.process.pid))
+    before = _running(worker)
+    outcome = _outcome(worker, program, expected="started")
+    after = _running(worker)
+    return outcome is Outcome.PASSED and before is not None and after is not None and before.issuperset(after)
 
 
 def _answers_kept_out(worker: Worker) -> bool:
@@ -186,7 +207,7 @@ def _environment(worker: Worker) -> bool:
 import os
 print(sorted(set(os.environ) - set(input().split())))
 """
-    allowed = " ".join((*clean_environment(), "HOME", "TMPDIR", "LC_CTYPE"))
+    allowed = " ".join((*clean_environment(), "HOME", "TMPDIR", *_OF_THE_SYSTEM))
     return _outcome(worker, program, given=allowed, expected="[]") is Outcome.PASSED
 
 
@@ -221,8 +242,10 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", int(port))), (socket.AF_U
 """
     name = secrets.token_hex(8)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        local.bind("\0" + name)
-        local.listen()
+        # Names that are no files are Linux's.
+        with contextlib.suppress(OSError):
+            local.bind("\0" + name)
+            local.listen()
         return _outcome(worker, program, given=f"{server.getsockname()[1]} {name}") is Outcome.PASSED
 
 
@@ -260,6 +283,9 @@ for path in ("/bin/echo", "/usr/bin/echo", "/bin/busybox"):
 
 
 def _system_calls(worker: Worker) -> bool:
+    if sys.platform != "linux":
+        # Elsewhere these numbers mean other things, and nothing stands in their way.
+        return False
     # ptrace, unshare, keyctl, process_vm_readv, bpf, perf_event_open, userfaultfd; io_uring, mounts, pidfds, clone3.
     program = """
 import ctypes, os
@@ -304,4 +330,5 @@ _PROMISES: dict[str, tuple[str, ...]] = {
     "landlock": tuple(_WALLS),
     "seccomp": ("environment kept out", "network", "other programs", "system calls"),
     "rlimits": ("environment kept out",),
+    "processes": ("answers kept out", "environment kept out"),
 }

@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import zlib
 from dataclasses import dataclass
 
@@ -23,13 +22,11 @@ from trl_pper.judge.compare import CheckerError, outputs_match
 from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.script import DONE, SPENT
-from trl_pper.judge.worker import Worker, WorkerError, output_file, sealed_file
+from trl_pper.judge.worker import Worker, WorkerError
 from trl_pper.task import StdioCase, StdioTests
 from trl_pper.verdict import Outcome, Verdict
 
 _MAX_WORDS_BYTES = 1 << 17
-#: Process, user and group, as the kernel attaches them to a message.
-_CREDENTIALS = struct.Struct("iII")
 _ANSWER_SECONDS = 30.0
 
 
@@ -49,7 +46,7 @@ def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits)
     if longest > limits.file_bytes:
         message = f"an input of {longest} bytes is more than file_bytes, {limits.file_bytes}, allows"
         return Verdict.uniform(Outcome.UNSUPPORTED, len(tests.cases), message)
-    with sealed_file(_encoded(program)) as source:
+    with worker.means.sealed_file(_encoded(program)) as source:
         judging = _Judging(worker, source, tests, limits)
         try:
             judging.run()
@@ -81,20 +78,22 @@ class _Script:
         self.cpu_seconds = 0.0
         self.spent = False
         self.files = contextlib.ExitStack()
-        self.output, self.errors = (self.files.enter_context(output_file()) for _ in range(2))
+        self.output, self.errors = (self.files.enter_context(worker.means.output_file()) for _ in range(2))
         self.channel, theirs = socket.socketpair()
         self.files.enter_context(self.channel)
-        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        worker.means.expect_process(self.channel)
         with theirs:
             descriptors = [theirs.fileno(), source, self.output, self.errors]
-            worker.request("candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio")
-        self.pid = self.await_ready()
+            answer = worker.request(
+                "candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio", cpu_seconds=limits.cpu_seconds
+            )
+        self.pid = self.await_ready(answer["pid"])
         self.allowance = Allowance(cpu_seconds=self.limits.cpu_seconds, wall_seconds=self.limits.wall_seconds)
         self.wait = self.allowance.waiter(self.channel)
         self.reader = FrameReader(self.channel, self.wait)
 
-    def await_ready(self) -> int:
-        """Wait for the process's first word; return its id here, which the zygote, in a namespace, may not know.
+    def await_ready(self, known: int) -> int:
+        """Wait for the process's first word; return its id here, where the zygote knows it as `known`.
 
         Raises:
             WorkerError: It ended before.
@@ -103,10 +102,9 @@ class _Script:
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         if poll.poll(1000 * _ANSWER_SECONDS):
-            word, attached, _, _ = self.channel.recvmsg(len(expected), socket.CMSG_SPACE(_CREDENTIALS.size))
-            if word == expected and attached:
-                self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-                return int(_CREDENTIALS.unpack(attached[0][2])[0])
+            word, pid = self.worker.means.first_word(self.channel, len(expected), known)
+            if word == expected:
+                return pid
         self.end()
         raise WorkerError("a candidate ended before it was ready")
 
@@ -127,7 +125,8 @@ class _Script:
         start, self.seen = self.seen, os.fstat(self.output).st_size
         if max(self.seen - start, os.fstat(self.errors).st_size) > self.limits.output_bytes:
             return None
-        return os.pread(self.output, self.seen - start, start)
+        # A program may have shortened the file, where the system cannot seal it.
+        return os.pread(self.output, max(0, self.seen - start), start)
 
     def end(self, grace_seconds: float = 0.0) -> dict[str, object]:
         """Kill the process; return how it ended."""

@@ -6,7 +6,6 @@ The worker is exec'd, never forked from the host's Python: the host may be a tra
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -17,16 +16,16 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from trl_pper.judge.limits import Limits
+from trl_pper.judge.means import Means, means_of
 
 _ZYGOTE = Path(__file__).with_name("zygote.py")
 _START_SECONDS = 60.0
 _END_SECONDS = 8.0
-_MAX_MESSAGE_BYTES = 1 << 16
 
 
 class WorkerError(Exception):
@@ -78,10 +77,13 @@ class Worker:
     """
 
     def __init__(self, level: str, limits: Limits, preload: Sequence[str] = (), *, seed: int = 0) -> None:
+        self.level = level
         self.limits = limits
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
         os.chmod(self.directory, 0o711)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        #: What the host uses of its system for this worker.
+        self.means = means_of(level)
+        self.line, theirs = self.means.line_pair()
         paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
         # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
@@ -91,7 +93,7 @@ class Worker:
             "imports": list(dict.fromkeys(paths)),
             "level": level,
             "limits": limits.to_dict(),
-            "preload": list(preload),
+            "preload": list(preload) if self.means.preloads else [],
         }
         command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
         with theirs:
@@ -105,13 +107,15 @@ class Worker:
                 start_new_session=True,
                 cwd="/",
             )
-        self.control = ours
         #: What `function` keeps here between programs: the referee of the task judged last.
         self.bench: Any = None
         # What lives as long as the worker's referee; shared with the finalizer, which outlives this object.
         self._held: list[Closable] = []
-        self._finalizer = weakref.finalize(self, _end, self.process, ours, self._held, self.directory)
-        self.control.settimeout(_START_SECONDS)
+        # The candidate at work, as the zygote numbers it.
+        self._candidate: list[int] = []
+        held = self.process, self.means, self.line.sock, self._held, self._candidate
+        self._finalizer = weakref.finalize(self, _end, *held, self.directory)
+        self.line.sock.settimeout(_START_SECONDS)
         started = self._receive()
         if "unavailable" in started:
             self.close()
@@ -131,17 +135,19 @@ class Worker:
         Raises:
             WorkerError: The worker died, hangs or failed.
         """
-        self.control.settimeout(seconds)
+        self.line.sock.settimeout(seconds)
         message = json.dumps({"op": operation, **fields}).encode()
         try:
-            socket.send_fds(self.control, [message], list(descriptors))
+            self.line.send(message, descriptors)
         except OSError as error:
             raise WorkerError(f"the worker is gone: {error}") from error
-        return self._receive()
+        answer = self._receive()
+        self._candidate[:] = [answer["pid"]] if "pid" in answer else []
+        return answer
 
     def _receive(self) -> dict[str, Any]:
         try:
-            message = self.control.recv(_MAX_MESSAGE_BYTES)
+            message = self.line.receive()
         except OSError as error:
             raise WorkerError(f"the worker does not answer: {error}") from error
         if not message:
@@ -164,7 +170,7 @@ class Worker:
     def cancel(self) -> None:
         """Hang up on the zygote from another thread; what waits for it here then raises WorkerError."""
         with contextlib.suppress(OSError):
-            self.control.shutdown(socket.SHUT_RDWR)
+            self.line.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End the worker and everything it started; harmless when repeated."""
@@ -172,7 +178,14 @@ class Worker:
         self._finalizer()
 
 
-def _end(process: subprocess.Popen[bytes], control: socket.socket, held: list[Closable], directory: str) -> None:
+def _end(
+    process: subprocess.Popen[bytes],
+    means: Means,
+    control: socket.socket,
+    held: list[Closable],
+    candidate: list[int],
+    directory: str,
+) -> None:
     # Losing its control socket is the zygote's order to clean up and leave.
     for each in (control, *held):
         each.close()
@@ -184,36 +197,8 @@ def _end(process: subprocess.Popen[bytes], control: socket.socket, held: list[Cl
         except ProcessLookupError:
             pass
         process.wait()
+    if process.returncode != 0:
+        # It had no time to clean up.
+        for pid in candidate:
+            means.end_orphan(pid)
     shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def sealed_file(content: bytes) -> Iterator[int]:
-    """Yield a descriptor of an anonymous file that holds `content` and can no longer be changed."""
-    descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        _write_all(descriptor, content)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def output_file() -> Iterator[int]:
-    """Yield a descriptor of an empty anonymous file for a program to write to; it may grow, never shrink."""
-    descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -19,7 +19,11 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trl_pper.judge.confinement import Confinement
+    from trl_pper.judge.separation import Separation
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -46,11 +50,11 @@ _PRELOADED = (
 for _name in _PRELOADED:
     __import__(_name)
 
-from trl_pper.judge import candidate, kernel, referee  # noqa: E402
-from trl_pper.judge.confinement import FIRST_OWN_DESCRIPTOR, Confinement, LevelUnavailable, arrange_descriptors  # noqa: E402
+from trl_pper.judge import candidate, referee  # noqa: E402
+from trl_pper.judge.control import Line, PacketLine, StreamLine  # noqa: E402
+from trl_pper.judge.process import FIRST_OWN_DESCRIPTOR, LevelUnavailable, arrange_descriptors, signal_child  # noqa: E402
 from trl_pper.judge.scratch import Scratch  # noqa: E402
 
-MAX_MESSAGE_BYTES = 1 << 16
 _CLEANUP_SECONDS = 5.0
 _HOST_CHECK_MILLISECONDS = 2000
 _WATCH_MILLISECONDS = 100
@@ -63,8 +67,8 @@ class HostGone(Exception):
 class Zygote:
     """Serves one host, one program at a time."""
 
-    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
-        self.control = control
+    def __init__(self, line: Line, confinement: Confinement | Separation) -> None:
+        self.line = line
         self.confinement = confinement
         self.scratch = Scratch(confinement.room)
         self.parent = os.getppid()
@@ -73,7 +77,7 @@ class Zygote:
         #: Why the candidate at hand was ended before anybody asked for it, or "".
         self.overrun = ""
         self.poll = select.poll()
-        self.poll.register(control, select.POLLIN)
+        self.poll.register(line.sock, select.POLLIN)
 
     def serve(self) -> None:
         """Answer requests until the host is gone."""
@@ -106,21 +110,21 @@ class Zygote:
             # A process forked from the host may keep the socket open after the host has gone.
             if waited >= _HOST_CHECK_MILLISECONDS and os.getppid() != self.parent:
                 raise HostGone
-        message, descriptors, _, _ = socket.recv_fds(self.control, MAX_MESSAGE_BYTES, 16)
+        message, descriptors = self.line.receive_with_descriptors()
         if not message:
             raise HostGone
         return json.loads(message), descriptors
 
     def reply(self, answer: dict[str, Any]) -> None:
         """Send an answer to the host."""
-        self.control.send(json.dumps(answer).encode())
+        self.line.send(json.dumps(answer).encode())
 
     def watch(self) -> None:
         """End the candidate when it has left more files than it may."""
         limits = self.confinement.limits
         if self.candidate is not None and self.scratch.exceeds(int(limits["files"]), int(limits["file_bytes"])):
             self.overrun = f"left more than {limits['files']:.0f} files or {limits['file_bytes']:.0f} bytes in them"
-            _signal(self.candidate, signal.SIGKILL)
+            signal_child(self.candidate, signal.SIGKILL)
 
     def start_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Fork a candidate over descriptors channel, program and, for a script, output and errors."""
@@ -129,6 +133,7 @@ class Zygote:
         if mode == "stdio":
             descriptors.append(self.confinement.input_file())
         size = int(self.confinement.limits["value_bytes"])
+        allow = self.confinement.cpu_allowance(request["cpu_seconds"])
         pid = self.confinement.fork_candidate()
         if pid == 0:
             try:
@@ -136,7 +141,7 @@ class Zygote:
                 if not self.confinement.process_namespaces:
                     os.setsid()
                 self.confinement.seal_candidate(parent, 3 + len(descriptors))
-                candidate.main(mode, size)
+                candidate.main(mode, size, allow)
             finally:
                 # Seen by the host as a child that ended before it said it was ready.
                 os._exit(125)
@@ -147,7 +152,7 @@ class Zygote:
         """Fork a referee over host, tests and board under a task's limits; it replaces the one before."""
         self.kill_referee()
         parent = os.getpid()
-        pid = kernel.fork()
+        pid = self.confinement.fork_referee()
         if pid == 0:
             try:
                 os.setsid()
@@ -167,7 +172,7 @@ class Zygote:
     def kill_referee(self) -> None:
         """Kill the referee, if there is one."""
         if self.referee is not None:
-            _kill(self.referee)
+            self.confinement.end_child(self.referee)
             self.referee = None
 
     def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
@@ -177,20 +182,29 @@ class Zygote:
         """
         if self.candidate is None:
             return {"status": 0, "cpu_seconds": 0.0, "killed": False, "overrun": self.overrun}
-        killed = not _ended(self.candidate, float(request.get("grace_seconds", 0.0)))
-        status, cpu_seconds = _kill(self.candidate)
+        killed = not self.has_ended(self.candidate, float(request.get("grace_seconds", 0.0)))
+        status, cpu_seconds = self.confinement.end_child(self.candidate)
         self.candidate = None
         if self.confinement.may_leave_processes:
             self.kill_orphans()
         self.scratch.clear()
         return {"status": status, "cpu_seconds": cpu_seconds, "killed": killed, "overrun": self.overrun}
 
+    def has_ended(self, pid: int, grace_seconds: float) -> bool:
+        """Return whether child `pid` ends by itself within `grace_seconds`."""
+        deadline = time.monotonic() + grace_seconds
+        while not self.confinement.has_ended(pid):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
     def kill_orphans(self) -> None:
         """Kill every descendant a candidate left behind; as subreaper this process inherits them all."""
         deadline = time.monotonic() + _CLEANUP_SECONDS
         while orphans := [pid for pid in self.confinement.children() if pid != self.referee]:
             for pid in orphans:
-                _kill(pid)
+                self.confinement.end_child(pid)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
@@ -200,30 +214,20 @@ class Zygote:
         self.kill_referee()
 
 
-def _ended(pid: int, grace_seconds: float) -> bool:
-    """Return whether child `pid` ends by itself within `grace_seconds`; it is not reaped."""
-    deadline = time.monotonic() + grace_seconds
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(0.002)
-    return True
+def _confine(options: dict[str, Any]) -> Confinement | Separation:
+    """Lock this process in at the level that the host asks for.
 
-
-def _signal(pid: int, number: int) -> None:
-    for send in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            send(pid, number)
-
-
-def _kill(pid: int) -> tuple[int, float]:
-    """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
-    _signal(pid, signal.SIGKILL)
-    try:
-        _, status, usage = os.wait4(pid, 0)
-    except ChildProcessError:
-        return 0, 0.0
-    return status, usage.ru_utime + usage.ru_stime
+    Raises:
+        LevelUnavailable: The machine does not offer it.
+    """
+    kind: type[Confinement | Separation]
+    # Only one of the two: what `confinement` is made of exists on Linux alone.
+    if options["level"] == "processes":
+        from trl_pper.judge.separation import Separation as kind
+    else:
+        from trl_pper.judge.confinement import Confinement as kind
+    directory, imports, limits = options["directory"], options["imports"], options["limits"]
+    return kind(options["level"], directory=directory, imports=imports, limits=limits)
 
 
 def main() -> None:
@@ -231,22 +235,21 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=fcntl.fcntl(options["control"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_DESCRIPTOR))
     os.close(options["control"])
+    line = StreamLine(control) if control.type == socket.SOCK_STREAM else PacketLine(control)
     sys.path.extend(path for path in options["imports"] if path not in sys.path)
     sys.argv = ["program.py"]
     for name in options["preload"]:
         with contextlib.suppress(ImportError):
             __import__(name)
     try:
-        confinement = Confinement(
-            options["level"], directory=options["directory"], imports=options["imports"], limits=options["limits"]
-        )
+        confinement = _confine(options)
     except LevelUnavailable as error:
-        control.send(json.dumps({"unavailable": str(error)}).encode())
+        line.send(json.dumps({"unavailable": str(error)}).encode())
         return
     candidate.prepare()
     gc.collect()
     gc.freeze()
-    zygote = Zygote(control, confinement)
+    zygote = Zygote(line, confinement)
     zygote.reply({"pid": os.getpid()})
     try:
         zygote.serve()

@@ -1,0 +1,7 @@
+"""A worker's zygote from which everything that only Linux has was taken away before it starts."""
+
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).with_name("not_linux.py")))["take_away"]()
+runpy.run_path(str(Path(__file__).parents[2] / "trl_pper" / "judge" / "zygote.py"), run_name="__main__")

@@ -1,0 +1,198 @@
+"""The level `processes`, which needs nothing of Linux: as it is on Linux, and with all that only Linux has taken away.
+
+No Mac ran this. What is taken away, and what behaves as it does there, stands in `elsewhere/not_linux.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+import pytest
+from elsewhere import run_pytest, run_python
+
+from trl_pper import CodingTask, FunctionTests, Judge
+from trl_pper.judge import IsolationUnavailable, function, ladder
+from trl_pper.judge.control import MAX_MESSAGE_BYTES, PacketLine, StreamLine
+from trl_pper.judge.means import usable_cores
+
+pytestmark = pytest.mark.hostile
+
+CASES = "tests/elsewhere/cases.py"
+FILES = [f"tests/test_judge_{name}.py" for name in ("stdio", "function", "callbacks", "handles", "instances", "pool")]
+#: What names other levels, watches the host from outside, has numpy loaded before, or takes long for what is the same.
+_ELSEWHERE = "auto or left_behind or canary or interrupted or worker_that_has_it or blocks_the_tests or endless_answer"
+#: What behaves otherwise, and is said to: memory has no bound, CPU time is bounded in whole seconds.
+_OTHERWISE = f"{_ELSEWHERE} or memory or expected10 or cpu_clock or cpu_seconds or one_launch"
+#: What reaches the next program, or takes back what was printed, by way of files, which this level leaves open.
+_BY_FILES = "left or truncates"
+NAMES = pytest.mark.parametrize("emulated", [False, True], ids=["named", "emulated"])
+FUNCTION = CodingTask(
+    task_id="t", prompt="p", tests=FunctionTests(code="assert f(1) == 1\nassert f(2) == 2", entry_point="f")
+)
+
+
+def test_a_sample_of_what_the_judge_does_without_linux():
+    found = run_pytest(CASES, "-k", "answer_calls or stronger or empty_directory or ignores", emulated=True)
+    assert found["passed"] >= 13
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@NAMES
+def test_what_the_judge_does_at_this_level(emulated):
+    assert run_pytest(CASES, emulated=emulated)["passed"] >= 32
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@NAMES
+def test_what_the_judge_does_at_any_level(emulated):
+    found = run_pytest(*FILES, "-k", f"not ({_OTHERWISE if emulated else _ELSEWHERE})", emulated=emulated)
+    assert found["passed"] > 250
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("kind", ["function", "stdio"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="hostile programs run here as a user that owns nothing; root can be one")
+def test_no_program_forges_a_verdict(kind):
+    """What this level promises: the answers are not in a program's process, and its words are no verdict."""
+    found = run_pytest(f"tests/test_judge_attacks_{kind}.py", "-k", f"not ({_BY_FILES})", emulated=False)
+    assert found["passed"] > 60
+
+
+def test_the_command_line_says_what_is_missing_and_runs_at_the_level_named():
+    said = run_python("-m", "elsewhere.start", "judge", "--selftest", emulated=True)
+    assert said.returncode != 0
+    assert "isolation: 'auto' cannot be had on this machine (namespaces: it needs Linux; landlock: it" in said.stderr
+    assert "--isolation of the other commands" in said.stderr
+    said = run_python("-m", "elsewhere.start", "judge", "--selftest", "--isolation", "processes", emulated=True)
+    assert said.returncode == 1, said.stderr
+    assert "isolation level: processes" in said.stdout
+    assert "answers kept out            verified" in said.stdout
+    assert "memory limit                absent" in said.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_model_is_trained_where_linux_is_not():
+    """Import, collection, judge, trainer and report, from one command."""
+    options = ["--rounds", "1", "--output", "home/demo", "--isolation", "processes"]
+    show = "import json, sys; print(json.dumps(json.load(open('home/demo/summary.json'))))"
+    script = f"import sys; from elsewhere.start import main; assert main(['demo', *{options!r}]) in (0, None); {show}"
+    said = run_python("-c", script, emulated=True)
+    assert said.returncode == 0, said.stderr[-3000:]
+    summary = json.loads(said.stdout.strip().splitlines()[-1])
+    assert summary["isolation"] == "processes"
+    assert summary["programs_judged"] > 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="this is an ordinary user")
+def test_root_is_refused_since_programs_would_be_root():
+    with pytest.raises(
+        IsolationUnavailable, match="programs would be processes of root; run the judge as an ordinary"
+    ):
+        Judge(isolation="processes")
+
+
+@pytest.mark.parametrize("kind", [PacketLine, StreamLine])
+def test_messages_arrive_whole_and_one_by_one_with_their_descriptors(kind):
+    ours, theirs = socket.socketpair(*kind.kind)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+    messages = [b"one", b"2" * MAX_MESSAGE_BYTES, b"three"]
+    with ours, theirs, open(__file__, "rb") as file:
+        sending = threading.Thread(target=lambda: [kind(ours).send(one, [file.fileno()] * 2) for one in messages])
+        sending.start()
+        for message in messages:
+            received, descriptors = kind(theirs).receive_with_descriptors()
+            assert received == message
+            assert [os.fstat(one).st_ino for one in descriptors] == [os.fstat(file.fileno()).st_ino] * 2
+            for one in descriptors:
+                os.close(one)
+        sending.join()
+        kind(theirs).send(b"answer")
+        assert kind(ours).receive() == b"answer"
+        theirs.close()
+        assert kind(ours).receive() == b""
+
+
+def test_a_message_that_comes_in_pieces_is_put_together():
+    ours, theirs = socket.socketpair()
+
+    def send():
+        for piece in (b"\5\0", b"\0\0he", b"l", b"lo"):
+            theirs.sendall(piece)
+            time.sleep(0.03)
+
+    with ours, theirs:
+        sending = threading.Thread(target=send)
+        sending.start()
+        assert StreamLine(ours).receive() == b"hello"
+        sending.join()
+
+
+def test_a_stream_that_breaks_off_or_announces_too_much_is_at_its_end():
+    for sent in (b"\5\0", b"\5\0\0\0four", (MAX_MESSAGE_BYTES + 1).to_bytes(4, "little") + b"x"):
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                theirs.sendall(sent)
+            assert StreamLine(ours).receive() == b""
+
+
+def test_a_channel_stays_open_until_the_referee_has_it(monkeypatch):
+    """What is closed while it is under way gets lost on macOS."""
+    lent, real = [], socket.send_fds
+
+    def send_fds(sock, buffers, descriptors):
+        if buffers == [b"+"]:
+            lent.append((descriptors[0], os.fstat(descriptors[0]).st_ino))
+        return real(sock, buffers, descriptors)
+
+    def collect(run):
+        time.sleep(0.05)
+        assert os.fstat(lent[-1][0]).st_ino == lent[-1][1]
+        return collected(run)
+
+    collected = function._Run.collect
+    monkeypatch.setattr(socket, "send_fds", send_fds)
+    monkeypatch.setattr(function._Run, "collect", collect)
+    with Judge(workers=1) as judge:
+        lent.clear()
+        # One for each program, and one for each candidate that takes the place of one that crashed.
+        [verdicts] = judge.run([(FUNCTION, ["def f(x): return x", "import os\ndef f(x): os._exit(0)"])])
+        assert [verdict.pass_rate for verdict in verdicts] == [1.0, 0.0]
+        assert len(lent) == 4
+        assert [number for number, inode in lent if _inode(number) == inode] == []
+
+
+def _inode(number):
+    try:
+        return os.fstat(number).st_ino
+    except OSError:
+        return None
+
+
+def test_cores_are_counted_where_nobody_knows_which_of_them_are_ours(monkeypatch):
+    assert usable_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_a_weaker_level_is_named_only_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(ladder, "_why_not", lambda level: "no")
+    with pytest.raises(IsolationUnavailable, match=r"name a weaker level \(seccomp, rlimits, processes\)"):
+        ladder.choose_level("auto")
+    with pytest.raises(IsolationUnavailable, match=r"\(processes: no\)$"):
+        ladder.choose_level("processes")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(IsolationUnavailable, match=r"name a weaker level \(processes\).*bounds neither memory nor"):
+        ladder.choose_level("seccomp")
