@@ -9,6 +9,7 @@ import pytest
 from trl_pper import Experience, ReplayBuffer, cli
 from trl_pper.cli import main
 from trl_pper.report import near_misses, page, programs
+from trl_pper.visible_text import INVISIBLE
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "report.md").read_text()
@@ -45,7 +46,7 @@ def test_the_limits_are_those_of_the_code():
 
 def test_page_and_script_hold_the_same_characters_for_invisible():
     (script,) = re.findall(r"^const INVISIBLE = /(.*)/gu;$", SCRIPT, flags=re.MULTILINE)
-    assert re.sub(r"\\u\{(\w+)\}", r"\\U000\1", script) == page.INVISIBLE
+    assert re.sub(r"\\u\{(\w+)\}", r"\\U000\1", script) == INVISIBLE
 
 
 def test_figures_are_those_measured():

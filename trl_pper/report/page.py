@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -31,15 +30,10 @@ from trl_pper.report.near_misses import find_near_misses
 from trl_pper.report.programs import choose_programs, pack
 from trl_pper.report.slowest import slowest_tasks
 from trl_pper.report.svg import to_svg
+from trl_pper.visible_text import visible
 
 #: Programs in the page unless another number is asked for.
 PROGRAMS = 2_000
-
-#: What is not visible, or changes the order of what is: shown as its code point. Tabs and new lines are themselves.
-INVISIBLE = (
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    r"\ud800-\udfff\U000e0000-\U000e007f]"
-)
 
 _POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; base-uri 'none'; "
@@ -96,11 +90,6 @@ def write_charts(charts: Sequence[Chart], folder: str | Path) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for chart in charts:
         chart.figure.savefig(Path(folder) / f"{chart.name}.png", dpi=160, metadata={"Software": None})
-
-
-def visible(text: object) -> str:
-    """Return text in which characters that are not seen, or reorder others, are written as their code points."""
-    return re.sub(INVISIBLE, lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", str(text))
 
 
 def _page(
