@@ -267,7 +267,7 @@ def test_verdicts_stream_in_order_while_jobs_are_made():
             assert verdicts[0].accepted
             assert verdicts[1].accepted == (step == 1)
     assert len(seen) == 12
-    assert seen[0][0] == 6
+    assert seen[0][0] <= 6
 
 
 def test_making_jobs_overlaps_with_judging():
