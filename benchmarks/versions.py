@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("metric", "quantization", "report")
+TEST_TOOLS = ("hatchling", "hypothesis", "pyte", "pytest", "pytest-timeout", "pytest-xdist")
 COLUMNS = ("versions", "passed", "failed", "skipped", "test_seconds", "demo_after")
 
 
@@ -37,9 +38,9 @@ def requirements() -> list[Requirement]:
 
 
 def test_tools() -> list[str]:
-    """Return what the tests need beside the package: the extra `dev` without what it says of the package itself."""
+    """Return what the tests need beside the package: the extra `dev` without linters, which want others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [text for text in project["optional-dependencies"]["dev"] if not text.startswith("trl-pper")]
+    return [text for text in project["optional-dependencies"]["dev"] if Requirement(text).name in TEST_TOOLS]
 
 
 def lowest(requirement: Requirement) -> str:

@@ -102,6 +102,28 @@ def test_train_mode_and_gradient_checkpointing_change_nothing_and_come_back(make
     assert getattr(model, f"is_{CHECKPOINTING}")
 
 
+def test_checkpointing_comes_back_as_it_was_configured(make_model, tokenizer):
+    from accelerate import Accelerator
+
+    model, chosen = make_model().train(), {"use_reentrant": True}
+    getattr(model, f"{CHECKPOINTING}_enable")(dict(chosen))
+    student = LocalModel(
+        model=model,
+        processing_class=tokenizer,
+        accelerator=Accelerator(cpu=True),
+        gradient_checkpointing_kwargs=dict(chosen),
+    )
+    with student.inference() as bare:
+        assert not getattr(bare, f"is_{CHECKPOINTING}")
+    configured = [
+        module._gradient_checkpointing_func.keywords
+        for module in model.modules()
+        if getattr(module, "gradient_checkpointing", False)
+    ]
+    assert configured
+    assert all(keywords == chosen for keywords in configured)
+
+
 def test_an_error_while_generating_leaves_the_model_as_it_was(make_model, tokenizer):
     from accelerate import Accelerator
 

@@ -126,6 +126,14 @@ def test_what_a_journal_held_counts_as_done_and_not_as_speed():
     assert float(counts[4]) < 5.1
 
 
+def test_what_a_journal_held_says_nothing_of_the_time_left():
+    with terminal(130) as screen, CollectionProgress(9, title="round 2") as progress:
+        progress.restored([PASSING])
+        time.sleep(0.1)
+        progress.restored([PASSING])
+    assert re.search(r"2/9 tasks .* \? left", screen.busy[-1][0])
+
+
 def test_no_tasks_and_no_programs_are_shown_without_fail():
     with terminal() as screen, CollectionProgress(0, title="round 1"):
         pass
