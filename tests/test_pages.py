@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pages import DOCS, ROOT, SMALL_COMMAND, blocks, commands, small
 
+import trl_pper
 from trl_pper import CodingTask, Judge, ReplayBuffer
 from trl_pper.cli import main
 from trl_pper.collection_report import CollectionReport
@@ -185,3 +186,8 @@ def test_what_goes_wrong_is_quoted_as_it_is_said():
     assert len(named) > 5
     known = {f"pper/{one.name}" for one in fields(CollectionReport)}
     assert named <= known
+
+
+def test_every_public_name_is_in_the_reference():
+    page = (DOCS / "api.md").read_text().splitlines()
+    assert [name for name in trl_pper.__all__ if f"::: trl_pper.{name}" not in page] == []
