@@ -129,7 +129,11 @@ def test_anything_else_is_refused_with_what_is_required_and_what_came(tmp_path, 
     assert said in str(refused.value)
 
 
-@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text()))
+#: PyYAML writes NEL as a line break, which it is for YAML 1.1, and reads it as a space.
+TEXTS = st.text(st.characters(exclude_characters="\x85", exclude_categories=["Cs"]))
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), TEXTS))
 def test_every_value_comes_back_as_its_own_type(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump({"name": value}, allow_unicode=True), encoding="utf-8")

@@ -122,8 +122,10 @@ def priority_name(priority: str | PriorityFunction | None) -> str | None:
     for name, function in _NAMED.items():
         if priority is function:
             return name
-    named = priority if hasattr(priority, "__qualname__") else type(priority)
-    return f"{_FUNCTION}{named.__module__}.{named.__qualname__}"
+    # Functions that NumPy before 2.2 makes of C have the shorter name alone, and no module.
+    named = priority if hasattr(priority, "__name__") else type(priority)
+    module = getattr(named, "__module__", None) or type(named).__module__
+    return f"{_FUNCTION}{module}.{getattr(named, '__qualname__', named.__name__)}"
 
 
 def needs_function(name: str) -> bool:
