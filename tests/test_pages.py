@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -191,3 +192,27 @@ def test_what_goes_wrong_is_quoted_as_it_is_said():
 def test_every_public_name_is_in_the_reference():
     page = (DOCS / "api.md").read_text().splitlines()
     assert [name for name in trl_pper.__all__ if f"::: trl_pper.{name}" not in page] == []
+
+
+def test_the_versions_of_the_page_are_those_measured():
+    rows = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| ([^|]+?) \|$", (DOCS / "installing.md").read_text(), re.MULTILINE)
+    shown = {name: values for name, *values in rows}
+    sets = json.loads((ROOT / "benchmarks/results/versions.json").read_text())["sets"]
+    assert [one["versions"] for one in sets] == ["lowest", "latest"]
+    for place, one in enumerate(sets):
+        assert one["failures"] == []
+        found = {name: version.partition("+")[0] for name, version in one["installed"].items()}
+        found |= {f"tests {what}": f"{one[what]:,}" for what in ("passed", "failed")}
+        found |= {
+            f"demo, held-out tasks solved, {when}": f"{100 * one[f'demo_{when}']:.1f} %"
+            for when in ("before", "after")
+        }
+        named = {name: values[place] for name, values in shown.items() if name in found}
+        assert len(named) == 12
+        assert named == {name: found[name] for name in named}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [one for name in ("metric", "quantization", "report") for one in project["optional-dependencies"][name]]
+    for text in (*project["dependencies"], *extras):
+        name, bound = re.match(r"([\w-]+)>=([\d.]+)", text).groups()
+        # 2.13 is 2.13.0.
+        assert f"{sets[0]['installed'][name].partition('+')[0]}.0".startswith(f"{bound}."), text
