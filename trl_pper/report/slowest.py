@@ -13,7 +13,7 @@ from trl_pper.report.content import OUTCOMES, Content
 from trl_pper.verdict import Outcome
 
 #: Tasks shown.
-TASKS = 20
+TASKS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
