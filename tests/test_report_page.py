@@ -8,7 +8,7 @@ import pytest
 
 from trl_pper import Experience, ReplayBuffer, cli
 from trl_pper.cli import main
-from trl_pper.report import near_misses, page, programs
+from trl_pper.report import near_misses, page, programs, slowest
 from trl_pper.visible_text import INVISIBLE
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ def test_the_limits_are_those_of_the_code():
         f"holds {page.PROGRAMS:,} unless",
         f"among {near_misses.TASKS_SEARCHED} tasks",
         f"and {near_misses.PAIRS} are shown",
+        f"the {slowest.TASKS} whose programs",
         f"Of each {programs.CHARACTERS:,}\n  characters and {programs.TESTS} outcomes",
     ):
         assert text in PAGE
