@@ -75,6 +75,14 @@ def test_without_a_known_time_no_task_is_slow():
     assert slowest_tasks(read_content(buffer_of(("a", 0.0), ("b", 1.0)))) == []
 
 
+def test_only_scores_on_tasks_are_scores_on_held_out_tasks():
+    logged = {
+        "eval_accuracy": 0.5, "eval_easy_pass@3": 0.75, "eval_accuracy_hard": 0.25, "eval_loss": 1.0,
+        "eval_mean_token_accuracy": 0.9, "eval_runtime": 3.0,
+    }  # fmt: skip
+    assert set(history_of(log=[logged]).scores()) == {"accuracy", "pass@3 of easy"}
+
+
 def test_one_failed_program_is_enough():
     content = read_content(buffer_of(("a", 0.0)))
     assert task_coverage(content) == {"none": 1, "some": 0, "only": 0}

@@ -6,37 +6,29 @@ Enters: the entries of a Trainer's log. Leaves: a `Change` per figure, the card'
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
-#: `eval_accuracy`, `eval_<set>_pass@3`, `eval_accuracy_<difficulty>`, `eval_loss`, ...
-_LOGGED = re.compile(
-    r"eval_(?:(?P<data>.+?)_)?(?P<figure>accuracy|pass_rate|pass@\d+|loss)(?:_(?P<difficulty>.+))?", re.ASCII
-)
-_TOKEN_ACCURACY = "mean_token"
+from trl_pper.logged_figures import FigureName, figure_named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(FigureName):
     """A figure when it was first and when it was last taken.
 
     Args:
-        figure: "accuracy", "pass_rate", "pass@<k>" or "loss".
-        data: Name of the evaluation data, where there are several.
-        difficulty: The difficulty of the tasks it is over; None for all.
+        figure: As in `FigureName`, and so are data and difficulty.
+        data: Name of the evaluation data.
+        difficulty: The difficulty of the tasks.
         first: The first value.
         first_step: The optimizer step it was taken at; 0 is before training.
         last: The last value, of the weights that were kept.
         last_step: The optimizer step it was taken at.
     """
 
-    figure: str
-    data: str | None
-    difficulty: str | None
     first: float
     first_step: int
     last: float
@@ -72,12 +64,12 @@ def changes(logged: Sequence[Mapping[str, Any]], *, kept_step: int | None = None
             values.setdefault(name, []).append((int(entry.get("step", 0)), value))
     found = []
     for name, taken in values.items():
-        match = _LOGGED.fullmatch(name)
-        if match is None or match["data"] == _TOKEN_ACCURACY:
+        named = figure_named(name)
+        if named is None:
             continue
         first_step, first = taken[0]
         last_step, last = next((one for one in reversed(taken) if one[0] == kept_step), taken[-1])
-        found.append(Change(**match.groupdict(), first=first, first_step=first_step, last=last, last_step=last_step))
+        found.append(Change(**asdict(named), first=first, first_step=first_step, last=last, last_step=last_step))
     return found
 
 

@@ -6,18 +6,16 @@ held-out tasks by the number of rounds trained before.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from trl_pper.logged_figures import figure_named
 
 if TYPE_CHECKING:
     from trl_pper.collection_report import CollectionReport
 
 _PREFIX = "pper/"
-
-#: Scores on tasks, as `PPERTrainer.evaluate` names them; the group in the middle is the name of one of several sets.
-_SCORE = re.compile(r"eval_(?:(?P<set>.+)_)?(?P<score>accuracy|pass_rate|pass@\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +87,18 @@ class _Logged:
         figures = {name.removeprefix(_PREFIX): value for name, value in row.items() if name.startswith(_PREFIX)}
         if "round_index" in figures:
             self.rounds[figures["round_index"]] = figures
-        found = {_named(match): row[match.string] for name in row if (match := _SCORE.fullmatch(name))}
+        found = {score: value for name, value in row.items() if (score := _score(name)) is not None}
         if found:
             # A log rounds its epochs; the sets of one evaluation are logged one after the other.
             self.scores.setdefault(round(rounds_trained, 3), {}).update(found)
 
 
-def _named(match: re.Match[str]) -> str:
-    return match["score"] if match["set"] is None else f"{match['score']} of {match['set']}"
+def _score(name: str) -> str | None:
+    """Return what a score on tasks is called here, with the name of its set where there are several."""
+    named = figure_named(name)
+    if named is None or named.figure == "loss" or named.difficulty is not None:
+        return None
+    return named.figure if named.data is None else f"{named.figure} of {named.data}"
 
 
 def _order(name: str) -> tuple[int, str]:
