@@ -30,17 +30,21 @@ TEST_TOOLS = ("hatchling", "hypothesis", "pyte", "pytest", "pytest-timeout", "py
 COLUMNS = ("versions", "passed", "failed", "skipped", "test_seconds", "demo_after")
 
 
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
+
+
 def requirements() -> list[Requirement]:
     """Return what the package and the extras that the tests use depend on directly."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = _project()
     extras = [one for name in EXTRAS for one in project["optional-dependencies"][name]]
     return [Requirement(text) for text in (*project["dependencies"], *extras)]
 
 
 def test_tools() -> list[str]:
     """Return what the tests need beside the package: the extra `dev` without linters, which want others."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [text for text in project["optional-dependencies"]["dev"] if Requirement(text).name in TEST_TOOLS]
+    return [text for text in _project()["optional-dependencies"]["dev"] if Requirement(text).name in TEST_TOOLS]
 
 
 def lowest(requirement: Requirement) -> str:

@@ -43,15 +43,9 @@ class Option:
         return f"{word} [{word} ...]" if self.wanted.items and not self.wanted.kinds else word
 
 
-def options_of(configuration: type[Any], *, without: type[Any] | None = None) -> list[Option]:
-    """Return the options of a dataclass.
-
-    Args:
-        configuration: The dataclass.
-        without: A class whose options are left out.
-    """
+def options_of(configuration: type[Any]) -> list[Option]:
+    """Return the options of a dataclass."""
     hints = get_type_hints(configuration)
-    theirs = set() if without is None else {field.name for field in fields(without)}
     return [
         Option(
             name=field.name,
@@ -60,7 +54,7 @@ def options_of(configuration: type[Any], *, without: type[Any] | None = None) ->
             wanted=wanted_of_hint(hints[field.name], field.metadata.get("choices")),
         )
         for field in fields(configuration)
-        if field.init and field.name not in theirs
+        if field.init
     ]
 
 

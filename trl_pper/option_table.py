@@ -34,7 +34,8 @@ def option_table(config: type[Any], *, without: type[Any] | None = None) -> str:
 
 def with_tables(page: str) -> str:
     """Return a page with the tables between its marks written anew."""
-    return _TABLE.sub(lambda found: f"{found[1]}{_tables()[found[2]]()}{found[3]}", page)
+    tables = _tables()
+    return _TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]()}{found[3]}", page)
 
 
 def _tables() -> dict[str, Callable[[], str]]:

@@ -10,7 +10,7 @@ import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, get_type_hints
+from typing import Any
 
 from trl import ModelConfig, TrlParser
 
@@ -19,7 +19,8 @@ from trl_pper.formats import FORMATS
 from trl_pper.launch import launch_actions
 from trl_pper.option_defaults import option_actions
 from trl_pper.option_file import Entry, read_entries, split_config
-from trl_pper.option_types import Wanted, typed, unknown_option, wanted_of_action, wanted_of_hint
+from trl_pper.option_rows import options_of
+from trl_pper.option_types import Wanted, typed, unknown_option, wanted_of_action
 from trl_pper.plain_completion import LEARNED
 from trl_pper.task_source import PROMPTS, is_mixture
 
@@ -174,13 +175,7 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
 
 def wanted_of_options() -> dict[str, Wanted]:
     """Return what each option of the configurations takes, by name."""
-    return {
-        one.name: wanted_of_hint(hints[one.name], one.metadata.get("choices"))
-        for configuration in CONFIGURATIONS
-        for hints in [get_type_hints(configuration)]
-        for one in fields(configuration)
-        if one.init
-    }
+    return {option.name: option.wanted for one in CONFIGURATIONS for option in options_of(one)}
 
 
 def _parser() -> Any:
