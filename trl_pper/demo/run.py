@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -25,6 +25,7 @@ from trl_pper.collector import BeamSampleCollector
 from trl_pper.config import PPERConfig
 from trl_pper.demo import MODEL, demo_tasks
 from trl_pper.generation.local_model import CHECKPOINTING
+from trl_pper.progress import shows_bars
 from trl_pper.report import history_of, write_report
 from trl_pper.trainer import PPERTrainer
 
@@ -124,31 +125,23 @@ class RoundProgress(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: PPERTrainer) -> None:
         self._trainer = trainer
-        self._console = Console()
-        self._bar: Progress | None = None
+        self._bar: Any = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the bar of the round; not earlier, since the collection before it has a bar of its own."""
         if self._bar is None:
-            columns = [
-                TextColumn("[bold]training"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            ]
-            self._bar = Progress(*columns, transient=True, disable=not self._console.is_terminal)
-            self._bar.add_task("training", total=self._trainer.steps_per_round)
-            self._bar.start()
+            total = self._trainer.steps_per_round
+            self._bar = tqdm(desc="training", total=total, leave=False, dynamic_ncols=True, disable=not shows_bars())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar."""
         if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0])
+            self._bar.update()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
             self._bar = None
 
 
