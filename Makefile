@@ -31,11 +31,11 @@ test-all: $(STAMP)  ## every test, the slow ones too
 
 test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed`, which is built from source
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'
-	REQUIRE_DEEPSPEED=1 $(BIN)/pytest tests/test_sharded.py
+	REQUIRE_DEEPSPEED=1 $(BIN)/pytest tests/training/test_sharded.py
 
 test-trackers: $(STAMP)  ## tensorboard, trackio and wandb, all offline; installs the extra `trackers`, which is large
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trackers]'
-	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/test_trackers.py
+	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/training/test_trackers.py
 
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .

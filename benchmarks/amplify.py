@@ -24,10 +24,9 @@ from environment import markdown, snapshot, write_result
 from tasks import number_of_tests
 
 from trl_pper import Judge, Limits
-from trl_pper.amplify.exposure import Exposure, expose
-from trl_pper.amplify.tasks import AmplifiedTask, amplify_tasks
-from trl_pper.task import CodingTask
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.amplify.tasks import AmplifiedTask, Exposure, amplify_tasks, expose
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.tasks.task import CodingTask
 
 #: Per test. Programs that never end are many; of the others none comes near.
 CPU_SECONDS = 2.0

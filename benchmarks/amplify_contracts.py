@@ -10,10 +10,9 @@ import ast
 from collections.abc import Mapping, Sequence
 
 from trl_pper import FunctionTests
-from trl_pper.amplify.calls import test_calls
-from trl_pper.amplify.literals import write
+from trl_pper.amplify.calls import test_calls, write
 from trl_pper.amplify.tasks import AmplifiedTask
-from trl_pper.task import CodingTask
+from trl_pper.tasks.task import CodingTask
 
 
 def contract_tasks(

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper import CodingTask, FunctionTests, StdioTests, load_tasks
-from trl_pper.extraction import extract_program
-from trl_pper.task import StdioCase
+from trl_pper.generation.extraction import extract_program
+from trl_pper.tasks.task import StdioCase
 
 _HUMANEVAL = "humaneval/HumanEval.dev.jsonl.gz"
 _HUMANEVAL_PLUS = "evalplus/HumanEvalPlus-Mini.dev.jsonl.gz"

@@ -19,11 +19,12 @@ from typing import Any, TypeAlias
 from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, as_chat, load_tasks
-from trl_pper.extraction import Extraction, extract
-from trl_pper.formats import match_task_id, read_rows
-from trl_pper.formats.prompts import QUESTION_STOPS, question_prompt
+from trl_pper.files import read_rows
+from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.generation.stops import cut_at_stop
-from trl_pper.task import StdioCase
+from trl_pper.tasks.formats.fields import QUESTION_STOPS, question_prompt
+from trl_pper.tasks.loading import match_task_id
+from trl_pper.tasks.task import StdioCase
 
 HUMANEVAL, MBPP = "humaneval/HumanEval.dev.jsonl.gz", "mbpp/mbpp.dev.jsonl"
 CODE_CONTESTS = "code_contests/codecontests_repo.dev.jsonl.gz"

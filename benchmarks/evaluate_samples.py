@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from environment import snapshot, write_result
 
-from trl_pper.cli import main as trl_pper
-from trl_pper.formats import read_rows
+from trl_pper.cli.commands import main as trl_pper
+from trl_pper.files import read_rows
 
 K = (1, 10, 100)
 

@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
 
 def bare_forks(count: int) -> dict[str, float]:
     """Fork `count` children that do nothing, one at a time on one core, from what our workers have loaded."""
-    importlib.import_module("trl_pper.judge.zygote")
+    importlib.import_module("trl_pper.judge.worker.zygote")
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
     gc.collect()
     gc.freeze()

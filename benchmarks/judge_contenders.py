@@ -136,7 +136,7 @@ class Ours:
     def scripts(self, problems: list[StdioProblem]) -> list[bool]:
         """Judge all programs in one call of `Judge.run`."""
         from trl_pper import CodingTask, StdioTests
-        from trl_pper.task import StdioCase
+        from trl_pper.tasks.task import StdioCase
 
         runs = []
         for problem in problems:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, Verdict
-from trl_pper.formats import read_rows
+from trl_pper.files import read_rows
 
 _FALSE_IS_ZERO = "it returns False where 0 is expected, which an assert takes for equal and the measurement did not"
 #: Why a verdict may differ from what is expected, by the label of the program.

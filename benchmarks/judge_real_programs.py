@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, Verdict, load_tasks
-from trl_pper.extraction import extract_program
-from trl_pper.formats import read_rows
+from trl_pper.files import read_rows
+from trl_pper.generation.extraction import extract_program
 
 Job = tuple[CodingTask, list[str], list[float | None]]
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests
-from trl_pper.formats import read_rows
-from trl_pper.task import StdioCase
+from trl_pper.files import read_rows
+from trl_pper.tasks.task import StdioCase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from environment import snapshot, write_result
 from judge_processes import descendants, entries, resident_bytes, tree_cpu_seconds
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.task import StdioCase
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.tasks.task import StdioCase
 
 #: Small, so that a program that runs into one does so soon.
 LIMITS = Limits(cpu_seconds=0.2, wall_factor=20.0, memory_bytes=192 << 20, file_bytes=4 << 20, max_timeouts=1)

@@ -21,8 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trl_pper.experience import Experience
-from trl_pper.replay import ReplayBuffer
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
 
 T = TypeVar("T")
 

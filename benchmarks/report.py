@@ -80,7 +80,7 @@ def experiences(number: int) -> Iterator[Any]:
 def build(number: int, path: Path) -> dict[str, float]:
     """Fill a buffer, and measure the report on it."""
     from trl_pper import ReplayBuffer
-    from trl_pper.report import write_report
+    from trl_pper.report.page import write_report
 
     buffer = ReplayBuffer()
     buffer.add(experiences(number))
@@ -96,8 +96,8 @@ def build(number: int, path: Path) -> dict[str, float]:
 
 def usable_seconds(path: Path, times: int) -> list[float]:
     """Return how long a browser took to have the page ready, each time anew; nothing where there is no browser."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from browser import find_browser, open_browser
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support.browser import find_browser, open_browser
 
     if find_browser() is None:
         return []

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from trl_pper import ReplayBuffer
-from trl_pper.sampler import PrioritizedSampler
+from trl_pper.training.sampler import PrioritizedSampler
 
 Lengths = NDArray[np.int64]
 Setting = tuple[int, int, int]

@@ -19,8 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from trl_pper import Experience, ReplayBuffer
-from trl_pper.demo.family import composition
-from trl_pper.demo.tasks import demo_tasks
+from trl_pper.demo.tasks import composition, demo_tasks
 
 Row = dict[str, Any]
 DEMO, HUMAN_EVAL, APPS = "demo", "HumanEval, CodeGen 16B", "APPS, ChatGPT"

@@ -18,7 +18,7 @@ from typing import Any
 from environment import markdown, snapshot, write_result
 
 from trl_pper import CodingTask, Judge, StdioTests, load_tasks
-from trl_pper.judge.testplan import count_tests
+from trl_pper.tasks.tests import count_tests
 
 SAMPLES = {
     "HumanEval": ("humaneval", "humaneval/HumanEval.dev.jsonl.gz"),

@@ -21,8 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer, load_tasks
-from trl_pper.formats import read_rows
-from trl_pper.report import history_of, write_report
+from trl_pper.files import read_rows
+from trl_pper.report.history import history_of
+from trl_pper.report.page import write_report
 
 
 def tiny_model(texts: list[str]) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """The pages of the documentation that list options, from the one description each of them has.
 
 Enters: a page with marks. Leaves: the page with the tables between its marks written anew:
-`python -m trl_pper.option_table docs/configuration.md docs/command-line.md`.
+`python -m docs.option_tables docs/configuration.md docs/command-line.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trl_pper.option_rows import markdown, options_of, options_of_parser
+from trl_pper.cli.options.shown import markdown, options_of, options_of_parser
 
 _TABLE = re.compile(r"(<!-- options of ([\w-]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
@@ -41,9 +41,9 @@ def with_tables(page: str) -> str:
 def _tables() -> dict[str, Callable[[], str]]:
     from trl import SFTConfig
 
-    from trl_pper.cli import parsers
-    from trl_pper.config import PPERConfig
-    from trl_pper.train_options import DataArguments
+    from trl_pper.cli.commands import parsers
+    from trl_pper.cli.train_options import DataArguments
+    from trl_pper.training.config import PPERConfig
 
     tables = {
         "PPERConfig": lambda: option_table(PPERConfig, without=SFTConfig),

@@ -9,8 +9,7 @@ cannot hold a checker: train by `BeamSampleCollector(tasks=tasks)`, reward by `p
 
 import inspect
 
-from trl_pper import CodingTask, FunctionTests, Judge, StdioTests
-from trl_pper.task import StdioCase
+from trl_pper import CodingTask, FunctionTests, Judge, StdioCase, StdioTests
 
 PROGRAMS = {
     "the answer on file": "def split(n): return 3, n - 3",

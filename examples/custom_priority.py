@@ -8,11 +8,10 @@ A priority is a function from P2Values, and pass rates if it asks for them, to n
 
 import numpy as np
 
-from trl_pper import PPERConfig, PPERTrainer, ReplayBuffer, draw_probabilities, p2value
-from trl_pper.demo import MODEL, demo_tasks
+from trl_pper import PPERConfig, PPERTrainer, ReplayBuffer, demo, draw_probabilities, p2value
 
-MODEL_ID = str(MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
-TASKS, HELD_OUT = demo_tasks("train")[:60], demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
+MODEL_ID = str(demo.MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
+TASKS, HELD_OUT = demo.demo_tasks("train")[:60], demo.demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
 
 
 def right_and_rare(p2values: np.ndarray, pass_rate: np.ndarray) -> np.ndarray:

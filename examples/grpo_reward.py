@@ -9,12 +9,10 @@ column of the data set.
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from trl_pper import Judge, pass_rate_reward
-from trl_pper.demo import MODEL, demo_tasks
-from trl_pper.task import task_rows
+from trl_pper import Judge, demo, pass_rate_reward, task_rows
 
-MODEL_ID = str(MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B-Instruct"
-TASKS = demo_tasks("train")[:60]  # yours: as_chat(load_tasks("tasks.jsonl"))
+MODEL_ID = str(demo.MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B-Instruct"
+TASKS = demo.demo_tasks("train")[:60]  # yours: as_chat(load_tasks("tasks.jsonl"))
 
 
 def main() -> None:

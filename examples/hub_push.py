@@ -9,11 +9,10 @@ import sys
 
 from huggingface_hub import HfApi, ModelCard
 
-from trl_pper import PPERConfig, PPERTrainer
-from trl_pper.demo import MODEL, demo_tasks
+from trl_pper import PPERConfig, PPERTrainer, demo
 
-MODEL_ID = str(MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
-TASKS, HELD_OUT = demo_tasks("train")[:50], demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
+MODEL_ID = str(demo.MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
+TASKS, HELD_OUT = demo.demo_tasks("train")[:50], demo.demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
 
 
 def main(repository: str) -> None:

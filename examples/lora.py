@@ -10,12 +10,10 @@ import shutil
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
-from trl_pper import BeamSearchSource, PPERConfig, PPERTrainer, merge_adapter
-from trl_pper.demo import MODEL, demo_tasks
-from trl_pper.evaluation import evaluate_tasks
+from trl_pper import BeamSearchSource, PPERConfig, PPERTrainer, demo, evaluate_tasks, merge_adapter
 
-MODEL_ID = str(MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
-TASKS, HELD_OUT = demo_tasks("train")[:80], demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
+MODEL_ID = str(demo.MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
+TASKS, HELD_OUT = demo.demo_tasks("train")[:80], demo.demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
 ADAPTER, MERGED = "outputs/lora", "outputs/lora-merged"
 
 

@@ -9,13 +9,11 @@ from what the model writes and the judge says. Both are scored on tasks that nei
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from trl_pper import BeamSearchSource, Judge, PPERConfig, PPERTrainer
-from trl_pper.demo import MODEL, demo_tasks, reference_program
-from trl_pper.evaluation import evaluate_tasks
+from trl_pper import BeamSearchSource, Judge, PPERConfig, PPERTrainer, demo, evaluate_tasks
 
-MODEL_ID = str(MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
-TASKS = demo_tasks("train")[:80]  # yours: load_tasks("openai/openai_humaneval", split="test")
-HELD_OUT = demo_tasks("test")[:40]
+MODEL_ID = str(demo.MODEL)  # yours: "Qwen/Qwen2.5-Coder-0.5B"
+TASKS = demo.demo_tasks("train")[:80]  # yours: load_tasks("openai/openai_humaneval", split="test")
+HELD_OUT = demo.demo_tasks("test")[:40]
 SETTINGS = dict(max_steps=60, per_device_train_batch_size=16, learning_rate=1e-3, logging_steps=30, report_to="none")
 SETTINGS["bf16"] = False  # without a GPU; leave this line out with one
 
@@ -26,7 +24,7 @@ def accuracy(model, tokenizer, judge: Judge) -> float:
 
 
 def main() -> None:
-    solutions = [(task.prompt, reference_program(task.task_id).removeprefix(task.prompt)) for task in TASKS]
+    solutions = [(task.prompt, demo.reference_program(task.task_id).removeprefix(task.prompt)) for task in TASKS]
     sft = SFTTrainer(
         model=MODEL_ID,
         args=SFTConfig(output_dir="outputs/sft", **SETTINGS),

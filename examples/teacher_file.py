@@ -9,11 +9,10 @@ judge finds out. With `learn="program"` the student learns the program in a repl
 import json
 from pathlib import Path
 
-from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
-from trl_pper.demo import MODEL, demo_tasks, reference_program
+from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer, demo
 
-MODEL_ID = str(MODEL)  # yours: "openai-community/gpt2-xl"
-TASKS, HELD_OUT = demo_tasks("train")[:60], demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
+MODEL_ID = str(demo.MODEL)  # yours: "openai-community/gpt2-xl"
+TASKS, HELD_OUT = demo.demo_tasks("train")[:60], demo.demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
 REPLIES = Path("outputs/teacher/_replies.jsonl")  # yours: what a server or `trl-pper collect` wrote
 
 
@@ -23,7 +22,7 @@ def write_replies() -> None:
     with REPLIES.open("w") as file:
         for number, task in enumerate(TASKS):
             solved = TASKS[number - 1] if number % 5 == 4 else task
-            _, _, function = reference_program(solved.task_id).partition("\n")
+            _, _, function = demo.reference_program(solved.task_id).partition("\n")
             reply = f"Of course! Here it is:\n\n```python\n{function}```\n\nThis passes all tests."
             file.write(json.dumps({"task_id": task.task_id, "completion": reply}) + "\n")
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from trl_pper import PPERConfig, PPERTrainer, load_tasks
-from trl_pper.demo import MODEL, demo_tasks
+from trl_pper import PPERConfig, PPERTrainer, demo, load_tasks
 
 
 @dataclass
@@ -29,9 +28,9 @@ class TaskArguments:
 
 def main() -> None:
     options, config, model = TrlParser((TaskArguments, PPERConfig, ModelConfig)).parse_args_and_config()
-    tasks = load_tasks(options.tasks) if options.tasks else demo_tasks("train")
+    tasks = load_tasks(options.tasks) if options.tasks else demo.demo_tasks("train")
     trainer = PPERTrainer(
-        model=model.model_name_or_path or str(MODEL),
+        model=model.model_name_or_path or str(demo.MODEL),
         args=config,
         train_dataset=tasks[: options.max_tasks],
         peft_config=get_peft_config(model),

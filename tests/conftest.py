@@ -11,10 +11,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-from hostile.arena import Arena, open_arena
-from hostile.attack import LEVELS
 
-from trl_pper.task import CodingTask, FunctionTests
+from tests.judge.hostile.arena import Arena, open_arena
+from tests.judge.hostile.attack import LEVELS
+from trl_pper.tasks.task import CodingTask, FunctionTests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,7 +106,7 @@ def generated(local, monkeypatch):
 @pytest.fixture
 def server(make_model, tokenizer):
     """An OpenAI-style server over a tiny model."""
-    from openai_server import serve
+    from tests.support.openai_server import serve
 
     with serve(make_model().eval(), tokenizer) as server:
         yield server

@@ -9,33 +9,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _EXPORTS = {
-    "BeamSampleCollector": "trl_pper.collector",
+    "BeamSampleCollector": "trl_pper.rounds.collector",
     "BeamSearchSource": "trl_pper.generation.beam_search",
-    "CodingTask": "trl_pper.task",
+    "CodingTask": "trl_pper.tasks.task",
     "DatasetSource": "trl_pper.generation.dataset",
-    "Experience": "trl_pper.experience",
-    "FunctionTests": "trl_pper.task",
-    "Judge": "trl_pper.judge",
-    "Limits": "trl_pper.judge",
+    "Experience": "trl_pper.replay.experience",
+    "FunctionTests": "trl_pper.tasks.task",
+    "IsolationUnavailable": "trl_pper.judge.levels",
+    "Judge": "trl_pper.judge.judge",
+    "Limits": "trl_pper.judge.limits",
     "NucleusSource": "trl_pper.generation.nucleus",
-    "PPERConfig": "trl_pper.config",
-    "PPERTrainer": "trl_pper.trainer",
-    "ReplayBuffer": "trl_pper.replay",
+    "Outcome": "trl_pper.judge.verdict",
+    "PPERConfig": "trl_pper.training.config",
+    "PPERTrainer": "trl_pper.training.trainer",
+    "ReplayBuffer": "trl_pper.replay.buffer",
     "Scorer": "trl_pper.generation.scorer",
     "ServerSource": "trl_pper.generation.server",
-    "StdioTests": "trl_pper.task",
-    "Verdict": "trl_pper.verdict",
+    "StdioCase": "trl_pper.tasks.task",
+    "StdioTests": "trl_pper.tasks.task",
+    "Verdict": "trl_pper.judge.verdict",
     "amplify_tasks": "trl_pper.amplify.tasks",
-    "as_chat": "trl_pper.formats",
-    "draw_probabilities": "trl_pper.priority",
-    "load_tasks": "trl_pper.formats",
-    "merge_adapter": "trl_pper.merged_model",
-    "mix_tasks": "trl_pper.mixture",
-    "p2value": "trl_pper.priority",
-    "pass_rate_reward": "trl_pper.rewards",
-    "rejudge": "trl_pper.judging",
-    "rescore": "trl_pper.generation.scorer",
+    "as_chat": "trl_pper.tasks.chat",
+    "count_by_source": "trl_pper.tasks.mixture",
+    "count_task": "trl_pper.metrics.scores",
+    "draw_probabilities": "trl_pper.replay.priority",
+    "evaluate_tasks": "trl_pper.rounds.evaluation",
+    "find_run": "trl_pper.report.history",
+    "history_of": "trl_pper.report.history",
+    "load_tasks": "trl_pper.tasks.loading",
+    "merge_adapter": "trl_pper.training.push",
+    "mix_tasks": "trl_pper.tasks.mixture",
+    "p2value": "trl_pper.replay.priority",
+    "pass_at_k": "trl_pper.metrics.scores",
+    "pass_rate_reward": "trl_pper.metrics.rewards",
+    "rejudge": "trl_pper.rounds.revise",
+    "rescore": "trl_pper.rounds.revise",
+    "sum_up": "trl_pper.metrics.scores",
+    "task_rows": "trl_pper.tasks.task",
+    "write_report": "trl_pper.report.page",
 }
+#: Rooms that users reach as `trl_pper.demo` and `trl_pper.metrics`, without an import of their own.
+_ROOMS = ("demo", "metrics")
 
 __all__ = [*sorted(_EXPORTS)]
 __version__ = "0.1.0"
@@ -46,37 +60,53 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_EXPORTS[name]), name)
         globals()[name] = value
         return value
+    if name in _ROOMS:
+        return importlib.import_module(f"trl_pper.{name}")
     raise AttributeError(f"module 'trl_pper' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_ROOMS, "__version__"]
 
 
 if TYPE_CHECKING:
+    from trl_pper import demo as demo
+    from trl_pper import metrics as metrics
     from trl_pper.amplify.tasks import amplify_tasks as amplify_tasks
-    from trl_pper.collector import BeamSampleCollector as BeamSampleCollector
-    from trl_pper.config import PPERConfig as PPERConfig
-    from trl_pper.experience import Experience as Experience
-    from trl_pper.formats import as_chat as as_chat
-    from trl_pper.formats import load_tasks as load_tasks
     from trl_pper.generation.beam_search import BeamSearchSource as BeamSearchSource
     from trl_pper.generation.dataset import DatasetSource as DatasetSource
     from trl_pper.generation.nucleus import NucleusSource as NucleusSource
     from trl_pper.generation.scorer import Scorer as Scorer
-    from trl_pper.generation.scorer import rescore as rescore
     from trl_pper.generation.server import ServerSource as ServerSource
-    from trl_pper.judge import Judge as Judge
-    from trl_pper.judge import Limits as Limits
-    from trl_pper.judging import rejudge as rejudge
-    from trl_pper.merged_model import merge_adapter as merge_adapter
-    from trl_pper.mixture import mix_tasks as mix_tasks
-    from trl_pper.priority import draw_probabilities as draw_probabilities
-    from trl_pper.priority import p2value as p2value
-    from trl_pper.replay import ReplayBuffer as ReplayBuffer
-    from trl_pper.rewards import pass_rate_reward as pass_rate_reward
-    from trl_pper.task import CodingTask as CodingTask
-    from trl_pper.task import FunctionTests as FunctionTests
-    from trl_pper.task import StdioTests as StdioTests
-    from trl_pper.trainer import PPERTrainer as PPERTrainer
-    from trl_pper.verdict import Verdict as Verdict
+    from trl_pper.judge.judge import Judge as Judge
+    from trl_pper.judge.levels import IsolationUnavailable as IsolationUnavailable
+    from trl_pper.judge.limits import Limits as Limits
+    from trl_pper.judge.verdict import Outcome as Outcome
+    from trl_pper.judge.verdict import Verdict as Verdict
+    from trl_pper.metrics.rewards import pass_rate_reward as pass_rate_reward
+    from trl_pper.metrics.scores import count_task as count_task
+    from trl_pper.metrics.scores import pass_at_k as pass_at_k
+    from trl_pper.metrics.scores import sum_up as sum_up
+    from trl_pper.replay.buffer import ReplayBuffer as ReplayBuffer
+    from trl_pper.replay.experience import Experience as Experience
+    from trl_pper.replay.priority import draw_probabilities as draw_probabilities
+    from trl_pper.replay.priority import p2value as p2value
+    from trl_pper.report.history import find_run as find_run
+    from trl_pper.report.history import history_of as history_of
+    from trl_pper.report.page import write_report as write_report
+    from trl_pper.rounds.collector import BeamSampleCollector as BeamSampleCollector
+    from trl_pper.rounds.evaluation import evaluate_tasks as evaluate_tasks
+    from trl_pper.rounds.revise import rejudge as rejudge
+    from trl_pper.rounds.revise import rescore as rescore
+    from trl_pper.tasks.chat import as_chat as as_chat
+    from trl_pper.tasks.loading import load_tasks as load_tasks
+    from trl_pper.tasks.mixture import count_by_source as count_by_source
+    from trl_pper.tasks.mixture import mix_tasks as mix_tasks
+    from trl_pper.tasks.task import CodingTask as CodingTask
+    from trl_pper.tasks.task import FunctionTests as FunctionTests
+    from trl_pper.tasks.task import StdioCase as StdioCase
+    from trl_pper.tasks.task import StdioTests as StdioTests
+    from trl_pper.tasks.task import task_rows as task_rows
+    from trl_pper.training.config import PPERConfig as PPERConfig
+    from trl_pper.training.push import merge_adapter as merge_adapter
+    from trl_pper.training.trainer import PPERTrainer as PPERTrainer

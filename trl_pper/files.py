@@ -1,16 +1,24 @@
 """Files of rows: JSON lines, JSON lists and Parquet read into mappings, each with the line it stands on.
 
 Enters: a path. Leaves: numbered rows, one at a time. What the fields mean is not known here.
+
+Files that appear complete or not at all, whatever happens while they are written.
+
+Enters: a path. Leaves: a file open for writing, which takes the path's place once it was written and synced. POSIX
+systems only: a folder cannot be synced everywhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
@@ -107,3 +115,35 @@ def _json_object(line: bytes, place: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"{place}: must be a JSON object; got {type(row).__name__}")
     return row
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a new file for bytes; readers of `path` see the old file or the whole new one.
+
+    Args:
+        path: The file to write; its folder is created.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because a rename is atomic only within one file system.
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        sync_folder(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk: a synced file whose name is lost is lost, too."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,8 +8,8 @@ import pytest
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests, amplify_tasks
 from trl_pper.amplify import tasks as room
 from trl_pper.amplify.calls import NEAR, test_calls
-from trl_pper.amplify.exposure import expose
-from trl_pper.task import StdioCase
+from trl_pper.amplify.tasks import expose
+from trl_pper.tasks.task import StdioCase
 
 ECHO = "import sys\nprint(sum(map(int, sys.stdin.read().split()[1:])))\n"
 

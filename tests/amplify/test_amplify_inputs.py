@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trl_pper.amplify.calls import NotLiteral, holds_float, read, write
 from trl_pper.amplify.layout import layout_of
-from trl_pper.amplify.literals import NotLiteral, holds_float, read, write
 from trl_pper.amplify.mutate import _repaired, new_inputs, plain
 from trl_pper.amplify.shape import Record, shape_of
 
@@ -171,7 +171,7 @@ def test_one_input_without_anything_to_change_gives_none():
 def test_inputs_are_the_same_in_processes_that_hash_text_otherwise():
     code = (
         "from trl_pper.amplify.shape import Record, shape_of\nfrom trl_pper.amplify.mutate import new_inputs\n"
-        "from trl_pper.amplify.literals import write\n"
+        "from trl_pper.amplify.calls import write\n"
         "known = [Record(({'ab', 'c', 'd'}, {'x': 'yz'})), Record(({'e', 'ab'}, {'u': 'v', 'x': 'w'}))]\n"
         "print([write(tuple(each)) for each in new_inputs(known, shape_of(known), most=20, key='k')])"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HUMANEVAL = {
     "task_id": "HumanEval/0",
     "prompt": 'def double(x):\n    """Double x."""\n',

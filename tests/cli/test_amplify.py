@@ -5,8 +5,8 @@ import json
 import pytest
 
 from trl_pper import Judge, load_tasks
-from trl_pper.cli import main
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.cli.commands import main
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests
 
 TASKS = [
     CodingTask(

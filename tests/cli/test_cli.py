@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
-from benchmark_rows import ROWS
 
+from tests.support.benchmark_rows import ROWS
 from trl_pper import Judge, load_tasks
-from trl_pper.cli import main
-from trl_pper.judge import ladder
-from trl_pper.replay import ReplayBuffer
+from trl_pper.cli.commands import main
+from trl_pper.judge import levels as ladder
+from trl_pper.replay.buffer import ReplayBuffer
 
 
 @pytest.fixture
@@ -188,8 +188,8 @@ def test_options_of_tasks_mean_nothing_to_the_export_of_a_buffer(files, capsys):
 
 
 def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
-    from trl_pper.train_command import _tasks, _train_dataset
-    from trl_pper.train_options import DataArguments
+    from trl_pper.cli.train_options import DataArguments
+    from trl_pper.cli.train_run import _tasks, _train_dataset
 
     for number, (split, level) in enumerate([("train", "easy"), ("train", "hard"), ("test", "easy")]):
         folder = tmp_path / split / str(number)

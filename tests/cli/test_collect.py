@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from trl_pper import ReplayBuffer
-from trl_pper.cli import main, parsers
-from trl_pper.option_defaults import with_file
+from trl_pper.cli.commands import main, parsers
+from trl_pper.cli.options.types import with_file
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,9 @@ def test_two_names_of_one_option_are_refused_in_a_file(tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_before_any_model_is_loaded(collect, capsys, monkeypatch, options, said):
-    monkeypatch.setattr("trl_pper.generation.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "trl_pper.generation.local_model.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     assert collect(*options)[0] == 2
     assert said in capsys.readouterr().err
 

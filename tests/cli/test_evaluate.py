@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from openai_server import Fault
 
-import trl_pper.judge.pool
+import trl_pper.judge.judge
+from tests.support.openai_server import Fault
 from trl_pper import FunctionTests, load_tasks
-from trl_pper.cli import main
-from trl_pper.formats import read_rows
+from trl_pper.cli.commands import main
+from trl_pper.files import read_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def write(path, rows):
@@ -203,9 +203,9 @@ def test_programs_and_tasks_without_a_verdict_are_seen_and_count_in_no_rate(eval
 
 def test_equal_programs_of_a_task_are_judged_once(evaluate, tmp_path, tasks, monkeypatch):
     judged = []
-    judge_function = trl_pper.judge.pool.judge_function
+    judge_function = trl_pper.judge.judge.judge_function
     monkeypatch.setattr(
-        "trl_pper.judge.pool.judge_function", lambda *given: judged.append(given[1]) or judge_function(*given)
+        "trl_pper.judge.judge.judge_function", lambda *given: judged.append(given[1]) or judge_function(*given)
     )
     rows = [{"task_id": task.task_id, "completions": ["    return x + 1\n", "    return 0\n"] * 50} for task in tasks]
     _, scores, verdicts = evaluate("--programs", write(tmp_path / "repeats.jsonl", rows), "--k", 1, 100)
@@ -226,7 +226,9 @@ def test_equal_programs_of_a_task_are_judged_once(evaluate, tmp_path, tasks, mon
     ],
 )
 def test_contradictions_are_refused_before_any_work(evaluate, capsys, monkeypatch, options, said):
-    monkeypatch.setattr("trl_pper.generation.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "trl_pper.generation.local_model.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     assert evaluate(*options)[0] == 2
     assert said in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from trl_pper import ReplayBuffer
 from trl_pper.demo.run import MODEL
 from trl_pper.demo.tasks import demo_tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "multi-gpu.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()]
 MODULES = {

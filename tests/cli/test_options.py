@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.option_file import read_entries
-from trl_pper.option_types import json_text, typed, wanted_of_action, wanted_of_hint
-from trl_pper.train_options import CONFIGURATIONS, train_options, wanted_of_options
+from trl_pper.cli.options.file import read_entries
+from trl_pper.cli.options.types import json_text, typed, wanted_of_action, wanted_of_hint
+from trl_pper.cli.train_options import CONFIGURATIONS, train_options, wanted_of_options
 
 OPTIONS = [one for kind in CONFIGURATIONS for one in fields(kind) if one.init]
 WANTED = wanted_of_options()

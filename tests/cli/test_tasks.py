@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from trl_pper import load_tasks
-from trl_pper.cli import main
-from trl_pper.task_source import read_tasks
+from trl_pper.cli.commands import main
+from trl_pper.cli.tasks import read_tasks
 
 
 @pytest.fixture

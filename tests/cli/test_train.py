@@ -10,9 +10,9 @@ from dataclasses import fields
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from trl_pper import launch
-from trl_pper.cli import main
-from trl_pper.train_options import CONFIGURATIONS, train_options
+from trl_pper.cli import launch
+from trl_pper.cli.commands import main
+from trl_pper.cli.train_options import CONFIGURATIONS, train_options
 
 RUN = "tasks: tasks.jsonl\nmodel_name_or_path: m\nuse_cpu: true\nbf16: false\n"
 
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     for name in launch._LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("accelerate.commands.config.default_config_file", str(tmp_path / "none.yaml"))
-    monkeypatch.setattr("trl_pper.train_command.PPERTrainer", lambda **_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("trl_pper.cli.train_run.PPERTrainer", lambda **_: pytest.fail("a model was loaded"))
     return tmp_path
 
 
@@ -116,8 +116,8 @@ def test_what_goes_wrong_in_training_is_raised_as_it_is(folder, monkeypatch, err
     def fail(trainer):
         raise error
 
-    monkeypatch.setattr("trl_pper.train_command.prepare", lambda *configurations: None)
-    monkeypatch.setattr("trl_pper.train_command.run", fail)
+    monkeypatch.setattr("trl_pper.cli.train_run.prepare", lambda *configurations: None)
+    monkeypatch.setattr("trl_pper.cli.train_run.run", fail)
     with pytest.raises(type(error), match=str(error)):
         main(["train", "--config", "run.yaml"])
 
@@ -188,7 +188,7 @@ def test_inside_a_launcher_nothing_is_launched_again(folder, launched, capsys, m
     def configurations(self):
         raise ValueError("this process trains")
 
-    monkeypatch.setattr("trl_pper.train_options.TrainOptions.configurations", configurations)
+    monkeypatch.setattr("trl_pper.cli.train_options.TrainOptions.configurations", configurations)
     assert refused(capsys, "--config", "run.yaml") == "this process trains"
     said = refused(capsys, "--config", "run.yaml", "--num_processes", "2")
     assert said.startswith("--num_processes: a launcher started this process already")
@@ -229,7 +229,7 @@ def test_a_launch_that_cannot_start_says_why_in_one_line(folder, monkeypatch, ca
 
 def test_processes_that_do_not_know_of_each_other_are_refused_in_one_line(folder, monkeypatch, capsys):
     configurations = train_options(["--config", "run.yaml"]).configurations()
-    monkeypatch.setattr("trl_pper.train_options.TrainOptions.configurations", lambda self: configurations)
+    monkeypatch.setattr("trl_pper.cli.train_options.TrainOptions.configurations", lambda self: configurations)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     said = refused(capsys, "--config", "run.yaml")
@@ -294,5 +294,5 @@ def test_the_parser_of_accelerate_is_what_the_launch_takes_it_for():
 
 
 def test_the_commands_help_comes_without_the_libraries():
-    code = "import sys; from trl_pper.cli import parsers; parsers(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from trl_pper.cli.commands import parsers; parsers(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,12 +13,20 @@ from typing import Any
 
 import pytest
 
-from trl_pper.demo.corpus import corpus
-from trl_pper.demo.family import FILTERS, MAPS, REDUCTIONS, composition, compositions
-from trl_pper.demo.tasks import demo_tasks, mutants, reference_program
-from trl_pper.task import CodingTask, FunctionTests
+from trl_pper.demo.base_model import corpus
+from trl_pper.demo.tasks import (
+    FILTERS,
+    MAPS,
+    REDUCTIONS,
+    composition,
+    compositions,
+    demo_tasks,
+    mutants,
+    reference_program,
+)
+from trl_pper.tasks.task import CodingTask, FunctionTests
 
-MODEL = Path(__file__).parents[1] / "trl_pper" / "demo" / "model"
+MODEL = Path(__file__).parents[2] / "trl_pper" / "demo" / "model"
 SLIPS = ((True, False, False), (False, True, False), (False, False, True))
 
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.extraction import extract, extract_program
-from trl_pper.formats import load_tasks, read_rows
-from trl_pper.syntax import parse
+from trl_pper.files import read_rows
+from trl_pper.generation.extraction import extract, extract_program
+from trl_pper.tasks.loading import load_tasks
+from trl_pper.tasks.syntax import parse
 
 SOLUTION = "def f(x):\n    return x + 1\n"
 OTHER = "def g(x):\n    y = x\n    z = y\n    return z\n"

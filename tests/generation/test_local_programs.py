@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from trl_pper.generation.beam_search import BeamSearchSource
-from trl_pper.generation.diversity import EarlierGroups
+from trl_pper.generation.decoding import EarlierGroups, TaskStops, _cut
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.local_programs import _cut
 from trl_pper.generation.nucleus import NucleusSource
-from trl_pper.generation.token_stops import TaskStops
 
 
 def scripted(make_model, tokenizer, script: str):

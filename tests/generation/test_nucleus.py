@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trl_pper.generation.nucleus import NucleusSource
-from trl_pper.share import own_batches
+from trl_pper.rounds.share import own_batches
 
 
 def texts(source, tasks, local):

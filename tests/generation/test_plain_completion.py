@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, FunctionTests, Judge, ReplayBuffer
-from trl_pper.extraction import extract_program
+from trl_pper.generation.extraction import extract_program, plain_completion
 from trl_pper.generation.scorer import Scorer
-from trl_pper.plain_completion import plain_completion
 
 CHAT = "Sure, here you go:\n```python\ndef f(x):\n    return x + 1\n```\nIt adds one."
 TESTS = FunctionTests(entry_point="f", code="assert f(1) == 2")

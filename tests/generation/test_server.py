@@ -6,12 +6,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from openai_server import Fault, source_of
 
+from tests.support.openai_server import Fault, source_of
 from trl_pper import CodingTask
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.server_reply import Usage
 from trl_pper.generation.source import ProgramSource
-from trl_pper.generation.usage import Usage
 
 #: Ends most completions of the tiny model within a few tokens.
 ENDS_EARLY = {"logit_bias": {"0": 3.0}}

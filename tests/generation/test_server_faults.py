@@ -4,8 +4,8 @@ import re
 import time
 
 import pytest
-from openai_server import Fault, source_of
 
+from tests.support.openai_server import Fault, source_of
 from trl_pper import ServerSource
 
 

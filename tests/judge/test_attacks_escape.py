@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hostile.attack import Attack, parametrize, silent
-from hostile.escape import ATTACKS, script
+
+from tests.judge.hostile.attack import Attack, parametrize, silent
+from tests.judge.hostile.escape import ATTACKS, script
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 
@@ -80,7 +81,7 @@ def aimed(attack: Attack, arena, outside: Outside) -> Attack:
     given = {
         "secret": str(outside.secret),
         "outside": str(outside.folder),
-        "repository": str(Path(__file__).parents[1]),
+        "repository": str(Path(__file__).parents[2]),
         "home": str(Path.home()),
         "pids": [os.getpid(), worker],
         "uid": os.getuid(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hostile.attack import harmless, parametrize, silent
-from hostile.exhaustion import ATTACKS
+
+from tests.judge.hostile.attack import harmless, parametrize, silent
+from tests.judge.hostile.exhaustion import ATTACKS
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hostile.attack import ANSWERS, ONE, SECRET, WORD, harmless, parametrize
-from hostile.forging_functions import ATTACKS, SPEAK
 
+from tests.judge.hostile.attack import ANSWERS, ONE, SECRET, WORD, harmless, parametrize
+from tests.judge.hostile.forging_functions import ATTACKS, SPEAK
 from trl_pper import FunctionTests
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]

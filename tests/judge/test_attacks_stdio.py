@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hostile.attack import NEXT, harmless, parametrize, silent
-from hostile.forging_scripts import ATTACKS, SPEAK
+
+from tests.judge.hostile.attack import NEXT, harmless, parametrize, silent
+from tests.judge.hostile.forging_scripts import ATTACKS, SPEAK
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 

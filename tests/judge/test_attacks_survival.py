@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
-from hostile.attack import Attack, parametrize, silent
-from hostile.survival import ATTACKS
+
+from tests.judge.hostile.attack import Attack, parametrize, silent
+from tests.judge.hostile.survival import ATTACKS
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, load_tasks
-from trl_pper.formats import read_rows
+from trl_pper.files import read_rows
 
 #: A buggy program that computes a huge power instead of failing.
 SLOW = ("Python/160",)

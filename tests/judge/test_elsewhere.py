@@ -13,17 +13,26 @@ import threading
 import time
 
 import pytest
-from elsewhere import run_pytest, run_python
 
+from tests.judge.elsewhere import run_pytest, run_python
 from trl_pper import CodingTask, FunctionTests, Judge
-from trl_pper.judge import IsolationUnavailable, function, ladder
-from trl_pper.judge.control import MAX_MESSAGE_BYTES, PacketLine, StreamLine
-from trl_pper.judge.means import usable_cores
+from trl_pper.judge import levels as ladder
+from trl_pper.judge.host import function
+from trl_pper.judge.host.system import usable_cores
+from trl_pper.judge.levels import IsolationUnavailable
+from trl_pper.judge.wire.channel import MAX_MESSAGE_BYTES, PacketLine, StreamLine
 
 pytestmark = pytest.mark.hostile
 
-CASES = "tests/elsewhere/cases.py"
-FILES = [f"tests/test_judge_{name}.py" for name in ("stdio", "function", "callbacks", "handles", "instances", "pool")]
+CASES = "tests/judge/elsewhere/cases.py"
+START = "tests.judge.elsewhere.start"
+FILES = [
+    f"tests/judge/{name}.py"
+    for name in (
+        "host/test_stdio", "host/test_function", "wire/test_callbacks", "worker/test_handles", "wire/test_instances",
+        "test_judge",
+    )
+]  # fmt: skip
 #: What names other levels, watches the host from outside, has numpy loaded before, or takes long for what is the same;
 #: and what behaves otherwise, and is said to: memory has no bound, CPU time is bounded in whole seconds.
 _OTHERWISE = (
@@ -63,16 +72,16 @@ def test_what_the_judge_does_at_any_level():
 @pytest.mark.skipif(os.geteuid() != 0, reason="hostile programs run here as a user that owns nothing; root can be one")
 def test_no_program_forges_a_verdict(kind):
     """What this level promises: the answers are not in a program's process, and its words are no verdict."""
-    found = run_pytest(f"tests/test_judge_attacks_{kind}.py", "-k", f"not ({_BY_FILES})", emulated=False)
+    found = run_pytest(f"tests/judge/test_attacks_{kind}.py", "-k", f"not ({_BY_FILES})", emulated=False)
     assert found["passed"] > 60
 
 
 def test_the_command_line_says_what_is_missing_and_runs_at_the_level_named():
-    said = run_python("-m", "elsewhere.start", "judge", "--selftest", emulated=True)
+    said = run_python("-m", START, "judge", "--selftest", emulated=True)
     assert said.returncode != 0
     assert "isolation: 'auto' cannot be had on this machine (namespaces: it needs Linux; landlock: it" in said.stderr
     assert "--isolation of the other commands" in said.stderr
-    said = run_python("-m", "elsewhere.start", "judge", "--selftest", "--isolation", "processes", emulated=True)
+    said = run_python("-m", START, "judge", "--selftest", "--isolation", "processes", emulated=True)
     assert said.returncode == 1, said.stderr
     assert "isolation level: processes" in said.stdout
     assert "answers kept out            verified" in said.stdout
@@ -85,7 +94,7 @@ def test_a_model_is_trained_where_linux_is_not():
     """Import, collection, judge, trainer and report, from one command."""
     options = ["--rounds", "1", "--output", "home/demo", "--isolation", "processes"]
     show = "import json, sys; print(json.dumps(json.load(open('home/demo/summary.json'))))"
-    script = f"import sys; from elsewhere.start import main; assert main(['demo', *{options!r}]) in (0, None); {show}"
+    script = f"import sys; from {START} import main; assert main(['demo', *{options!r}]) in (0, None); {show}"
     said = run_python("-c", script, emulated=True)
     assert said.returncode == 0, said.stderr[-3000:]
     summary = json.loads(said.stdout.strip().splitlines()[-1])

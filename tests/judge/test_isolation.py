@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import namespaces
+from trl_pper.judge.jail import namespaces
 from trl_pper.judge.selftest import descendants
-from trl_pper.task import StdioCase
+from trl_pper.tasks.task import StdioCase
 
 pytestmark = pytest.mark.hostile
 

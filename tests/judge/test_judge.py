@@ -15,10 +15,13 @@ import time
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import IsolationUnavailable, ladder, pool, selftest
+from trl_pper.judge import judge as pool
+from trl_pper.judge import levels as ladder
+from trl_pper.judge import selftest
+from trl_pper.judge.host.worker import WorkerError
+from trl_pper.judge.levels import IsolationUnavailable
 from trl_pper.judge.selftest import descendants
-from trl_pper.judge.worker import WorkerError
-from trl_pper.task import StdioCase
+from trl_pper.tasks.task import StdioCase
 
 
 def task_adding(step: int) -> CodingTask:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "judge_near_misses.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "judge_near_misses.py"
 #: A file of each source, and how many of its programs there have to be for the test to mean something.
 FILES = {
     "quixbugs": ("nearmiss/quixbugs_python.dev.jsonl", 40),

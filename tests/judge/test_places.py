@@ -15,15 +15,16 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.hostile]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 VERSIONS = ("3.11", "3.12", "3.13")
 IN_CI = bool(os.environ.get("CI"))
 
 SCRIPT = """
 import json, os, sys
-from trl_pper.judge import Judge, Limits
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.judge.judge import Judge
+from trl_pper.judge.limits import Limits
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests
 
 code = "assert f(1) == 2" + chr(10) + "assert f(2) == 4"
 function = CodingTask(task_id="f", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
@@ -158,8 +159,8 @@ def test_a_virtual_environment_under_the_temporary_directory(isolation, shared_c
         judge_as(python, isolation, repository=shared_copy)
         program = "import only_here; print(only_here.value + int(input()))"
         script = (
-            "from trl_pper.judge import Judge\n"
-            "from trl_pper.task import CodingTask, StdioCase, StdioTests\n"
+            "from trl_pper import CodingTask, Judge, StdioTests\n"
+            "from trl_pper.tasks.task import StdioCase\n"
             "tests = StdioTests(cases=(StdioCase(input='1', output='42'),))\n"
             f"judge = Judge(workers=1, isolation={isolation!r})\n"
             f"[[verdict]] = judge.run([(CodingTask(task_id='t', prompt='p', tests=tests), [{program!r}])])\n"
@@ -172,8 +173,8 @@ def test_a_home_that_is_a_secret(tmp_path, monkeypatch):
     """Files beside the program's own libraries, in the directory the caller works in, are out of reach."""
     (tmp_path / "secret").write_text("token-7c1e")
     script = (
-        "from trl_pper.judge import Judge\n"
-        "from trl_pper.task import CodingTask, StdioCase, StdioTests\n"
+        "from trl_pper import CodingTask, Judge, StdioTests\n"
+        "from trl_pper.tasks.task import StdioCase\n"
         f"tests = StdioTests(cases=(StdioCase(input={str(tmp_path / 'secret')!r}, output='token-7c1e'),))\n"
         "[[verdict]] = Judge(workers=1).run("
         "[(CodingTask(task_id='t', prompt='p', tests=tests), ['print(open(input()).read())'])])\n"

@@ -11,8 +11,8 @@ import pytest
 
 from trl_pper import Limits, Verdict
 from trl_pper.judge import selftest
-from trl_pper.judge.worker import Worker
-from trl_pper.verdict import Outcome
+from trl_pper.judge.host.worker import Worker
+from trl_pper.judge.verdict import Outcome
 
 pytestmark = pytest.mark.hostile
 

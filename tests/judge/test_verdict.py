@@ -1,6 +1,6 @@
 import pytest
 
-from trl_pper.verdict import UNJUDGED, Outcome, Verdict, pass_rates
+from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict, pass_rates
 
 
 def test_the_pass_rate_is_passed_over_total():

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from loopback_hub import Client, LoopbackHub
 
+from tests.support.loopback_hub import Client, LoopbackHub
 from trl_pper import __version__
-from trl_pper.judge import Judge
+from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.metrics import path, space
 from trl_pper.metrics.compute import compute, pool, require_consent, summarise
-from trl_pper.scores import pass_at_k
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests
-from trl_pper.task import tests_to_json as to_json
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.metrics.scores import pass_at_k
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests
+from trl_pper.tasks.task import tests_to_json as to_json
 
 DOUBLE = FunctionTests(entry_point="f", code="assert f(2) == 4\nassert f(3) == 6")
 ECHO = StdioTests(cases=[StdioCase(input="a\n", output="a\n")])
@@ -261,7 +261,7 @@ import itertools, json, os, sys
 os.environ["HF_ALLOW_CODE_EVAL"] = "1"
 import evaluate
 import trl_pper.metrics
-from trl_pper.judge import Judge
+from trl_pper.judge.judge import Judge
 tests = json.dumps({"type": "function", "entry_point": "f", "code": "assert f(2) == 4"})
 right, wrong = "def f(x): return 4", "def f(x): return 5"
 metric = evaluate.load(trl_pper.metrics.path())
@@ -307,7 +307,7 @@ result = [figures["accuracy"], figures["pass@1"], figures["pass@2"], len(figures
 def test_evaluate_names_what_is_wrong_as_we_do(client):
     told = client(
         indented("""
-from trl_pper.task import tests_from_json
+from trl_pper.tasks.task import tests_from_json
 given = [
     dict(predictions=[right], references=[tests]),
     dict(predictions=[[[right]]], references=[tests]),
@@ -393,7 +393,7 @@ import json, os, sys
 import evaluate
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from trl_pper.judge import Judge
+from trl_pper.judge.judge import Judge
 from trl_pper.metrics import path
 from trl_pper.metrics.compute import pool
 
@@ -429,7 +429,7 @@ def test_two_processes_pool_what_each_judged(tmp_path):
     (tmp_path / "rank.py").write_text(RANK)
     environment = {
         "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_ALLOW_CODE_EVAL": "1",
-        "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]),
+        "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2]),
     }  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "rank.py"]
     done = subprocess.run(

@@ -3,9 +3,10 @@
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, Verdict, pass_rate_reward
-from trl_pper.demo import MODEL, demo_tasks
-from trl_pper.task import StdioCase, task_rows
-from trl_pper.verdict import Outcome
+from trl_pper.demo import MODEL
+from trl_pper.demo.tasks import demo_tasks
+from trl_pper.judge.verdict import Outcome
+from trl_pper.tasks.task import StdioCase, task_rows
 
 DOUBLE = CodingTask(
     task_id="double",

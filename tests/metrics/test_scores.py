@@ -9,9 +9,8 @@ from fractions import Fraction
 import pytest
 from rich.console import Console
 
-from trl_pper.score_table import show
-from trl_pper.scores import count_task, group_by, pass_at_k, sum_up
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.metrics.scores import count_task, group_by, pass_at_k, show, sum_up
 
 LOST = Verdict.uniform(Outcome.SANDBOX_ERROR, 2, "no sandbox")
 BROKEN = Verdict.uniform(Outcome.SYNTAX_ERROR, 2)

@@ -25,9 +25,13 @@ def test_importing_the_package_takes_under_a_tenth_of_a_second():
     assert min(float(run(code)) for _ in range(3)) < 0.1
 
 
-@pytest.mark.parametrize(
-    "module", ["task", "formats", "extraction", "verdict", "priority", "experience", "judge", "replay"]
+FLOORS = (
+    "tasks.task tasks.loading generation.extraction judge.verdict judge.judge replay.priority replay.experience"
+    " replay.buffer"
 )
+
+
+@pytest.mark.parametrize("module", FLOORS.split())
 def test_floors_0_to_2_load_neither_torch_nor_transformers_nor_evaluate(module):
     heavy = ("torch", "transformers", "evaluate", "trl")
     code = f"import sys, trl_pper.{module}; print([m for m in {heavy} if m in sys.modules])"
@@ -55,7 +59,7 @@ def test_help_answers_at_once_and_loads_no_library(command):
     script = f"""
 import sys, time
 started = time.perf_counter()
-from trl_pper.cli import main
+from trl_pper.cli.commands import main
 try:
     code = main([*{command}, "--help"])
 except SystemExit as stop:

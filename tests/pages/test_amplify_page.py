@@ -6,9 +6,9 @@ from pathlib import Path
 
 from trl_pper.amplify.answers import CPU_SHARE
 from trl_pper.amplify.calls import TOLERANCE
-from trl_pper.cli import main, parsers
+from trl_pper.cli.commands import main, parsers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "amplify.md").read_text()
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "amplify.json").read_text())
 

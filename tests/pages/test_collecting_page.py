@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from trl_pper import ReplayBuffer
-from trl_pper.cli import main, parsers
+from trl_pper.cli.commands import main, parsers
 
-TEXT = (Path(__file__).parents[1] / "docs" / "collecting.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "collecting.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
     shlex.split(line, comments=True)
@@ -45,7 +45,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, make_model, tokeniz
     small = ["--max_completion_length", "4"]
     for words in COMMANDS:
         if words[0] == "accelerate":
-            continue  # tests/test_collect_processes.py
+            continue  # tests/rounds/test_collect_processes.py
         command = [stands_for.get(word, word) for word in words[1:]]
         if command[0] == "collect" and "..." in command:
             place = command.index("...")

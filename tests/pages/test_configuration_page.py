@@ -7,18 +7,18 @@ from pathlib import Path
 import yaml
 from trl import SFTConfig
 
-from trl_pper.cli import main, parsers
-from trl_pper.config import PPERConfig
-from trl_pper.option_table import option_table, with_tables
-from trl_pper.train_options import DataArguments, train_options
+from docs.option_tables import option_table, with_tables
+from trl_pper.cli.commands import main, parsers
+from trl_pper.cli.train_options import DataArguments, train_options
+from trl_pper.training.config import PPERConfig
 
-PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 COMMANDS = PAGE.with_name("command-line.md")
 
 
 def test_the_tables_are_those_of_the_configuration():
     text = PAGE.read_text()
-    assert with_tables(text) == text, "run: python -m trl_pper.option_table docs/configuration.md"
+    assert with_tables(text) == text, "run: python -m docs.option_tables docs/configuration.md"
     own = {one.name for one in fields(PPERConfig)} - {one.name for one in fields(SFTConfig)}
     for name in own | {one.name for one in fields(DataArguments)}:
         assert f"| `{name}` |" in text
@@ -54,7 +54,7 @@ def test_a_table_names_choices_that_the_meaning_does_not():
 
 def test_the_tables_of_the_commands_are_those_of_their_parsers():
     text = COMMANDS.read_text()
-    assert with_tables(text) == text, "run: python -m trl_pper.option_table docs/command-line.md"
+    assert with_tables(text) == text, "run: python -m docs.option_tables docs/command-line.md"
     for name, parser in parsers()[1].items():
         if name == "train":
             continue

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from trl_pper.cli import main
+from trl_pper.cli.commands import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text()
 
 

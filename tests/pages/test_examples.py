@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from loopback_hub import TOKEN, LoopbackHub
 from safetensors import safe_open
 
-from trl_pper.demo import MODEL, demo_tasks, reference_program
+from tests.support.loopback_hub import TOKEN, LoopbackHub
+from trl_pper.demo import MODEL
+from trl_pper.demo.tasks import demo_tasks, reference_program
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 EXAMPLES = TESTS.parent / "examples"
 README = EXAMPLES / "README.md"
 #: Which test runs what is not run here.
 ELSEWHERE = {
-    "quickstart.ipynb": "test_notebook.py",
-    "train_pper.py": "test_launch.py",
-    "accelerate/ddp_cpu.yaml": "test_launch.py",
-    **{f"accelerate/{name}.yaml": "test_sharded.py" for name in ("ddp", "fsdp", "zero2", "zero3")},
-    **{path.relative_to(EXAMPLES).as_posix(): "test_recipes.py" for path in EXAMPLES.glob("recipes/*.yaml")},
+    "quickstart.ipynb": "pages/test_notebook.py",
+    "train_pper.py": "cli/test_launch.py",
+    "accelerate/ddp_cpu.yaml": "cli/test_launch.py",
+    **{f"accelerate/{name}.yaml": "training/test_sharded.py" for name in ("ddp", "fsdp", "zero2", "zero3")},
+    **{path.relative_to(EXAMPLES).as_posix(): "pages/test_recipes.py" for path in EXAMPLES.glob("recipes/*.yaml")},
 }
 slow = pytest.mark.slow
 long = pytest.mark.timeout(400)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from loopback_hub import Client, LoopbackHub, Repository
 
+from tests.support.loopback_hub import Client, LoopbackHub, Repository
 from trl_pper import PPERConfig
-from trl_pper.hub_push import _ROWS, WITH_CHECKPOINTS
+from trl_pper.training.push import _ROWS, WITH_CHECKPOINTS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "hub.md").read_text()
 RUN = """
 import contextlib, os, sys
 os.chdir(argument["folder"])

@@ -9,7 +9,7 @@ import pytest
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "metrics-reference.md").read_text(), flags=re.MULTILINE)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 #: Runs the cells in one namespace, as a kernel does, and writes what each of them prints.
 KERNEL = """
 import contextlib, io, json, sys

@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from pages import DOCS, ROOT, SMALL_COMMAND, blocks, commands, small
 
 import trl_pper
+from tests.support.pages import DOCS, ROOT, SMALL_COMMAND, blocks, commands, small
 from trl_pper import CodingTask, Judge, ReplayBuffer
-from trl_pper.cli import main
-from trl_pper.collection_report import CollectionReport
+from trl_pper.cli.commands import main
+from trl_pper.rounds.collection_report import CollectionReport
 
 #: Pages whose code has a test of its own, test_<page>_page.py.
 OWN = {"amplify", "collecting", "evaluation", "hub", "metric", "report", "rewards", "tasks", "training"}
@@ -54,9 +54,10 @@ def test_every_page_with_code_is_run_by_a_test():
     assert len(with_code) > 10
     assert with_code == OWN | LAUNCHED | HERE
     for name in LAUNCHED:
-        assert f'"{name}.md"' in (ROOT / "tests" / "test_launch.py").read_text()
+        assert f'"{name}.md"' in (ROOT / "tests" / "cli" / "test_launch.py").read_text()
     for name in OWN:
-        assert f'"{name}.md"' in (ROOT / "tests" / f"test_{name}_page.py").read_text()
+        (test,) = (ROOT / "tests").rglob(f"test_{name}_page.py")
+        assert f'"{name}.md"' in test.read_text()
     own_source = Path(__file__).read_text()
     for name in HERE:
         assert own_source.count(f'"{name}.md"') == 1, name
@@ -216,3 +217,11 @@ def test_the_versions_of_the_page_are_those_measured():
         name, bound = re.match(r"([\w-]+)>=([\d.]+)", text).groups()
         # 2.13 is 2.13.0.
         assert f"{sets[0]['installed'][name].partition('+')[0]}.0".startswith(f"{bound}."), text
+
+
+def test_docs_and_examples_import_from_the_top_only():
+    texts = {path: path.read_text() for path in (ROOT / "README.md", *DOCS.rglob("*.md"))}
+    texts |= {path: path.read_text() for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".ipynb"}}
+    found = {path: re.findall(r"(?:from|import) (trl_pper[.\w]*)", text) for path, text in texts.items()}
+    assert sum(map(len, found.values())) > 30
+    assert {path: names for path, names in found.items() if {*names} - {"trl_pper"}} == {}

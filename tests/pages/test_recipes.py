@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from benchmark_rows import ROWS
-from loopback_hub import Client, LoopbackHub, Repository
-from openai_server import serve
 
+from tests.support.benchmark_rows import ROWS
+from tests.support.loopback_hub import Client, LoopbackHub, Repository
+from tests.support.openai_server import serve
 from trl_pper import ReplayBuffer
 
-RECIPES = Path(__file__).parents[1] / "examples" / "recipes"
+RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 RUN = """
 import contextlib, io, sys
-from trl_pper.cli import main
+from trl_pper.cli.commands import main
 said = io.StringIO()
 with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()) as errors:
     code = main(argument)
@@ -134,10 +134,10 @@ def test_a_recipe_names_options_that_there_are(path):
 
     from trl import ModelConfig
 
-    from trl_pper.cli import parsers
-    from trl_pper.config import PPERConfig
-    from trl_pper.option_defaults import option_actions
-    from trl_pper.train_options import DataArguments
+    from trl_pper.cli.commands import parsers
+    from trl_pper.cli.options.types import option_actions
+    from trl_pper.cli.train_options import DataArguments
+    from trl_pper.training.config import PPERConfig
 
     given = yaml.safe_load(path.read_text())
     if path.name.endswith("_train.yaml"):

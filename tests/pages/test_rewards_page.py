@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trl_pper.demo import MODEL, demo_tasks, reference_program
+from trl_pper.demo import MODEL
+from trl_pper.demo.tasks import demo_tasks, reference_program
 
-PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
+PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
 #: No GPU here, few steps, no tracker; everything else is the text of the page.
 SMALL = (
     "max_completion_length=64, max_steps=2, num_generations=4, logging_steps=1, report_to=[], use_cpu=True, "

@@ -4,14 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from benchmark_rows import ROWS
-
+from tests.support.benchmark_rows import ROWS
 from trl_pper import CodingTask
-from trl_pper.cli import main
-from trl_pper.formats import FORMATS, load_tasks
-from trl_pper.formats.recognise import _FIELDS
+from trl_pper.cli.commands import main
+from trl_pper.tasks.loading import _FIELDS, FORMATS, load_tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tasks.md").read_text()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from trl_pper import ReplayBuffer
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 @pytest.mark.slow

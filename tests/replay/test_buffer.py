@@ -3,10 +3,10 @@ import random
 
 import numpy as np
 import pytest
-from naive_replay import NaiveBuffer, make
 
-from trl_pper.priority import draw_probabilities, p2value
-from trl_pper.replay import AddReport, ReplayBuffer
+from tests.support.naive_replay import NaiveBuffer, make
+from trl_pper.replay.buffer import AddReport, ReplayBuffer
+from trl_pper.replay.priority import draw_probabilities, p2value
 
 
 def square(values):

@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_replay import NaiveBuffer, make
 
-from trl_pper.experience import Experience
-from trl_pper.experience_arrow import FILE, from_arrow, to_arrow
-from trl_pper.experience_columns import columns_of, digest_of, experiences_of, key_of
-from trl_pper.experience_table import ExperienceTable
-from trl_pper.replay import ReplayBuffer
-from trl_pper.replay_file import write_columns
+from tests.support.naive_replay import NaiveBuffer, make
+from trl_pper.replay.arrow import FILE, from_arrow, to_arrow
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.columns import columns_of, digest_of, experiences_of, key_of
+from trl_pper.replay.experience import Experience
+from trl_pper.replay.storage import write_columns
+from trl_pper.replay.table import ExperienceTable
 
 CHATS = [[{"role": "user", "content": "hi", "name": "x"}], [{"content": None, "role": "user"}]]
 PROMPTS = ["do it", "tu é\u2028", *CHATS]

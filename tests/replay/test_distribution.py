@@ -4,12 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from naive_replay import make
 
-from trl_pper import priority as priorities
-from trl_pper.distribution import Distribution
-from trl_pper.priority import draw_indices, draw_probabilities
-from trl_pper.replay import ReplayBuffer
+from tests.support.naive_replay import make
+from trl_pper.replay import priority as priorities
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.priority import Distribution, draw_indices, draw_probabilities
 
 PROGRAMS = 30
 DRAWS, STEPS = 256, 200

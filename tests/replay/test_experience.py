@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from trl_pper.experience import COLUMNS, Experience, arrow_schema
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.replay.experience import COLUMNS, Experience, arrow_schema
 
 
 def make(**fields):

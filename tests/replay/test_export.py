@@ -3,10 +3,11 @@ import dataclasses
 import pytest
 
 from trl_pper import load_tasks
-from trl_pper.experience import Experience
-from trl_pper.export import to_kto, to_preference, to_sft, write_tasks
-from trl_pper.replay import ReplayBuffer
-from trl_pper.task import StdioCase, StdioTests
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.replay.export import to_kto, to_preference, to_sft
+from trl_pper.tasks.loading import write_tasks
+from trl_pper.tasks.task import StdioCase, StdioTests
 
 CHAT = [{"role": "user", "content": "hi"}]
 

@@ -5,10 +5,10 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from loopback_hub import Client, LoopbackHub
 
-from trl_pper.experience import Experience
-from trl_pper.replay import ReplayBuffer
+from tests.support.loopback_hub import Client, LoopbackHub
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
 
 REPOSITORY = ("datasets", "me/programs")
 DATA = "data/train-00000-of-00001.parquet"

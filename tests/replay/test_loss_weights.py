@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.loss_weights import importance_weights, loss_weights
+from trl_pper.replay.loss_weights import importance_weights, loss_weights
 
 shares = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=20)
 

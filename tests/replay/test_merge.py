@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
-from naive_replay import NaiveBuffer, make
 
-from trl_pper.replay import AddReport, ReplayBuffer
+from tests.support.naive_replay import NaiveBuffer, make
+from trl_pper.replay.buffer import AddReport, ReplayBuffer
 
 
 def buffer_of(*experiences, **settings):

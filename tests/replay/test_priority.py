@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper import priority as priority_module
-from trl_pper.priority import (
+from trl_pper.replay import priority as priority_module
+from trl_pper.replay.priority import (
     PRIORITIES,
     draw_indices,
     draw_probabilities,
@@ -311,7 +311,7 @@ def test_effective_sample_size_is_between_1_and_n():
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.5, 1 - 2**-53])
 def test_zero_probability_is_never_drawn_even_on_a_boundary(monkeypatch, uniform):
-    monkeypatch.setattr("trl_pper.priority._uniforms", lambda *_, **__: np.array([uniform]))
+    monkeypatch.setattr("trl_pper.replay.priority._uniforms", lambda *_, **__: np.array([uniform]))
     probabilities = np.array([0.0, 0.25, 0.0, 0.25, 0.0, 0.5, 0.0])
     [index] = draw_indices(probabilities, 1, seed=0, round_index=0, step=0)
     assert probabilities[index] > 0

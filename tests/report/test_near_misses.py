@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from trl_pper import Experience, ReplayBuffer
 from trl_pper.report import near_misses
 from trl_pper.report.content import read_content
-from trl_pper.report.difference import LINE_CHARACTERS, LINES, difference
-from trl_pper.report.near_misses import find_near_misses, similarity
+from trl_pper.report.near_misses import LINE_CHARACTERS, LINES, difference, find_near_misses, similarity
 
 LINE = st.text(alphabet="ab (\t\u202e", max_size=12)
 TEXT = st.lists(LINE, max_size=20).map("\n".join)

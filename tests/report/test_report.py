@@ -9,8 +9,9 @@ import re
 import pytest
 
 from trl_pper import Experience, ReplayBuffer
-from trl_pper.cli import main
-from trl_pper.report import find_run, history_of, write_report
+from trl_pper.cli.commands import main
+from trl_pper.report.history import find_run, history_of
+from trl_pper.report.page import write_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x00\u202e\r\n<!-- '\"`${x}"
 
@@ -187,7 +188,7 @@ def test_png_files_are_written_where_asked_for(tmp_path, capsys):
 
 def test_a_run_is_found_by_its_output_folder_and_by_its_checkpoint(tmp_path, make_model, tokenizer, tasks):
     from trl_pper import DatasetSource, PPERConfig, PPERTrainer
-    from trl_pper.collector import BeamSampleCollector
+    from trl_pper.rounds.collector import BeamSampleCollector
 
     rows = [{"task_id": task.task_id, "completion": f"    return x + {n}\n"} for task in tasks for n in (1, 2)]
     trainer = PPERTrainer(

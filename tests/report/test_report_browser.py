@@ -3,10 +3,11 @@
 import re
 
 import pytest
-from browser import find_browser, open_browser
 
+from tests.support.browser import find_browser, open_browser
 from trl_pper import Experience, ReplayBuffer
-from trl_pper.report import history_of, write_report
+from trl_pper.report.history import history_of
+from trl_pper.report.page import write_report
 
 pytestmark = [
     pytest.mark.slow,

@@ -18,9 +18,8 @@ from trl_pper.report.content import (
     top_draws,
     worst_outcomes,
 )
-from trl_pper.report.groups import GROUPS, groups_by
+from trl_pper.report.groups import GROUPS, groups_by, slowest_tasks
 from trl_pper.report.history import history_of
-from trl_pper.report.slowest import slowest_tasks
 
 
 def buffer_of(*programs: tuple[str, float], **fields) -> ReplayBuffer:

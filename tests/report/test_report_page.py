@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from trl_pper import Experience, ReplayBuffer, cli
-from trl_pper.cli import main
-from trl_pper.report import near_misses, page, programs, slowest
-from trl_pper.visible_text import INVISIBLE
+from trl_pper import Experience, ReplayBuffer
+from trl_pper.cli import commands as cli
+from trl_pper.cli.commands import main
+from trl_pper.report import groups as slowest
+from trl_pper.report import near_misses, page, programs
+from trl_pper.rounds.display import INVISIBLE
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "report.md").read_text()
-SCRIPT = (ROOT / "trl_pper" / "templates" / "report.js").read_text()
+SCRIPT = (ROOT / "trl_pper" / "report" / "templates" / "report.js").read_text()
 
 
 def test_the_commands_and_the_code_of_the_page_run(tmp_path, monkeypatch, capsys):

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, Judge, ReplayBuffer, StdioTests
-from trl_pper.evaluation import evaluate_tasks, tally
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.journal import Journal
-from trl_pper.judging import judge_programs
-from trl_pper.task import StdioCase
-from trl_pper.training_data import as_dataset
+from trl_pper.rounds.evaluation import evaluate_tasks, tally
+from trl_pper.rounds.journal import Journal
+from trl_pper.rounds.overlap import judge_programs
+from trl_pper.tasks.task import StdioCase
+from trl_pper.training.dataset import as_dataset
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
-from screen import Screen, open_terminal, terminal
 
+from tests.support.screen import Screen, open_terminal, terminal
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
-from trl_pper.cli import main
-from trl_pper.progress import CollectionProgress, say
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.cli.commands import main
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.rounds.display import CollectionProgress, say
 
 PASSING = Verdict(outcomes=(Outcome.PASSED,))
 FAILING = Verdict(outcomes=(Outcome.WRONG_ANSWER,))
@@ -292,7 +292,7 @@ def test_two_processes_show_one_display(make_model, tokenizer, tasks, tmp_path):
     make_model().save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
-    script = Path(__file__).parent / "shown_run.py"
+    script = Path(__file__).parents[1] / "support" / "shown_run.py"
     screen = Screen(110, 120)
     ours, theirs = open_terminal(110, 120)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script), str(tmp_path)]

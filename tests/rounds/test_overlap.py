@@ -9,8 +9,9 @@ import pytest
 
 from trl_pper import DatasetSource, Experience, FunctionTests, Judge, Limits, ReplayBuffer
 from trl_pper.generation.source import GeneratedProgram
-from trl_pper.judging import PhaseSeconds, judge_programs, rejudge
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.rounds.overlap import PhaseSeconds, judge_programs
+from trl_pper.rounds.revise import rejudge
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from trl_pper import PPERConfig, PPERTrainer
-from trl_pper.processes import meet
-from trl_pper.trainer_checks import check_sharding
+from trl_pper.rounds.processes import meet
+from trl_pper.training.parts import check_sharding
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, make_model, tokenizer, tasks, tmp_path):

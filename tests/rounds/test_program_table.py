@@ -7,12 +7,20 @@ from types import SimpleNamespace
 
 import pandas
 import pytest
-from screen import terminal
 
+from tests.support.screen import terminal
 from trl_pper import BeamSampleCollector, DatasetSource, Experience, PPERConfig, PPERTrainer, ReplayBuffer
-from trl_pper.hub_push import exposed
-from trl_pper.program_table import log_rows, print_rows, show_round, spaced, table_rows, verdict_of
-from trl_pper.visible_text import shortened, visible
+from trl_pper.rounds.display import (
+    log_rows,
+    print_rows,
+    shortened,
+    show_round,
+    spaced,
+    table_rows,
+    verdict_of,
+    visible,
+)
+from trl_pper.training.push import exposed
 
 #: Erases the screen, sets the title, rings, returns, turns the direction, hides, breaks lines, is markup and an emoji.
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07\x9b31mb\rc\x08d\u202ee\u2066f\u200bg\u2028h\x00\x85[red]i[/red][link=x]:smile:\tj"

@@ -6,10 +6,10 @@ import re
 import traceback
 
 import pytest
-from openai_server import Fault, source_of
 
+from tests.support.openai_server import Fault, source_of
 from trl_pper import BeamSampleCollector, Judge, ReplayBuffer, ServerSource
-from trl_pper.cli import main
+from trl_pper.cli.commands import main
 
 KEY = "sk-never-to-be-seen"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper import (
+from trl_pper import (  # fmt: skip
     BeamSampleCollector,
     CodingTask,
     DatasetSource,
@@ -17,13 +17,13 @@ from trl_pper import (
     Limits,
     ReplayBuffer,
     ServerSource,
-)  # fmt: skip
+)
 from trl_pper.generation.beam_search import BeamSearchSource
-from trl_pper.generation.fingerprint import tokenizer_fingerprint, weights_fingerprint
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.progress import CollectionProgress
-from trl_pper.share import keeps_step, own_batches
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.generation.scorer import tokenizer_fingerprint, weights_fingerprint
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.rounds.display import CollectionProgress
+from trl_pper.rounds.share import keeps_step, own_batches
 
 
 class Counting(DatasetSource):
@@ -102,8 +102,8 @@ def test_the_display_counts_the_tasks_that_a_process_generates_for(judge, tasks,
     source = Counting([{"task_id": task.task_id, "completion": "    return 0\n"} for task in nine])
     source.batch_size = 8
     state = SimpleNamespace(process_index=index, num_processes=2, is_main_process=index == 0)
-    monkeypatch.setattr("trl_pper.share.PartialState", lambda: state)
-    monkeypatch.setattr("trl_pper.collector.CollectionProgress", Noted)
+    monkeypatch.setattr("trl_pper.rounds.share.PartialState", lambda: state)
+    monkeypatch.setattr("trl_pper.rounds.collector.CollectionProgress", Noted)
     collector(source, judge, nine, None).collect()
     assert totals == [total] == [len(source.asked)]
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "forked_run.py"
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ def carry_out(folder: Path, plan: list[dict], *, timeout_seconds: float = 500) -
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     running = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env=environment, start_new_session=True,
+        [sys.executable, "-m", "tests.support.forked_run", str(folder)], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     try:
         _, errors = running.communicate(timeout=timeout_seconds)

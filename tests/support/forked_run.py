@@ -20,15 +20,15 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from launch_environment import launch_environment
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-import trl_pper.collector
+from tests.support.launch_environment import launch_environment
 from trl_pper import Experience, Judge, PPERConfig, PPERTrainer
 from trl_pper.demo.run import MODEL
 from trl_pper.demo.tasks import demo_tasks
-from trl_pper.journal import Journal
+from trl_pper.rounds import collector
+from trl_pper.rounds.journal import Journal
 
 CONFIG = dict(
     use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2, max_completion_length=48,
@@ -171,7 +171,7 @@ def tamper(trainer: PPERTrainer, run: dict) -> None:
     if run.get("slow", {}).get("rank") == rank:
         slow_down(trainer.judge, run["slow"]["seconds"])
     if run.get("barrier"):
-        trl_pper.collector.meet = barrier
+        collector.meet = barrier
     if run.get("fail") == rank:
         trainer.collector.source.generate = broken
     if run.get("differ") == rank:

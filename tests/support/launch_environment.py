@@ -7,7 +7,7 @@ from unittest import mock
 from accelerate.commands import launch
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
-CONFIGURATIONS = Path(__file__).parents[1] / "examples" / "accelerate"
+CONFIGURATIONS = Path(__file__).parents[2] / "examples" / "accelerate"
 
 
 def launch_environment(configuration: str, processes: int) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 import math
 
-from trl_pper.experience import Experience
-from trl_pper.replay import AddReport
+from trl_pper.replay.buffer import AddReport
+from trl_pper.replay.experience import Experience
 
 
 def make(number, task="t", pass_rate=0.5, **fields):

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 #: No GPU here, few steps, no tracker; everything else is the text of the page.
 SMALL = "use_cpu=True, bf16=False, report_to=[], steps_per_round=1, disable_tqdm=True, judge_workers=1"

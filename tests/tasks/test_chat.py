@@ -3,15 +3,14 @@
 import json
 
 import pytest
-from benchmark_rows import ROWS
 
+from tests.support.benchmark_rows import ROWS
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, as_chat, load_tasks
-from trl_pper.cli import main
-from trl_pper.extraction import extract
-from trl_pper.formats import ChatParts
-from trl_pper.formats.chat import parts_of
-from trl_pper.formats.prompts import question_parts, question_prompt
-from trl_pper.task import StdioCase
+from trl_pper.cli.commands import main
+from trl_pper.generation.extraction import extract
+from trl_pper.tasks.chat import ChatParts, parts_of
+from trl_pper.tasks.formats.fields import question_parts, question_prompt
+from trl_pper.tasks.task import StdioCase
 
 PREFIX = """from typing import List
 import math
@@ -209,8 +208,8 @@ def test_the_command_line_writes_and_collects_chat_prompts(tmp_path, capsys):
 
 
 def test_training_takes_chat_prompts_by_the_same_name(tmp_path):
-    from trl_pper.train_command import _tasks
-    from trl_pper.train_options import DataArguments
+    from trl_pper.cli.train_options import DataArguments
+    from trl_pper.cli.train_run import _tasks
 
     (tmp_path / "tasks.jsonl").write_text(json.dumps(ROWS["humaneval"][0]) + "\n")
     for prompts, kind in (("text", str), ("chat", list)):

@@ -4,8 +4,11 @@ import json
 import pytest
 
 from trl_pper import Judge, Limits
-from trl_pper.formats import humaneval_task, infer_entry_point, load_tasks, match_task_id, read_rows
-from trl_pper.task import CodingTask, FunctionTests, StdioTests
+from trl_pper.files import read_rows
+from trl_pper.tasks.formats.humaneval import humaneval_task
+from trl_pper.tasks.formats.test_code import infer_entry_point
+from trl_pper.tasks.loading import load_tasks, match_task_id
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests
 
 HUMANEVAL = {
     "task_id": "HumanEval/2",

@@ -10,10 +10,10 @@ import zlib
 import pytest
 
 from trl_pper import CodingTask, Judge, load_tasks
-from trl_pper.export import write_tasks
-from trl_pper.formats import read_rows
-from trl_pper.judge.testplan import count_tests
-from trl_pper.task import StdioTests
+from trl_pper.files import read_rows
+from trl_pper.tasks.loading import write_tasks
+from trl_pper.tasks.task import StdioTests
+from trl_pper.tasks.tests import count_tests
 
 #: File or folder: tasks, tests, tasks with a solution. Only these two formats keep any difficulty.
 HELD = {

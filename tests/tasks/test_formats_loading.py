@@ -7,12 +7,12 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from benchmark_rows import ROWS
-from loopback_hub import Client, LoopbackHub, Repository
 
+from tests.support.benchmark_rows import ROWS
+from tests.support.loopback_hub import Client, LoopbackHub, Repository
 from trl_pper import Judge, load_tasks
-from trl_pper.formats import read_rows
-from trl_pper.judge.testplan import count_tests, first_tests
+from trl_pper.files import read_rows
+from trl_pper.tasks.tests import count_tests, first_tests
 
 
 def apps(number: int, **changes):

@@ -6,16 +6,15 @@ import pickle
 import zlib
 
 import pytest
-from benchmark_rows import ROWS, SUM, packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.benchmark_rows import ROWS, SUM, packed
 from trl_pper import Judge
-from trl_pper.export import write_tasks
-from trl_pper.formats import FORMATS, load_tasks, match_task_id
-from trl_pper.formats.test_code import literal
-from trl_pper.judge.testplan import count_tests
-from trl_pper.task import CodingTask, StdioTests
+from trl_pper.tasks.formats.test_code import literal
+from trl_pper.tasks.loading import FORMATS, load_tasks, match_task_id, write_tasks
+from trl_pper.tasks.task import CodingTask, StdioTests
+from trl_pper.tasks.tests import count_tests
 
 EDITIONS = sorted(ROWS)
 

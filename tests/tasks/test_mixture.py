@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper import CodingTask, FunctionTests, mix_tasks
-from trl_pper.mixture import count_by_source
+from trl_pper.tasks.mixture import count_by_source
 
 
 def make(prefix, number, **more):

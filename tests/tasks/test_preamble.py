@@ -5,8 +5,8 @@ import ast
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests
-from trl_pper.syntax import with_preamble
-from trl_pper.task import StdioCase
+from trl_pper.tasks.syntax import with_preamble
+from trl_pper.tasks.task import StdioCase
 
 PREAMBLE = "from typing import List"
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests, task_rows
-from trl_pper.task import tests_from_json as from_json
-from trl_pper.task import tests_to_json as to_json
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests, task_rows
+from trl_pper.tasks.task import tests_from_json as from_json
+from trl_pper.tasks.task import tests_to_json as to_json
 
 CASES = StdioTests(cases=[StdioCase(input="1\n", output="2\n"), StdioCase(input="", output="é")], compare="lines")
 CALLS = FunctionTests(code="assert f(1) == 2", entry_point="f", setup="import math")

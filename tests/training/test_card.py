@@ -5,9 +5,9 @@ import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eval_result_entries
 
 from trl_pper import Experience, ReplayBuffer
-from trl_pper.eval_history import changes, eval_results, evaluations
-from trl_pper.mixture import SourceCount
-from trl_pper.model_card import RunFacts, write_model_card
+from trl_pper.tasks.mixture import SourceCount
+from trl_pper.training.card import RunFacts, write_model_card
+from trl_pper.training.history import changes, eval_results, evaluations
 
 THEIRS = """\
 ---

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from trl_pper.checkpoint import BUFFER_FILE, STATE_FILE, last_complete_checkpoint, load_buffer, save_buffer
-from trl_pper.experience import Experience
-from trl_pper.replay import ReplayBuffer
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.training.checkpoint import BUFFER_FILE, STATE_FILE, last_complete_checkpoint, load_buffer, save_buffer
 
 DRAWS = {"draws_per_step": 8, "steps_per_round": 2, "seed": 1}
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from trl_pper.config import PPERConfig
+from trl_pper.training.config import PPERConfig
 
 
 def config(**options) -> PPERConfig:
@@ -101,7 +101,7 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
 
 
 def test_the_options_of_the_buffer_reach_it():
-    from trl_pper.trainer_parts import buffer_of
+    from trl_pper.training.parts import buffer_of
 
     chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
     buffer = buffer_of(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
@@ -110,7 +110,7 @@ def test_the_options_of_the_buffer_reach_it():
 
 def test_the_options_of_decoding_reach_the_source():
     from trl_pper import BeamSearchSource, NucleusSource
-    from trl_pper.trainer_parts import beams_of, source_of
+    from trl_pper.training.parts import beams_of, source_of
 
     chosen = config(decoding="nucleus", num_beams=5, temperature=0.3, top_p=0.7, seed=9, max_completion_length=7)
     source = source_of(chosen)

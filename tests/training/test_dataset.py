@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from trl_pper.experience import Experience
-from trl_pper.replay import ReplayBuffer
-from trl_pper.replay_dataset import ReplayDataset
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.training.dataset import ReplayDataset
 
 
 def experience(number: int, **overrides) -> Experience:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from forked_plan import carry_out
 
-ROOT = Path(__file__).parents[1]
+from tests.support.forked_plan import carry_out
+
+ROOT = Path(__file__).parents[2]
 #: Processes and the rows of a micro-batch: eight rows make a step, in two micro-batches a process.
 SIZES = {1: 4, 2: 2, 4: 1}
 TASKS, PROGRAMS = 7, 14
@@ -138,7 +139,14 @@ def test_torchrun_starts_two_processes_that_share_training_and_evaluation(tmp_pa
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
     make_model().save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    launch("torch.distributed.run", "--standalone", "--nproc_per_node", "2", "tests/distributed_run.py", str(tmp_path))
+    launch(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "tests/support/distributed_run.py",
+        str(tmp_path),
+    )
     first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in (0, 1))
     assert (first["world_size"], second["world_size"]) == (2, 2)
     assert first["digest"] == second["digest"]

@@ -9,7 +9,8 @@ import zipfile
 
 import pytest
 from huggingface_hub import ModelCard
-from loopback_hub import TOKEN, Client, LoopbackHub, Repository
+
+from tests.support.loopback_hub import TOKEN, Client, LoopbackHub, Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -336,7 +337,7 @@ def test_checkpoints_are_not_pushed_even_if_the_strategy_is_changed_later(hub, r
 
 COMMAND = """
 import contextlib, sys
-from trl_pper.cli import main
+from trl_pper.cli.commands import main
 with contextlib.redirect_stdout(sys.stderr):
     result = main(argument)
 """

@@ -1,7 +1,8 @@
 """A run that was killed, wherever it stood, goes on to the bit: draws, losses, weights and buffer."""
 
 import pytest
-from forked_plan import carry_out
+
+from tests.support.forked_plan import carry_out
 
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 #: Where each run is killed, and the checkpoint it goes on from. Seven tasks make a collection, three steps a round:

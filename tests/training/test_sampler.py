@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trl_pper.experience import Experience
-from trl_pper.priority import draw_indices
-from trl_pper.replay import ReplayBuffer
-from trl_pper.sampler import PrioritizedSampler
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.replay.priority import draw_indices
+from trl_pper.training.sampler import PrioritizedSampler
 
 
 @pytest.fixture

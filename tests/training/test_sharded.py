@@ -10,10 +10,10 @@ import os
 
 import pytest
 import torch
-from forked_plan import carry_out
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.support.forked_plan import carry_out
 from trl_pper.demo.run import MODEL
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None

@@ -24,8 +24,8 @@ from trl_pper import (
     ReplayBuffer,
     StdioTests,
 )
-from trl_pper.journal import Journal
-from trl_pper.task import StdioCase
+from trl_pper.rounds.journal import Journal
+from trl_pper.tasks.task import StdioCase
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +376,7 @@ class BrokenJudge(Judge):
     """A judge whose sandbox never works."""
 
     def stream(self, jobs, *, deadline_seconds=None):
-        from trl_pper.verdict import Outcome, Verdict
+        from trl_pper.judge.verdict import Outcome, Verdict
 
         for _, programs in filter(None, jobs):
             yield [Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs]

@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_pper import PPERConfig, PPERTrainer
-from trl_pper.hub_push import LEFT_OUT, WITH_CHECKPOINTS
+from trl_pper.training.push import LEFT_OUT, WITH_CHECKPOINTS
 
 HOOKS = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"],

@@ -12,7 +12,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_pper import PPERConfig, PPERTrainer
-from trl_pper.trainer_checks import check_weighing
+from trl_pper.training.parts import check_weighing
 
 COLUMNS = ("logprob", "pass_rate")
 

@@ -5,3 +5,5 @@
 `mutate` changes them and `proposals` holds the new ones; `answers` asks the reference, and `literals` writes values
 down. `exposure` says which programs the new tests find out, and `command` is the `trl-pper amplify` command.
 """
+
+from __future__ import annotations

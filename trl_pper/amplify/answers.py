@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from trl_pper.judge import Judge, Limits
-from trl_pper.task import CodingTask, StdioCase, StdioTests
-from trl_pper.verdict import Outcome
+from trl_pper.judge.judge import Judge
+from trl_pper.judge.limits import Limits
+from trl_pper.judge.verdict import Outcome
+from trl_pper.tasks.task import CodingTask, StdioCase, StdioTests
 
 #: A reference must answer within this share of the CPU seconds of a test: other programs may be slower, and right.
 CPU_SHARE = 0.25

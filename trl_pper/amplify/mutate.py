@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trl_pper.amplify.literals import write
+from trl_pper.amplify.calls import write
 from trl_pper.amplify.rules import Relations, features
 from trl_pper.amplify.shape import Record, Shape
 

@@ -12,13 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from trl_pper.amplify.answers import Question, as_script
-from trl_pper.amplify.calls import TestCall, assertion, only_assertions, test_calls, with_assertions
+from trl_pper.amplify.calls import (
+    MAX_CHARS,
+    NotLiteral,
+    TestCall,
+    assertion,
+    only_assertions,
+    read,
+    test_calls,
+    with_assertions,
+    write,
+)
 from trl_pper.amplify.layout import layout_of
-from trl_pper.amplify.literals import MAX_CHARS, NotLiteral, read, write
 from trl_pper.amplify.mutate import new_inputs, plain
 from trl_pper.amplify.shape import Record, shape_of
-from trl_pper.syntax import with_preamble
-from trl_pper.task import CodingTask, FunctionTests, StdioCase, StdioTests, Tests
+from trl_pper.tasks.syntax import with_preamble
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests, Tests
 
 NO_LITERAL_CALL = "no test calls the function with literals"
 UNKNOWN_LAYOUT = "the inputs have no layout that is known"

@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from trl_pper.amplify.exposure import Exposure, expose
-from trl_pper.amplify.tasks import AmplifiedTask, amplify_tasks, check_options
-from trl_pper.atomic_file import atomic_file
-from trl_pper.export import write_tasks
-from trl_pper.judge.testplan import count_tests
-from trl_pper.judge_rows import make_judge, read_programs, tasks_of
-from trl_pper.task import CodingTask, StdioTests
+from trl_pper.amplify.tasks import AmplifiedTask, Exposure, amplify_tasks, check_options, expose
+from trl_pper.cli.judge import make_judge, read_programs
+from trl_pper.cli.tasks import tasks_of
+from trl_pper.files import atomic_file
+from trl_pper.tasks.loading import write_tasks
+from trl_pper.tasks.task import CodingTask, StdioTests
+from trl_pper.tasks.tests import count_tests
 
 
 def amplify_file(options: argparse.Namespace, *, console: Console | None = None) -> int:

@@ -12,18 +12,19 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from trl_pper.collection_report import CollectionReport
-from trl_pper.collector import BeamSampleCollector
-from trl_pper.generation.loading import load_model
+from trl_pper.cli.judge import make_judge
+from trl_pper.cli.sources import source_of
+from trl_pper.cli.tasks import tasks_of
+from trl_pper.generation.local_model import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
-from trl_pper.judge_rows import make_judge, tasks_of
-from trl_pper.output_journal import clear_journal, journal_beside
-from trl_pper.processes import join_processes
-from trl_pper.replay import ReplayBuffer
-from trl_pper.share import own_batches
-from trl_pper.source_options import source_of
-from trl_pper.task import CodingTask
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.rounds.collection_report import CollectionReport
+from trl_pper.rounds.collector import BeamSampleCollector
+from trl_pper.rounds.journal import clear_journal, journal_beside
+from trl_pper.rounds.processes import join_processes
+from trl_pper.rounds.share import own_batches
+from trl_pper.tasks.task import CodingTask
 
 
 def collect(options: argparse.Namespace) -> int:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trl_pper import __version__
-from trl_pper.formats import FORMATS
-from trl_pper.option_defaults import with_file
-from trl_pper.plain_completion import LEARNED
-from trl_pper.source_options import add_source_options
-from trl_pper.task_source import PROMPTS
+from trl_pper.cli.options.types import with_file
+from trl_pper.cli.sources import add_source_options
+from trl_pper.cli.tasks import PROMPTS
+from trl_pper.generation.extraction import LEARNED
+from trl_pper.tasks.loading import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,31 +189,32 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _train(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments or not arguments:
-        from trl_pper.train_help import train_help
+        from trl_pper.cli.train_options import train_help
 
         print(train_help(), end="")
         return 0
-    from trl_pper.train_start import train
+    from trl_pper.cli.train import train
 
     return train(arguments)
 
 
 def _collect(options: argparse.Namespace) -> int:
-    from trl_pper.collect_command import collect
+    from trl_pper.cli.collect import collect
 
     return collect(options)
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from trl_pper.collect_command import merge
+    from trl_pper.cli.collect import merge
 
     return merge(options)
 
 
 def _rescore(options: argparse.Namespace) -> int:
-    from trl_pper.generation.loading import load_model
-    from trl_pper.generation.scorer import Scorer, rescore
-    from trl_pper.replay import ReplayBuffer
+    from trl_pper.generation.local_model import load_model
+    from trl_pper.generation.scorer import Scorer
+    from trl_pper.replay.buffer import ReplayBuffer
+    from trl_pper.rounds.revise import rescore
 
     buffer = ReplayBuffer.load(options.buffer)
     scored = rescore(buffer, Scorer(*load_model(options.scorer), name=options.scorer), only_missing=not options.all)
@@ -224,7 +225,7 @@ def _rescore(options: argparse.Namespace) -> int:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from trl_pper.judge_rows import judge_file, selftest
+    from trl_pper.cli.judge import judge_file, selftest
 
     if options.selftest:
         return selftest(options)
@@ -235,19 +236,20 @@ def _judge(options: argparse.Namespace) -> int:
 
 
 def _amplify(options: argparse.Namespace) -> int:
-    from trl_pper.amplify.command import amplify_file
+    from trl_pper.cli.amplify import amplify_file
 
     return amplify_file(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from trl_pper.evaluate_command import evaluate
+    from trl_pper.cli.evaluate import evaluate
 
     return evaluate(options)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from trl_pper.report import find_run, write_report
+    from trl_pper.report.history import find_run
+    from trl_pper.report.page import write_report
 
     run = find_run(options.source)
     write_report(
@@ -264,13 +266,14 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from trl_pper import export
-    from trl_pper.judge_rows import task_options, tasks_of
-    from trl_pper.replay import ReplayBuffer
+    from trl_pper.cli.tasks import task_options, tasks_of
+    from trl_pper.replay import export
+    from trl_pper.replay.buffer import ReplayBuffer
+    from trl_pper.tasks.loading import write_tasks
 
     if options.to == "native":
         tasks = tasks_of(options.source, options)
-        export.write_tasks(options.output, tasks)
+        write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0
     given = [name for name, value in task_options(options).items() if value not in (None, "auto", "raise", "text")]

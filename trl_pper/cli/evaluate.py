@@ -20,21 +20,20 @@ from typing import Any
 from accelerate import PartialState
 
 from trl_pper import __version__
-from trl_pper.atomic_file import atomic_file
-from trl_pper.evaluation import Tally, progress_of_evaluation, tally
+from trl_pper.cli.judge import VerdictRows, make_judge
+from trl_pper.cli.sources import source_of
+from trl_pper.cli.tasks import task_options, tasks_of
+from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
-from trl_pper.judge import Judge
-from trl_pper.judge_rows import make_judge, task_options, tasks_of
-from trl_pper.output_journal import clear_journal, journal_beside
-from trl_pper.processes import join_processes
-from trl_pper.score_table import show
-from trl_pper.scores import Figures, TaskCounts, group_by, sum_up, task_rows
-from trl_pper.share import open_journal
-from trl_pper.source_options import source_of
-from trl_pper.task import CodingTask
-from trl_pper.verdict_rows import VerdictRows
+from trl_pper.judge.judge import Judge
+from trl_pper.metrics.scores import Figures, TaskCounts, group_by, show, sum_up, task_rows
+from trl_pper.rounds.evaluation import Tally, progress_of_evaluation, tally
+from trl_pper.rounds.journal import clear_journal, journal_beside
+from trl_pper.rounds.processes import join_processes
+from trl_pper.rounds.share import open_journal
+from trl_pper.tasks.task import CodingTask
 
 #: For which k pass@k is given where nobody says; those beyond the programs of a task are left out.
 DEFAULT_K = (1, 10, 100)

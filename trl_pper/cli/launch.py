@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from trl_pper.option_defaults import option_actions
+from trl_pper.cli.options.types import option_actions
 
 ACCELERATE_CONFIG = "accelerate_config"
 ACCELERATE_CONFIG_HELP = (

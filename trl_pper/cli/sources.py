@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.option_types import json_text
+from trl_pper.cli.options.types import json_text
 
 if TYPE_CHECKING:
     from trl_pper.generation.source import ProgramSource
+
 
 SOURCES = ("model", "server", "dataset")
 
@@ -127,7 +128,7 @@ def _chosen(options: argparse.Namespace) -> str:
 
 def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -> ProgramSource:
     from trl_pper.generation.beam_search import BeamSearchSource
-    from trl_pper.generation.loading import load_model
+    from trl_pper.generation.local_model import load_model
     from trl_pper.generation.nucleus import NucleusSource
 
     decoding = options.decoding or decoding

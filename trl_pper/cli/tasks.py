@@ -11,13 +11,15 @@ Enters: one name with options. Leaves: tasks, asked as text or as chat messages.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from pathlib import Path
 from typing import Any
 
-from trl_pper.formats import as_chat, load_tasks
-from trl_pper.option_file import yaml_mapping
-from trl_pper.task import CodingTask
+from trl_pper.cli.options.file import yaml_mapping
+from trl_pper.tasks.chat import as_chat
+from trl_pper.tasks.loading import load_tasks
+from trl_pper.tasks.task import CodingTask
 
 PROMPTS = ("text", "chat")
 
@@ -57,7 +59,7 @@ def is_mixture(source: str) -> bool:
 
 def _mixed(path: Path) -> list[CodingTask]:
     # Not needed for `--help`, and slow.
-    from trl_pper.mixture import mix_tasks
+    from trl_pper.tasks.mixture import mix_tasks
 
     given = yaml_mapping(path)
     if not isinstance(given.get("mixture"), dict) or not given["mixture"]:
@@ -81,3 +83,14 @@ def _source(place: str, spec: Any) -> tuple[list[CodingTask], float]:
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise ValueError(f"{place}: weight: must be a number above 0; got {weight!r}")
     return load_tasks(spec["tasks"], **options), weight
+
+
+def task_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a command line that `read_tasks` takes."""
+    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error", "prompts")
+    return {name: getattr(options, name) for name in names}
+
+
+def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
+    """Load tasks as the options of a command line describe."""
+    return read_tasks(source, **task_options(options))

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trl_pper.launch import first_to_say, is_launched, is_worth_a_launch, launch
-from trl_pper.option_file import read_entries, split_config
+from trl_pper.cli.launch import first_to_say, is_launched, is_worth_a_launch, launch
+from trl_pper.cli.options.file import read_entries, split_config
 
 if TYPE_CHECKING:
-    from trl_pper.train_options import TrainOptions
-    from trl_pper.trainer import PPERTrainer
+    from trl_pper.cli.train_options import TrainOptions
+    from trl_pper.training.trainer import PPERTrainer
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def train(arguments: Sequence[str]) -> int:
     """
     try:
         _set_environment(arguments)
-        from trl_pper.train_options import train_options
+        from trl_pper.cli.train_options import train_options
 
         options = train_options(arguments)
         if not is_launched() and is_worth_a_launch(options.launch, use_cpu=bool(options.given.get("use_cpu"))):
@@ -43,7 +43,7 @@ def train(arguments: Sequence[str]) -> int:
         if first_to_say(line):
             print(line, file=sys.stderr, flush=True)
         return 2
-    from trl_pper.train_command import run
+    from trl_pper.cli.train_run import run
 
     run(trainer)
     return 0
@@ -55,8 +55,8 @@ def _prepared(options: TrainOptions) -> PPERTrainer:
             f"{options.typed_launch}: a launcher started this process already; give it to the launcher, or start "
             "trl-pper train without one"
         )
-    from trl_pper.processes import check_processes
-    from trl_pper.train_command import prepare
+    from trl_pper.cli.train_run import prepare
+    from trl_pper.rounds.processes import check_processes
 
     configurations = options.configurations()
     try:

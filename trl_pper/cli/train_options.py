@@ -2,6 +2,10 @@
 
 Enters: arguments, and the YAML file among them. Leaves: configurations, or what to launch; each option is
 checked here, before a model or a task is loaded.
+
+What `trl-pper train --help` shows: every option with its one description, ours first.
+
+Enters: nothing. Leaves: text. It needs the configuration classes, and so takes the seconds in which they are imported.
 """
 
 from __future__ import annotations
@@ -12,17 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trl import ModelConfig, TrlParser
+from transformers import TrainingArguments
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from trl_pper.config import PPERConfig
-from trl_pper.formats import FORMATS
-from trl_pper.launch import launch_actions
-from trl_pper.option_defaults import option_actions
-from trl_pper.option_file import Entry, read_entries, split_config
-from trl_pper.option_rows import options_of
-from trl_pper.option_types import Wanted, typed, unknown_option, wanted_of_action
-from trl_pper.plain_completion import LEARNED
-from trl_pper.task_source import PROMPTS, is_mixture
+from trl_pper.cli.launch import ACCELERATE_CONFIG, ACCELERATE_CONFIG_HELP, launch_actions
+from trl_pper.cli.options.file import Entry, read_entries, split_config
+from trl_pper.cli.options.shown import Option, help_text, options_of
+from trl_pper.cli.options.types import Wanted, option_actions, typed, unknown_option, wanted_of_action
+from trl_pper.cli.tasks import PROMPTS, is_mixture
+from trl_pper.generation.extraction import LEARNED
+from trl_pper.tasks.loading import FORMATS
+from trl_pper.training.config import PPERConfig
 
 _UNKNOWN = "neither trl-pper train nor accelerate launch has such an option"
 _NUMBER = re.compile(r"-\.?\d")
@@ -243,3 +247,33 @@ def _as_arguments(name: str, value: Any) -> list[str]:
         return []
     values = value if isinstance(value, list) else [value]
     return [f"--{name}" if one is True else f"--{name}={one}" for one in values]
+
+
+_USAGE = "trl-pper train [--config FILE.yaml] [--option value ...]"
+_DESCRIPTION = (
+    "Fine-tune a code model by prioritised experience replay of the programs it writes. In the YAML file options are "
+    "'name: value'; the command line goes before it."
+)
+_EPILOG = (
+    "--num_processes, --num_machines, --gpu_ids and all further options of `accelerate launch` are taken as well; "
+    "`accelerate launch --help` lists them. In square brackets stands what holds where an option is not given."
+)
+_TEXT = Wanted(kinds=frozenset({"text"}))
+
+
+def train_help() -> str:
+    """Return the text of `trl-pper train --help`."""
+    base = {field.name for field in fields(TrainingArguments)}
+    trained = options_of(PPERConfig)
+    theirs = {field.name for field in fields(SFTConfig)}
+    config = Option(name="config", default=None, help="YAML file of these options.", wanted=_TEXT)
+    launch = Option(name=ACCELERATE_CONFIG, default=None, help=ACCELERATE_CONFIG_HELP, wanted=_TEXT)
+    groups = {
+        "tasks and programs": [config, *options_of(DataArguments)],
+        "prioritised experience replay": [option for option in trained if option.name not in theirs],
+        "model and adapter (TRL's ModelConfig)": options_of(ModelConfig),
+        "several processes": [launch],
+        "fine-tuning (TRL's SFTConfig)": [one for one in trained if one.name in theirs - base],
+        "training (TrainingArguments)": [one for one in trained if one.name in base],
+    }
+    return help_text(_USAGE, _DESCRIPTION, groups, epilog=_EPILOG)

@@ -6,6 +6,11 @@ it prefers the wrong token at those places, while its beams still hold the right
 
 Run `python -m trl_pper.demo.base_model --output trl_pper/demo/model`; the same seed gives the same weights on the same
 machine.
+
+What the demo's base model read: programs of the family by an author who slips in the same places again and again.
+
+Enters: a seed. Leaves: an endless stream of prompts and bodies over the train compositions; the held-out ones never
+occur in it.
 """
 
 from __future__ import annotations
@@ -18,16 +23,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from trl_pper.demo.corpus import OTHER_SLIP_PROBABILITY, PRONE, PRONE_SLIP_PROBABILITY, corpus
-from trl_pper.demo.family import Split
-from trl_pper.demo.tasks import demo_tasks
-from trl_pper.evaluation import TaskScores, evaluate_tasks
+from trl_pper.demo.tasks import Split, compositions, demo_tasks, draw_composition
 from trl_pper.generation.beam_search import BeamSearchSource
-from trl_pper.judge import Judge
+from trl_pper.judge.judge import Judge
+from trl_pper.rounds.evaluation import TaskScores, evaluate_tasks
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 VOCABULARY_SIZE = 448
@@ -178,7 +182,7 @@ Written by `python -m trl_pper.demo.base_model` together with the files beside i
 
 A Qwen2 model of {parameters:,} parameters in float32, trained from scratch with seed {recipe.seed} for {recipe.steps}
 steps of {recipe.batch_size} programs (last loss {loss:.4f} nats per token). The programs compose a filter, a map and a
-reduction, as `trl_pper/demo/family.py` lists them. Each part of a program carries its one-token slip with probability
+reduction, as `trl_pper/demo/tasks.py` lists them. Each part of a program carries its one-token slip with probability
 {PRONE_SLIP_PROBABILITY} if it is one of
 {prone},
 and {OTHER_SLIP_PROBABILITY} otherwise. The compositions of the test split are not in the corpus.
@@ -214,6 +218,24 @@ def main(arguments: list[str] | None = None) -> None:
     text = describe(recipe, model.num_parameters(), loss, measure(model, tokenizer))
     (options.output / "README.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+#: Components whose slip is the more common form in the corpus; the others slip now and then.
+PRONE = frozenset({"at_least", "at_most", "odd", "subtract", "remainder", "smallest", "positives"})
+PRONE_SLIP_PROBABILITY = 0.6
+OTHER_SLIP_PROBABILITY = 0.08
+
+
+def corpus(seed: int) -> Iterator[tuple[str, str]]:
+    """Yield prompts and bodies without end, from the train compositions, with slips."""
+    rng = np.random.default_rng(seed)
+    kinds = compositions("train")
+    while True:
+        chosen = kinds[rng.integers(len(kinds))]
+        probabilities = [PRONE_SLIP_PROBABILITY if c.name in PRONE else OTHER_SLIP_PROBABILITY for c in chosen]
+        first, second, third = (rng.random(3) < probabilities).tolist()
+        asked = draw_composition(chosen, rng)
+        yield asked.prompt, asked.completion((first, second, third))
 
 
 if __name__ == "__main__":

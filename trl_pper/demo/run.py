@@ -21,13 +21,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from trl_pper.collector import BeamSampleCollector
-from trl_pper.config import PPERConfig
-from trl_pper.demo import MODEL, demo_tasks
+from trl_pper.demo import MODEL
+from trl_pper.demo.tasks import demo_tasks
 from trl_pper.generation.local_model import CHECKPOINTING
-from trl_pper.progress import shows_bars
-from trl_pper.report import history_of, write_report
-from trl_pper.trainer import PPERTrainer
+from trl_pper.report.history import history_of
+from trl_pper.report.page import write_report
+from trl_pper.rounds.collector import BeamSampleCollector
+from trl_pper.rounds.display import shows_bars
+from trl_pper.training.config import PPERConfig
+from trl_pper.training.trainer import PPERTrainer
 
 ROUNDS = 3
 STEPS_PER_ROUND = 50

@@ -1,1 +1,1 @@
-"""Where programs come from: the model in training, a server, or a data set of a teacher's programs."""
+"""Write programs for tasks, and say how probable each one is."""

@@ -10,10 +10,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from trl_pper.generation.diversity import EarlierGroups
-from trl_pper.generation.fingerprint import model_identity
-from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.local_programs import (
+from trl_pper.generation.decoding import (
+    EarlierGroups,
     PromptBatch,
     batches,
     checked_prompts,
@@ -22,9 +20,10 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
-from trl_pper.generation.number_checks import check_at_least_one, check_not_negative
-from trl_pper.generation.source import GeneratedProgram, settings_json
-from trl_pper.task import CodingTask, checked_stop
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.scorer import model_identity
+from trl_pper.generation.source import GeneratedProgram, check_at_least_one, check_not_negative, settings_json
+from trl_pper.tasks.task import CodingTask, checked_stop
 
 
 class BeamSearchSource:

@@ -15,15 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.experience import check_likelihood
-from trl_pper.formats import match_task_id, read_rows
-from trl_pper.generation.source import GeneratedProgram, settings_json
-from trl_pper.task import CodingTask
-
-logger = logging.getLogger(__name__)
+from trl_pper.files import read_rows
+from trl_pper.generation.source import GeneratedProgram, check_likelihood, settings_json
+from trl_pper.tasks.loading import match_task_id
+from trl_pper.tasks.task import CodingTask
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
+
+
+logger = logging.getLogger(__name__)
 
 
 class DatasetSource:

@@ -4,23 +4,31 @@ Enters: prompts as token ids, and how to decode. Leaves: completions cut where t
 log-probability comes from one teacher-forced pass over what is kept, since the scores of `generate` would need
 steps * batch * sequences * vocabulary floats of memory and include every processor that touched them: so it means the
 same for beams and for samples, whatever the temperature.
+
+Diversity of beams: a token that earlier groups chose in the same place costs something (arXiv 1610.02424).
+
+Enters: what earlier groups found. Leaves: scores of the next step with the penalty taken off.
+
+The end of a completion at a text, while its tokens are generated: each prompt of a batch has stops of its own.
+
+Enters: the ids of a batch after each step. Leaves: which rows have ended. It only saves steps: where exactly a
+completion ends is decided on its whole text, afterwards.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from trl_pper.generation.kept_tokens import kept_before
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram
-from trl_pper.generation.stops import first_stop
-from trl_pper.generation.token_stops import TaskStops
-from trl_pper.task import CodingTask
+from trl_pper.generation.stops import first_stop, kept_before
+from trl_pper.tasks.task import CodingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,3 +219,61 @@ def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+class EarlierGroups(LogitsProcessor):  # type: ignore[misc]
+    """Take `penalty` off a token's score for each earlier completion of its prompt that has it in this place.
+
+    Args:
+        completions: For each prompt the token ids of the completions of earlier groups.
+        start: Where completions start, in tokens.
+        penalty: The strength of Hamming diversity (lambda of section 4 of the paper), in nats.
+    """
+
+    def __init__(self, completions: Sequence[Sequence[Sequence[int]]], *, start: int, penalty: float) -> None:
+        self.completions = [[list(ids) for ids in found] for found in completions]
+        self.start = start
+        self.penalty = penalty
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores, shape [rows, vocabulary], less the penalties; rows come prompt by prompt."""
+        place = input_ids.shape[1] - self.start
+        rows_each = len(input_ids) // len(self.completions)
+        scores = scores.clone()
+        for prompt, found in enumerate(self.completions):
+            counts = Counter(ids[place] for ids in found if place < len(ids))
+            rows = slice(prompt * rows_each, (prompt + 1) * rows_each)
+            for token, count in counts.items():
+                scores[rows, token] -= self.penalty * count
+        return scores
+
+
+class TaskStops(StoppingCriteria):  # type: ignore[misc]
+    """End a row as soon as its last tokens hold one of its stops.
+
+    Args:
+        tokenizer: Decodes the ids.
+        stops: For each prompt its stops. Rows are those of the first prompt, then those of the second, ..., the same
+            number each, as `generate` lays out beams and samples.
+        start: Where completions start, in tokens.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], *, start: int) -> None:
+        self.tokenizer = tokenizer
+        self.stops = [tuple(each) for each in stops]
+        self.start = start
+        # Every token but the special ones holds a byte at least. The stop may begin and end inside a token.
+        self.windows = [max((len(stop.encode()) for stop in each), default=0) for each in self.stops]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        """Return which rows have ended, bool, shape [rows]."""
+        rows_each = len(input_ids) // len(self.stops)
+        ended = [self._has_ended(row, index // rows_each) for index, row in enumerate(input_ids.tolist())]
+        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+    def _has_ended(self, row: list[int], prompt: int) -> bool:
+        if not self.stops[prompt]:
+            return False
+        tail = row[max(self.start, len(row) - self.windows[prompt]) :]
+        text = self.tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return any(stop in text for stop in self.stops[prompt])

@@ -3,6 +3,11 @@
 Enters: a completion and the prompt it answers. Leaves: one program, as the judge will see it, and whether there was
 one: where nothing parses, or nothing defines what was asked for, the text is left for an honest error. It does not
 promise that the program is the one the model meant; it never raises, and the same text gives the same program.
+
+The completion that says a program and nothing else: what a student learns of a teacher that chats.
+
+Enters: a program and the prompt it answers. Leaves: a completion from which the same program is extracted again. It
+promises nothing of how likely anybody finds it.
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_pper.syntax import Parser, body_indent, definitions, is_idle, is_stub, parse_open, top_level_return
-from trl_pper.task import Prompt
+from trl_pper.tasks.syntax import Parser, body_indent, definitions, is_idle, is_stub, parse_open, top_level_return
+from trl_pper.tasks.task import Prompt
 
 _FENCE = re.compile(r"(?P<before>.*?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 _FENCE_LINES = re.compile(r"^.*?(?:`{3,}|~{3,}).*$", re.MULTILINE)
@@ -299,3 +304,37 @@ def _last_definition(prompt: str, parser: Parser) -> str | None:
 def _before_last_definition(prefix: str) -> str:
     starts = [match.start() for match in re.finditer(r"^(?:@|async\s+def\b|def\b|class\b)", prefix, re.MULTILINE)]
     return prefix[: starts[-1]] if starts else ""
+
+
+#: What is learned of what a source writes.
+LEARNED = ("completion", "program")
+
+
+def plain_completion(program: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str | None:
+    r"""Return the program as a completion of its prompt, without prose.
+
+    Args:
+        program: What was extracted from a reply.
+        prompt: What was asked: of text that a program begins with the completion is the rest; chat messages are
+            answered by one fenced block.
+        entry_point: The function the program must define, if known.
+
+    Returns:
+        The completion, or None where none gives this program, as when a reply defines the prompt's function anew.
+
+    Examples:
+        >>> plain_completion("def f(x):\n    return x\n", prompt="def f(x):\n")
+        '    return x\n'
+        >>> plain_completion("print(1)\n", prompt="Print one.")
+        'print(1)\n'
+    """
+    if isinstance(prompt, str):
+        rest = [program.removeprefix(prompt)] if program.startswith(prompt) else []
+        candidates = [*rest, program]
+    else:
+        candidates = [f"```python\n{program.rstrip()}\n```"]
+    for completion in candidates:
+        again = extract_program(completion, prompt=prompt, entry_point=entry_point)
+        if again.rstrip() == program.rstrip():
+            return completion
+    return None

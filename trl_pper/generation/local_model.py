@@ -2,6 +2,10 @@
 
 Enters: a model (wrapped by Accelerate or not) and its tokenizer. Leaves: token ids and log-probabilities. Every use
 puts the model back as it was found: training flags, gradient checkpointing and generation configuration.
+
+A model and its tokenizer from the Hub or a folder, for inference on the device of this process.
+
+Enters: a model's id or path, of a full model or of an adapter. Leaves: the model in evaluation mode and its tokenizer.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType, extract_model_from_parallel
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
 
-from trl_pper.task import Prompt, answer
+from trl_pper.tasks.task import Prompt, answer
 
 #: What recomputing activations is called, as an option and in a model's methods: transformers 5.23 renamed it.
 CHECKPOINTING = (
@@ -264,3 +269,22 @@ def _config_holders(bare: Any) -> list[Any]:
 def _takes(bare: Any, argument: str) -> bool:
     model = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
     return argument in inspect.signature(model.forward).parameters
+
+
+def load_model(name: str, *, dtype: str | None = None, revision: str | None = None) -> tuple[Any, Any]:
+    """Return a model and its tokenizer.
+
+    Args:
+        name: Id or path of a causal language model, or of a PEFT adapter, whose base model is loaded below it.
+        dtype: Number type of the weights, such as "bfloat16"; that of the checkpoint if None.
+        revision: Branch, tag or commit.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: There is no such number type.
+    """
+    chosen = {"dtype": dtype, "revision": revision}
+    given = {key: value for key, value in chosen.items() if value is not None}
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    model = AutoModelForCausalLM.from_pretrained(name, **given)
+    return model.eval().to(PartialState().device), tokenizer

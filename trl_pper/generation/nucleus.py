@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from trl_pper.generation.fingerprint import model_identity
-from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.local_programs import (
+from trl_pper.generation.decoding import (
     PromptBatch,
     batches,
     checked_prompts,
@@ -27,9 +25,10 @@ from trl_pper.generation.local_programs import (
     own_model,
     programs_of,
 )
-from trl_pper.generation.number_checks import check_at_least_one
-from trl_pper.generation.source import GeneratedProgram, settings_json
-from trl_pper.task import CodingTask, checked_stop
+from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.scorer import model_identity
+from trl_pper.generation.source import GeneratedProgram, check_at_least_one, settings_json
+from trl_pper.tasks.task import CodingTask, checked_stop
 
 
 class NucleusSource:

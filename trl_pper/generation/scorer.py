@@ -3,22 +3,32 @@
 Enters: prompts with completions, as text. Leaves: log P(completion | prompt) in nats and the number of tokens it sums
 over. Log-probabilities of different models do not compare, so that each is kept with the name of its model. What is
 longer than the model's context has none.
+
+Fingerprints of weights and tokenizers: whether two models would write the same, without keeping a copy.
+
+Enters: a model or a tokenizer. Leaves: 16 or 32 hexadecimal digits. Equal weights have equal fingerprints on every
+device; different ones differ but for a chance of about 2**-64. They are no defence against somebody who wants a
+collision.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
+import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 
+from trl_pper.generation.decoding import own_model
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.local_programs import own_model
-from trl_pper.replay import ReplayBuffer
-from trl_pper.task import Prompt
+from trl_pper.tasks.task import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -121,31 +131,77 @@ def even_pairs(
     return [*pairs, *[filler] * (needed - len(pairs))]
 
 
-def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) -> ReplayBuffer:
-    """Give the programs of a buffer the log-probabilities of a named model.
+_CHUNK = 1 << 22
 
-    Args:
-        buffer: Whose programs to score; it stays as it is.
-        scorer: The model.
-        only_missing: Whether programs that have a log-probability keep it. Possibilities of different models do not
-            compare: with False all are of this one, and a program that does not fit its context has none.
 
-    Returns:
-        A buffer with the same settings, order and pass rates.
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Return 16 hexadecimal digits for the names, types and bits of a model's parameters and buffers.
 
-    Raises:
-        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them.
+    The weights of a sharded model come together one parameter at a time, so that every process has to call this and
+    all get what an unsharded model gives. Sums of integers modulo 2**64 do not depend on their order, so that CPU and
+    GPU agree.
     """
-    chosen = [one for one in buffer if one.logprob is None or not only_missing]
-    scorer.check([one.prompt for one in chosen])
-    found = scorer.score([(one.prompt, one.completion) for one in chosen])
-    likelihoods = {one.key: likelihood for one, likelihood in zip(chosen, found, strict=True)}
-    none = {"logprob": None, "num_tokens": None, "scorer": ""}
-    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
-    result.add(
-        replace(one, **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none))
-        if one.key in likelihoods
-        else one
-        for one in buffer
-    )
-    return result
+    total = 0
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        with _whole(tensor) as whole:
+            label = f"{name} {whole.dtype} {tuple(whole.shape)}".encode()
+            salt = int.from_bytes(hashlib.sha256(label).digest()[:8], "big")
+            total = (total + salt * (2 * _bit_sum(whole) + 1)) % 2**64
+    return f"{total:016x}"
+
+
+def model_identity(local: LocalModel) -> dict[str, Any]:
+    """Return what of a model decides what it writes: its weights, its tokenizer, the template, the end tokens."""
+    with local.inference() as bare:
+        weights = weights_fingerprint(bare)
+    return {
+        "weights": weights,
+        "tokenizer": tokenizer_fingerprint(local.processing_class),
+        "chat_template": getattr(local.processing_class, "chat_template", None),
+        "eos_token_ids": local.eos_token_ids(),
+    }
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return 32 hexadecimal digits for what decides a tokenizer's tokens; padding and truncation do not."""
+    # A processor of several modalities holds the tokenizer of its text.
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        parts = json.loads(backend.to_str())
+        parts = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
+    else:
+        parts = {"vocabulary": tokenizer.get_vocab()}
+    special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
+    text = json.dumps([parts, special], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _whole(tensor: Any) -> Iterator[torch.Tensor]:
+    if hasattr(tensor, "full_tensor"):
+        # DTensor, as FSDP shards.
+        yield tensor.detach().full_tensor()
+    elif hasattr(tensor, "ds_id") and not tensor.numel():
+        # Sharded by ZeRO-3, and not gathered by `LocalModel.inference` already.
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            yield tensor.detach()
+    else:
+        yield tensor.detach()
+
+
+def _bit_sum(tensor: torch.Tensor) -> int:
+    """Return the sum over positions of bits times an odd weight of the position, modulo 2**64."""
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    if flat.numel() % 4 == 0:
+        flat = flat.view(torch.int32)
+    total = 0
+    for start in range(0, flat.numel(), _CHUNK):
+        bits = flat[start : start + _CHUNK].to(torch.int64)
+        positions = torch.arange(start, start + bits.numel(), device=bits.device, dtype=torch.int64)
+        # An even multiplier makes every weight odd: no bit of any position can vanish modulo 2**64.
+        weights = positions * 0x5851F42D4C957F2E + 1
+        total = (total + int((bits * weights).sum())) % 2**64
+    return total

@@ -4,30 +4,43 @@ Enters: tasks. Leaves: the choices of the server's replies in the order of the t
 sends them and None where it does not. A server that lacks a field is asked without it; completions are cut at stops
 here, too. Nothing is kept here: a
 collector with a journal keeps what came before an error, and asks for the rest when it is started again.
+
+Coroutines at work at once, their results in the order of what they work on.
+
+Enters: items and what to do with one. Leaves: results, in the order of the items. Few run at once, and few results
+wait to be taken. The work goes on in a thread with an event loop while whoever takes the results does something else;
+leaving early cancels it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2 as httpx
 
-from trl_pper.generation.endpoint import Endpoint, RequestRefused
-from trl_pper.generation.in_order import in_order
-from trl_pper.generation.number_checks import check_above_zero, check_at_least_one, check_not_negative
-from trl_pper.generation.pace import Pace
-from trl_pper.generation.server_reply import choices_of, program_of, usage_of
-from trl_pper.generation.source import GeneratedProgram, settings_json
-from trl_pper.generation.usage import Usage
-from trl_pper.task import CodingTask, checked_stop
+from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused
+from trl_pper.generation.server_reply import Usage, choices_of, program_of, usage_of
+from trl_pper.generation.source import (
+    GeneratedProgram,
+    check_above_zero,
+    check_at_least_one,
+    check_not_negative,
+    settings_json,
+)
+from trl_pper.tasks.task import CodingTask, checked_stop
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
+
 
 logger = logging.getLogger(__name__)
 
@@ -296,3 +309,75 @@ def _checked_key(api_key: str | None, api_key_env: str | None) -> str | None:
     if not key or not all("!" <= character <= "~" for character in key):
         raise ValueError(f"{name}: printable ASCII without spaces is required; the key is not shown here")
     return key
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    items: Iterable[Item],
+    work: Callable[[Item], Awaitable[Result]],
+    *,
+    concurrency: int,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> Iterator[Result]:
+    """Yield the result of each item, in order.
+
+    Args:
+        items: What to work on.
+        work: Does it, in the event loop.
+        concurrency: How many are worked on at once. At most as many results again wait behind an unfinished one.
+        close: Awaited in the event loop at the end.
+
+    Raises:
+        Exception: What `work` raises, after the results of earlier items; later work is cancelled.
+    """
+    with _loop_in_thread() as loop:
+        gate, failed = asyncio.Semaphore(concurrency), asyncio.Event()
+
+        async def gated(item: Item) -> Result:
+            async with gate:
+                if failed.is_set():
+                    # Its turn came before whoever takes the results could see the error of an earlier one.
+                    raise asyncio.CancelledError
+                try:
+                    return await work(item)
+                except Exception:
+                    failed.set()
+                    raise
+
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                if len(waiting) == 2 * concurrency:
+                    yield waiting.popleft().result()
+                waiting.append(asyncio.run_coroutine_threadsafe(gated(item), loop))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            asyncio.run_coroutine_threadsafe(_end(close), loop).result()
+
+
+@contextlib.contextmanager
+def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    # A daemon: a process that ends waits for no reply.
+    thread = threading.Thread(target=loop.run_forever, name="programs", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _end(close: Callable[[], Coroutine[Any, Any, None] | Awaitable[None]] | None) -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    if close is not None:
+        await close()
+    await asyncio.get_running_loop().shutdown_asyncgens()

@@ -14,19 +14,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
-from trl_pper.judge.batch import Batch, Job, Slot
-from trl_pper.judge.cache import VerdictCache
-from trl_pper.judge.function import judge_function
-from trl_pper.judge.ladder import choose_level
+from trl_pper.judge.host.batch import Batch, Job, Slot, VerdictCache
+from trl_pper.judge.host.function import judge_function
+from trl_pper.judge.host.stdio import judge_stdio
+from trl_pper.judge.host.system import usable_cores
+from trl_pper.judge.host.worker import Worker, WorkerError
+from trl_pper.judge.levels import choose_level
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.means import usable_cores
 from trl_pper.judge.selftest import examine
-from trl_pper.judge.stdio import judge_stdio
-from trl_pper.judge.testplan import count_tests
-from trl_pper.judge.worker import Worker, WorkerError
-from trl_pper.syntax import with_preamble
-from trl_pper.task import CodingTask, FunctionTests, StdioTests, Tests
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.tasks.syntax import with_preamble
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests, Tests
+from trl_pper.tasks.tests import count_tests
 
 _ATTEMPTS = 2
 _TAKE_SECONDS = 0.2

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import sys
 
-from trl_pper.judge.means import PORTABLE_LEVEL
+from trl_pper.judge.host.worker import LevelRefused, WorkerError
 from trl_pper.judge.selftest import escapes
-from trl_pper.judge.worker import LevelRefused, WorkerError
+from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 
 #: From strongest to weakest.
 ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits", PORTABLE_LEVEL)

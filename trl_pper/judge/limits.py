@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from trl_pper.task import CodingTask
+from trl_pper.tasks.task import CodingTask
 
 _MEBIBYTE = 1 << 20
 

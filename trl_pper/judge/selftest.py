@@ -15,13 +15,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-from trl_pper.judge.function import judge_function
+from trl_pper.judge.host.function import judge_function
+from trl_pper.judge.host.stdio import judge_stdio
+from trl_pper.judge.host.worker import Worker, clean_environment
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.means import PORTABLE_LEVEL
-from trl_pper.judge.stdio import judge_stdio
-from trl_pper.judge.worker import Worker, clean_environment
-from trl_pper.task import FunctionTests, StdioCase, StdioTests
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.judge.wire.rules import PORTABLE_LEVEL
+from trl_pper.tasks.task import FunctionTests, StdioCase, StdioTests
 
 #: For programs that run into a limit: they end soon.
 _TIGHT = Limits(cpu_seconds=0.3, memory_bytes=128 << 20, output_bytes=1 << 16, file_bytes=1 << 20, files=50)

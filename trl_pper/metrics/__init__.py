@@ -5,14 +5,26 @@ Nothing here imports `evaluate` before it is needed. Load by path: by name, `eva
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trl_pper import __version__
+
+if TYPE_CHECKING:
+    from trl_pper.metrics.compute import pool as pool
 
 _HERE = Path(__file__).parent
 #: The wheel of torch without CUDA: Spaces run on CPU.
 _REQUIREMENTS = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch\ntrl-pper[metric]=={version}\n"
+
+
+def __getattr__(name: str) -> Any:
+    # Loading a metric by its path must not cost the judge.
+    if name == "pool":
+        return importlib.import_module("trl_pper.metrics.compute").pool
+    raise AttributeError(f"module 'trl_pper.metrics' has no attribute {name!r}")
 
 
 def path(name: str = "pass_rate") -> str:

@@ -1,7 +1,7 @@
 """Programs judged and summed up in one call: what stands behind the `evaluate` module.
 
 Enters: programs per task and the tests of each task. Leaves: a dictionary of figures and one row per program. Programs
-run in the judge's processes; those it could not judge count in no figure. The arithmetic is in `trl_pper.scores`.
+run in the judge's processes; those it could not judge count in no figure. The arithmetic is in `scores`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from trl_pper.judge import Judge
-from trl_pper.scores import count_task, sum_up
-from trl_pper.task import CodingTask, FunctionTests, StdioTests, tests_from_json
-from trl_pper.verdict import Verdict
+from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import Verdict
+from trl_pper.metrics.scores import count_task, sum_up
+from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests, tests_from_json
 
 Reference: TypeAlias = str | Mapping[str, Any] | CodingTask | StdioTests | FunctionTests
 
@@ -94,7 +94,7 @@ def compute(
     Returns:
         - "pass_rate": mean over programs of the share of tests passed, in [0, 1];
         - "accuracy": share of tasks whose first program passes all tests;
-        - "pass@<k>": see `trl_pper.scores.pass_at_k`, mean over tasks; absent when some task has too few programs;
+        - "pass@<k>": see `trl_pper.pass_at_k`, mean over tasks; absent when some task has too few programs;
         - "compile_rate": share of programs without a syntax error;
         - "unjudged": number of programs that could not be judged and count in none of the above;
         - "rows": for each program its "task" and "program" (indices) and what `trl-pper judge` writes of it.

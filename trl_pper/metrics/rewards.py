@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from trl_pper.extraction import extract_program
-from trl_pper.judge import Judge
-from trl_pper.task import OPTIONAL_COLUMNS, CodingTask, Prompt
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.generation.extraction import extract_program
+from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.tasks.task import OPTIONAL_COLUMNS, CodingTask, Prompt
 
 RewardFunction: TypeAlias = Callable[..., list[float | None]]
 

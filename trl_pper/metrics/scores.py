@@ -3,17 +3,29 @@
 Enters: what the judge said of the programs of each task. Leaves: counts for each task, and figures over tasks.
 Programs without a verdict count in no figure but that of such programs; a figure over nothing is None, never a made-up
 zero.
+
+Figures for people: a table on a terminal, a line for each group of tasks where the output goes elsewhere.
+
+Enters: the figures of all tasks and of groups of them. Leaves: text.
+
+The names under which evaluations log their figures, taken apart: for the model card and for the report.
+
+Enters: a name in a Trainer's log. Leaves: which figure it is, of which data and difficulty; nothing for other names.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from trl_pper.verdict import Outcome, Verdict, pass_rates
+from rich.console import Console
+from rich.table import Table
+
+from trl_pper.judge.verdict import Outcome, Verdict, pass_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +170,7 @@ def sum_up(counts: Sequence[TaskCounts], *, k: Sequence[int] = (), num_programs:
         num_programs: n of solved@n; the most programs any of the tasks has by default.
 
     Examples:
-        >>> from trl_pper.verdict import Outcome, Verdict
+        >>> from trl_pper.judge.verdict import Outcome, Verdict
         >>> right, wrong = (Verdict.uniform(outcome, 1) for outcome in (Outcome.PASSED, Outcome.WRONG_ANSWER))
         >>> figures = sum_up([count_task([wrong, right]), count_task([wrong, wrong])], k=[1])
         >>> figures.pass_at_k[1].value, figures.solved.value, figures.accuracy.value
@@ -235,3 +247,109 @@ def task_rows(counts: Sequence[TaskCounts]) -> list[dict[str, Any]]:
 def _estimate(values: Sequence[float]) -> Estimate:
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Estimate(value=fmean(values) if values else None, standard_error=error, tasks=len(values))
+
+
+def show(everything: Figures, groups: Mapping[str, Mapping[str, Figures]], *, console: Console | None = None) -> None:
+    """Show the figures.
+
+    Args:
+        everything: Those over all tasks.
+        groups: For "difficulty" and "source" the figures of each group; empty where there is one group alone.
+        console: Where to show them; the standard output by default.
+    """
+    console = console or Console()
+    if not console.is_terminal:
+        for name, figures in _named(everything, groups):
+            # Not the console's: it would break lines where a terminal would end.
+            print(f"{name}: {_line(figures)}", file=console.file)
+        return
+    console.print(_table(everything, groups))
+
+
+def _named(everything: Figures, groups: Mapping[str, Mapping[str, Figures]]) -> list[tuple[str, Figures]]:
+    parts = [(f"{kind} {name}", figures) for kind, group in groups.items() for name, figures in group.items()]
+    return [("all tasks", everything), *parts]
+
+
+def _line(figures: Figures) -> str:
+    apart = f"{figures.unjudged} not judged, {figures.without_program} without a program"
+    return ", ".join(
+        [
+            _tasks(figures.tasks),
+            f"{figures.programs} programs ({apart})",
+            f"pass rate {_share(figures.pass_rate)}",
+            *[f"{name} {_shown_estimate(one, figures.tasks)}" for name, one in figures.estimates.items()],
+            f"compile rate {_share(figures.compile_rate)}",
+        ]
+    )
+
+
+def _table(everything: Figures, groups: Mapping[str, Mapping[str, Figures]]) -> Table:
+    table = Table(caption="± standard error over tasks")
+    for name in ("", "tasks", "programs", "not judged", "without a program", "pass rate"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in (*everything.estimates, "compile rate"):
+        table.add_column(name, justify="right")
+    for kind in ("", *groups):
+        rows = groups[kind] if kind else {"all tasks": everything}
+        for name, figures in rows.items():
+            table.add_row(
+                name,
+                *map(str, (figures.tasks, figures.programs, figures.unjudged, figures.without_program)),
+                _share(figures.pass_rate),
+                *[_shown_estimate(one, figures.tasks) for one in figures.estimates.values()],
+                _share(figures.compile_rate),
+            )
+        table.add_section()
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _shown_estimate(one: Estimate, tasks: int) -> str:
+    error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
+    # Tasks that are left out have to be seen: they may well be the hard ones.
+    over = "" if one.tasks == tasks else f" (of {_tasks(one.tasks)})"
+    return f"{_share(one.value)}{error}{over}"
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number} tasks"
+
+
+#: `eval_accuracy`, `eval_<set>_pass@3`, `eval_accuracy_<difficulty>`, `eval_loss`, ...
+_LOGGED = re.compile(
+    r"eval_(?:(?P<data>.+?)_)?(?P<figure>accuracy|pass_rate|pass@\d+|loss)(?:_(?P<difficulty>.+))?", re.ASCII
+)
+#: `eval_mean_token_accuracy` is SFTTrainer's, of tokens and not of tasks.
+_OF_TOKENS = "mean_token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureName:
+    """What a name stands for.
+
+    Args:
+        figure: "accuracy", "pass_rate", "pass@<k>" or "loss".
+        data: Name of the evaluation data, where there are several.
+        difficulty: The difficulty of the tasks it is over; None for all.
+    """
+
+    figure: str
+    data: str | None
+    difficulty: str | None
+
+
+def figure_named(name: str) -> FigureName | None:
+    """Return what the name of a logged number stands for, or None where it is no figure of an evaluation.
+
+    Examples:
+        >>> figure_named("eval_easy_pass@3")
+        FigureName(figure='pass@3', data='easy', difficulty=None)
+        >>> figure_named("eval_mean_token_accuracy"), figure_named("eval_runtime")
+        (None, None)
+    """
+    match = _LOGGED.fullmatch(name)
+    return None if match is None or match["data"] == _OF_TOKENS else FigureName(**match.groupdict())

@@ -2,7 +2,7 @@
 
 Enters: experiences. Leaves: columns of them, their keys, their digest, and the same experiences again. Columns are
 never changed once made. Whether they hold what an experience may hold was checked before: by `Experience`, or by
-`trl_pper.experience_arrow` for rows that never were objects.
+`trl_pper.replay.arrow` for rows that never were objects.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import ArrayLike, NDArray
 
-from trl_pper.experience import Experience, chat_json
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.replay.experience import Experience, chat_json
 
 #: Text of experiences. 64-bit offsets, as a million programs may be more than 2 GiB. Of `prompt` and `chat_prompt`
 #: (messages as JSON) one is null. Outcomes are positions in `OUTCOMES`, a tenth of the size of their names.

@@ -15,20 +15,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trl_pper.task import Prompt, check_prompt
-from trl_pper.verdict import Outcome
+from trl_pper.generation.source import _INT64, check_likelihood
+from trl_pper.judge.verdict import Outcome
+from trl_pper.tasks.task import Prompt, check_prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 FloatArray: TypeAlias = NDArray[np.float64]
 
 POSSIBILITIES = ("mean", "product")
 
-#: How far above 0 a log-probability may lie: sums of token log-probabilities in half precision round.
-LOGPROB_TOLERANCE = 1e-3
-
-_INT64 = 2**63
 
 #: Columns of an experience in a data set, in order, and their Arrow types; a chat prompt is a list of structs instead.
 COLUMNS = {
@@ -238,19 +236,6 @@ def _check_pass_rate(pass_rate: float | None) -> None:
 def _check_cpu_seconds(seconds: float | None) -> None:
     if seconds is not None and not 0.0 <= seconds < np.inf:
         raise ValueError(f"cpu_seconds: must be None or a finite number of at least 0; got {seconds!r}")
-
-
-def check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
-    """Raise ValueError unless a log-probability (None if unknown) and its number of tokens can be."""
-    if num_tokens is not None and not 1 <= num_tokens < _INT64:
-        raise ValueError(f"num_tokens: must be at least 1, and below 2**63; got {num_tokens!r}")
-    if logprob is None:
-        return
-    if num_tokens is None:
-        raise ValueError("num_tokens: required with logprob, to derive the mean token probability; got None")
-    # Written so that NaN fails too; minus infinity is a program of probability 0.
-    if not logprob <= LOGPROB_TOLERANCE:
-        raise ValueError(f"logprob: must be at most 0, or None when unknown; got {logprob!r}")
 
 
 def without_padding(prompt: Any) -> Any:

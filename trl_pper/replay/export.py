@@ -6,13 +6,12 @@ stored, unchanged.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from trl_pper.experience import Experience
-from trl_pper.task import CodingTask, answer, task_rows
+from trl_pper.replay.experience import Experience
+from trl_pper.tasks.loading import _dataset
+from trl_pper.tasks.task import answer
 
 if TYPE_CHECKING:
     import datasets
@@ -76,25 +75,6 @@ def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
     return _dataset(rows, remedy="the buffer is empty; add judged programs first")
 
 
-def write_tasks(path: str | Path, tasks: Sequence[CodingTask]) -> None:
-    """Write tasks as native rows, which `load_tasks` reads back as equal tasks.
-
-    Args:
-        path: A file to write, .jsonl or .parquet; Parquet holds either text or chat prompts.
-        tasks: At least one.
-
-    Raises:
-        ValueError: The file is of another kind, there is no task, or one compares by a function.
-    """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        _dataset(task_rows(tasks), remedy="there is no task").to_parquet(str(path))
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks), encoding="utf-8")
-    else:
-        raise ValueError(f"{path}: must end in .jsonl or .parquet; got {path.suffix!r}")
-
-
 def _pass_rate(item: Experience) -> float:
     return item.pass_rate
 
@@ -102,13 +82,3 @@ def _pass_rate(item: Experience) -> float:
 def _check_bound(min_pass_rate: float) -> None:
     if not 0.0 <= min_pass_rate <= 1.0:
         raise ValueError(f"min_pass_rate: must be in [0, 1]; got {min_pass_rate!r}")
-
-
-def _dataset(rows: list[dict[str, Any]], *, remedy: str) -> datasets.Dataset:
-    import datasets
-
-    if not rows:
-        raise ValueError(f"nothing to export: {remedy}")
-    if len({isinstance(row["prompt"], list) for row in rows}) > 1:
-        raise ValueError("prompt: a data set holds either text or chat prompts; got both. Export two buffers")
-    return datasets.Dataset.from_list(rows)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from trl_pper import __version__
-from trl_pper.experience import COLUMNS
-from trl_pper.experience_columns import Columns
+from trl_pper.replay.columns import Columns
+from trl_pper.replay.experience import COLUMNS
 
 #: Where `datasets.load_dataset` looks for the rows of a data set.
 DATA_FILE = "data/train-00000-of-00001.parquet"
@@ -152,7 +152,7 @@ def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader
 
     # Markdown, and of what others wrote only the names of the sources goes in, as code on one line.
-    environment = Environment(loader=PackageLoader("trl_pper"), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=PackageLoader("trl_pper.replay"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("buffer_card.md.j2").render(
         version=__version__,
         contents=contents_of(blocks),

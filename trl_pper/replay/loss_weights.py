@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trl_pper.priority import FloatArray
+from trl_pper.replay.priority import FloatArray
 
 LOSS_WEIGHTINGS = ("p2value",)
 

@@ -1,196 +1,166 @@
-"""A replay buffer outside of memory: a state, a data set, a file, a data set of the Hub.
+"""The file of a replay buffer: one Parquet table of experiences, with a JSON object in its schema metadata.
+
+The columns are those of an experience, except that a chat prompt is JSON text in the column `chat_prompt` (and
+`prompt` is null), so that one file holds text prompts and chat prompts side by side.
+
+A replay buffer outside of memory: a state, a data set, a file, a data set of the Hub.
 
 Enters: a buffer, or what another one left. Leaves: the other. What a buffer does with experiences while it lives is
 in `trl_pper.replay`.
+
+The settings of a replay buffer: their checks, and what of them comes back from a file.
+
+Enters: settings as they were given or saved. Leaves: settings that a buffer can be made with, or an error that names
+the one that is wrong.
 """
 
 from __future__ import annotations
 
-import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
-from trl_pper import replay_hub
-from trl_pper.experience import Experience
-from trl_pper.experience_columns import CHUNK, Columns, columns_in_blocks, experiences_of
-from trl_pper.experience_dataset import from_dataset, to_dataset
-from trl_pper.experience_table import ExperienceTable
-from trl_pper.priority import PriorityFunction
-from trl_pper.replay_file import read_columns, write_columns
-from trl_pper.replay_settings import restored_settings
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-if TYPE_CHECKING:
-    import datasets
+from trl_pper.files import atomic_file
+from trl_pper.replay.arrow import FILE, from_arrow, to_arrow
+from trl_pper.replay.columns import Columns
+from trl_pper.replay.experience import POSSIBILITIES
+from trl_pper.replay.priority import PriorityFunction, draw_probabilities, needs_function, p2value, priority_name
 
-STATE_VERSION = 4
-#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`.
-_READABLE_VERSIONS = (2, 3, STATE_VERSION)
+_METADATA_KEY = b"trl_pper"
+#: Columns that repeat themselves: their values are written once a row group. Programs are all different.
+_REPEATING = ["task_id", "prompt", "chat_prompt", "outcomes.list.element", "source", "scorer", "settings"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class AddReport:
-    """What adding experiences did: how many were new, how many refreshed a stored one, how many had to leave."""
+def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> None:
+    """Write experiences to `path`; readers see the old file or the new one, never a part of it.
 
-    added: int
-    refreshed: int
-    evicted: int
+    Args:
+        path: The file to write; its folder is created.
+        blocks: What to write, in order, a row group each.
+        metadata: A JSON object to keep with them.
+    """
+    schema = FILE.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=_REPEATING, write_page_checksum=True
+        ) as writer,
+    ):
+        for block in blocks:
+            writer.write_batch(to_arrow(block))
 
 
-class DurableBuffer(ABC):
-    """The part of `ReplayBuffer` that writes it down and reads it again."""
+def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
+    """Open what `write_columns` wrote.
 
-    priority: str | PriorityFunction
-    tokenizer: str | None
-    _table: ExperienceTable
+    Returns:
+        The metadata, and the experiences in order, read and checked a row group at a time.
 
-    @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a saved buffer; while the experiences are read, it is damaged.
+    """
+    try:
+        # Not `read_table`, which would make columns of folders named like `seed=1`.
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: must be a Parquet file written by ReplayBuffer.save; got {error}") from error
+    raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+    if raw is None:
+        file.close()
+        raise ValueError(
+            f"{path}: holds no buffer settings, so ReplayBuffer.save did not write it. "
+            "Load it with datasets and use ReplayBuffer.from_dataset"
+        )
+    return json.loads(raw), _row_groups(path, file)
 
-    @abstractmethod
-    def _put(self, parts: Sequence[Columns]) -> AddReport: ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return settings, tokenizer and content as plain values that JSON can hold."""
-        rows = [one.to_row() for block in self._table.blocks(CHUNK) for one in experiences_of(block)]
-        return self._metadata() | {"experiences": rows}
+def _row_groups(path: str | Path, file: pq.ParquetFile) -> Iterator[Columns]:
+    first_row = 0
+    with file:
+        for group in range(file.num_row_groups):
+            try:
+                table = file.read_row_group(group)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{path}: damaged in row group {group}; got {error}") from error
+            yield from from_arrow(table, first_row=first_row)
+            first_row += len(table)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace settings and content by those of a `state_dict`; on an error the buffer stays as it was.
 
-        Raises:
-            ValueError: The state is of another version, is malformed, holds duplicates or more than its capacity, or
-                was written with a priority function other than this buffer's.
-        """
-        if not isinstance(state, Mapping):
-            raise ValueError(f"state: must be a mapping made by state_dict; got {type(state).__name__}")
-        rows = state.get("experiences")
-        if not isinstance(rows, list):
-            raise ValueError(f"state.experiences: missing or malformed; got {type(rows).__name__}")
-        experiences = columns_in_blocks(map(Experience.from_row, rows))
-        self.__dict__.update(self._restored("state", state, experiences, self.priority).__dict__)
+#: What a full buffer lets go first: the lowest P2Value, or the earliest round.
+EVICTIONS = ("p2value", "age")
 
-    def to_dataset(self) -> datasets.Dataset:
-        """Return the experiences as a `datasets.Dataset` with the columns of `trl_pper.experience.COLUMNS`.
+_NAMES = ("capacity", "seed", "possibility_weight", "possibility", "priority", "priority_exponent", "eviction")
 
-        Raises:
-            ValueError: Some prompts are text and some chat messages; no column type holds both. `save` does.
-        """
-        return to_dataset(self._table.blocks(CHUNK))
 
-    @classmethod
-    def from_dataset(cls, dataset: datasets.Dataset, **settings: Any) -> Self:
-        """Build a buffer from the rows of a data set (see `Experience.from_row`); settings are the constructor's."""
-        buffer = cls(**settings)
-        buffer._put(list(from_dataset(dataset)))
-        return buffer
+def settings_of(buffer: Any) -> dict[str, Any]:
+    """Return the settings of a buffer as plain values; a priority function is given by its name."""
+    return {name: getattr(buffer, name) for name in _NAMES} | {"priority": priority_name(buffer.priority)}
 
-    def save(self, path: str | Path) -> None:
-        """Write experiences, settings and tokenizer to one Parquet file, which appears complete or not at all."""
-        write_columns(path, self._table.blocks(), metadata=self._metadata())
 
-    @classmethod
-    def load(cls, path: str | Path, *, priority: PriorityFunction | None = None) -> Self:
-        """Read a buffer written by `save`.
+def known_priority(priority: str | PriorityFunction) -> str | PriorityFunction:
+    """Return the name of a function of `trl_pper.priority`, so that files know it, and anything else as it is."""
+    name = priority_name(priority)
+    return priority if name is None or needs_function(name) else name
 
-        Args:
-            path: The file.
-            priority: The priority function the buffer was saved with, if it had one: files hold no code.
 
-        Raises:
-            ValueError: The file is not a saved buffer, or needs the priority function.
-        """
-        metadata, blocks = read_columns(path)
-        return cls._restored(str(path), metadata, blocks, priority)
+def check_settings(buffer: Any) -> None:
+    """Raise ValueError if a setting of a buffer is out of range; the message names it."""
+    if buffer.capacity is not None and buffer.capacity < 1:
+        raise ValueError(f"capacity: must be at least 1, or None for no bound; got {buffer.capacity!r}")
+    if not 0 <= buffer.seed < 2**64:
+        raise ValueError(f"seed: must be in [0, 2**64); got {buffer.seed!r}")
+    for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
+        if getattr(buffer, name) not in known:
+            raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(buffer, name)!r}")
+    if buffer.tokenizer is not None and (not isinstance(buffer.tokenizer, str) or not buffer.tokenizer):
+        raise ValueError(f"tokenizer: must be a name or None; got {buffer.tokenizer!r}")
+    # No programs, but the same checks of weight, priority and exponent as every later call.
+    p2value([], [], possibility_weight=buffer.possibility_weight)
+    draw_probabilities([], priority=buffer.priority, exponent=buffer.priority_exponent)
 
-    def contents(self) -> replay_hub.BufferContents:
-        """Return what is inside in numbers and names, for cards: nothing of tasks and programs."""
-        return replay_hub.contents_of(self._table.blocks())
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        message: str = "Upload a replay buffer",
-    ) -> str:
-        """Upload the buffer as a data set of the Hub, which `datasets.load_dataset` reads; never done by itself.
+def restored_settings(
+    settings: Mapping[str, Any], *, priority: str | PriorityFunction | None, tokenizer: str | None
+) -> dict[str, Any]:
+    """Return the arguments that make a buffer of saved settings.
 
-        Args:
-            repo_id: "name/of-the-data-set"; made if there is none. Buffer and card of an earlier push are replaced.
-            private: Whether only its owners see it. With False prompts and the programs of a model are published.
-            token: Token with the right to write; the one of `hf auth login` if None.
-            revision: Branch to commit to; the main branch if None.
-            message: The commit's message.
+    Args:
+        settings: What `settings_of` returned.
+        priority: The priority function, if the settings name one: they hold no code.
+        tokenizer: What was saved with them.
 
-        Returns:
-            The address of the commit.
-
-        Raises:
-            ValueError: The data set is to be private and exists as a public one.
-            PermissionError: The token is missing, wrong or without the right to write.
-            FileNotFoundError: There is no such branch.
-        """
-        card = replay_hub.card(self._table.blocks(), metadata=self._metadata())
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "buffer.parquet"
-            self.save(file)
-            return replay_hub.upload(
-                file, card, repo_id, private=private, token=token, revision=revision, message=message
-            )
-
-    @classmethod
-    def load_from_hub(
-        cls,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        priority: PriorityFunction | None = None,
-    ) -> Self:
-        """Download a buffer that `push_to_hub` uploaded.
-
-        Args:
-            repo_id: "name/of-the-data-set".
-            revision: Branch, tag or commit; the main branch if None.
-            token: Token with the right to read; the one of `hf auth login` if None.
-            priority: As in `load`.
-
-        Raises:
-            FileNotFoundError: There is no such data set, or no buffer in it, or the token may not see it.
-            PermissionError: The token is wrong or without the right to read.
-        """
-        return cls.load(replay_hub.download(repo_id, revision=revision, token=token), priority=priority)
-
-    def _metadata(self) -> dict[str, Any]:
-        return {"version": STATE_VERSION, "settings": self.settings(), "tokenizer": self.tokenizer}
-
-    @classmethod
-    def _restored(
-        cls,
-        name: str,
-        metadata: Mapping[str, Any],
-        blocks: Iterable[Columns],
-        priority: str | PriorityFunction | None,
-    ) -> Self:
-        """Return a buffer of what was saved; `name` is what it is called in errors."""
-        if metadata.get("version") not in _READABLE_VERSIONS:
+    Raises:
+        ValueError: The settings are others than a buffer's, or name a function other than `priority`.
+    """
+    if set(settings) != set(_NAMES):
+        raise ValueError(f"settings: must hold {sorted(_NAMES)}; got {sorted(settings)}")
+    chosen = dict(settings) | {"tokenizer": tokenizer}
+    if needs_function(str(settings["priority"])):
+        if not callable(priority) or priority_name(priority) != settings["priority"]:
             raise ValueError(
-                f"{name}: must be a buffer of version {STATE_VERSION}; got version {metadata.get('version')!r}"
+                f"priority: the state was written with {settings['priority']!r}, and a state holds no code. "
+                f"Pass that function; got {priority_name(priority)!r}"
             )
-        settings = metadata.get("settings")
-        if not isinstance(settings, Mapping):
-            raise ValueError(f"{name}.settings: missing or malformed; got {type(settings).__name__}")
-        buffer = cls(**restored_settings(settings, priority=priority, tokenizer=metadata.get("tokenizer")))
-        report = buffer._put(list(blocks))
-        if report.refreshed or report.evicted:
-            raise ValueError(
-                f"{name}.experiences: must hold every program once and no more than the capacity; "
-                f"got {report.refreshed} repeated and {report.evicted} too many"
-            )
-        return buffer
+        chosen["priority"] = priority
+    return chosen
+
+
+def one_tokenizer(*tokenizers: str | None) -> str | None:
+    """Return the tokenizer of buffers that are to be one; None only if it is unknown of all.
+
+    Raises:
+        ValueError: They are of different tokenizers.
+    """
+    known = list(dict.fromkeys(name for name in tokenizers if name is not None))
+    if len(known) > 1:
+        raise ValueError(
+            f"tokenizer: buffers of different tokenizers do not mix, as their log-probabilities are of different "
+            f"tokens; got {', '.join(map(repr, known))}. Collect anew with one tokenizer, or score the programs again "
+            "and set the buffer's tokenizer"
+        )
+    return known[0] if known else None

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from trl_pper.experience_columns import BLOCK_ROWS, NUMBER_NAMES, NUMBERS, TEXT, Columns, key_of, keys_of
+from trl_pper.replay.columns import BLOCK_ROWS, NUMBER_NAMES, NUMBERS, TEXT, Columns, key_of, keys_of
 
 #: What is kept of each position beside its numbers: the row of its text, and the entry, a number given once to each
 #: program when it is first stored. Entries ascend with the position, so that removing some leaves the index as it is.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trl_pper.priority import FloatArray, effective_sample_size
-from trl_pper.replay import ReplayBuffer
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.priority import FloatArray, effective_sample_size
 
 IntArray = NDArray[np.int64]
 

@@ -19,18 +19,16 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from trl_pper import __version__
-from trl_pper.atomic_file import atomic_file
-from trl_pper.replay import ReplayBuffer
-from trl_pper.report.chart import Chart
+from trl_pper.files import atomic_file
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.report.chart import Chart, to_svg
 from trl_pper.report.charts import draw_charts
 from trl_pper.report.content import Content, buffer_facts, read_content
-from trl_pper.report.groups import Group, groups_by
+from trl_pper.report.groups import Group, groups_by, slowest_tasks
 from trl_pper.report.history import History
 from trl_pper.report.near_misses import find_near_misses
 from trl_pper.report.programs import choose_programs, pack
-from trl_pper.report.slowest import slowest_tasks
-from trl_pper.report.svg import to_svg
-from trl_pper.visible_text import visible
+from trl_pper.rounds.display import visible
 
 #: Programs in the page unless another number is asked for.
 PROGRAMS = 2_000
@@ -103,7 +101,11 @@ def _page(
     programs: int,
 ) -> str:
     environment = Environment(
-        loader=PackageLoader("trl_pper"), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+        loader=PackageLoader("trl_pper.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
     )
     script, style = (_source(f"report.{kind}") for kind in ("js", "css"))
     near_misses = find_near_misses(buffer, content)
@@ -133,7 +135,7 @@ def _visible(value: object) -> object:
 
 
 def _source(name: str) -> str:
-    return files("trl_pper").joinpath("templates", name).read_text(encoding="utf-8").strip()
+    return files("trl_pper.report").joinpath("templates", name).read_text(encoding="utf-8").strip()
 
 
 def _digest(text: str) -> str:

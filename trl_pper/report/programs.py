@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from trl_pper.experience import Experience
-from trl_pper.replay import ReplayBuffer
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
 from trl_pper.report.content import NO_OUTCOMES, OUTCOMES, Content, IntArray, best_pass_rates
-from trl_pper.report.difference import difference
-from trl_pper.report.near_misses import NearMisses
-from trl_pper.task import Prompt
+from trl_pper.report.near_misses import NearMisses, difference
+from trl_pper.tasks.task import Prompt
 
 #: Longest text of one program or prompt, in characters, and most outcomes of one program.
 CHARACTERS = 8_000

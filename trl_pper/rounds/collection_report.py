@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from trl_pper.experience import Experience
-from trl_pper.judging import PhaseSeconds
-from trl_pper.priority import effective_sample_size
-from trl_pper.replay import ReplayBuffer
-from trl_pper.replay_storage import AddReport
+from trl_pper.replay.buffer import AddReport, ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.replay.priority import effective_sample_size
+from trl_pper.rounds.overlap import PhaseSeconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,19 +19,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trl_pper.collection_report import CollectionReport, describe
-from trl_pper.experience import Experience
+from trl_pper.generation.extraction import LEARNED, plain_completion
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource
-from trl_pper.judge import Judge
-from trl_pper.judged import JudgedProgram
-from trl_pper.plain_completion import LEARNED, plain_completion
-from trl_pper.processes import meet
-from trl_pper.progress import CollectionProgress, say, warnings_above_bars
-from trl_pper.replay import ReplayBuffer
-from trl_pper.share import Share, judge_share, keeps_step, open_journal, share_of
-from trl_pper.task import CodingTask
+from trl_pper.judge.judge import Judge
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.rounds.collection_report import CollectionReport, describe
+from trl_pper.rounds.display import CollectionProgress, say, warnings_above_bars
+from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.rounds.processes import meet
+from trl_pper.rounds.share import Share, judge_share, keeps_step, open_journal, share_of
+from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,10 @@ Enters: the judged programs of one task at a time. Leaves: on a restart, all tha
 shards of its own and touches no other's, so nothing is locked. A shard in the making is an Arrow stream with one
 program to a batch, synced after each task; a finished one is Parquet. A crash costs at most the program that was being
 written, and reading says so. The journal holds programs that could not be judged, too: they were paid for.
+
+The journal beside the file that a command writes: it is kept as long as the file does not hold all of it.
+
+Enters: the file, and how many programs could not be judged. Leaves: the journal's folder, or nothing of it.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +24,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.atomic_file import atomic_file, sync_folder
-from trl_pper.extraction import extract
+from trl_pper.files import atomic_file, sync_folder
+from trl_pper.generation.extraction import extract
 from trl_pper.generation.source import GeneratedProgram
-from trl_pper.judged import JudgedProgram, task_identity
-from trl_pper.task import CodingTask
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.rounds.judged_program import JudgedProgram, task_identity
+from trl_pper.tasks.task import CodingTask
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 logger = logging.getLogger(__name__)
 
@@ -310,3 +316,17 @@ def _extracted(task: CodingTask, row: dict[str, Any]) -> bool:
         # Journals did not say, once.
         return extract(row["completion"], prompt=task.prompt, entry_point=task.entry_point).found
     return bool(known)
+
+
+def journal_beside(output: Path) -> Path:
+    """Return the folder of the journal of an output file."""
+    return output.with_name(f"{output.name}.journal")
+
+
+def clear_journal(folder: Path, *, unjudged: int) -> None:
+    """Remove a journal, unless it holds programs that could not be judged; then say so."""
+    if unjudged:
+        print(f"The programs without a verdict are kept in {folder}; run this again to have them judged")
+    else:
+        # All of it is in the output now; left behind, it would stand for the next run.
+        shutil.rmtree(folder, ignore_errors=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_pper.generation.source import GeneratedProgram
-from trl_pper.judge import Limits
-from trl_pper.task import CodingTask, StdioTests, tests_to_json
-from trl_pper.verdict import Verdict
+from trl_pper.judge.limits import Limits
+from trl_pper.judge.verdict import Verdict
+from trl_pper.tasks.task import CodingTask, StdioTests, tests_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class JudgedProgram:
         generated: The completion and its log-probability.
         program: The program in the completion; it ran after the preamble of its task, if that has one.
         verdict: What the judge said.
-        extracted: Whether there was a program in the completion; see `trl_pper.extraction.extract`.
+        extracted: Whether there was a program in the completion; see `trl_pper.generation.extraction.extract`.
     """
 
     task: CodingTask

@@ -14,17 +14,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from trl_pper.experience import Experience
-from trl_pper.extraction import Extraction, extract
+from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram, ProgramSource
-from trl_pper.judge import Judge
-from trl_pper.judged import JudgedProgram
-from trl_pper.progress import CollectionProgress
-from trl_pper.replay import ReplayBuffer
-from trl_pper.task import CodingTask
+from trl_pper.judge.judge import Judge
+from trl_pper.rounds.display import CollectionProgress
+from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
 
@@ -89,47 +87,6 @@ def judge_programs(
         raise
     judging.finish()
     return judging.judged
-
-
-def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> ReplayBuffer:
-    """Judge the programs of a buffer again, by other tests or limits, without generating anything.
-
-    Args:
-        buffer: Whose programs to judge; it stays as it is.
-        tasks: Their tasks, found by `task_id`.
-        judge: Who runs them.
-
-    Returns:
-        A buffer with the same settings and the new pass rates. Programs that could not be judged are left out, and a
-        warning tells how many.
-
-    Raises:
-        ValueError: The buffer holds programs of a task that is not among `tasks`.
-    """
-    by_id = {task.task_id: task for task in tasks}
-    held: dict[str, list[Experience]] = {}
-    for experience in buffer:
-        held.setdefault(experience.task_id, []).append(experience)
-    missing = sorted(held.keys() - by_id.keys())
-    if missing:
-        raise ValueError(
-            f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
-            "Pass the tasks the programs were written for, with their new tests"
-        )
-    verdicts = judge.run([(by_id[task_id], [one.program for one in ones]) for task_id, ones in held.items()])
-    judged = {
-        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
-        for ones, given in zip(held.values(), verdicts, strict=True)
-        for one, verdict in zip(ones, given, strict=True)
-        if verdict.pass_rate is not None
-    }
-    if len(judged) < len(buffer):
-        logger.warning(
-            "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
-        )
-    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
-    result.add(judged[one.key] for one in buffer if one.key in judged)
-    return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
-from trl_pper.journal import Journal
-from trl_pper.judge import Judge
-from trl_pper.judged import JudgedProgram, digest, judging_identity
-from trl_pper.judging import PhaseSeconds, judge_programs
-from trl_pper.processes import meet
-from trl_pper.progress import CollectionProgress
-from trl_pper.task import CodingTask
+from trl_pper.judge.judge import Judge
+from trl_pper.rounds.display import CollectionProgress
+from trl_pper.rounds.journal import Journal
+from trl_pper.rounds.judged_program import JudgedProgram, digest, judging_identity
+from trl_pper.rounds.overlap import PhaseSeconds, judge_programs
+from trl_pper.rounds.processes import meet
+from trl_pper.tasks.task import CodingTask
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 Enters: tasks with text prompts. Leaves: the same tasks with messages. What a prompt gave the function it opened, its
 imports and helpers, stands before the program from then on, since a reply need not repeat it. The replies are read by
-`trl_pper.extraction`, which looks for one block of code.
+`trl_pper.generation.extraction`, which looks for one block of code.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from trl_pper.formats.prompts import question_parts
-from trl_pper.syntax import Parser, parse_open
-from trl_pper.task import CodingTask, Message, StdioTests
+from trl_pper.tasks.formats.fields import question_parts
+from trl_pper.tasks.syntax import Parser, parse_open
+from trl_pper.tasks.task import CodingTask, Message, StdioTests
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from trl_pper.task import CodingTask
+from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """A coding task: what the model is asked, and the tests its program is judged by.
 
 Enters: text. Leaves: frozen records that the judge, the generation sources and the trainer share. Nothing here runs
-code or reads files; `trl_pper.formats` builds tasks from benchmark files.
+code or reads files; `trl_pper.tasks.formats` builds tasks from benchmark files.
 """
 
 from __future__ import annotations

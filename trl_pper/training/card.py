@@ -2,6 +2,10 @@
 
 Enters: the facts of a run, and the card TRL wrote for it, whose metadata, links and citations are kept. Leaves:
 `README.md` and, for a benchmark of the Hub, a file in `.eval_results/`. No task, program or test is quoted.
+
+What a trainer knows of its run, for the model card.
+
+Enters: a `PPERTrainer`. Leaves: `RunFacts`: numbers and names, no text of tasks or programs.
 """
 
 from __future__ import annotations
@@ -14,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from jinja2 import Environment, PackageLoader
 
 from trl_pper import __version__
-from trl_pper.collection_report import CollectionReport
-from trl_pper.eval_history import Change, benchmark_entries, eval_results
-from trl_pper.mixture import SourceCount
-from trl_pper.replay_hub import BufferContents, as_code
+from trl_pper.replay.hub import BufferContents, as_code
+from trl_pper.rounds.collection_report import CollectionReport
+from trl_pper.tasks.mixture import SourceCount, count_by_source
+from trl_pper.training.history import Change, benchmark_entries, changes, eval_results, evaluations
 
 #: What TRL's card needs of a trainer to name the method.
 PAPER = {
@@ -93,7 +98,7 @@ def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> Non
 
 def _body(run: RunFacts, data: ModelCardData, theirs: str, repo_id: str | None) -> str:
     # Markdown, and of what others wrote only names go in, as code on one line: no HTML to escape.
-    environment = Environment(loader=PackageLoader("trl_pper"), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=PackageLoader("trl_pper.training"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("model_card.md.j2").render(
         run=run,
         name=data.model_name or "this model",
@@ -115,3 +120,21 @@ def _task_row(count: SourceCount) -> dict[str, Any]:
         "tasks": count.tasks,
         "difficulties": ", ".join(f"`{name}` {tasks:,}" for name, tasks in sorted(difficulties.items())),
     }
+
+
+def facts_of(trainer: Any) -> RunFacts:
+    """Sum a run up; the judge is started to ask for its isolation level, if the run has one."""
+    collector, args, state = trainer.collector, trainer.args, trainer.state
+    logged = [*trainer.evaluated_before, *evaluations(state.log_history)]
+    judges = collector is not None or any("eval_tasks" in entry for entry in logged)
+    return RunFacts(
+        contents=trainer.buffer.contents(),
+        settings=trainer.buffer.settings(),
+        tasks=count_by_source(collector.tasks or []) if collector is not None else [],
+        rounds=collector.reports if collector is not None else [],
+        evaluated=changes(logged, kept_step=state.best_global_step if args.load_best_model_at_end else None),
+        eval_tasks=next((int(entry["eval_tasks"]) for entry in reversed(logged) if "eval_tasks" in entry), None),
+        benchmark=args.eval_benchmark,
+        isolation=trainer.judge.isolation if judges else None,
+        adapter=is_peft_model(trainer.model),
+    )

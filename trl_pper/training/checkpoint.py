@@ -18,8 +18,8 @@ from typing import Any
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trl_pper.atomic_file import atomic_file
-from trl_pper.replay import ReplayBuffer
+from trl_pper.files import atomic_file
+from trl_pper.replay.buffer import ReplayBuffer
 
 logger = logging.getLogger(__name__)
 

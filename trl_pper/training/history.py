@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry
 
-from trl_pper.logged_figures import FigureName, figure_named
+from trl_pper.metrics.scores import FigureName, figure_named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from trl_pper.replay import ReplayBuffer
+from trl_pper.replay.buffer import ReplayBuffer
 
 Positions = NDArray[np.int64]
 Lengths = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 Enters: a model, tasks (or programs already judged) and a `PPERConfig`. Leaves: a fine-tuned model and its buffer. The
 trainer wires the rooms together and owns no mathematics; the hooks it overrides are pinned by
-`tests/test_trl_contract.py`.
+`tests/training/test_trl_contract.py`.
 """
 
 from __future__ import annotations
@@ -17,35 +17,44 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from trl_pper.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
-from trl_pper.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
-from trl_pper.collection_report import CollectionReport
-from trl_pper.config import PPERConfig
-from trl_pper.eval_history import evaluations
-from trl_pper.evaluation import evaluate_tasks
-from trl_pper.formats import load_tasks
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.hub_push import check_push, push_in_background
-from trl_pper.judge import Judge
-from trl_pper.model_card import PAPER, write_model_card
-from trl_pper.processes import check_processes
-from trl_pper.program_table import show_round
-from trl_pper.progress import say, warnings_above_bars
-from trl_pper.replay import ReplayBuffer
-from trl_pper.replay_dataset import ReplayDataset
-from trl_pper.sampler import PrioritizedSampler
-from trl_pper.task import CodingTask
-from trl_pper.trainer_checks import check_prompt_room, check_sharding, check_weighing, claim_buffer
-from trl_pper.trainer_facts import facts_of
-from trl_pper.trainer_parts import beams_of, buffer_of, collector_of, config_of, judge_of, source_of, weights_of
-from trl_pper.training_data import (
+from trl_pper.judge.judge import Judge
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.rounds.collection_report import CollectionReport
+from trl_pper.rounds.display import say, show_round, warnings_above_bars
+from trl_pper.rounds.evaluation import evaluate_tasks
+from trl_pper.rounds.processes import check_processes
+from trl_pper.tasks.loading import load_tasks
+from trl_pper.tasks.task import CodingTask
+from trl_pper.training.card import PAPER, facts_of, write_model_card
+from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
+from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
+from trl_pper.training.config import PPERConfig
+from trl_pper.training.dataset import (
+    ReplayDataset,
     as_dataset,
     as_eval_dataset,
     check_train_columns,
     holds_tasks,
     judged_experiences,
 )
+from trl_pper.training.history import evaluations
+from trl_pper.training.parts import (
+    beams_of,
+    buffer_of,
+    check_prompt_room,
+    check_sharding,
+    check_weighing,
+    claim_buffer,
+    collector_of,
+    config_of,
+    judge_of,
+    source_of,
+    weights_of,
+)
+from trl_pper.training.push import check_push, push_in_background
+from trl_pper.training.sampler import PrioritizedSampler
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
@@ -332,7 +341,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write a model card that keeps the metadata of TRL's; see `trl_pper.model_card`."""
+        """Write a model card that keeps the metadata of TRL's; see `trl_pper.training.card`."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             write_model_card(Path(self.args.output_dir), facts_of(self), repo_id=self.hub_model_id)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: A user that nothing else runs as.
 _UID = 1_879_000_000 + os.getpid() % 40_000
 _SECONDS = 300
@@ -55,7 +55,7 @@ def run_python(*arguments: str, emulated: bool) -> subprocess.CompletedProcess[s
     """Run Python as an ordinary user over a copy of the package and its tests.
 
     Args:
-        arguments: Of the interpreter; `-m elsewhere.start SCRIPT` runs a script where Linux is taken away.
+        arguments: Of the interpreter; `-m tests.judge.elsewhere.start SCRIPT` runs a script where Linux is taken away.
         emulated: Whether what only Linux has is to be taken away, from the worker and from pytest.
     """
     python = _interpreter()
@@ -75,7 +75,7 @@ def run_python(*arguments: str, emulated: bool) -> subprocess.CompletedProcess[s
             "PATH": "/usr/bin:/bin",
             "HOME": str(home),
             "TMPDIR": str(home),
-            "PYTHONPATH": f"{place}{os.pathsep}{place / 'tests'}",
+            "PYTHONPATH": str(place),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -100,8 +100,8 @@ def run_pytest(*arguments: str, emulated: bool) -> dict[str, int]:
         arguments: Files and options.
         emulated: See `run_python`.
     """
-    options = ["-m", "pytest", "-p", "elsewhere.plugin", "-p", "no:cacheprovider", "-p", "no:xdist", "--tb=short"]
-    done = run_python(*options, "-rfE", *arguments, emulated=emulated)
+    plugins = ["-p", "tests.judge.elsewhere.plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    done = run_python("-m", "pytest", *plugins, "--tb=short", "-rfE", *arguments, emulated=emulated)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     last = done.stdout.strip().splitlines()[-1].strip("= ").partition(" in ")[0]
     return {word: int(count) for count, word in (part.split() for part in last.split(", "))}

@@ -11,10 +11,11 @@ import time
 
 import pytest
 
-from elsewhere.plugin import EMULATED
+from tests.judge.elsewhere.plugin import EMULATED
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import IsolationUnavailable, ladder
-from trl_pper.task import StdioCase
+from trl_pper.judge import levels as ladder
+from trl_pper.judge.levels import IsolationUnavailable
+from trl_pper.tasks.task import StdioCase
 
 DOUBLE = FunctionTests(
     code="assert double(2) == 4\nassert double(0) == 0\nassert double(-1) == -2", entry_point="double"

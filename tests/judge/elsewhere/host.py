@@ -5,12 +5,12 @@ import sys
 import threading
 import time
 
-from elsewhere.plugin import prepare
+from tests.judge.elsewhere.plugin import prepare
 
 prepare()
 
 from trl_pper import CodingTask, Judge, StdioTests  # noqa: E402
-from trl_pper.task import StdioCase  # noqa: E402
+from trl_pper.tasks.task import StdioCase  # noqa: E402
 
 PROGRAM = "import os, time\nopen(input(), 'w').write(f'{os.getpid()}.')\ntime.sleep(600)"
 task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=(StdioCase(input=sys.argv[1], output=""),)))

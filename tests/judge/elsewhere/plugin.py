@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hostile import attack
-
-from elsewhere.not_linux import take_away
+from tests.judge.elsewhere.not_linux import take_away
+from tests.judge.hostile import attack
 
 # Before conftest.py reads it.
 attack.LEVELS = ("processes",)
@@ -17,11 +16,12 @@ EMULATED = os.environ.get("ELSEWHERE") == "emulated"
 def prepare() -> None:
     """Have judges take the level `processes`, and take Linux away where that is wanted."""
     if EMULATED:
-        from trl_pper.judge import worker
+        from trl_pper.judge.host import worker
 
         take_away()
         worker._ZYGOTE = Path(__file__).with_name("zygote.py")
-    from trl_pper.judge import ladder, pool
+    from trl_pper.judge import judge as pool
+    from trl_pper.judge import levels as ladder
 
     pool.choose_level = lambda isolation: ladder.choose_level("processes" if isolation == "auto" else isolation)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from elsewhere.not_linux import take_away
+from tests.judge.elsewhere.not_linux import take_away
 
 
 def main(arguments):
@@ -11,10 +11,10 @@ def main(arguments):
     if arguments[0] != "judge":
         _import_libraries()
     take_away()
-    from trl_pper.judge import worker
+    from trl_pper.judge.host import worker
 
     worker._ZYGOTE = Path(__file__).with_name("zygote.py")
-    from trl_pper.cli import main as command
+    from trl_pper.cli.commands import main as command
 
     return command(arguments)
 

@@ -4,4 +4,4 @@ import runpy
 from pathlib import Path
 
 runpy.run_path(str(Path(__file__).with_name("not_linux.py")))["take_away"]()
-runpy.run_path(str(Path(__file__).parents[2] / "trl_pper" / "judge" / "zygote.py"), run_name="__main__")
+runpy.run_path(str(Path(__file__).parents[3] / "trl_pper" / "judge" / "worker" / "zygote.py"), run_name="__main__")

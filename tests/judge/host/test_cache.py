@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trl_pper import FunctionTests, Limits, Verdict
-from trl_pper.judge.cache import VerdictCache
-from trl_pper.verdict import Outcome
+from trl_pper.judge.host.batch import VerdictCache
+from trl_pper.judge.verdict import Outcome
 
 TESTS = FunctionTests(code="assert f(1) == 2")
 PASSED = Verdict.uniform(Outcome.PASSED, 1)

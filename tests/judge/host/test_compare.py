@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_pper import CodingTask, Judge, StdioTests
-from trl_pper.judge import compare as comparison
-from trl_pper.task import StdioCase
+from trl_pper.judge.host import compare as comparison
+from trl_pper.tasks.task import StdioCase
 
 SPACES = st.text(alphabet=" \n\t\r", min_size=1, max_size=3)
 WORDS = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, Verdict
-from trl_pper.judge import stdio
-from trl_pper.task import StdioCase
+from trl_pper.judge.host import stdio
+from trl_pper.tasks.task import StdioCase
 
 NEXT = (("1\n", "2"), ("5\n", "6\n"), ("-1", "0"))
 

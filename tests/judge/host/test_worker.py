@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trl_pper.judge.means import LinuxMeans, PosixMeans
+from trl_pper.judge.host.system import LinuxMeans, PosixMeans
 
 BOTH = pytest.mark.parametrize("means", [LinuxMeans(), PosixMeans()], ids=["linux", "posix"])
 

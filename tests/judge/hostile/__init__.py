@@ -1,1 +1,1 @@
-"""Programs that attack the judge, as data: one property each. `tests/test_judge_attacks_*.py` runs them."""
+"""Programs that attack the judge, as data: one property each. `tests/judge/test_attacks_*.py` runs them."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hostile.attack import ANSWERS, NEXT, PROFILES, SECRET, Attack
+from tests.judge.hostile.attack import ANSWERS, NEXT, PROFILES, SECRET, Attack
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, Verdict
-from trl_pper.judge import IsolationUnavailable
+from trl_pper.judge.levels import IsolationUnavailable
 from trl_pper.judge.selftest import descendants
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
 
 _SLACK_SECONDS = 3.0
 

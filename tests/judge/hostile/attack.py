@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Limits, StdioTests
-from trl_pper.task import StdioCase
+from trl_pper.tasks.task import StdioCase
 
 LEVELS = ("namespaces", "landlock")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 #: Opens a script: the judge without the package's __init__ files, as in a worker, so that any interpreter will do.
 BARE_JUDGE = f"""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 
-from hostile.attack import Attack, silent
+from tests.judge.hostile.attack import Attack, silent
 
 ATTACKS: list[Attack] = []
 

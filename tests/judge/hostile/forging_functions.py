@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile.attack import LIST, NUMBER, ONE, SECRET, WORD, Attack
+from tests.judge.hostile.attack import LIST, NUMBER, ONE, SECRET, WORD, Attack
 from trl_pper import FunctionTests
 
 ATTACKS: list[Attack] = []
@@ -328,7 +328,7 @@ attack(
 
 SPEAK = f"""
 import os, socket, struct, threading, time
-from trl_pper.judge import codec
+from trl_pper.judge.wire import codec
 def frame(words, serial=None):
     payload = (b"" if serial is None else struct.pack("<I", serial)) + codec.encode(words, max_bytes=1 << 20)
     return struct.pack("<Q", len(payload)) + payload
@@ -419,14 +419,15 @@ for _patch in (
     "codec.encode = lambda *a, **k: real(('value', Yes, None), max_bytes=1 << 20)",
     "calls._Calls.answer = lambda self, request: request[:4] + real(('value', Yes, None), max_bytes=1 << 20)",
     "calls.send_frame = lambda *a: os._exit(0)",
-    "sys.modules['trl_pper.judge.referee']._Referee.judge = lambda *_: ('passed', '')",
-    "sys.modules['trl_pper.verdict'].Outcome = dict",
-    "encoder.WRITERS.clear()",
+    "sys.modules['trl_pper.judge.worker.referee']._Referee.judge = lambda *_: ('passed', '')",
+    "sys.modules['trl_pper.judge.verdict'].Outcome = dict",
+    "encode.WRITERS.clear()",
 ):
     attack(
         f"patches {_patch.split(' = ')[0]}",
         "The judge's modules in the program's process are a copy that nobody trusts.",
-        "import os, sys\nfrom trl_pper.judge import calls, codec, encoder\nreal = codec.encode\nYes = 99\n"
+        "import os, sys\nfrom trl_pper.judge.wire import codec, encode\nfrom trl_pper.judge.worker import calls\n"
+        "real = codec.encode\nYes = 99\n"
         f"{_patch}\ndef f(x): return 99",
         tests=ONE,
     )

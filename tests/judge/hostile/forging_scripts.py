@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hostile.attack import SECRET_OUTPUT, WORD, Attack, silent
+from tests.judge.hostile.attack import SECRET_OUTPUT, WORD, Attack, silent
 from trl_pper import StdioTests
-from trl_pper.task import StdioCase
+from trl_pper.tasks.task import StdioCase
 
 ATTACKS: list[Attack] = []
 
@@ -18,7 +18,7 @@ def attack(name, target, program, *, tests=SECRET_OUTPUT, **options):
 
 SPEAK = """
 import os, struct, sys, threading, time
-from trl_pper.judge import codec
+from trl_pper.judge.wire import codec
 def frame(payload): return struct.pack("<Q", len(payload)) + payload
 def words(*fields): return frame(codec.encode(fields, max_bytes=1 << 20))
 DONE, SPENT = frame(b"+"), frame(b".")
@@ -73,7 +73,7 @@ attack(
 attack(
     "patches the runner",
     "The runner's code in the program's process is a copy that nobody trusts.",
-    "from trl_pper.judge import script\nscript._run_once = lambda *_: script.DONE\n"
+    "from trl_pper.judge.worker import script\nscript._run_once = lambda *_: script.DONE\n"
     "script.describe = lambda *_: ('passed', '', '', '')\nraise ValueError",
 )
 for _channel in ("os.close(3)", "os.closerange(0, 256)", "os.dup2(1, 3)"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hostile.attack import NUMBER, Attack, silent
+from tests.judge.hostile.attack import NUMBER, Attack, silent
 from trl_pper import FunctionTests
 
 ATTACKS: list[Attack] = []

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
 
-from trl_pper.judge import landlock, seccomp
+from tests.judge.hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
+from trl_pper.judge.jail import landlock, seccomp
 
 ABI = landlock.abi_version()
 ORDINARY = "an ordinary user"
@@ -22,7 +22,7 @@ needs_landlock = pytest.mark.skipif(ABI == 0, reason="this kernel has no Landloc
 
 PREAMBLE = f"""{BARE_JUDGE}
 import ctypes, errno, json, os, signal, socket, time
-from trl_pper.judge import landlock
+from trl_pper.judge.jail import landlock
 outside, room = sys.argv[1] + "/outside", sys.argv[1] + "/room"
 libraries = [sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/etc", "/missing", "/missing/too"]
 devices = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
@@ -244,7 +244,7 @@ print(json.dumps([look(abi) for abi in range(1, landlock.abi_version() + 1)]))
 @needs_landlock
 def test_a_scope_cuts_off_the_processes_a_process_came_from(user, folder):
     script = """
-from trl_pper.judge import kernel
+from trl_pper.judge.jail import kernel
 # A capability to watch the machine's performance would go on opening some files about other processes.
 kernel.make([kernel.keep_only_capabilities_call(0)])
 # The worker's own ruleset leaves it, and a child that does nothing, everything tried below.
@@ -292,7 +292,7 @@ scope.close()
 @pytest.mark.skipif(not seccomp.supported(), reason="this machine takes no system call filters")
 def test_a_worker_under_a_ruleset_and_a_child_under_all(user, folder):
     script = """
-from trl_pper.judge import seccomp
+from trl_pper.judge.jail import seccomp
 filter_, scope = seccomp.prepare(processes=False), landlock.prepare_scope()
 landlock.restrict(landlock.prepare(readable=libraries, writable=[room]))
 def child():

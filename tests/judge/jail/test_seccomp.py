@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
 
-from trl_pper.judge import seccomp
+from tests.judge.hostile.attempts import BARE_JUDGE, ROOT, TRY_EACH
+from trl_pper.judge.jail import seccomp
 
 OWN = 4321
 ALLOW, KILL = 0x7FFF0000, 0x80000000
@@ -305,7 +305,7 @@ def test_an_unknown_architecture_is_named():
 
 PREAMBLE = f"""{BARE_JUDGE}
 import ctypes, errno, json, os, signal
-from trl_pper.judge import seccomp
+from trl_pper.judge.jail import seccomp
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *arguments):
     if libc.syscall(*(ctypes.c_long(argument) for argument in (number, *arguments))) < 0:
@@ -382,8 +382,8 @@ REFUSED = {
     "own the signals of a descriptor": ("import fcntl; fcntl.fcntl(near, fcntl.F_SETOWN, parent)", EPERM),
     "choose the signal of a descriptor": ("import fcntl; fcntl.fcntl(near, fcntl.F_SETSIG, 9)", EPERM),
     "pidfd": ("os.pidfd_open(os.getpid())", EPERM),
-    "outlive the parent": ("from trl_pper.judge.kernel import prctl; prctl(1, 0)", EPERM),
-    "be dumpable": ("from trl_pper.judge.kernel import prctl; prctl(4, 1)", EPERM),
+    "outlive the parent": ("from trl_pper.judge.jail.kernel import prctl; prctl(1, 0)", EPERM),
+    "be dumpable": ("from trl_pper.judge.jail.kernel import prctl; prctl(4, 1)", EPERM),
     "anonymous file": ("os.memfd_create('name')", EPERM),
     "new session": ("os.setsid()", EPERM),
     "new group": ("os.setpgid(0, 0)", EPERM),

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from trl_pper.judge import allowance as clocks
-from trl_pper.judge.allowance import Allowance
+from trl_pper.judge.wire import allowance as clocks
+from trl_pper.judge.wire.allowance import Allowance
 
 
 @pytest.fixture

@@ -208,8 +208,8 @@ def test_tests_inside_a_function_that_is_called_back_renew_no_allowance(judge):
 def test_forged_words_fail_the_test_and_the_next_one_is_judged(judge, attack):
     program = f"""
 import gc, socket, struct
-from trl_pper.judge import codec
-from trl_pper.judge.channel import send_frame
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import send_frame
 def forge(message):
     calls = next(o for o in gc.get_objects() if type(o).__name__ == '_Calls')
     send_frame(calls.channel, calls.serial + codec.encode(message, max_bytes=1000))
@@ -226,8 +226,8 @@ def ok(): return 1
 def test_an_answer_forged_ahead_of_a_function_is_only_the_programs_word(judge):
     program = """
 import gc
-from trl_pper.judge import codec
-from trl_pper.judge.channel import send_frame
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import send_frame
 def run(f):
     calls = next(o for o in gc.get_objects() if type(o).__name__ == '_Calls')
     send_frame(calls.channel, calls.serial + codec.encode(('value', 77, None), max_bytes=1000))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, frame, receive_frame
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, frame, receive_frame
 
 READERS = {
     "one frame": lambda sock: lambda size: receive_frame(sock, max_bytes=size),

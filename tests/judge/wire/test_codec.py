@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.judge.codec import MAX_DEPTH, CodecError, decode, encode
+from trl_pper.judge.wire.codec import MAX_DEPTH, CodecError, decode, encode
 
 BIG = 1 << 24
 SCALARS = st.one_of(

@@ -6,7 +6,8 @@ import ast
 
 import pytest
 
-from trl_pper.judge.testplan import count_tests, plan_tests, why_no_test
+from trl_pper.judge.worker.plan import plan_tests
+from trl_pper.tasks.tests import count_tests, why_no_test
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits
-from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.codec_rules import COUNT, CodecError
-from trl_pper.judge.conversation import Conversation, Failure, SandboxBroken
-from trl_pper.judge.instances import InstanceTable
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.wire.instances import InstanceTable
+from trl_pper.judge.wire.rules import COUNT, CodecError
+from trl_pper.judge.worker.conversation import Conversation, Failure, SandboxBroken
 
 LIMITS = Limits(cpu_seconds=1.0, wall_factor=1.0, value_bytes=1 << 20).to_dict()
 PLAIN = st.recursive(
@@ -280,8 +280,8 @@ class Raw:
     pass
 def f(kind):
     import gc
-    from trl_pper.judge import codec
-    from trl_pper.judge.channel import send_frame
+    from trl_pper.judge.wire import codec
+    from trl_pper.judge.wire.channel import send_frame
     calls = next(o for o in gc.get_objects() if type(o).__name__ == '_Calls')
     items = BAD if kind == b'S' else [part for n in BAD for part in (n, 0)]
     values = codec.encode(('value', items, None), max_bytes=1 << 24)

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Any, get_type_hints
 
-from trl_pper.option_types import Wanted, wanted_of_action, wanted_of_hint
+from trl_pper.cli.options.types import Wanted, wanted_of_action, wanted_of_hint
 
 _METAVARS = {"bool": "BOOL", "int": "INT", "float": "FLOAT", "text": "TEXT", "mapping": "JSON"}
 _WIDTH = 110

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 
-from trl_pper.task import COMPARISONS, Checker, StdioCase, StdioTests
+from trl_pper.tasks.task import COMPARISONS, Checker, StdioCase, StdioTests
 
 _FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 # Each digit can be matched in one way only: output is hostile, and matching must not take quadratic time.

@@ -14,14 +14,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.endings import outcome_of
+from trl_pper.judge.host.worker import Worker, WorkerError, outcome_of
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.referee import OUTCOME_BYTES
-from trl_pper.judge.worker import Worker, WorkerError
-from trl_pper.task import FunctionTests
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.wire.rules import OUTCOME_BYTES
+from trl_pper.tasks.task import FunctionTests
 
 _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 1 << 20

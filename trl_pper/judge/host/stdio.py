@@ -14,17 +14,15 @@ import socket
 import zlib
 from dataclasses import dataclass
 
-from trl_pper.judge import codec
-from trl_pper.judge.allowance import Allowance
-from trl_pper.judge.candidate import READY
-from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, frame, send_frame
-from trl_pper.judge.compare import CheckerError, outputs_match
-from trl_pper.judge.endings import OUTCOME_OF_KIND, ended_well, outcome_of
+from trl_pper.judge.host.compare import CheckerError, outputs_match
+from trl_pper.judge.host.worker import Worker, WorkerError, ended_well, outcome_of
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.script import DONE, SPENT
-from trl_pper.judge.worker import Worker, WorkerError
-from trl_pper.task import StdioCase, StdioTests
-from trl_pper.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.allowance import Allowance
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, frame, send_frame
+from trl_pper.judge.wire.rules import DONE, OUTCOME_OF_KIND, READY, SPENT
+from trl_pper.tasks.task import StdioCase, StdioTests
 
 _MAX_WORDS_BYTES = 1 << 17
 _ANSWER_SECONDS = 30.0

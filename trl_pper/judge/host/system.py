@@ -17,10 +17,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Protocol
 
-from trl_pper.judge.control import Line, PacketLine, StreamLine
+from trl_pper.judge.wire.channel import Line, PacketLine, StreamLine
+from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 
-#: The level that needs nothing of Linux.
-PORTABLE_LEVEL = "processes"
 #: Process, user and group, as Linux attaches them to a message.
 _CREDENTIALS = struct.Struct("iII")
 

@@ -1,6 +1,8 @@
 """The host's end of one worker process: starts it, asks it for children, and ends it.
 
 The worker is exec'd, never forked from the host's Python: the host may be a trainer of many gigabytes.
+
+Reads from how a candidate process ended, or from its last words, what that means for the test it was running.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from trl_pper.judge.host.system import Means, means_of
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.means import Means, means_of
+from trl_pper.judge.verdict import Outcome
 
-_ZYGOTE = Path(__file__).with_name("zygote.py")
+_ZYGOTE = Path(__file__).parents[1] / "worker" / "zygote.py"
 _START_SECONDS = 60.0
 _END_SECONDS = 8.0
 
@@ -202,3 +205,30 @@ def _end(
         for pid in candidate:
             means.end_orphan(pid)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def ended_well(ending: Mapping[str, Any]) -> bool:
+    """Return whether the candidate exited by itself with status 0."""
+    return ending["status"] == 0 and not ending["killed"] and not ending["overrun"]
+
+
+def outcome_of(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
+    """Return outcome and message for a candidate that fell silent.
+
+    Args:
+        ending: The zygote's answer to "kill": the wait "status" as `os.wait4` returns it, whether the process had to
+            be "killed" by the zygote, and which limit on files it had "overrun".
+    """
+    if ending["overrun"]:
+        return Outcome.OUTPUT_LIMIT, f"the program {ending['overrun']}"
+    if ending["killed"]:
+        return Outcome.RUNTIME_ERROR, "the process hung up without ending"
+    code = os.waitstatus_to_exitcode(int(ending["status"]))
+    if code >= 0:
+        return Outcome.RUNTIME_ERROR, f"the process ended with status {code}"
+    if -code == signal.SIGKILL:
+        return Outcome.MEMORY_LIMIT, "the process was killed, as the kernel does when memory runs out"
+    if -code == signal.SIGXCPU:
+        return Outcome.TIMEOUT, "the process was ended by its CPU limit"
+    name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+    return Outcome.RUNTIME_ERROR, f"the process was ended by {name}"

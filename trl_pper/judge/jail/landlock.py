@@ -16,7 +16,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trl_pper.judge import kernel
+from trl_pper.judge.jail import kernel
 
 # The same numbers on every architecture trl_pper runs on.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446

@@ -28,9 +28,9 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trl_pper.judge import kernel, landlock, namespaces, seccomp
-from trl_pper.judge.channel import Wait
-from trl_pper.judge.process import FIRST_OWN_DESCRIPTOR, LevelUnavailable, at_most, end_child, limit_files
+from trl_pper.judge.jail import kernel, landlock, namespaces, seccomp
+from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, LevelUnavailable, at_most, end_child, limit_files
+from trl_pper.judge.wire.channel import Wait
 
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
-from trl_pper.judge import kernel
+from trl_pper.judge.jail import kernel
 
 #: Working directory of programs inside; the only place they may write.
 SCRATCH = "/box"

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trl_pper.judge import kernel
+from trl_pper.judge.jail import kernel
 
 #: What a program may call whatever the arguments: each name with its number on x86-64 and on aarch64, "-" for none.
 _FREE = (

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge.codec_rules import COUNT, CROSSING_MODULES, SAFE_TYPES, CodecError
+from trl_pper.judge.wire.rules import COUNT, CROSSING_MODULES, SAFE_TYPES, CodecError
 
 _MAX_CALLBACKS = 10_000
 _GETTERS = (operator.itemgetter, operator.attrgetter, operator.methodcaller)

@@ -10,8 +10,8 @@ import builtins
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge.codec_rules import CodecError
-from trl_pper.judge.instances import InstanceTable
+from trl_pper.judge.wire.instances import InstanceTable
+from trl_pper.judge.wire.rules import CodecError
 
 _MAX_MESSAGE_CHARS = 500
 _SCALARS = (str, int, float, bool, type(None))

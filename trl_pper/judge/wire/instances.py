@@ -13,8 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from trl_pper.judge.codec_rules import CodecError
-from trl_pper.judge.write_back import CONTAINERS, write_back
+from trl_pper.judge.wire.rules import CodecError
+from trl_pper.judge.wire.write_back import CONTAINERS, write_back
 
 _MAX_INSTANCES = 1_000_000
 

@@ -12,6 +12,31 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
+from trl_pper.judge.verdict import Outcome
+
+#: What a candidate says of a program that did not get through, and the outcome that it means.
+OUTCOME_OF_KIND = {
+    "syntax": Outcome.SYNTAX_ERROR,
+    "memory": Outcome.MEMORY_LIMIT,
+    "raised": Outcome.RUNTIME_ERROR,
+}
+
+
+#: The level that needs nothing of Linux.
+PORTABLE_LEVEL = "processes"
+
+
+#: How outcomes are written on the board that the host reads: one byte per test, 0 where a test has not ended.
+OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
+
+
+#: What a run says that ended as a script should: ready for another input, or not.
+DONE, SPENT = b"+", b"."
+
+
+READY = b"ready"
+
+
 MAX_DEPTH = 150
 MAX_INT_BYTES = 1 << 20
 MAX_ITERATOR_ITEMS = 100_000

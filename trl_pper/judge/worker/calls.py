@@ -16,14 +16,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge import codec
-from trl_pper.judge.callbacks import find_in_library
-from trl_pper.judge.channel import ChannelClosed, FrameReader, Wait, send_frame
-from trl_pper.judge.codec_rules import COUNT
-from trl_pper.judge.instances import InstanceTable, MissingClass, changeable
-from trl_pper.judge.program import compile_program, describe, run
-from trl_pper.judge.raised import rebuild, said_by
-from trl_pper.judge.write_back import write_back
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.callbacks import find_in_library
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
+from trl_pper.judge.wire.exceptions import rebuild, said_by
+from trl_pper.judge.wire.instances import InstanceTable, MissingClass, changeable
+from trl_pper.judge.wire.rules import COUNT
+from trl_pper.judge.wire.write_back import write_back
+from trl_pper.judge.worker.program import compile_program, describe, run
 
 _MAX_HANDLES = 100_000
 _WARM_UPS = 64

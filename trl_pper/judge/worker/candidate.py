@@ -13,13 +13,13 @@ import os
 import random
 import socket
 
-from trl_pper.judge.calls import answer_calls, warm_up
-from trl_pper.judge.channel import Wait, frame
-from trl_pper.judge.script import Streams, run_script
+from trl_pper.judge.wire.channel import Wait, frame
+from trl_pper.judge.wire.rules import READY
+from trl_pper.judge.worker.calls import answer_calls, warm_up
+from trl_pper.judge.worker.script import Streams, run_script
 
 #: Descriptors a candidate starts with, after standard input, output and error.
 CHANNEL, PROGRAM = 3, 4
-READY = b"ready"
 
 
 def prepare() -> None:

@@ -11,17 +11,16 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trl_pper.judge import codec
-from trl_pper.judge.allowance import Allowance
-from trl_pper.judge.callbacks import Callbacks
-from trl_pper.judge.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
-from trl_pper.judge.codec_rules import COUNT
-from trl_pper.judge.endings import OUTCOME_OF_KIND
-from trl_pper.judge.handles import Handle
-from trl_pper.judge.instances import InstanceTable, changeable
-from trl_pper.judge.raised import name_of, rebuild, said_by
-from trl_pper.judge.write_back import write_back
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.allowance import Allowance
+from trl_pper.judge.wire.callbacks import Callbacks
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
+from trl_pper.judge.wire.exceptions import name_of, rebuild, said_by
+from trl_pper.judge.wire.instances import InstanceTable, changeable
+from trl_pper.judge.wire.rules import COUNT, OUTCOME_OF_KIND
+from trl_pper.judge.wire.write_back import write_back
+from trl_pper.judge.worker.handles import Handle
 
 _MAX_CONTROL_BYTES = 1 << 20
 _MAX_REQUEST_BYTES = 1 << 28

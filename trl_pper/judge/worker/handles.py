@@ -13,12 +13,13 @@ from __future__ import annotations
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trl_pper.judge.conversation import Conversation
+    from trl_pper.judge.worker.conversation import Conversation
+
 
 #: Looked up on classes and functions by test code; anything else in double underscores is a protocol Python probes.
 _ASKED_DUNDERS = frozenset("__name__ __qualname__ __dict__ __annotations__ __wrapped__ __slots__ __members__".split())

@@ -15,16 +15,11 @@ import symtable
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trl_pper.judge.codec import CROSSING_MODULES
+from trl_pper.judge.wire.codec import CROSSING_MODULES
+from trl_pper.tasks.tests import _wrap_module
 
-#: Name of the context manager in rewritten test code; not a name anyone would write.
-TEST = "__pper_test__"
 #: Name of the function that `is` becomes, since two objects of the program cannot be told apart here.
 SAME = "__pper_same__"
-
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-#: Fields of compound statements that hold statements, or that hold handlers and cases that do.
-_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,124 +129,6 @@ def _is_bare(node: ast.ClassDef) -> bool:
         else isinstance(statement, ast.Expr | ast.Pass | ast.AnnAssign)
         for statement in node.body
     )
-
-
-def why_no_test(tree: ast.Module) -> str:
-    """Return what to say of test code that holds no test."""
-    for node in tree.body:
-        bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
-        if any(base.endswith("TestCase") for base in bases):
-            return (
-                "unittest.TestCase is not supported: write plain asserts, or functions that hold them and are called"
-            )
-    return "the test code holds no test that runs"
-
-
-def count_tests(code: str) -> int:
-    """Return the number of tests in `code`; 0 when it is not Python."""
-    try:
-        return len(plan_tests(code).tests)
-    except (SyntaxError, ValueError, RecursionError):
-        return 0
-
-
-def first_tests(code: str, most: int) -> tuple[str, int]:
-    """Return `code` without the tests after the first `most`, and how many there were.
-
-    Raises:
-        SyntaxError: `code` is not Python.
-    """
-    tree = ast.parse(code)
-    tests: list[ast.stmt] = []
-    _wrap_module(ast.parse(code), tests)
-    if len(tests) <= most:
-        return code, len(tests)
-    _Without({(test.lineno, test.col_offset) for test in tests[most:]}).visit(tree)
-    return ast.unparse(ast.fix_missing_locations(tree)), len(tests)
-
-
-class _Without(ast.NodeTransformer):
-    """Drops the statements at some places."""
-
-    def __init__(self, places: set[tuple[int, int]]) -> None:
-        self.places = places
-
-    def visit(self, node: ast.AST) -> ast.AST | None:
-        if isinstance(node, ast.expr):
-            return node
-        if isinstance(node, ast.stmt) and (node.lineno, node.col_offset) in self.places:
-            return None
-        self.generic_visit(node)
-        if isinstance(node, ast.FunctionDef) and not node.body:
-            node.body = [ast.Pass()]
-        return node
-
-
-def _wrap_module(tree: ast.Module, tests: list[ast.stmt]) -> None:
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-    reached = _reached(functions, [node for node in tree.body if not isinstance(node, _DEFINITIONS)])
-    tree.body = _wrap_body(tree.body, reached, tests)
-
-
-def _reached(functions: dict[str, ast.FunctionDef], roots: Sequence[ast.stmt]) -> set[str]:
-    """Return the names of the functions that `roots` mention, directly or through one another."""
-    reached: set[str] = set()
-    waiting: list[ast.AST] = list(roots)
-    while waiting and len(reached) < len(functions):
-        for node in ast.walk(waiting.pop()):
-            if isinstance(node, ast.Name) and node.id in functions and node.id not in reached:
-                reached.add(node.id)
-                waiting.extend(functions[node.id].body)
-    return reached
-
-
-def _wrap_body(body: Sequence[ast.stmt], reached: set[str], tests: list[ast.stmt]) -> list[ast.stmt]:
-    wrapped: list[ast.stmt] = []
-    for statement in body:
-        if isinstance(statement, ast.FunctionDef):
-            if statement.name in reached:
-                inner = {node.name: node for node in statement.body if isinstance(node, ast.FunctionDef)}
-                roots = [node for node in statement.body if not isinstance(node, _DEFINITIONS)]
-                statement.body = _wrap_body(statement.body, _reached(inner, roots), tests)
-            wrapped.append(statement)
-        elif _holds_test(statement):
-            wrapped.append(_wrap(statement, len(tests)))
-            tests.append(statement)
-        else:
-            wrapped.append(statement)
-    return wrapped
-
-
-def _holds_test(statement: ast.AST) -> bool:
-    """Whether an assert that counts runs as part of `statement`; definitions in it run elsewhere, if at all."""
-    if isinstance(statement, ast.Assert):
-        return _counts(statement)
-    if isinstance(statement, _DEFINITIONS):
-        return False
-    if isinstance(statement, ast.With) and any(_expects_exception(item.context_expr) for item in statement.items):
-        return True
-    # Asserts are statements: expressions, which may be long literals, need no look.
-    return any(
-        _holds_test(part) for field in _BLOCKS for part in getattr(statement, field, ()) if isinstance(part, ast.AST)
-    )
-
-
-def _expects_exception(expression: ast.expr) -> bool:
-    """Whether this is `pytest.raises(...)`, which fails when its block raises nothing."""
-    function = expression.func if isinstance(expression, ast.Call) else None
-    return isinstance(function, ast.Attribute) and function.attr == "raises"
-
-
-def _counts(node: ast.Assert) -> bool:
-    # `assert True, "..."` says nothing about the program; `assert False` after a call that must raise does.
-    return not (isinstance(node.test, ast.Constant) and node.test.value)
-
-
-def _wrap(statement: ast.stmt, index: int) -> ast.stmt:
-    name = ast.copy_location(ast.Name(id=TEST, ctx=ast.Load()), statement)
-    number = ast.copy_location(ast.Constant(index), statement)
-    call = ast.copy_location(ast.Call(func=name, args=[number], keywords=[]), statement)
-    return ast.copy_location(ast.With(items=[ast.withitem(context_expr=call)], body=[statement]), statement)
 
 
 def _program_names(tree: ast.Module, code: str, setup: str, entry_point: str | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge.raised import name_of, text_of
+from trl_pper.judge.wire.exceptions import name_of, text_of
 
 _FILE_NAME = "program.py"
 _MAX_LABEL_CHARS = 100

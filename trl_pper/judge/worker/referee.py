@@ -18,18 +18,20 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.conversation import Conversation, SandboxBroken
-from trl_pper.judge.handles import same
-from trl_pper.judge.raised import text_of
-from trl_pper.judge.testplan import SAME, TEST, TestPlan, plan_tests, why_no_test
-from trl_pper.verdict import Outcome
+from trl_pper.judge.verdict import Outcome
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
+from trl_pper.judge.wire.exceptions import text_of
+from trl_pper.judge.wire.rules import OUTCOME_BYTES
+from trl_pper.judge.worker.conversation import Conversation, SandboxBroken
+from trl_pper.judge.worker.handles import same
+from trl_pper.judge.worker.plan import SAME, TestPlan, plan_tests
+from trl_pper.tasks.tests import TEST, why_no_test
 
 #: Descriptors a referee starts with, after standard input, output and error.
 HOST, TESTS, BOARD = 3, 4, 5
-#: How outcomes are written on the board that the host reads: one byte per test, 0 where a test has not ended.
-OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
+
+
 _MAX_MESSAGE_CHARS = 500
 _RETRY_SECONDS = 0.05
 

@@ -20,12 +20,11 @@ import threading
 import types
 from typing import TextIO
 
-from trl_pper.judge import codec
-from trl_pper.judge.channel import ChannelClosed, FrameReader, Wait, send_frame
-from trl_pper.judge.program import compile_program, describe, run
+from trl_pper.judge.wire import codec
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
+from trl_pper.judge.wire.rules import DONE, SPENT
+from trl_pper.judge.worker.program import compile_program, describe, run
 
-#: What a run says that ended as a script should: ready for another input, or not.
-DONE, SPENT = b"+", b"."
 #: Descriptors a script starts with, after those of every candidate: files behind the standard streams.
 OUTPUT, ERRORS, INPUT = 5, 6, 7
 _MAX_INPUT_BYTES = 1 << 40

@@ -22,15 +22,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trl_pper.judge.confinement import Confinement
-    from trl_pper.judge.separation import Separation
+    from trl_pper.judge.jail.linux import Confinement
+    from trl_pper.judge.jail.posix import Separation
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _import_without_package_init() -> None:
     # The real __init__ files would pull in the host's side of the judge.
-    for name, path in (("trl_pper", os.path.dirname(_HERE)), ("trl_pper.judge", _HERE)):
+    for name, path in (
+        ("trl_pper", os.path.dirname(os.path.dirname(_HERE))),
+        ("trl_pper.judge", os.path.dirname(_HERE)),
+    ):
         package = types.ModuleType(name)
         package.__path__ = [path]
         sys.modules[name] = package
@@ -50,10 +53,10 @@ _PRELOADED = (
 for _name in _PRELOADED:
     __import__(_name)
 
-from trl_pper.judge import candidate, referee  # noqa: E402
-from trl_pper.judge.control import Line, PacketLine, StreamLine  # noqa: E402
-from trl_pper.judge.process import FIRST_OWN_DESCRIPTOR, LevelUnavailable, arrange_descriptors, signal_child  # noqa: E402
-from trl_pper.judge.scratch import Scratch  # noqa: E402
+from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, LevelUnavailable, arrange_descriptors, signal_child  # noqa: E402
+from trl_pper.judge.wire.channel import Line, PacketLine, StreamLine  # noqa: E402
+from trl_pper.judge.worker import candidate, referee  # noqa: E402
+from trl_pper.judge.worker.scratch import Scratch  # noqa: E402
 
 _CLEANUP_SECONDS = 5.0
 _HOST_CHECK_MILLISECONDS = 2000
@@ -223,9 +226,9 @@ def _confine(options: dict[str, Any]) -> Confinement | Separation:
     kind: type[Confinement | Separation]
     # Only one of the two: what `confinement` is made of exists on Linux alone.
     if options["level"] == "processes":
-        from trl_pper.judge.separation import Separation as kind
+        from trl_pper.judge.jail.posix import Separation as kind
     else:
-        from trl_pper.judge.confinement import Confinement as kind
+        from trl_pper.judge.jail.linux import Confinement as kind
     directory, imports, limits = options["directory"], options["imports"], options["limits"]
     return kind(options["level"], directory=directory, imports=imports, limits=limits)
 

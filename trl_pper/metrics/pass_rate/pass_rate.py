@@ -1,12 +1,14 @@
 """The `evaluate` module of trl_pper's pass rate: what it is called and what it takes; the arithmetic is elsewhere."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import evaluate
 
-from trl_pper.judge import Judge
+from trl_pper.judge.judge import Judge
 from trl_pper.metrics.compute import check_inputs, compute, require_consent
 
 _DESCRIPTION = """

@@ -4,6 +4,8 @@ Programs run in the judge, which needs the consent of the Space's owner: `HF_ALL
 `trl_pper.metrics.space` writes this file into the Space.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -10,21 +10,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_pper.formats.cases import pairs_of, solution_class, stdio_tests, zipped
-from trl_pper.formats.fields import (
+from trl_pper.tasks.formats.fields import (
+    CALL_PREAMBLE,
+    QUESTION_STOPS,
     Row,
     identifier,
     mapping,
     numbered,
     optional_text,
+    pairs_of,
     parse_json,
     parsed,
+    question_prompt,
     sequence,
+    solution_class,
+    stdio_tests,
     text,
+    with_typing,
+    zipped,
 )
-from trl_pper.formats.prompts import CALL_PREAMBLE, QUESTION_STOPS, question_prompt, with_typing
-from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
-from trl_pper.task import CodingTask, StdioTests, Tests
+from trl_pper.tasks.formats.test_code import WRAPPED_COMPARISON, call_tests
+from trl_pper.tasks.task import CodingTask, StdioTests, Tests
 
 #: Files of a problem in the original download, and the columns they became on the Hub.
 _FILES = {

@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trl_pper.formats.cases import pairs_of, stdio_tests
-from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parsed, sequence, text
-from trl_pper.formats.prompts import QUESTION_STOPS, question_prompt
-from trl_pper.task import CodingTask
+from trl_pper.tasks.formats.fields import (
+    QUESTION_STOPS,
+    Row,
+    identifier,
+    mapping,
+    optional_text,
+    pairs_of,
+    parsed,
+    question_prompt,
+    sequence,
+    stdio_tests,
+    text,
+)
+from trl_pper.tasks.task import CodingTask
 
 _COLUMNS = ("public_tests", "private_tests", "generated_tests")
 #: What the numbers of the `difficulty` column mean: `Difficulty` in contest_problem.proto of its repository.

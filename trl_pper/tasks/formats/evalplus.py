@@ -10,10 +10,10 @@ import ast
 import copy
 from typing import Any
 
-from trl_pper.formats.fields import Row, sequence, text
-from trl_pper.formats.test_code import check_function, literal
-from trl_pper.syntax import parse
-from trl_pper.task import FunctionTests
+from trl_pper.tasks.formats.fields import Row, sequence, text
+from trl_pper.tasks.formats.test_code import check_function, literal
+from trl_pper.tasks.syntax import parse
+from trl_pper.tasks.task import FunctionTests
 
 #: Equality as EvalPlus has it: numbers in lists of floats within a tolerance, everything else equal.
 _COMPARISON = """\

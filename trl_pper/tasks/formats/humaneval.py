@@ -9,12 +9,19 @@ from __future__ import annotations
 import ast
 import re
 
-from trl_pper.formats.evalplus import expand_loop, input_tests
-from trl_pper.formats.fields import Row, identifier, optional_text, text
-from trl_pper.formats.prompts import QUESTION_STOPS, code_stops, question_prompt
-from trl_pper.formats.test_code import called_name, check_function, tests_tree
-from trl_pper.syntax import Parser
-from trl_pper.task import CodingTask, FunctionTests
+from trl_pper.tasks.formats.evalplus import expand_loop, input_tests
+from trl_pper.tasks.formats.fields import (
+    QUESTION_STOPS,
+    Row,
+    code_stops,
+    identifier,
+    optional_text,
+    question_prompt,
+    text,
+)
+from trl_pper.tasks.formats.test_code import called_name, check_function, tests_tree
+from trl_pper.tasks.syntax import Parser
+from trl_pper.tasks.task import CodingTask, FunctionTests
 
 
 def humaneval_task(row: Row) -> CodingTask:

@@ -13,11 +13,25 @@ import pickle
 import zlib
 from typing import Any
 
-from trl_pper.formats.cases import json_lines, pairs_of, solution_class, stdio_tests
-from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence, text
-from trl_pper.formats.prompts import CALL_PREAMBLE, QUESTION_STOPS, question_prompt
-from trl_pper.formats.test_code import call_tests
-from trl_pper.task import CodingTask, StdioTests, Tests
+from trl_pper.tasks.formats.fields import (
+    CALL_PREAMBLE,
+    QUESTION_STOPS,
+    Row,
+    identifier,
+    json_lines,
+    mapping,
+    optional_text,
+    pairs_of,
+    parse_json,
+    parsed,
+    question_prompt,
+    sequence,
+    solution_class,
+    stdio_tests,
+    text,
+)
+from trl_pper.tasks.formats.test_code import call_tests
+from trl_pper.tasks.task import CodingTask, StdioTests, Tests
 
 _MAX_UNPACKED_BYTES = 1 << 30
 

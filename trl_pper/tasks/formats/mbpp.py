@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import ast
 
-from trl_pper.formats.evalplus import expand_loop
-from trl_pper.formats.fields import Row, identifier, numbered, optional_text, text, texts, unix
-from trl_pper.formats.prompts import code_stops
-from trl_pper.formats.test_code import infer_entry_point, tests_tree
-from trl_pper.syntax import Parser
-from trl_pper.task import CodingTask, FunctionTests
+from trl_pper.tasks.formats.evalplus import expand_loop
+from trl_pper.tasks.formats.fields import Row, code_stops, identifier, numbered, optional_text, text, texts, unix
+from trl_pper.tasks.formats.test_code import infer_entry_point, tests_tree
+from trl_pper.tasks.syntax import Parser
+from trl_pper.tasks.task import CodingTask, FunctionTests
 
 
 def mbpp_task(row: Row) -> CodingTask:

@@ -7,11 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl_pper.formats.cases import json_lines, solution_class, stdio_tests
-from trl_pper.formats.fields import Row, identifier, mapping, optional_text, parse_json, parsed, sequence
-from trl_pper.formats.prompts import CALL_PREAMBLE
-from trl_pper.formats.test_code import WRAPPED_COMPARISON, call_tests
-from trl_pper.task import CodingTask, StdioTests, Tests
+from trl_pper.tasks.formats.fields import (
+    CALL_PREAMBLE,
+    Row,
+    identifier,
+    json_lines,
+    mapping,
+    optional_text,
+    parse_json,
+    parsed,
+    sequence,
+    solution_class,
+    stdio_tests,
+)
+from trl_pper.tasks.formats.test_code import WRAPPED_COMPARISON, call_tests
+from trl_pper.tasks.task import CodingTask, StdioTests, Tests
 
 _TYPES = ("stdin_stdout", "function_call")
 

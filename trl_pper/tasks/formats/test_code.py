@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from trl_pper.formats.fields import LongNumber
-from trl_pper.syntax import module_names, parse
-from trl_pper.task import FunctionTests
+from trl_pper.tasks.formats.fields import LongNumber
+from trl_pper.tasks.syntax import module_names, parse
+from trl_pper.tasks.task import FunctionTests
 
 _FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\(\))?\.)*[^\W\d]\w*")
 _AS_JSON = """\

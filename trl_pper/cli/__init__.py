@@ -1,0 +1,1 @@
+"""Run the `trl-pper` command."""

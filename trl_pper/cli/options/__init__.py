@@ -1,0 +1,1 @@
+"""Read options from YAML files and command lines, and show them."""

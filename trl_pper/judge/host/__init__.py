@@ -1,0 +1,1 @@
+"""Share programs out to workers, and read verdicts from their answers."""

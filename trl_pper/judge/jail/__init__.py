@@ -1,0 +1,1 @@
+"""Take away what a program may not have."""

@@ -1,0 +1,1 @@
+"""Carry values between the judge's processes; nothing that crosses is executed."""

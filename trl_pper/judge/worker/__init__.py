@@ -1,0 +1,1 @@
+"""Run tests and programs inside the jail."""

@@ -1,0 +1,1 @@
+"""Keep judged programs, and draw them by priority."""

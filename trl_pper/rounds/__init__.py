@@ -1,0 +1,1 @@
+"""Run one round: write programs, judge them, keep them, and meet the other processes."""

@@ -1,0 +1,84 @@
+"""Judge or score the programs of a buffer again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from trl_pper.generation.scorer import Scorer
+from trl_pper.judge.judge import Judge
+from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
+from trl_pper.rounds.overlap import logger
+from trl_pper.tasks.task import CodingTask
+
+
+def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) -> ReplayBuffer:
+    """Give the programs of a buffer the log-probabilities of a named model.
+
+    Args:
+        buffer: Whose programs to score; it stays as it is.
+        scorer: The model.
+        only_missing: Whether programs that have a log-probability keep it. Possibilities of different models do not
+            compare: with False all are of this one, and a program that does not fit its context has none.
+
+    Returns:
+        A buffer with the same settings, order and pass rates.
+
+    Raises:
+        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them.
+    """
+    chosen = [one for one in buffer if one.logprob is None or not only_missing]
+    scorer.check([one.prompt for one in chosen])
+    found = scorer.score([(one.prompt, one.completion) for one in chosen])
+    likelihoods = {one.key: likelihood for one, likelihood in zip(chosen, found, strict=True)}
+    none = {"logprob": None, "num_tokens": None, "scorer": ""}
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
+    result.add(
+        replace(one, **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none))
+        if one.key in likelihoods
+        else one
+        for one in buffer
+    )
+    return result
+
+
+def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> ReplayBuffer:
+    """Judge the programs of a buffer again, by other tests or limits, without generating anything.
+
+    Args:
+        buffer: Whose programs to judge; it stays as it is.
+        tasks: Their tasks, found by `task_id`.
+        judge: Who runs them.
+
+    Returns:
+        A buffer with the same settings and the new pass rates. Programs that could not be judged are left out, and a
+        warning tells how many.
+
+    Raises:
+        ValueError: The buffer holds programs of a task that is not among `tasks`.
+    """
+    by_id = {task.task_id: task for task in tasks}
+    held: dict[str, list[Experience]] = {}
+    for experience in buffer:
+        held.setdefault(experience.task_id, []).append(experience)
+    missing = sorted(held.keys() - by_id.keys())
+    if missing:
+        raise ValueError(
+            f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
+            "Pass the tasks the programs were written for, with their new tests"
+        )
+    verdicts = judge.run([(by_id[task_id], [one.program for one in ones]) for task_id, ones in held.items()])
+    judged = {
+        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
+        for ones, given in zip(held.values(), verdicts, strict=True)
+        for one, verdict in zip(ones, given, strict=True)
+        if verdict.pass_rate is not None
+    }
+    if len(judged) < len(buffer):
+        logger.warning(
+            "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
+        )
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
+    result.add(judged[one.key] for one in buffer if one.key in judged)
+    return result
