@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trl_pper.cli.options.shown import markdown, options_of, options_of_parser
+from trl_pper.cli.options.shown import list_options, markdown, options_of_parser
 
 _TABLE = re.compile(r"(<!-- options of ([\w-]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
@@ -29,7 +29,7 @@ def option_table(config: type[Any], *, without: type[Any] | None = None) -> str:
     """
     theirs = {} if without is None else {field.name: field.default for field in fields(without)}
     own = {field.name for field in fields(config) if theirs.get(field.name, field) != field.default}
-    return markdown(option for option in options_of(config) if option.name in own)
+    return markdown(option for option in list_options(config) if option.name in own)
 
 
 def with_tables(page: str) -> str:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper.amplify.calls import NotLiteral, holds_float, read, write
-from trl_pper.amplify.layout import layout_of
+from trl_pper.amplify.layout import find_layout
 from trl_pper.amplify.mutate import _repaired, new_inputs, plain
-from trl_pper.amplify.shape import Record, shape_of
+from trl_pper.amplify.shape import Record, find_shape
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-50, 50) | st.floats(-9, 9, width=16) | st.text("ab (),1", max_size=6)
@@ -33,7 +33,7 @@ VALUES = st.recursive(
 
 def made(inputs, most=20, key="k", margin=False):
     records = [Record(each) for each in inputs]
-    return [plain(each) for each in new_inputs(records, shape_of(records, margin=margin), most=most, key=key)]
+    return [plain(each) for each in new_inputs(records, find_shape(records, margin=margin), most=most, key=key)]
 
 
 def types_at(value, place=()):
@@ -142,7 +142,7 @@ def test_how_arguments_relate_stays(inputs, rule, margin):
 
 def test_numbers_that_others_decide_are_put_right_from_the_inside_out():
     block = [Record((2, [5, 5])), Record((1, [7]))]
-    shape = shape_of([Record((2, block)), Record((1, block[:1])), Record((3, [*block, block[0]]))])
+    shape = find_shape([Record((2, block)), Record((1, block[:1])), Record((3, [*block, block[0]]))])
     changed = Record((9, [Record((9, [5])), Record((9, [])), Record((0, [7, 7, 7, 7]))]))
     assert plain(_repaired(changed, shape)) == (3, [(1, [5]), (0, []), (4, [7, 7, 7, 7])])
 
@@ -170,10 +170,10 @@ def test_one_input_without_anything_to_change_gives_none():
 
 def test_inputs_are_the_same_in_processes_that_hash_text_otherwise():
     code = (
-        "from trl_pper.amplify.shape import Record, shape_of\nfrom trl_pper.amplify.mutate import new_inputs\n"
+        "from trl_pper.amplify.shape import Record, find_shape\nfrom trl_pper.amplify.mutate import new_inputs\n"
         "from trl_pper.amplify.calls import write\n"
         "known = [Record(({'ab', 'c', 'd'}, {'x': 'yz'})), Record(({'e', 'ab'}, {'u': 'v', 'x': 'w'}))]\n"
-        "print([write(tuple(each)) for each in new_inputs(known, shape_of(known), most=20, key='k')])"
+        "print([write(tuple(each)) for each in new_inputs(known, find_shape(known), most=20, key='k')])"
     )
     said = []
     for seed in ("1", "2"):
@@ -201,21 +201,21 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_texts_come_back_from_their_layout_and_new_ones_have_it(name):
     texts = LAYOUTS[name]
-    layout = layout_of(texts)
+    layout = find_layout(texts)
     records = [layout.record(text) for text in texts]
     assert [layout.text(record) for record in records] == texts
-    found = [layout.text(record) for record in new_inputs(records, shape_of(records), most=10, key="k")]
+    found = [layout.text(record) for record in new_inputs(records, find_shape(records), most=10, key="k")]
     assert found or name == "rows and a last line"
-    again = layout_of([*texts, *found])
+    again = find_layout([*texts, *found])
     assert again is not None
     assert [again.text(again.record(text)) for text in found] == found
 
 
 def test_new_trees_are_trees():
     texts = ["3\n1 2\n2 3\n", "4\n1 2\n1 3\n3 4\n", "5\n2 1\n3 1\n4 3\n5 1\n"]
-    layout = layout_of(texts)
+    layout = find_layout(texts)
     records = [layout.record(text) for text in texts]
-    found = new_inputs(records, shape_of(records), most=20, key="k")
+    found = new_inputs(records, find_shape(records), most=20, key="k")
     assert found
     for nodes, edges in found:
         assert len(edges) == nodes - 1
@@ -232,4 +232,4 @@ def test_new_trees_are_trees():
     "texts", [[], [""], ["\n"], ["1  2\n"], [" 1\n"], ["1\n\n2\n"], ["1\n", "1\n2\n3\n", "7\n8\n"]]
 )
 def test_texts_of_another_layout_are_left_alone(texts):
-    assert layout_of(texts) is None
+    assert find_layout(texts) is None

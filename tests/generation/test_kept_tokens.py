@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.generation.server_reply import program_of
+from trl_pper.generation.server_reply import read_program
 from trl_pper.generation.stops import goes_on_with, kept_before, token_ends
 
 PIECES = st.lists(st.text(alphabet="ab\n é😀", min_size=0, max_size=3), min_size=1, max_size=8)
@@ -81,44 +81,44 @@ def test_where_nothing_says_where_tokens_end_nothing_is_made_up(said):
 
 @pytest.mark.parametrize("shape", [completion_of, chat_of, lambda pieces: chat_of(pieces, spelled=True)])
 def test_a_program_cut_here_has_the_probability_of_what_is_kept(shape):
-    one = program_of(shape(["return", " x", "\n", "#", " end"]), source="m", stops=["\n#"])
+    one = read_program(shape(["return", " x", "\n", "#", " end"]), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", -3.0, 2)
-    whole = program_of(shape(["return", " x", "\n", "#", " end"]), source="m", stops=["\nclass "])
+    whole = read_program(shape(["return", " x", "\n", "#", " end"]), source="m", stops=["\nclass "])
     assert (whole.completion, whole.logprob, whole.num_tokens) == ("return x\n# end", -15.0, 5)
 
 
 def test_a_cut_moves_to_the_end_of_a_token_over_white_space_and_over_nothing_else():
-    one = program_of(completion_of(["return x", "\n\n\n", "# end"]), source="m", stops=["\n#"])
+    one = read_program(completion_of(["return x", "\n\n\n", "# end"]), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", -1.0, 1)
-    one = program_of(completion_of(["return ", "x\n", "# end"]), source="m", stops=["\n#"])
+    one = read_program(completion_of(["return ", "x\n", "# end"]), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x\n", -3.0, 2)
     for pieces in (["return ", "x\n#", " end"], ["return x\n# end"]):
-        one = program_of(completion_of(pieces), source="m", stops=["\n#"])
+        one = read_program(completion_of(pieces), source="m", stops=["\n#"])
         assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
 
 
 def test_a_stop_the_server_left_out_of_the_text_is_no_part_of_the_probability_either():
     choice = completion_of(["return x", "\n", "# ", "end"])
-    cut = program_of({**choice, "text": "return x"}, source="m", stops=["\n# "])
+    cut = read_program({**choice, "text": "return x"}, source="m", stops=["\n# "])
     assert (cut.completion, cut.logprob, cut.num_tokens) == ("return x", -1.0, 1)
     # The end token is: it says that the program is over.
-    ended = program_of({**completion_of(["return x", "</s>"]), "text": "return x"}, source="m", stops=["\n# "])
+    ended = read_program({**completion_of(["return x", "</s>"]), "text": "return x"}, source="m", stops=["\n# "])
     assert (ended.completion, ended.logprob, ended.num_tokens) == ("return x", -3.0, 2)
 
 
 @pytest.mark.parametrize("changes", [{"tokens": None}, {"tokens": ["?"] * 3}, {"token_logprobs": [-1.0, None, -1.0]}])
 def test_a_cut_that_no_token_is_known_of_leaves_the_probability_unknown(changes):
-    one = program_of(completion_of(["return x", "\n", "# end"], **changes), source="m", stops=["\n#"])
+    one = read_program(completion_of(["return x", "\n", "# end"], **changes), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
 
 
 def test_offsets_of_another_number_of_tokens_are_not_believed():
     choice = completion_of(["return x", "\n", "# end"], tokens=None, text_offset=[0, 8])
-    assert program_of(choice, source="m", stops=["\n#"]).logprob is None
+    assert read_program(choice, source="m", stops=["\n#"]).logprob is None
     choice = completion_of(["return x", "\n", "# end"], tokens=None, text_offset=[0, 8, 9])
-    assert program_of(choice, source="m", stops=["\n#"]).logprob == -1.0
+    assert read_program(choice, source="m", stops=["\n#"]).logprob == -1.0
 
 
 def test_of_no_token_at_all_there_is_no_probability():
-    one = program_of(completion_of(["#", " end"]), source="m", stops=["#"])
+    one = read_program(completion_of(["#", " end"]), source="m", stops=["#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("", None, None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.naive_replay import NaiveBuffer, make
 from trl_pper.replay.arrow import FILE, from_arrow, to_arrow
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.columns import columns_of, digest_of, experiences_of, key_of
+from trl_pper.replay.columns import content_digest, experience_key, to_columns, to_experiences
 from trl_pper.replay.experience import Experience
 from trl_pper.replay.storage import write_columns
 from trl_pper.replay.table import ExperienceTable
@@ -43,7 +43,7 @@ CHANGES = st.one_of(
 
 
 def table_of(experiences):
-    return pa.Table.from_batches([to_arrow(columns_of(experiences))]) if experiences else FILE.empty_table()
+    return pa.Table.from_batches([to_arrow(to_columns(experiences))]) if experiences else FILE.empty_table()
 
 
 def buffer_of(experiences, **settings):
@@ -135,19 +135,19 @@ def some():
 @pytest.mark.parametrize("rows", [1, 3, 10, 64])
 def test_the_digest_does_not_see_how_rows_are_dealt_to_blocks(rows):
     table = ExperienceTable()
-    table.put([columns_of(some())])
-    assert digest_of(table.blocks(rows)) == digest_of([columns_of(some())])
-    assert digest_of(columns_of([one]) for one in some()) == digest_of([columns_of(some())])
+    table.put([to_columns(some())])
+    assert content_digest(table.blocks(rows)) == content_digest([to_columns(some())])
+    assert content_digest(to_columns([one]) for one in some()) == content_digest([to_columns(some())])
 
 
 def test_the_digest_does_not_see_what_lies_behind_a_null():
-    [clean] = [columns_of([make(0, prompt=PROMPTS[2])])]
+    [clean] = [to_columns([make(0, prompt=PROMPTS[2])])]
     dirty = pa.LargeStringArray.from_buffers(
         1, pa.py_buffer(np.array([0, 4], np.int64)), pa.py_buffer(b"junk"), pa.py_buffer(b"\0"), 1
     )
     assert dirty.to_pylist() == [None]
     text = clean.text.set_column(clean.text.schema.get_field_index("prompt"), "prompt", dirty)
-    assert digest_of([type(clean)(text=text, numbers=clean.numbers)]) == digest_of([clean])
+    assert content_digest([type(clean)(text=text, numbers=clean.numbers)]) == content_digest([clean])
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_equal_experiences_have_equal_digests():
 
 
 def test_keys_do_not_confuse_where_the_task_ends():
-    assert key_of(b"a", b"bc") != key_of(b"ab", b"c")
-    assert key_of(b"1", b":b") != key_of(b"1:", b"b")
+    assert experience_key(b"a", b"bc") != experience_key(b"ab", b"c")
+    assert experience_key(b"1", b":b") != experience_key(b"1:", b"b")
     buffer = buffer_of([make(0, task="a", program="bc"), make(0, task="ab", program="c")])
     assert len(buffer) == 2
     assert ("a", "bc") in buffer
@@ -238,7 +238,7 @@ def naive_row(row):
 
 
 def read(table):
-    return (one for block in from_arrow(table) for one in experiences_of(block))
+    return (one for block in from_arrow(table) for one in to_experiences(block))
 
 
 def outcome_of(build):
@@ -372,7 +372,7 @@ def test_cpu_time_is_kept_wherever_experiences_go_and_changes_no_digest(tmp_path
 
 def test_a_file_of_several_row_groups_is_read_in_order(tmp_path):
     table = ExperienceTable()
-    table.put([columns_of(some())])
+    table.put([to_columns(some())])
     metadata = {"version": 2, "settings": ReplayBuffer().settings(), "tokenizer": None}
     write_columns(tmp_path / "buffer.parquet", table.blocks(3), metadata=metadata)
     assert pq.ParquetFile(tmp_path / "buffer.parquet").num_row_groups == 4
@@ -407,6 +407,6 @@ def test_a_damaged_file_is_told_from_one_of_another_kind(tmp_path):
 @pytest.mark.parametrize("change", [{"tokenizer": ""}, {"settings": 3}, {"version": 1}])
 def test_a_file_with_metadata_that_is_not_ours_is_refused(tmp_path, change):
     metadata = {"version": 2, "settings": ReplayBuffer().settings(), "tokenizer": None, **change}
-    write_columns(tmp_path / "buffer.parquet", [columns_of(some())], metadata=metadata)
+    write_columns(tmp_path / "buffer.parquet", [to_columns(some())], metadata=metadata)
     with pytest.raises(ValueError, match=next(iter(change))):
         ReplayBuffer.load(tmp_path / "buffer.parquet")

@@ -11,7 +11,7 @@ from trl_pper.report.content import (
     PASS_RATE_CLASSES,
     best_pass_rates,
     buffer_facts,
-    classes_of,
+    pass_rate_classes,
     read_content,
     share_by_class,
     task_coverage,
@@ -37,7 +37,7 @@ def buffer_of(*programs: tuple[str, float], **fields) -> ReplayBuffer:
 @given(st.integers(1, 40).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_each_pass_rate_has_one_class(fraction):
     passed, total = fraction
-    name = PASS_RATE_CLASSES[classes_of(np.array([passed / total]))[0]]
+    name = PASS_RATE_CLASSES[pass_rate_classes(np.array([passed / total]))[0]]
     if passed in (0, total):
         assert name == str(passed // total)
     else:

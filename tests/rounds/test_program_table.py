@@ -11,13 +11,13 @@ import pytest
 from tests.support.screen import terminal
 from trl_pper import BeamSampleCollector, DatasetSource, Experience, PPERConfig, PPERTrainer, ReplayBuffer
 from trl_pper.rounds.display import (
+    describe_verdict,
     log_rows,
     print_rows,
     shortened,
     show_round,
     spaced,
     table_rows,
-    verdict_of,
     visible,
 )
 from trl_pper.training.push import exposed
@@ -69,10 +69,13 @@ def test_chosen_rows_reach_from_the_first_to_the_last(total, number, places):
 
 
 def test_verdicts_in_words():
-    assert verdict_of(experience("x", pass_rate=1.0, outcomes=("passed", "passed"))) == "passed"
-    assert verdict_of(experience("x", outcomes=("timeout", "wrong_answer", "timeout"))) == "1 wrong answer, 2 timeout"
+    assert describe_verdict(experience("x", pass_rate=1.0, outcomes=("passed", "passed"))) == "passed"
+    assert (
+        describe_verdict(experience("x", outcomes=("timeout", "wrong_answer", "timeout")))
+        == "1 wrong answer, 2 timeout"
+    )
     # A teacher's file may tell a pass rate and nothing of the tests.
-    assert verdict_of(experience("x", pass_rate=0.3, outcomes=())) == ""
+    assert describe_verdict(experience("x", pass_rate=0.3, outcomes=())) == ""
 
 
 def test_what_would_act_on_a_terminal_is_spelled_out():

@@ -8,7 +8,7 @@ from tests.support.benchmark_rows import ROWS
 from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, as_chat, load_tasks
 from trl_pper.cli.commands import main
 from trl_pper.generation.extraction import extract
-from trl_pper.tasks.chat import ChatParts, parts_of
+from trl_pper.tasks.chat import ChatParts, chat_parts
 from trl_pper.tasks.formats.fields import question_parts, question_prompt
 from trl_pper.tasks.task import StdioCase
 
@@ -116,7 +116,7 @@ def test_messages_stay_as_they_are():
     chat = task([{"role": "user", "content": "Do it."}], stop=("#",))
     assert as_chat([chat], system="Be short.", instruction="{question}") == [chat]
     with pytest.raises(ValueError, match="must be text to be taken apart; task 'a' has messages"):
-        parts_of(chat)
+        chat_parts(chat)
 
 
 def test_the_words_may_be_the_users_own_and_a_system_message_comes_first():

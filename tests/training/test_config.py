@@ -101,26 +101,26 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
 
 
 def test_the_options_of_the_buffer_reach_it():
-    from trl_pper.training.parts import buffer_of
+    from trl_pper.training.parts import build_buffer
 
     chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
-    buffer = buffer_of(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
+    buffer = build_buffer(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
     assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
 
 
 def test_the_options_of_decoding_reach_the_source():
     from trl_pper import BeamSearchSource, NucleusSource
-    from trl_pper.training.parts import beams_of, source_of
+    from trl_pper.training.parts import build_beam_search, build_source
 
     chosen = config(decoding="nucleus", num_beams=5, temperature=0.3, top_p=0.7, seed=9, max_completion_length=7)
-    source = source_of(chosen)
+    source = build_source(chosen)
     assert isinstance(source, NucleusSource)
     assert source.settings == {
         "method": "nucleus sampling", "num_programs": 5, "max_completion_length": 7, "temperature": 0.3,
         "top_p": 0.7, "seed": 9,
     }  # fmt: skip
-    assert beams_of(chosen).num_beams == 5
-    source = source_of(config(num_beams=6, num_beam_groups=3, diversity_penalty=0.25, possibility="product"))
+    assert build_beam_search(chosen).num_beams == 5
+    source = build_source(config(num_beams=6, num_beam_groups=3, diversity_penalty=0.25, possibility="product"))
     assert isinstance(source, BeamSearchSource)
     assert (source.num_beams, source.num_beam_groups, source.diversity_penalty) == (6, 3, 0.25)
     assert source.length_penalty == 0.0

@@ -124,7 +124,7 @@ class Layout:
         return texts
 
 
-def layout_of(texts: Sequence[str]) -> Layout | None:
+def find_layout(texts: Sequence[str]) -> Layout | None:
     """Return the layout of all `texts`, or None when they have no layout that is known here."""
     if not texts or not all(map(_is_plain, texts)):
         return None

@@ -23,9 +23,9 @@ from trl_pper.amplify.calls import (
     with_assertions,
     write,
 )
-from trl_pper.amplify.layout import layout_of
+from trl_pper.amplify.layout import find_layout
 from trl_pper.amplify.mutate import new_inputs, plain
-from trl_pper.amplify.shape import Record, shape_of
+from trl_pper.amplify.shape import Record, find_shape
 from trl_pper.tasks.syntax import with_preamble
 from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests, Tests
 
@@ -92,11 +92,11 @@ def _has_nan(output: str) -> bool:
 
 def _propose_texts(task: CodingTask, tests: StdioTests, most: int, key: str) -> Proposal | str:
     texts = [text for text in dict.fromkeys(case.input for case in tests.cases) if len(text) <= _MAX_INPUT_CHARS]
-    layout = layout_of(texts)
+    layout = find_layout(texts)
     if layout is None:
         return UNKNOWN_LAYOUT
     records = [layout.record(text) for text in texts]
-    made = [layout.text(record) for record in new_inputs(records, shape_of(records), most=most, key=key)]
+    made = [layout.text(record) for record in new_inputs(records, find_shape(records), most=most, key=key)]
     if not made:
         return NO_NEW_INPUT
     known = texts[:_MAX_KNOWN]
@@ -162,7 +162,7 @@ def _program(task: CodingTask) -> str:
 
 def _new_arguments(group: Sequence[TestCall], most: int, key: str) -> list[Record]:
     inputs = [call.arguments for call in group]
-    return new_inputs(inputs, shape_of(inputs, margin=True), most=most, key=key) if inputs[0] else []
+    return new_inputs(inputs, find_shape(inputs, margin=True), most=most, key=key) if inputs[0] else []
 
 
 def _commonest(group: Sequence[TestCall]) -> TestCall:

@@ -54,7 +54,7 @@ class Relation:
     @property
     def field(self) -> int:
         """The field that `one` is of."""
-        return field_of(self.one)
+        return feature_field(self.one)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,9 @@ class Relations(Rule):
     def same_lengths(self) -> list[tuple[int, int]]:
         """Fields that are always equally long."""
         return [
-            (one.field, field_of(one.other)) for one in self.relations if one.how == "==" and one.one.startswith("l")
+            (one.field, feature_field(one.other))
+            for one in self.relations
+            if one.how == "==" and one.one.startswith("l")
         ]
 
 
@@ -95,14 +97,14 @@ def text_rules(texts: Sequence[str]) -> list[Rule]:
         return []
     alphabet = frozenset("".join(texts))
     vocabulary = frozenset(word for text in texts for word in text.split())
-    mask = mask_of(texts[0])
+    mask = text_mask(texts[0])
     rules = [Rule(name="alphabet", kinds=(str,), holds=alphabet.issuperset)]
     if len(set(texts)) > 1 and sum(_PARTS.search(text) is not None for text in texts) > len(texts) / 2:
         rules.append(Rule(name="has parts", kinds=(str,), holds=frozenset(texts).__contains__))
     if any(" " in text for text in texts):
         rules.append(Rule(name="words", kinds=(str,), holds=lambda text: vocabulary.issuperset(text.split())))
-    if len(set(texts)) > 1 and all(mask_of(text) == mask for text in texts) and len(set(mask)) > 1:
-        rules.append(Rule(name="mask", kinds=(str,), holds=lambda text: mask_of(text) == mask))
+    if len(set(texts)) > 1 and all(text_mask(text) == mask for text in texts) and len(set(mask)) > 1:
+        rules.append(Rule(name="mask", kinds=(str,), holds=lambda text: text_mask(text) == mask))
     if len(set(texts)) > 1:
         rules += _constant_parts(texts)
     if _is_choice(texts):
@@ -145,7 +147,7 @@ def record_rules(records: Sequence[Any]) -> list[Rule]:
     relations = [
         relation
         for one, other in itertools.permutations(names, 2)
-        if field_of(one) != field_of(other)
+        if feature_field(one) != feature_field(other)
         and (relation := _relation(one, other, [(found[one], found[other]) for found in all_features]))
     ]
     rules: list[Rule] = []
@@ -192,7 +194,7 @@ def _width(value: Any) -> int | None:
     return widths.pop() if len(widths) == 1 else None
 
 
-def field_of(feature: str) -> int:
+def feature_field(feature: str) -> int:
     """Return the field that a feature is of."""
     return int(feature.partition(" ")[2])
 
@@ -255,7 +257,7 @@ def numbers_in(value: Any) -> Iterator[float]:
             yield from numbers_in(item)
 
 
-def mask_of(text: str) -> str:
+def text_mask(text: str) -> str:
     """Return the text with every letter and digit made one of its kind: 03-11-2000 is 99-99-9999."""
     return re.sub(r"[a-z]", "a", re.sub(r"[A-Z]", "A", re.sub(r"\d", "9", text)))
 

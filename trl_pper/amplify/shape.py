@@ -76,7 +76,7 @@ class Shape:
         if not self.low <= value <= self.high or (value == 0 and not self.has_zero):
             return False
         if isinstance(value, float):
-            return decimals_of(value) <= self.decimals
+            return count_decimals(value) <= self.decimals
         return value % self.step == 0
 
     def _allows_parts(self, value: Any) -> bool:
@@ -95,7 +95,7 @@ class Shape:
         return True
 
 
-def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
+def find_shape(values: Sequence[Any], *, margin: bool = False) -> Shape:
     """Return what `values` have in common.
 
     Args:
@@ -112,7 +112,7 @@ def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
     items = [item for value in sequences if not is_record for item in _items(value)]
     items += [item for value in dictionaries for item in value.values()]
     keys = [key for value in dictionaries for key in value]
-    inner = functools.partial(shape_of, margin=margin)
+    inner = functools.partial(find_shape, margin=margin)
     shortest, longest = min(map(len, sized), default=0), max(map(len, sized), default=0)
     if margin and longest > shortest:
         shortest, longest = max(min(1, shortest), shortest - 1), longest + 1
@@ -124,7 +124,7 @@ def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
         high=max(numbers, default=0),
         has_zero=0 in numbers,
         step=_step([number for number in numbers if isinstance(number, int)]),
-        decimals=max((decimals_of(number) for number in numbers if isinstance(number, float)), default=0),
+        decimals=max((count_decimals(number) for number in numbers if isinstance(number, float)), default=0),
         lengths=(shortest, longest),
         fields=tuple(map(inner, zip(*sequences, strict=True))) if is_record else None,
         key=inner(keys) if keys else None,
@@ -133,7 +133,7 @@ def shape_of(values: Sequence[Any], *, margin: bool = False) -> Shape:
     )
 
 
-def decimals_of(value: float) -> int:
+def count_decimals(value: float) -> int:
     """Return how many digits follow the point of a float."""
     return len(f"{value!r}".partition("e")[0].partition(".")[2]) + (100 if "e-" in repr(value) else 0)
 

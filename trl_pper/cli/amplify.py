@@ -19,7 +19,7 @@ from rich.table import Table
 
 from trl_pper.amplify.tasks import AmplifiedTask, Exposure, amplify_tasks, check_options, expose
 from trl_pper.cli.judge import make_judge, read_programs
-from trl_pper.cli.tasks import tasks_of
+from trl_pper.cli.tasks import read_given_tasks
 from trl_pper.files import atomic_file
 from trl_pper.tasks.loading import write_tasks
 from trl_pper.tasks.task import CodingTask, StdioTests
@@ -34,7 +34,7 @@ def amplify_file(options: argparse.Namespace, *, console: Console | None = None)
     """
     if options.output.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"{options.output}: must end in .jsonl or .parquet; got {options.output.suffix!r}")
-    tasks = tasks_of(options.tasks, options)
+    tasks = read_given_tasks(options.tasks, options)
     programs = _by_task(options.programs, tasks)
     references = _by_task(options.references, tasks)
     check_options(tasks, options.new_tests, options.seed, references)

@@ -13,8 +13,8 @@ from pathlib import Path
 from accelerate import PartialState
 
 from trl_pper.cli.judge import make_judge
-from trl_pper.cli.sources import source_of
-from trl_pper.cli.tasks import tasks_of
+from trl_pper.cli.sources import build_source
+from trl_pper.cli.tasks import read_given_tasks
 from trl_pper.generation.local_model import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
@@ -30,11 +30,11 @@ from trl_pper.tasks.task import CodingTask
 def collect(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     join_processes()
-    every_task = tasks_of(options.tasks, options)
-    tasks = shard_of(every_task, options.shard_index, options.num_shards, options.batch_size)
+    every_task = read_given_tasks(options.tasks, options)
+    tasks = take_shard(every_task, options.shard_index, options.num_shards, options.batch_size)
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
-    source = source_of(options)
+    source = build_source(options)
     if hasattr(source, "check"):
         source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
@@ -82,7 +82,7 @@ def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: 
         )
 
 
-def shard_of(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:
+def take_shard(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:
     """Return the tasks of one machine: whole batches, dealt out in turn, so that padding and samples stay the same.
 
     Raises:

@@ -266,13 +266,13 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from trl_pper.cli.tasks import task_options, tasks_of
+    from trl_pper.cli.tasks import read_given_tasks, task_options
     from trl_pper.replay import export
     from trl_pper.replay.buffer import ReplayBuffer
     from trl_pper.tasks.loading import write_tasks
 
     if options.to == "native":
-        tasks = tasks_of(options.source, options)
+        tasks = read_given_tasks(options.source, options)
         write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0

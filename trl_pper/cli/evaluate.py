@@ -21,8 +21,8 @@ from accelerate import PartialState
 
 from trl_pper import __version__
 from trl_pper.cli.judge import VerdictRows, make_judge
-from trl_pper.cli.sources import source_of
-from trl_pper.cli.tasks import task_options, tasks_of
+from trl_pper.cli.sources import build_source
+from trl_pper.cli.tasks import read_given_tasks, task_options
 from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
@@ -76,9 +76,9 @@ def _plan(options: argparse.Namespace) -> _Plan:
         options.num_programs = 1 if options.num_programs is None else options.num_programs
         # Before anything is read or loaded.
         chosen_k(options.k, options.num_programs)
-    tasks = tasks_of(options.tasks, options)
+    tasks = read_given_tasks(options.tasks, options)
     decoding = _decode(options)
-    source = source_of(options, decoding=decoding or "beam", with_logprobs=False)
+    source = build_source(options, decoding=decoding or "beam", with_logprobs=False)
     num_programs = options.num_programs
     if isinstance(source, DatasetSource):
         source = _of_file(source, tasks, num_programs)

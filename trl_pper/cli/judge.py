@@ -24,7 +24,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from trl_pper.cli.tasks import tasks_of
+from trl_pper.cli.tasks import read_given_tasks
 from trl_pper.files import atomic_file, read_rows
 from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.judge.judge import Judge
@@ -59,7 +59,7 @@ def make_judge(options: argparse.Namespace) -> Judge:
 
 def judge_file(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    tasks = tasks_of(options.tasks, options)
+    tasks = read_given_tasks(options.tasks, options)
     rows = read_programs(options.programs, tasks)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

@@ -93,7 +93,7 @@ def _add_server_options(group: argparse._ArgumentGroup) -> None:
     add("--completion_price", type=float, help="price of a million completion tokens, for the cost")
 
 
-def source_of(options: argparse.Namespace, *, decoding: str = "beam", with_logprobs: bool = True) -> ProgramSource:
+def build_source(options: argparse.Namespace, *, decoding: str = "beam", with_logprobs: bool = True) -> ProgramSource:
     """Return the source that options describe.
 
     Args:

@@ -91,6 +91,6 @@ def task_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def tasks_of(source: str, options: argparse.Namespace) -> list[CodingTask]:
+def read_given_tasks(source: str, options: argparse.Namespace) -> list[CodingTask]:
     """Load tasks as the options of a command line describe."""
     return read_tasks(source, **task_options(options))

@@ -21,7 +21,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from trl_pper.cli.launch import ACCELERATE_CONFIG, ACCELERATE_CONFIG_HELP, launch_actions
 from trl_pper.cli.options.file import Entry, read_entries, split_config
-from trl_pper.cli.options.shown import Option, help_text, options_of
+from trl_pper.cli.options.shown import Option, help_text, list_options
 from trl_pper.cli.options.types import Wanted, option_actions, typed, unknown_option, wanted_of_action
 from trl_pper.cli.tasks import PROMPTS, is_mixture
 from trl_pper.generation.extraction import LEARNED
@@ -179,7 +179,7 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
 
 def wanted_of_options() -> dict[str, Wanted]:
     """Return what each option of the configurations takes, by name."""
-    return {option.name: option.wanted for one in CONFIGURATIONS for option in options_of(one)}
+    return {option.name: option.wanted for one in CONFIGURATIONS for option in list_options(one)}
 
 
 def _parser() -> Any:
@@ -264,14 +264,14 @@ _TEXT = Wanted(kinds=frozenset({"text"}))
 def train_help() -> str:
     """Return the text of `trl-pper train --help`."""
     base = {field.name for field in fields(TrainingArguments)}
-    trained = options_of(PPERConfig)
+    trained = list_options(PPERConfig)
     theirs = {field.name for field in fields(SFTConfig)}
     config = Option(name="config", default=None, help="YAML file of these options.", wanted=_TEXT)
     launch = Option(name=ACCELERATE_CONFIG, default=None, help=ACCELERATE_CONFIG_HELP, wanted=_TEXT)
     groups = {
-        "tasks and programs": [config, *options_of(DataArguments)],
+        "tasks and programs": [config, *list_options(DataArguments)],
         "prioritised experience replay": [option for option in trained if option.name not in theirs],
-        "model and adapter (TRL's ModelConfig)": options_of(ModelConfig),
+        "model and adapter (TRL's ModelConfig)": list_options(ModelConfig),
         "several processes": [launch],
         "fine-tuning (TRL's SFTConfig)": [one for one in trained if one.name in theirs - base],
         "training (TrainingArguments)": [one for one in trained if one.name in base],

@@ -16,9 +16,9 @@ from trl_pper.generation.decoding import (
     batches,
     checked_prompts,
     chosen_model,
+    decode_programs,
     generate_ids,
     own_model,
-    programs_of,
 )
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
@@ -141,7 +141,7 @@ class BeamSearchSource:
             for all_groups, beams in zip(found, generate_ids(local, batch, config, processors=apart), strict=True):
                 all_groups += beams
         settings = settings_json(self.settings)
-        written = programs_of(local, batch, found, settings=settings, score_batch_size=self.batch_size)
+        written = decode_programs(local, batch, found, settings=settings, score_batch_size=self.batch_size)
         # A group is in order already, by scores that no penalty of another group is in.
         return written if self.num_beam_groups == 1 else [self._most_probable_first(programs) for programs in written]
 

@@ -140,7 +140,7 @@ def generate_ids(
     return [rows[start : start + count] for start in range(0, len(rows), count)]
 
 
-def programs_of(
+def decode_programs(
     local: LocalModel,
     batch: PromptBatch,
     completions: Sequence[Sequence[list[int]]],

@@ -21,9 +21,9 @@ from trl_pper.generation.decoding import (
     batches,
     checked_prompts,
     chosen_model,
+    decode_programs,
     generate_ids,
     own_model,
-    programs_of,
 )
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
@@ -163,7 +163,7 @@ class NucleusSource:
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(_seed(self.seed, self.round_index, names, first))
                 completions = generate_ids(local, batch, config)
-            parts = programs_of(
+            parts = decode_programs(
                 local,
                 batch,
                 completions,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import httpx2 as httpx
 
 from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused
-from trl_pper.generation.server_reply import Usage, choices_of, program_of, usage_of
+from trl_pper.generation.server_reply import Usage, read_choices, read_program, read_usage
 from trl_pper.generation.source import (
     GeneratedProgram,
     check_above_zero,
@@ -197,13 +197,13 @@ class ServerSource:
             missing = self.num_programs - len(programs)
             reply = await self._ask(endpoint, task, missing, place=len(programs))
             try:
-                choices = choices_of(reply, most=missing)
+                choices = read_choices(reply, most=missing)
             except ValueError as error:
                 said = endpoint.without_key(str(error))
                 raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
-            self._count(usage_of(reply, choices))
+            self._count(read_usage(reply, choices))
             stops = self._stops(task)
-            programs += [program_of(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
+            programs += [read_program(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
             if len(programs) == self.num_programs:
                 return programs
         self._count(Usage(missing=self.num_programs - len(programs)))

@@ -26,7 +26,7 @@ _UNKNOWN_LOGPROB = -9999.0
 _ROUNDING = 1e-3
 
 
-def choices_of(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]]:
+def read_choices(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]]:
     """Return the choices of a reply, which may be none.
 
     Args:
@@ -46,13 +46,13 @@ def choices_of(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]
     return choices[:most]
 
 
-def program_of(
+def read_program(
     choice: Mapping[str, Any], *, source: str, stops: Sequence[str] = (), settings: str = ""
 ) -> GeneratedProgram:
     """Return the program of a choice, cut before the first stop.
 
     Args:
-        choice: One that `choices_of` returned.
+        choice: One that `read_choices` returned.
         source: Who generated it.
         stops: Texts at which a completion ends, whether or not the server did so.
         settings: How it was generated, for the record.
@@ -82,7 +82,7 @@ def program_of(
     )
 
 
-def usage_of(reply: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> Usage:
+def read_usage(reply: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> Usage:
     """Return what a reply says of its tokens, and how many of its programs were cut off."""
     said = reply.get("usage")
     counts = [said.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(said, dict) else []

@@ -28,7 +28,7 @@ from trl_pper.replay.columns import (
     columns_in_blocks,
     decode_outcomes,
     encode_outcomes,
-    numbers_of,
+    to_numbers,
 )
 from trl_pper.replay.experience import COLUMNS, Experience, arrow_schema, chat_json, prompt_name, without_padding
 from trl_pper.tasks.task import check_prompt
@@ -79,7 +79,7 @@ def from_arrow(table: pa.Table, *, first_row: int = 0) -> Iterator[Columns]:
 def _checked(batch: pa.RecordBatch, start: int) -> Columns:
     given = {name: _typed(batch, name) for name in FILE.names}
     chats, malformed = _canonical_chats(given["chat_prompt"])
-    numbers = numbers_of(
+    numbers = to_numbers(
         pass_rate=_array(given["pass_rate"], np.nan),
         logprob=_array(given["logprob"], np.nan),
         num_tokens=_array(given["num_tokens"], 0),

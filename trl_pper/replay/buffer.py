@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.replay import hub as replay_hub
 from trl_pper.replay.arrow import from_arrow, from_dataset, to_dataset
-from trl_pper.replay.columns import CHUNK, Columns, columns_in_blocks, digest_of, experiences_of
+from trl_pper.replay.columns import CHUNK, Columns, columns_in_blocks, content_digest, to_experiences
 from trl_pper.replay.experience import Experience, possibility
 from trl_pper.replay.priority import Distribution, FloatArray, PriorityFunction, draw_probabilities, p2value
 from trl_pper.replay.storage import (
@@ -73,7 +73,7 @@ class DurableBuffer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return settings, tokenizer and content as plain values that JSON can hold."""
-        rows = [one.to_row() for block in self._table.blocks(CHUNK) for one in experiences_of(block)]
+        rows = [one.to_row() for block in self._table.blocks(CHUNK) for one in to_experiences(block)]
         return self._metadata() | {"experiences": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -126,7 +126,7 @@ class DurableBuffer(ABC):
 
     def contents(self) -> replay_hub.BufferContents:
         """Return what is inside in numbers and names, for cards: nothing of tasks and programs."""
-        return replay_hub.contents_of(self._table.blocks())
+        return replay_hub.count_contents(self._table.blocks())
 
     def push_to_hub(
         self,
@@ -283,7 +283,7 @@ class ReplayBuffer(DurableBuffer):
 
     def __iter__(self) -> Iterator[Experience]:
         for block in self._table.blocks(CHUNK):
-            yield from experiences_of(block)
+            yield from to_experiences(block)
 
     def __contains__(self, key: object) -> bool:
         """Return whether the program `key = (task_id, program)` is stored."""
@@ -361,7 +361,7 @@ class ReplayBuffer(DurableBuffer):
 
     def take(self, positions: ArrayLike) -> list[Experience]:
         """Return the experiences at some positions, shape [n], in their order; a position may come more than once."""
-        return list(experiences_of(self._table.columns(positions)))
+        return list(to_experiences(self._table.columns(positions)))
 
     def pass_rates(self) -> FloatArray:
         """Return the pass rates, shape [len(self)], in [0, 1]; read-only, like every array of the buffer."""
@@ -449,7 +449,7 @@ class ReplayBuffer(DurableBuffer):
         It is the same for the same content, however it came here, and finds any accidental difference; it is no proof
         against forgery.
         """
-        content = self._cached("digest", lambda: digest_of(self._table.blocks()))
+        content = self._cached("digest", lambda: content_digest(self._table.blocks()))
         return hashlib.sha256(json.dumps([self.settings(), content], sort_keys=True).encode()).hexdigest()
 
     def _put(self, parts: Sequence[Columns]) -> AddReport:

@@ -86,7 +86,7 @@ class Columns:
         return self if chosen.all() else Columns(text=self.text.filter(pa.array(chosen)), numbers=self.numbers[chosen])
 
 
-def columns_of(experiences: Sequence[Experience]) -> Columns:
+def to_columns(experiences: Sequence[Experience]) -> Columns:
     """Return experiences as columns."""
     chats = [chat_json(one.prompt) if isinstance(one.prompt, list) else None for one in experiences]
     values: dict[str, Sequence[Any]] = {
@@ -98,7 +98,7 @@ def columns_of(experiences: Sequence[Experience]) -> Columns:
     arrays = {name: pa.array(column, pa.large_string()) for name, column in values.items()}
     outcomes = pa.array([one.outcomes for one in experiences], pa.large_list(pa.large_string()))
     arrays["outcomes"] = encode_outcomes(outcomes)
-    numbers = numbers_of(
+    numbers = to_numbers(
         pass_rate=[one.pass_rate for one in experiences],
         logprob=[np.nan if one.logprob is None else one.logprob for one in experiences],
         num_tokens=[one.num_tokens or 0 for one in experiences],
@@ -131,10 +131,10 @@ def _columns_in_chunks(experiences: Iterable[Experience]) -> Iterator[Columns]:
                     f"experiences: must be Experience objects; got {type(item).__name__}. "
                     "Experience.from_row builds one from a mapping"
                 )
-        yield columns_of(chunk)
+        yield to_columns(chunk)
 
 
-def numbers_of(**columns: ArrayLike) -> NDArray[np.void]:
+def to_numbers(**columns: ArrayLike) -> NDArray[np.void]:
     """Return the columns `NUMBERS`, shape [n], as one array, with one NaN and one zero."""
     numbers = np.zeros(len(np.asarray(columns["pass_rate"])), NUMBERS)
     for name in NUMBER_NAMES:
@@ -145,7 +145,7 @@ def numbers_of(**columns: ArrayLike) -> NDArray[np.void]:
     return numbers
 
 
-def experiences_of(columns: Columns) -> Iterator[Experience]:
+def to_experiences(columns: Columns) -> Iterator[Experience]:
     """Yield columns as experiences."""
     lists = {name: column.to_pylist() for name, column in zip(TEXT.names, columns.text.columns, strict=True)}
     # Most programs of a collection share a few patterns of outcomes: each is made once.
@@ -201,7 +201,7 @@ def decode_outcomes(codes: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), names)
 
 
-def key_of(task_id: bytes, program: bytes) -> bytes:
+def experience_key(task_id: bytes, program: bytes) -> bytes:
     """Return 16 bytes that name a program of a task, both in UTF-8.
 
     XXH3 is no cryptographic hash: two programs with one key could be made, but two are not met in 10**15 programs.
@@ -210,15 +210,15 @@ def key_of(task_id: bytes, program: bytes) -> bytes:
     return xxhash.xxh3_128_digest(b"%d:%b%b" % (len(task_id), task_id, program))
 
 
-def keys_of(columns: Columns) -> list[bytes]:
+def experience_keys(columns: Columns) -> list[bytes]:
     """Return the key of each experience."""
     tasks, programs = (
         columns.text.column(name).cast(pa.large_binary()).to_pylist() for name in ("task_id", "program")
     )
-    return list(map(key_of, tasks, programs))
+    return list(map(experience_key, tasks, programs))
 
 
-def digest_of(blocks: Iterable[Columns]) -> str:
+def content_digest(blocks: Iterable[Columns]) -> str:
     """Return a digest (64 hexadecimal digits) of experiences in order, however they are dealt out to blocks.
 
     It tells different experiences apart, not forged ones: the hash of the columns, XXH3, is fast, not cryptographic.

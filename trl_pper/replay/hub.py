@@ -109,7 +109,7 @@ class BufferContents:
     sources: list[str]
 
 
-def contents_of(blocks: Iterable[Columns]) -> BufferContents:
+def count_contents(blocks: Iterable[Columns]) -> BufferContents:
     """Sum up experiences for a card."""
     tasks: set[str] = set()
     solved: set[str] = set()
@@ -155,7 +155,7 @@ def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
     environment = Environment(loader=PackageLoader("trl_pper.replay"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("buffer_card.md.j2").render(
         version=__version__,
-        contents=contents_of(blocks),
+        contents=count_contents(blocks),
         columns={**COLUMNS, "chat_prompt": "string"},
         settings=metadata["settings"],
         tokenizer=metadata["tokenizer"],

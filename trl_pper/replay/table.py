@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from trl_pper.replay.columns import BLOCK_ROWS, NUMBER_NAMES, NUMBERS, TEXT, Columns, key_of, keys_of
+from trl_pper.replay.columns import BLOCK_ROWS, NUMBER_NAMES, NUMBERS, TEXT, Columns, experience_key, experience_keys
 
 #: What is kept of each position beside its numbers: the row of its text, and the entry, a number given once to each
 #: program when it is first stored. Entries ascend with the position, so that removing some leaves the index as it is.
@@ -43,13 +43,13 @@ class ExperienceTable:
     def holds(self, task_id: str, program: str) -> bool:
         """Return whether a program is here."""
         try:
-            return key_of(task_id.encode(), program.encode()) in self._entries
+            return experience_key(task_id.encode(), program.encode()) in self._entries
         except UnicodeEncodeError:
             return False
 
     def newer(self, columns: Columns) -> Columns:
         """Return those experiences, of different programs, that are not here or here of an earlier or equal round."""
-        entries = np.array([self._entries.get(key, -1) for key in keys_of(columns)], np.int64)
+        entries = np.array([self._entries.get(key, -1) for key in experience_keys(columns)], np.int64)
         here = np.flatnonzero(entries >= 0)
         stored = self.numbers[np.searchsorted(self.numbers["entry"], entries[here])]
         chosen = np.ones(len(columns), np.bool_)
@@ -62,7 +62,7 @@ class ExperienceTable:
         Returns:
             How many programs were not here before.
         """
-        keys = [key for part in parts for key in keys_of(part)]
+        keys = [key for part in parts for key in experience_keys(part)]
         if not keys:
             return 0
         new: dict[bytes, int] = {}
@@ -89,7 +89,7 @@ class ExperienceTable:
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
         """Keep only the positions for which `chosen`, shape [len(self)], is true; they move up."""
-        for key in keys_of(self.columns(np.flatnonzero(~chosen))):
+        for key in experience_keys(self.columns(np.flatnonzero(~chosen))):
             del self._entries[key]
         kept = self.numbers[chosen]
         self._room[: len(kept)] = kept
@@ -125,7 +125,7 @@ class ExperienceTable:
         _require(sum(map(len, self._texts)) == self._starts[-1], "the rows of text are miscounted")
         _require(bool(np.all((rows >= 0) & (rows < self._starts[-1]))), "a row of text is missing")
         _require(self._starts[-1] <= 2 * len(self), "more garbage than experiences")
-        keys = [key for block in self.blocks() for key in keys_of(block)]
+        keys = [key for block in self.blocks() for key in experience_keys(block)]
         _require(len(set(keys)) == len(keys), "a program is stored twice")
         _require(self._entries == dict(zip(keys, entries.tolist(), strict=True)), "the index does not match")
 

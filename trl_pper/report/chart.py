@@ -41,7 +41,7 @@ class Chart:
     rows: Sequence[Sequence[str]]
 
 
-def figure_of(draw: Callable[[Any], None]) -> Any:
+def drawn_figure(draw: Callable[[Any], None]) -> Any:
     """Return a figure on which `draw` has drawn, given the axes.
 
     Raises:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from trl_pper.replay.priority import FloatArray
-from trl_pper.report.chart import ACCENT, GOOD, INK, LINE, MUTE, WARM, Chart, figure_of, number
+from trl_pper.report.chart import ACCENT, GOOD, INK, LINE, MUTE, WARM, Chart, drawn_figure, number
 from trl_pper.report.content import (
     PASS_RATE_CLASSES,
     Content,
     IntArray,
     best_pass_rates,
-    classes_of,
+    pass_rate_classes,
     percent,
     share_by_class,
     task_coverage,
@@ -92,7 +92,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
 
     rows = []
     for place, name in enumerate(PASS_RATE_CLASSES):
-        chosen = classes_of(pass_rates) == place
+        chosen = pass_rate_classes(pass_rates) == place
         own = content.possibilities[chosen & known]
         quartiles = [f"{value:.4g}" for value in np.quantile(own, [0.25, 0.5, 0.75])] if len(own) else ["none"] * 3
         rows.append([name, f"{int(chosen.sum()):,}", f"{int((chosen & ~known).sum()):,}", *quartiles])
@@ -103,7 +103,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
         title="What the model believes against what the tests say",
         text=f"The larger a dot, the more programs lie there (at most {most:,}); grey lines join equal P2Values at "
         f"possibility_weight {content.weight:g}.{cut_text}{apart_text}",
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=["pass rate", "programs", "possibility unknown", "lower quartile", "median", "upper quartile"],
         rows=rows,
     )
@@ -131,7 +131,7 @@ def draw_chart(content: Content) -> Chart:
         name="draw",
         title="What the buffer holds against what is drawn",
         text=text,
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=["pass rate", "share held", "share drawn"],
         rows=[
             [name, percent(held[place]), "none" if drawn is None else percent(drawn[place])]
@@ -142,7 +142,7 @@ def draw_chart(content: Content) -> Chart:
 
 def coverage_chart(content: Content) -> Chart:
     """Draw the best pass rate of each task."""
-    best = classes_of(best_pass_rates(content))
+    best = pass_rate_classes(best_pass_rates(content))
     counts = np.bincount(best, minlength=len(PASS_RATE_CLASSES))
     coverage = task_coverage(content)
 
@@ -158,7 +158,7 @@ def coverage_chart(content: Content) -> Chart:
         title="How far the tasks are covered",
         text=f"Of {len(content.tasks):,} tasks {coverage['none']:,} have no passing program, {coverage['some']:,} "
         f"have some, and {coverage['only']:,} have only passing programs.",
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=["best pass rate", "tasks", "share"],
         rows=[
             [name, f"{counts[place]:,}", percent(counts[place] / len(best))]
@@ -190,7 +190,7 @@ def outcome_chart(content: Content) -> Chart:
         name="outcomes",
         title="How programs and tests ended",
         text="A program counts for the worst outcome of any of its tests; outcomes are ordered from good to bad.",
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=["outcome", "programs", "share of programs", "tests", "share of tests"],
         rows=[
             [
@@ -245,7 +245,7 @@ def learning_chart(history: History) -> Chart:
         title="Round by round",
         text="Programs of each round, written before it trains: their mean pass rate, and the share of tasks that one "
         "of them solves. Dotted: scores on held-out tasks, the first three where there are more.",
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=header,
         rows=rows,
     )
@@ -292,7 +292,7 @@ def held_rounds_chart(content: Content) -> Chart:
         title="Round by round, of what the buffer still holds",
         text="There is no log of a run here. A program that came again counts for its last round, and what was "
         "evicted is missing.",
-        figure=figure_of(draw),
+        figure=drawn_figure(draw),
         header=["round", "programs", "mean pass rate", "tasks solved"],
         rows=[[one.name, f"{one.programs:,}", number(one.pass_rate), number(one.solved)] for one in groups],
     )

@@ -100,12 +100,12 @@ def read_content(buffer: ReplayBuffer) -> Content:
         possibilities=buffer.possibilities(),
         p2values=buffer.p2values(),
         cpu_seconds=np.array(seconds, np.float64),
-        draws=draws_of(buffer),
+        draws=draw_shares(buffer),
         weight=buffer.possibility_weight,
     )
 
 
-def draws_of(buffer: ReplayBuffer) -> FloatArray | None:
+def draw_shares(buffer: ReplayBuffer) -> FloatArray | None:
     """Return the draw probabilities, or None where the priority "filter" finds no passing program to draw."""
     if buffer.priority == "filter" and not (buffer.pass_rates() == 1.0).any():
         return None
@@ -152,7 +152,7 @@ def best_pass_rates(content: Content) -> FloatArray:
     return best
 
 
-def classes_of(pass_rates: FloatArray) -> IntArray:
+def pass_rate_classes(pass_rates: FloatArray) -> IntArray:
     """Return the position of each pass rate in `PASS_RATE_CLASSES`, shape [n]."""
     inner = np.clip(np.floor(pass_rates * 5), 0, 4).astype(np.int64) + 1
     return np.where(pass_rates == 0.0, 0, np.where(pass_rates == 1.0, len(PASS_RATE_CLASSES) - 1, inner))
@@ -160,7 +160,7 @@ def classes_of(pass_rates: FloatArray) -> IntArray:
 
 def share_by_class(pass_rates: FloatArray, weights: FloatArray | None = None) -> FloatArray:
     """Return the share of each class of pass rates, shape [classes], of programs or of their weights; sum 1."""
-    counts = np.bincount(classes_of(pass_rates), weights, minlength=len(PASS_RATE_CLASSES))
+    counts = np.bincount(pass_rate_classes(pass_rates), weights, minlength=len(PASS_RATE_CLASSES))
     return np.asarray(counts / counts.sum(), np.float64)
 
 

@@ -79,7 +79,7 @@ def find_near_misses(buffer: ReplayBuffer, content: Content, *, limit: int = PAI
     """
     candidates = _candidates(content)
     tasks = list(candidates)[:TASKS_SEARCHED]
-    by_task = [_pairs_of(buffer, *candidates[task]) for task in tasks]
+    by_task = [_find_pairs(buffer, *candidates[task]) for task in tasks]
     turns = [(turn, pair) for pairs in by_task for turn, pair in enumerate(pairs)]
     turns.sort(key=lambda one: (one[0], -one[1].similarity))
     chosen = sorted((pair for _, pair in turns[:limit]), key=lambda pair: -pair.similarity)
@@ -120,7 +120,7 @@ def _has(content: Content, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(np.bincount(content.task, chosen, minlength=len(content.tasks)) > 0)
 
 
-def _pairs_of(buffer: ReplayBuffer, failed: Sequence[int], passing: Sequence[int]) -> list[NearMiss]:
+def _find_pairs(buffer: ReplayBuffer, failed: Sequence[int], passing: Sequence[int]) -> list[NearMiss]:
     places = [*failed, *passing]
     texts = dict(zip(places, (_tokens(one.program) for one in buffer.take(places)), strict=True))
     counts = {place: Counter(texts[place]) for place in passing}

@@ -30,7 +30,7 @@ from trl_pper.rounds.collection_report import CollectionReport, describe
 from trl_pper.rounds.display import CollectionProgress, say, warnings_above_bars
 from trl_pper.rounds.judged_program import JudgedProgram
 from trl_pper.rounds.processes import meet
-from trl_pper.rounds.share import Share, judge_share, keeps_step, open_journal, share_of
+from trl_pper.rounds.share import Share, judge_share, keeps_step, open_journal, split_share
 from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             source = source.for_round(round_index)
         state, share = PartialState(), Share()
         failure: Exception | None = None
-        own = sum(map(len, share_of(len(tasks), source)))
+        own = sum(map(len, split_share(len(tasks), source)))
         bar = CollectionProgress(
             own,
             title=f"round {round_index + 1}",

@@ -240,7 +240,7 @@ def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int
             possibility=float(possibilities[position]),
             pass_rate=one.pass_rate,
             p2value=float(p2values[position]),
-            verdict=verdict_of(one),
+            verdict=describe_verdict(one),
         )
         for position, one in zip(chosen, buffer.take(chosen), strict=True)
     ]
@@ -258,11 +258,11 @@ def spaced(total: int, number: int | None) -> list[int]:
     return [round(place * (total - 1) / max(number - 1, 1)) for place in range(number)]
 
 
-def verdict_of(experience: Experience) -> str:
+def describe_verdict(experience: Experience) -> str:
     """Return how the tests of a program ended, in words: "passed", or what went wrong how often.
 
     Examples:
-        >>> verdict_of(Experience(
+        >>> describe_verdict(Experience(
         ...     task_id="one", prompt="?", completion="", program="", pass_rate=0.5, outcomes=("passed", "timeout"),
         ... ))
         '1 passed, 1 timeout'

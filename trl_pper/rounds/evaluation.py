@@ -22,7 +22,7 @@ from trl_pper.rounds.journal import Journal
 from trl_pper.rounds.judged_program import JudgedProgram
 from trl_pper.rounds.overlap import PhaseSeconds
 from trl_pper.rounds.processes import meet
-from trl_pper.rounds.share import Share, judge_share, keeps_step, share_of
+from trl_pper.rounds.share import Share, judge_share, keeps_step, split_share
 from trl_pper.tasks.task import CodingTask
 
 
@@ -146,7 +146,7 @@ def progress_of_evaluation(tasks: int, source: ProgramSource, *, quiet: bool = F
     """Return the display of an evaluation on so many tasks: the main process shows its share."""
     state = PartialState()
     return CollectionProgress(
-        sum(map(len, share_of(tasks, source))),
+        sum(map(len, split_share(tasks, source))),
         title="evaluation",
         unit="tasks" if state.num_processes == 1 else "own tasks",
         quiet=quiet or not state.is_main_process,

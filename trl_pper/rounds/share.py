@@ -75,7 +75,7 @@ def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processe
     return [list(range(start, min(start + batch_size, tasks))) for start in starts]
 
 
-def share_of(tasks: int, source: ProgramSource) -> list[list[int]]:
+def split_share(tasks: int, source: ProgramSource) -> list[list[int]]:
     """Return the positions of each batch of tasks that falls to this process, in the batches of a source."""
     state = PartialState()
     return own_batches(
@@ -123,7 +123,7 @@ def judge_share(
         journal: Where each task's programs are kept as soon as they are judged.
         progress: Shown how far both phases are.
     """
-    batches = share_of(len(tasks), source)
+    batches = split_share(len(tasks), source)
     own = {position for batch in batches for position in batch}
     if journal is not None:
         _restore(tasks, own, judge, share, journal, progress)

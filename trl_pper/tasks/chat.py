@@ -67,11 +67,11 @@ def as_chat(
     """
     if system is not None and not system.strip():
         raise ValueError(f"system: must be text or None for no message; got {system!r}")
-    say = _function_of(instruction)
+    say = _as_function(instruction)
     return [task if isinstance(task.prompt, list) else _chat_task(task, task.prompt, system, say) for task in tasks]
 
 
-def parts_of(task: CodingTask) -> ChatParts:
+def chat_parts(task: CodingTask) -> ChatParts:
     """Return what a task with a text prompt asks for, in parts.
 
     Raises:
@@ -106,7 +106,7 @@ def default_instruction(parts: ChatParts) -> str:
 
 
 def _chat_task(task: CodingTask, prompt: str, system: str | None, say: Callable[[ChatParts], str]) -> CodingTask:
-    parts = parts_of(task)
+    parts = chat_parts(task)
     said = say(parts)
     if not isinstance(said, str):
         raise TypeError(f"instruction: must return text; got {type(said).__name__} for task {task.task_id!r}")
@@ -119,7 +119,7 @@ def _chat_task(task: CodingTask, prompt: str, system: str | None, say: Callable[
     return replace(task, prompt=messages, preamble=preamble, stop=())
 
 
-def _function_of(instruction: Instruction | None) -> Callable[[ChatParts], str]:
+def _as_function(instruction: Instruction | None) -> Callable[[ChatParts], str]:
     if instruction is None:
         return default_instruction
     if not isinstance(instruction, str):

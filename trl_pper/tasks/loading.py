@@ -86,14 +86,16 @@ def load_tasks(
     tasks = _unique(_read_all(rows, READERS.get(format), skip), skip)
     if found:
         shown = "; ".join(found[:_SHOWN_ERRORS]) + ("; ..." if len(found) > _SHOWN_ERRORS else "")
-        logger.warning("%s: %d malformed rows left out: %s", name_of(source), len(found), shown)
+        logger.warning("%s: %d malformed rows left out: %s", source_name(source), len(found), shown)
         if errors is not None:
             errors.extend(found)
     if not tasks:
-        raise ValueError(f"{name_of(source)}: holds no task" + (f" but {len(found)} malformed rows" if found else ""))
+        raise ValueError(
+            f"{source_name(source)}: holds no task" + (f" but {len(found)} malformed rows" if found else "")
+        )
     if difficulty is not None:
-        tasks = _of_difficulty(tasks, [difficulty] if isinstance(difficulty, str) else difficulty, name_of(source))
-    return tasks if max_tests is None else _with_first_tests(tasks, max_tests, name_of(source))
+        tasks = _of_difficulty(tasks, [difficulty] if isinstance(difficulty, str) else difficulty, source_name(source))
+    return tasks if max_tests is None else _with_first_tests(tasks, max_tests, source_name(source))
 
 
 def match_task_id(raw: object, ids: Collection[str]) -> str | None:
@@ -117,7 +119,7 @@ def match_task_id(raw: object, ids: Collection[str]) -> str | None:
 
 def _check_options(source: object, format: str, max_tests: int | None, on_error: str) -> None:
     if format not in ("auto", *FORMATS):
-        raise ValueError(f"{name_of(source)}: format: must be auto, {', '.join(FORMATS)}; got {format!r}")
+        raise ValueError(f"{source_name(source)}: format: must be auto, {', '.join(FORMATS)}; got {format!r}")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error: must be raise or skip; got {on_error!r}")
     if max_tests is not None and (isinstance(max_tests, bool) or not isinstance(max_tests, int) or max_tests < 1):
@@ -241,7 +243,7 @@ _PARQUET_BRANCH = "refs/convert/parquet"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def name_of(source: object) -> str:
+def source_name(source: object) -> str:
     """Return how a source is called in errors."""
     return str(source) if isinstance(source, str | Path) else "source"
 

@@ -122,7 +122,7 @@ def _task_row(count: SourceCount) -> dict[str, Any]:
     }
 
 
-def facts_of(trainer: Any) -> RunFacts:
+def run_facts(trainer: Any) -> RunFacts:
     """Sum a run up; the judge is started to ask for its isolation level, if the run has one."""
     collector, args, state = trainer.collector, trainer.args, trainer.state
     logged = [*trainer.evaluated_before, *evaluations(state.log_history)]

@@ -32,7 +32,7 @@ from trl_pper.training.config import PPERConfig
 from trl_pper.training.dataset import holds_tasks
 
 
-def config_of(args: PPERConfig | None, model: Any) -> PPERConfig:
+def config_or_default(args: PPERConfig | None, model: Any) -> PPERConfig:
     """Return the configuration; without one, the defaults with a folder named for the model.
 
     Raises:
@@ -48,7 +48,7 @@ def config_of(args: PPERConfig | None, model: Any) -> PPERConfig:
     return args
 
 
-def buffer_of(args: PPERConfig) -> ReplayBuffer:
+def build_buffer(args: PPERConfig) -> ReplayBuffer:
     """Return an empty buffer with the settings of a configuration."""
     assert args.priority_exponent is not None  # PPERConfig puts a number in place of None
     return ReplayBuffer(
@@ -62,7 +62,7 @@ def buffer_of(args: PPERConfig) -> ReplayBuffer:
     )
 
 
-def beams_of(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
+def build_beam_search(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
     """Return beam search by the model in training."""
     return BeamSearchSource(
         num_beams=args.num_beams,
@@ -74,10 +74,10 @@ def beams_of(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
     )
 
 
-def source_of(args: PPERConfig) -> BeamSearchSource | NucleusSource:
+def build_source(args: PPERConfig) -> BeamSearchSource | NucleusSource:
     """Return how the model in training writes programs for a collection."""
     if args.decoding == "beam":
-        return beams_of(args, num_beam_groups=args.num_beam_groups)
+        return build_beam_search(args, num_beam_groups=args.num_beam_groups)
     return NucleusSource(
         num_programs=args.num_beams,
         max_completion_length=args.max_completion_length,
@@ -88,7 +88,7 @@ def source_of(args: PPERConfig) -> BeamSearchSource | NucleusSource:
     )
 
 
-def weights_of(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
+def build_loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
     """Return what weighs the loss of each experience of a buffer, as a configuration asks for."""
     return lambda buffer: loss_weights(
         buffer.probabilities(),
@@ -98,13 +98,13 @@ def weights_of(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
     )
 
 
-def judge_of(args: PPERConfig) -> Judge:
+def build_judge(args: PPERConfig) -> Judge:
     """Return a judge with the limits of a configuration; its workers start on first use."""
     limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
     return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
 
 
-def collector_of(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
+def find_collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
     """Return the collector among the callbacks, or a new one; None for programs that are judged already.
 
     Raises:

@@ -27,7 +27,7 @@ from trl_pper.rounds.evaluation import evaluate_tasks
 from trl_pper.rounds.processes import check_processes
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
-from trl_pper.training.card import PAPER, facts_of, write_model_card
+from trl_pper.training.card import PAPER, run_facts, write_model_card
 from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.training.config import PPERConfig
@@ -41,17 +41,17 @@ from trl_pper.training.dataset import (
 )
 from trl_pper.training.history import evaluations
 from trl_pper.training.parts import (
-    beams_of,
-    buffer_of,
+    build_beam_search,
+    build_buffer,
+    build_judge,
+    build_loss_weights,
+    build_source,
     check_prompt_room,
     check_sharding,
     check_weighing,
     claim_buffer,
-    collector_of,
-    config_of,
-    judge_of,
-    source_of,
-    weights_of,
+    config_or_default,
+    find_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
 from trl_pper.training.sampler import PrioritizedSampler
@@ -99,15 +99,15 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         buffer: ReplayBuffer | None = None,
         **sft_arguments: Any,
     ) -> None:
-        args = config_of(args, model)
+        args = config_or_default(args, model)
         check_processes()
         if args.push_to_hub:
             check_push(args.output_dir, strategy=args.hub_strategy)
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
         callbacks = list(callbacks or [])
-        self.buffer = buffer if buffer is not None else buffer_of(args)
-        self.collector = collector_of(callbacks, train)
+        self.buffer = buffer if buffer is not None else build_buffer(args)
+        self.collector = find_collector(callbacks, train)
         if self.collector is not None and self.collector not in callbacks:
             callbacks.append(self.collector)
         self._judge: Judge | None = None
@@ -136,7 +136,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if self._judge is None:
             collector = self.collector
             self._judge = (
-                collector.judge if collector is not None and collector.judge is not None else judge_of(self.args)
+                collector.judge if collector is not None and collector.judge is not None else build_judge(self.args)
             )
         return self._judge
 
@@ -163,7 +163,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     def beam_search(self) -> BeamSearchSource:
         """Return beam search with the settings of `args`, for evaluation: the k most probable programs."""
-        return beams_of(self.args)
+        return build_beam_search(self.args)
 
     @property
     def draws_per_step(self) -> int:
@@ -200,7 +200,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             # All of them, not only what is drawn: what `max_length` leaves nothing of is refused before training.
             self.train_dataset.prepare(range(len(self.buffer)))
             return
-        collector.source = collector.source or source_of(self.args)
+        collector.source = collector.source or build_source(self.args)
         collector.judge = collector.judge or self.judge
         if collector.journal_folder is None:
             # Names that start with an underscore are left out by `push_to_hub`.
@@ -281,7 +281,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             return ReplayDataset(
                 self.buffer,
                 lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
-                weigh=weights_of(args) if args.weighs_loss else None,
+                weigh=build_loss_weights(args) if args.weighs_loss else None,
             )
         if holds_tasks(dataset):
             return dataset
@@ -344,7 +344,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         """Write a model card that keeps the metadata of TRL's; see `trl_pper.training.card`."""
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
-            write_model_card(Path(self.args.output_dir), facts_of(self), repo_id=self.hub_model_id)
+            write_model_card(Path(self.args.output_dir), run_facts(self), repo_id=self.hub_model_id)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Upload the model with its card; see `Trainer.push_to_hub`. Buffer, programs and tests stay here.

@@ -43,7 +43,7 @@ class Option:
         return f"{word} [{word} ...]" if self.wanted.items and not self.wanted.kinds else word
 
 
-def options_of(configuration: type[Any]) -> list[Option]:
+def list_options(configuration: type[Any]) -> list[Option]:
     """Return the options of a dataclass."""
     hints = get_type_hints(configuration)
     return [

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.judge.host.worker import Worker, WorkerError, outcome_of
+from trl_pper.judge.host.worker import Worker, WorkerError, read_outcome
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.judge.wire import codec
@@ -192,7 +192,7 @@ class _Run:
         elif reason == "wall":
             outcome, message = Outcome.TIMEOUT, f"took more than {self.limits.wall_seconds:g} seconds"
         elif reason == "ended":
-            outcome, message = outcome_of(ending)
+            outcome, message = read_outcome(ending)
         else:
             outcome, message = Outcome.RUNTIME_ERROR, f"the program answered with {reason}"
         if more:

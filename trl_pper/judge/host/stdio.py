@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 
 from trl_pper.judge.host.compare import CheckerError, outputs_match
-from trl_pper.judge.host.worker import Worker, WorkerError, ended_well, outcome_of
+from trl_pper.judge.host.worker import Worker, WorkerError, ended_well, read_outcome
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.judge.wire import codec
@@ -235,7 +235,7 @@ class _Judging:
         script, self.script = self.script, None
         ending = script.end(grace_seconds=1.0)
         self.cpu_seconds += script.cpu_seconds
-        return None if ended_well(ending) else outcome_of(ending)
+        return None if ended_well(ending) else read_outcome(ending)
 
     def drop(self) -> None:
         """End the process at hand, if there is one."""

@@ -177,7 +177,7 @@ class PosixMeans:
             os.killpg(pid, signal.SIGKILL)
 
 
-def means_of(level: str) -> Means:
+def host_system(level: str) -> Means:
     """Return what the host of a worker at isolation level `level` uses."""
     return PosixMeans() if level == PORTABLE_LEVEL else LinuxMeans()
 

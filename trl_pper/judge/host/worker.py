@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trl_pper.judge.host.system import Means, means_of
+from trl_pper.judge.host.system import Means, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 
@@ -85,7 +85,7 @@ class Worker:
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
         os.chmod(self.directory, 0o711)
         #: What the host uses of its system for this worker.
-        self.means = means_of(level)
+        self.means = host_system(level)
         self.line, theirs = self.means.line_pair()
         paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
@@ -212,7 +212,7 @@ def ended_well(ending: Mapping[str, Any]) -> bool:
     return ending["status"] == 0 and not ending["killed"] and not ending["overrun"]
 
 
-def outcome_of(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
+def read_outcome(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
     """Return outcome and message for a candidate that fell silent.
 
     Args:

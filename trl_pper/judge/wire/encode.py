@@ -21,7 +21,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from trl_pper.judge.wire.instances import InstanceTable, hashes_by_value, state_of
+from trl_pper.judge.wire.instances import InstanceTable, hashes_by_value, read_state
 from trl_pper.judge.wire.rules import (
     BUILTIN_BY_ID,
     COMPLEX,
@@ -65,7 +65,7 @@ class Encoder:
         self.write(value, 0)
         # In turn, not in depth: a linked list may be longer than the stack is deep.
         while self.pending:
-            self.write(state_of(self.pending.popleft()), 0)
+            self.write(read_state(self.pending.popleft()), 0)
         self.check_size()
         return bytes(self.out)
 
@@ -139,7 +139,7 @@ class Encoder:
         self.written.add(number)
         if at_once:
             self.deeper(depth)
-            self.write(state_of(value), depth + 1)
+            self.write(read_state(value), depth + 1)
         else:
             self.pending.append(value)
 

@@ -17,7 +17,7 @@ _MAX_MESSAGE_CHARS = 500
 _SCALARS = (str, int, float, bool, type(None))
 
 
-def name_of(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> str:
+def error_name(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> str:
     """Return the name of the first class of `error` that the other side has; `shared` names those that it defines."""
     for kind in type(error).__mro__:
         name = shared(kind) or (kind.__name__ if getattr(builtins, kind.__name__, None) is kind else None)
@@ -26,7 +26,7 @@ def name_of(error: BaseException, shared: Callable[[type], str | None] = lambda 
     return "Exception"
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of `error`, which may hold objects that refuse to be shown, or nothing."""
     try:
         return str(error)[:_MAX_MESSAGE_CHARS]
@@ -39,7 +39,7 @@ def said_by(error: BaseException) -> Any:
 
     A KeyError shows its key in quotes, a StopIteration and a SystemExit carry a value.
     """
-    text = text_of(error)
+    text = error_text(error)
     try:
         args = error.args
         if type(args) is tuple and len(args) == 1 and type(args[0]) in _SCALARS:

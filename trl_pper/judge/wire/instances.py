@@ -154,7 +154,7 @@ def _renewed(old: Any, new: Any) -> Any:
     return old if write_back(old, new) else new
 
 
-def state_of(instance: Any) -> dict[str, Any]:
+def read_state(instance: Any) -> dict[str, Any]:
     """Return the attributes of `instance`, those in slots too."""
     kind: Any = type(instance)
     state = dict(getattr(instance, "__dict__", ()))

@@ -16,7 +16,7 @@ from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.allowance import Allowance
 from trl_pper.judge.wire.callbacks import Callbacks
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
-from trl_pper.judge.wire.exceptions import name_of, rebuild, said_by
+from trl_pper.judge.wire.exceptions import error_name, rebuild, said_by
 from trl_pper.judge.wire.instances import InstanceTable, changeable
 from trl_pper.judge.wire.rules import COUNT, OUTCOME_OF_KIND
 from trl_pper.judge.wire.write_back import write_back
@@ -242,7 +242,7 @@ class Conversation:
         except MemoryError:
             raise self.fail(Outcome.MEMORY_LIMIT, "a function of the tests ran out of memory") from None
         except BaseException as error:
-            answer = ("raised", name_of(error, self.instances.name_of), said_by(error))
+            answer = ("raised", error_name(error, self.instances.name_of), said_by(error))
         if self.epoch != epoch or self.failure is not earlier:
             # Something inside failed, and test code swallowed the failure.
             raise self.failure or self.fail(Outcome.RUNTIME_ERROR, "the program was lost in a call")

@@ -40,38 +40,38 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _ASKED_DUNDERS:
             raise AttributeError(name)
-        return conversation_of(self).request("attribute", self, name)
+        return conversation_behind(self).request("attribute", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        conversation_of(self).request("set_attribute", self, name, value)
+        conversation_behind(self).request("set_attribute", self, name, value)
 
     def __delattr__(self, name: str) -> None:
-        conversation_of(self).request("delete_attribute", self, name)
+        conversation_behind(self).request("delete_attribute", self, name)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Have the candidate call its object."""
-        return conversation_of(self).request("call", self, args, keywords)
+        return conversation_behind(self).request("call", self, args, keywords)
 
     def __iter__(self) -> Any:
-        return iter(conversation_of(self).request("items", self))
+        return iter(conversation_behind(self).request("items", self))
 
     def __next__(self) -> Any:
-        return conversation_of(self).request("next", self)
+        return conversation_behind(self).request("next", self)
 
     def __len__(self) -> int:
-        length = conversation_of(self).request("length", self)
+        length = conversation_behind(self).request("length", self)
         if type(length) is not int or length < 0:
             raise TypeError("the program's object has no length")
         return length
 
     def __getitem__(self, key: Any) -> Any:
-        return conversation_of(self).request("item", self, key)
+        return conversation_behind(self).request("item", self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        conversation_of(self).request("set_item", self, key, value)
+        conversation_behind(self).request("set_item", self, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        conversation_of(self).request("delete_item", self, key)
+        conversation_behind(self).request("delete_item", self, key)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is Handle and other is not self:
@@ -79,7 +79,7 @@ class Handle:
         return other is self
 
     def __bool__(self) -> bool:
-        return conversation_of(self).request("truth", self) is True
+        return conversation_behind(self).request("truth", self) is True
 
     def __str__(self) -> str:
         return _text(self, "str")
@@ -98,18 +98,18 @@ class Handle:
 
     def __instancecheck__(self, instance: object) -> bool:
         """Answer `isinstance(x, ProgramClass)`; what crossed as plain data is no object of the program's class."""
-        if type(instance) is not Handle and conversation_of(self).request("extends_data", self) is not False:
+        if type(instance) is not Handle and conversation_behind(self).request("extends_data", self) is not False:
             raise unsupported(self, "isinstance with a class of the program that extends a builtin")
-        return type(instance) is Handle and conversation_of(self).request("is_instance", instance, self) is True
+        return type(instance) is Handle and conversation_behind(self).request("is_instance", instance, self) is True
 
     def __enter__(self) -> Any:
-        return conversation_of(self).request("enter", self)
+        return conversation_behind(self).request("enter", self)
 
     def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
         name = "" if kind is None else kind.__name__
         if getattr(builtins, name, None) is not kind:
             name = "Exception"
-        swallowed = conversation_of(self).request("exit", self, name or None)
+        swallowed = conversation_behind(self).request("exit", self, name or None)
         if kind is not None and swallowed is not False:
             # Among what it would swallow are the asserts inside the block.
             raise unsupported(self, "a context manager of the program that swallows exceptions")
@@ -122,7 +122,7 @@ def same(one: object, other: object) -> bool:
     return one is other
 
 
-def conversation_of(handle: Handle) -> Conversation:
+def conversation_behind(handle: Handle) -> Conversation:
     """Return the conversation that `handle` belongs to."""
     conversation: Conversation = object.__getattribute__(handle, "_state")[0]
     return conversation
@@ -130,7 +130,7 @@ def conversation_of(handle: Handle) -> Conversation:
 
 def unsupported(handle: Handle, what: str) -> BaseException:
     """Return the failure of a test that does `what`."""
-    return conversation_of(handle).fail(Outcome.UNSUPPORTED, f"{what} is not supported")
+    return conversation_behind(handle).fail(Outcome.UNSUPPORTED, f"{what} is not supported")
 
 
 def no_value(handle: Handle) -> BaseException:
@@ -138,20 +138,20 @@ def no_value(handle: Handle) -> BaseException:
 
     A failure, since a program could return any object to have a test that it fails left out.
     """
-    return conversation_of(handle).fail(
+    return conversation_behind(handle).fail(
         Outcome.RUNTIME_ERROR, "the program gave an object where the tests need a value"
     )
 
 
 def _text(handle: Handle, function: str) -> str:
-    text = conversation_of(handle).request("convert", function, handle)
+    text = conversation_behind(handle).request("convert", function, handle)
     if type(text) is not str:
         raise TypeError(f"{function}() of the program's object is no text")
     return text
 
 
 def _number(handle: Handle, function: str, kind: type) -> Any:
-    number = conversation_of(handle).request("convert", function, handle)
+    number = conversation_behind(handle).request("convert", function, handle)
     if type(number) is not kind:
         raise TypeError(f"{function}() of the program's object is no {kind.__name__}")
     return number
@@ -167,7 +167,7 @@ def _refusing(name: str) -> Callable[..., Any]:
 
 
 def _unary(name: str) -> Callable[[Handle], Any]:
-    return lambda self: conversation_of(self).request("operator", name, self)
+    return lambda self: conversation_behind(self).request("operator", name, self)
 
 
 def _binary(name: str, *, reflected: bool = False) -> Callable[[Handle, object], Any]:
@@ -175,7 +175,7 @@ def _binary(name: str, *, reflected: bool = False) -> Callable[[Handle, object],
         if type(other) is not Handle:
             raise no_value(self)
         operands = (other, self) if reflected else (self, other)
-        return conversation_of(self).request("operator", name, *operands)
+        return conversation_behind(self).request("operator", name, *operands)
 
     return method
 

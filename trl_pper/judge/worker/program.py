@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge.wire.exceptions import name_of, text_of
+from trl_pper.judge.wire.exceptions import error_name, error_text
 
 _FILE_NAME = "program.py"
 _MAX_LABEL_CHARS = 100
@@ -51,5 +51,5 @@ def describe(
         if traceback.tb_frame.f_code.co_filename == _FILE_NAME:
             line = f" (line {traceback.tb_lineno})"
         traceback = traceback.tb_next
-    label, text = type(error).__name__[:_MAX_LABEL_CHARS], text_of(error)
-    return kind, name_of(error, shared), text, f"{label}: {text}{line}" if text else f"{label}{line}"
+    label, text = type(error).__name__[:_MAX_LABEL_CHARS], error_text(error)
+    return kind, error_name(error, shared), text, f"{label}: {text}{line}" if text else f"{label}{line}"

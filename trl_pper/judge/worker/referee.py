@@ -21,7 +21,7 @@ from typing import Any
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.wire.exceptions import text_of
+from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
 from trl_pper.judge.worker.conversation import Conversation, SandboxBroken
 from trl_pper.judge.worker.handles import same
@@ -181,8 +181,8 @@ class _Referee:
             self.healthy = False
             return Outcome.MEMORY_LIMIT, "the test code ran out of memory on what the program returned"
         if isinstance(error, AssertionError):
-            return Outcome.WRONG_ANSWER, text_of(error)[:_MAX_MESSAGE_CHARS]
-        return Outcome.RUNTIME_ERROR, f"in the test code: {type(error).__name__}: {text_of(error)}"[
+            return Outcome.WRONG_ANSWER, error_text(error)[:_MAX_MESSAGE_CHARS]
+        return Outcome.RUNTIME_ERROR, f"in the test code: {type(error).__name__}: {error_text(error)}"[
             :_MAX_MESSAGE_CHARS
         ]
 

@@ -10,7 +10,7 @@ import os
 import stat
 
 
-def _bytes_of(entry: os.DirEntry[str]) -> int:
+def _size_bytes(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_blocks * 512
     except FileNotFoundError:
@@ -40,7 +40,7 @@ class Scratch:
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
                         else:
-                            size += _bytes_of(entry)
+                            size += _size_bytes(entry)
                         if count > files or size > total_bytes:
                             return True
             except FileNotFoundError:

@@ -18,10 +18,10 @@ from trl_pper.tasks.formats.fields import (
     mapping,
     numbered,
     optional_text,
-    pairs_of,
     parse_json,
     parsed,
     question_prompt,
+    read_pairs,
     sequence,
     solution_class,
     stdio_tests,
@@ -83,7 +83,7 @@ def _tests(row: Row, starter_code: str, reference: str | None) -> Tests:
     if row.get("input_output") is None and row.get("test_list") is not None:
         if starter_code:
             raise ValueError("test_list: the row asks for a function, but does not say how it is called (fn_name)")
-        return stdio_tests(pairs_of(row["test_list"], "test_list"), "test_list")
+        return stdio_tests(read_pairs(row["test_list"], "test_list"), "test_list")
     data = mapping(parsed(row, "input_output"), "input_output")
     pairs = zipped(data.get("inputs"), data.get("outputs"), "input_output")
     function = data.get("fn_name")

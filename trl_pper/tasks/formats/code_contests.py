@@ -15,9 +15,9 @@ from trl_pper.tasks.formats.fields import (
     identifier,
     mapping,
     optional_text,
-    pairs_of,
     parsed,
     question_prompt,
+    read_pairs,
     sequence,
     stdio_tests,
     text,
@@ -57,14 +57,14 @@ def code_contests_task(row: Row) -> CodingTask:
 
 def _pairs(row: Row) -> list[tuple[Any, Any]]:
     if row.get("tests") is not None:
-        return pairs_of(parsed(row, "tests"), "tests")
+        return read_pairs(parsed(row, "tests"), "tests")
     if row.get("test") is not None:
         cases = sequence(parsed(row, "test"), "test")
         return [
             (_stream(case, "input", "stdin", number), _stream(case, "output", "stdout", number))
             for number, case in enumerate(cases)
         ]
-    return [pair for field in _COLUMNS if row.get(field) is not None for pair in pairs_of(parsed(row, field), field)]
+    return [pair for field in _COLUMNS if row.get(field) is not None for pair in read_pairs(parsed(row, field), field)]
 
 
 def _stream(case: Any, side: str, stream: str, number: int) -> Any:

@@ -182,7 +182,7 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def pairs_of(value: object, field: str) -> list[tuple[Any, Any]]:
+def read_pairs(value: object, field: str) -> list[tuple[Any, Any]]:
     """Return input and output of each case, from a list of objects or an object of two lists.
 
     Raises:

@@ -21,10 +21,10 @@ from trl_pper.tasks.formats.fields import (
     json_lines,
     mapping,
     optional_text,
-    pairs_of,
     parse_json,
     parsed,
     question_prompt,
+    read_pairs,
     sequence,
     solution_class,
     stdio_tests,
@@ -61,7 +61,7 @@ def _tests(row: Row, starter_code: str) -> Tests:
     cases = [*sequence(parsed(row, "public_test_cases"), "public_test_cases")]
     if row.get("private_test_cases"):
         cases += _private_cases(row["private_test_cases"])
-    pairs = pairs_of(cases, "test_cases")
+    pairs = read_pairs(cases, "test_cases")
     kinds = {case.get("testtype") for case in cases}
     if kinds == {"stdin"} or not cases:
         return stdio_tests(pairs, "test_cases")
