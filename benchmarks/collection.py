@@ -79,7 +79,7 @@ def collect(judge: Judge, chosen: list[CodingTask], source: TimedSource, *, jour
         collector = BeamSampleCollector(
             source=source, judge=judge, tasks=chosen, journal_folder=Path(folder) if journal else None
         )
-        collector.buffer = ReplayBuffer()
+        collector.attach(ReplayBuffer())
         report = collector.collect()
     assert report.solved == 1.0, report
     assert report.restored == 0

@@ -15,6 +15,7 @@ _EXPORTS = {
     "DatasetSource": "trl_pper.generation.dataset",
     "Experience": "trl_pper.replay.experience",
     "FunctionTests": "trl_pper.tasks.task",
+    "GeneratedProgram": "trl_pper.generation.source",
     "IsolationUnavailable": "trl_pper.judge.levels",
     "Judge": "trl_pper.judge.judge",
     "Limits": "trl_pper.judge.limits",
@@ -22,6 +23,7 @@ _EXPORTS = {
     "Outcome": "trl_pper.judge.verdict",
     "PPERConfig": "trl_pper.training.config",
     "PPERTrainer": "trl_pper.training.trainer",
+    "ProgramSource": "trl_pper.generation.source",
     "ReplayBuffer": "trl_pper.replay.buffer",
     "Scorer": "trl_pper.generation.scorer",
     "ServerSource": "trl_pper.generation.server",
@@ -78,6 +80,8 @@ if TYPE_CHECKING:
     from trl_pper.generation.nucleus import NucleusSource as NucleusSource
     from trl_pper.generation.scorer import Scorer as Scorer
     from trl_pper.generation.server import ServerSource as ServerSource
+    from trl_pper.generation.source import GeneratedProgram as GeneratedProgram
+    from trl_pper.generation.source import ProgramSource as ProgramSource
     from trl_pper.judge.judge import Judge as Judge
     from trl_pper.judge.levels import IsolationUnavailable as IsolationUnavailable
     from trl_pper.judge.limits import Limits as Limits

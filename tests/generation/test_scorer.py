@@ -8,7 +8,8 @@ import pytest
 
 from trl_pper import BeamSampleCollector, DatasetSource, Judge, ReplayBuffer, rescore
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.scorer import Scorer
+from trl_pper.generation.scorer import Scorer, tokenizer_fingerprint
+from trl_pper.training.parts import claim_buffer
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +37,9 @@ def other_tokenizer():
 
 def collected(tasks, judge, scorer, rows, student=None):
     made = BeamSampleCollector(source=DatasetSource(rows, name="teacher"), judge=judge, tasks=tasks, scorer=scorer)
-    made.buffer = ReplayBuffer()
-    if student is not None:
-        made.find_student = lambda: student
+    collection = made.attach(ReplayBuffer(), find_student=None if student is None else lambda: student)
     made.collect()
-    return made.buffer
+    return collection.buffer
 
 
 def test_a_named_model_scores_with_its_own_tokenizer(tasks, judge, make_model, other_tokenizer, local):
@@ -102,7 +101,7 @@ def test_chat_tasks_need_a_scorer_with_a_template(tasks, judge, local):
     made = BeamSampleCollector(
         source=source, judge=judge, tasks=chats, scorer=Scorer(local.model, local.processing_class, name="tiny")
     )
-    made.buffer = ReplayBuffer()
+    made.attach(ReplayBuffer())
     with pytest.raises(ValueError, match="scorer: the tokenizer of tiny has no chat template"):
         made.collect()
     assert not generated
@@ -132,6 +131,22 @@ def test_a_buffer_is_scored_anew_in_part_or_as_a_whole(tasks, judge, local, make
     assert buffer.digest() == before
     assert whole.settings() == buffer.settings()
     assert len(rescore(ReplayBuffer(), scorer)) == 0
+
+
+def test_a_rescored_buffer_is_of_the_tokenizer_of_its_scorer(tasks, judge, local, make_model, other_tokenizer):
+    rows = [{"task_id": "add-1", "completions": ["    return x\n", "    return 1\n"]}]
+    buffer = collected(tasks, judge, None, rows)
+    own = tokenizer_fingerprint(local.processing_class)
+    scored = rescore(buffer, Scorer(local.model, local.processing_class))
+    assert (buffer.tokenizer, scored.tokenizer) == (None, own)
+    assert rescore(scored, Scorer(local.model, local.processing_class)).tokenizer == own
+    other = Scorer(make_model(seed=4, vocab_size=len(other_tokenizer)).eval(), other_tokenizer, name="other")
+    # Log-probabilities of two tokenizers do not mix; of one alone they do.
+    with pytest.raises(ValueError, match=rf"scorer: must have the buffer's tokenizer, {own}"):
+        rescore(scored, other)
+    assert rescore(scored, other, only_missing=False).tokenizer == tokenizer_fingerprint(other_tokenizer)
+    with pytest.raises(ValueError, match="was filled with the tokenizer"):
+        claim_buffer(rescore(scored, other, only_missing=False), local.processing_class)
 
 
 def test_what_no_longer_fits_loses_the_probability_of_another_model(tasks, judge, local):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import time
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import judge as pool
 from trl_pper.judge import levels as ladder
 from trl_pper.judge import selftest
+from trl_pper.judge.host import slot as slots
 from trl_pper.judge.host.worker import WorkerError
 from trl_pper.judge.levels import IsolationUnavailable
 from trl_pper.judge.selftest import descendants
@@ -99,8 +100,8 @@ def test_a_failing_sandbox_is_no_pass_rate(monkeypatch, task):
         attempts.append(1)
         raise WorkerError("broken on purpose")
 
-    monkeypatch.setattr(pool, "judge_function", fail)
-    monkeypatch.setattr(pool, "judge_stdio", fail)
+    monkeypatch.setattr(slots, "judge_function", fail)
+    monkeypatch.setattr(slots, "judge_stdio", fail)
     with Judge(workers=1) as judge:
         [[verdict]] = judge.run([(task, [ADD_ONE])])
     assert verdict.pass_rate is None
@@ -218,8 +219,8 @@ def counting(monkeypatch):
         judged.append(program)
         return real(worker, program, tests, limits)
 
-    real = pool.judge_function
-    monkeypatch.setattr(pool, "judge_function", judge_function)
+    real = slots.judge_function
+    monkeypatch.setattr(slots, "judge_function", judge_function)
     return judged
 
 
@@ -254,37 +255,120 @@ def test_the_cache_is_bounded_and_can_be_off(monkeypatch):
         Judge(cache_size=-1)
 
 
+def eventually(condition) -> bool:
+    """Whether a condition comes true before a machine, however busy, must have got there."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_verdicts_stream_in_order_while_jobs_are_made():
     made, seen = [], []
 
     def jobs():
-        for step in range(12):
-            while step == 6 and not seen:
-                yield None
+        for step in range(40):
             made.append(step)
             yield task_adding(step), [f"def add(x): return x + {step}", ADD_ONE]
 
     with Judge(workers=2) as judge:
         for step, verdicts in enumerate(judge.stream(jobs())):
-            seen.append((len(made), [verdict.pass_rate for verdict in verdicts]))
+            seen.append(len(made))
             assert verdicts[0].accepted
             assert verdicts[1].accepted == (step == 1)
-    assert len(seen) == 12
-    assert seen[0][0] <= 6
+    assert len(seen) == 40
+    # Jobs are not read to the end first.
+    assert seen[0] < 40
 
 
 def test_making_jobs_overlaps_with_judging():
     def jobs():
-        for step in range(6):
-            time.sleep(0.3)
-            yield task_adding(1), [f"import time\ntime.sleep(0.25)\ndef add(x): return x + 1  # {step}"]
+        for step in range(4):
+            # Nothing is asked of the stream here: the verdicts before this job come by themselves.
+            assert eventually(lambda step=step: len(judge.cache) == step)
+            yield task_adding(1), [f"def add(x): return x + 1  # {step}"]
 
     with Judge(workers=1) as judge:
-        judge.run([(task_adding(1), [ADD_ONE])])
-        started = time.monotonic()
-        assert all(verdict.accepted for [verdict] in judge.stream(jobs()))
-        # One after the other they take 3.3 seconds.
-        assert time.monotonic() - started < 2.9
+        assert [verdict.accepted for [verdict] in judge.stream(jobs())] == [True] * 4
+
+
+def test_a_stream_runs_nothing_after_its_deadline(monkeypatch):
+    judged = counting(monkeypatch)
+
+    def jobs():
+        yield task_adding(1), ["import time\ntime.sleep(60)"]
+        time.sleep(0.6)
+        yield from ((task_adding(1), [f"{ADD_ONE}  # {number}"]) for number in range(9))
+
+    with Judge(workers=1) as judge:
+        rows = [*judge.stream(jobs(), deadline_seconds=0.5)]
+        assert [[verdict.pass_rate for verdict in row] for row in rows] == [[None]] * 10
+        assert len(judged) == 1
+
+
+def test_submitted_programs_are_judged_without_being_asked_for():
+    with Judge(workers=2) as judge:
+        future = judge.submit(task_adding(1), [ADD_ONE, "def add(x): return x"])
+        seen = []
+        future.add_done_callback(lambda done: seen.append([verdict.pass_rate for verdict in done.result()]))
+        assert eventually(lambda: seen)
+        assert seen == [[1.0, 0.0]]
+        assert judge.submit(task_adding(1), []).result() == []
+
+
+def test_a_submitted_job_can_be_cancelled_until_it_begins():
+    slow = "import time\ntime.sleep(0.5)\ndef add(x): return x + 1"
+    with Judge(workers=1) as judge:
+        first, second, third = (judge.submit(task_adding(step), [slow]) for step in (1, 2, 1))
+        assert second.cancel()
+        assert eventually(first.running)
+        assert not first.cancel()
+        assert [verdict.accepted for verdict in first.result()] == [True]
+        assert [verdict.accepted for verdict in third.result()] == [True]
+        assert second.cancelled()
+
+
+def test_an_error_beyond_the_sandbox_reaches_the_future(monkeypatch):
+    def fail(*_: object) -> None:
+        raise MemoryError("of the host")
+
+    monkeypatch.setattr(slots, "judge_function", fail)
+    with Judge(workers=2) as judge:
+        future = judge.submit(task_adding(1), [ADD_ONE] * 5)
+        with pytest.raises(MemoryError, match="of the host"):
+            future.result()
+        with pytest.raises(MemoryError, match="of the host"):
+            judge.run([(task_adding(1), [ADD_ONE]), (ECHO, ["print(input())"])])
+        assert judge.run([(ECHO, ["print(input())"])])[0][0].accepted
+
+
+def test_pairs_come_back_in_order_and_by_task():
+    one, two = task_adding(1), task_adding(2)
+    pairs = [(task, f"def add(x): return x + {step}") for step in (1, 2) for task in (one, two, one)]
+    seen = []
+    with Judge(workers=2) as judge:
+        verdicts = judge.run_pairs(pairs, on_judged=lambda places, rows: seen.append((places, len(rows))))
+        assert [verdict.accepted for verdict in verdicts] == [True, False, True, False, True, False]
+        assert seen == [([0, 2, 3, 5], 4), ([1, 4], 2)]
+        assert judge.run_pairs([]) == []
+        with pytest.raises(TypeError, match=r"jobs\[0\], program 0: must be text; got int"):
+            judge.run_pairs([(one, 5)])
+
+
+def test_many_callers_get_what_one_after_the_other_would():
+    """A naive twin beside jobs of every size from several threads, some of which are cancelled on the way."""
+    rng = random.Random(0)
+    plans = [[(step % 3, [rng.randrange(3) for _ in range(step % 4)]) for step in range(8)] for _ in range(6)]
+
+    def call(plan):
+        jobs = [(task_adding(step), [f"def add(x): return x + {n}" for n in added]) for step, added in plan]
+        lost = judge.submit(task_adding(0), [f"def add(x): return x  # {id(plan)}"] * 2)
+        found = [[verdict.accepted for verdict in row] for row in judge.run(jobs)]
+        return found, lost.cancel() or len(lost.result()) == 2
+
+    with Judge(workers=2) as judge, concurrent.futures.ThreadPoolExecutor(6) as threads:
+        results = list(threads.map(call, plans))
+    assert results == [([[n == step for n in added] for step, added in plan], True) for plan in plans]
 
 
 def test_an_abandoned_stream_breaks_off_what_is_in_flight():

@@ -2,10 +2,10 @@
 
 import pytest
 
-from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, Verdict, pass_rate_reward
+from tests.support.broken_judge import BrokenJudge
+from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, pass_rate_reward
 from trl_pper.demo import MODEL
 from trl_pper.demo.tasks import demo_tasks
-from trl_pper.judge.verdict import Outcome
 from trl_pper.tasks.task import StdioCase, task_rows
 
 DOUBLE = CodingTask(
@@ -96,12 +96,8 @@ def test_no_test_is_quoted_in_the_log(judge):
 
 
 def test_a_sandbox_that_failed_is_no_zero():
-    class Broken:
-        def run(self, jobs):
-            return [[Verdict.uniform(Outcome.SANDBOX_ERROR, 2)] * len(programs) for _, programs in jobs]
-
     logged = {}
-    rewards = pass_rate_reward(Broken())(
+    rewards = pass_rate_reward(BrokenJudge())(
         completions=["    return 2 * x"] * 2, log_metric=logged.__setitem__, **columns(DOUBLE, DOUBLE)
     )
     assert rewards == [None, None]
@@ -109,14 +105,15 @@ def test_a_sandbox_that_failed_is_no_zero():
 
 
 def test_programs_of_one_task_are_judged_together():
-    class Counting:
-        def run(self, jobs):
+    class Counting(Judge):
+        def stream(self, jobs, **options):
             self.jobs = [(task.task_id, len(programs)) for task, programs in jobs]
-            return [[Verdict(outcomes=(Outcome.PASSED,))] * len(programs) for _, programs in jobs]
+            return super().stream(jobs, **options)
 
-    judge = Counting()
+    judge = Counting(workers=1)
     pass_rate_reward(judge)(completions=["pass"] * 5, **columns(DOUBLE, DOUBLE, AREA, AREA, DOUBLE))
     assert judge.jobs == [("double", 3), ("area", 2)]
+    judge.close()
 
 
 def test_tests_with_a_checker_are_looked_up_by_id(judge):

@@ -21,15 +21,16 @@ def judge():
         yield judge
 
 
-def collector(source, judge, tasks) -> BeamSampleCollector:
+def collector(source, judge, tasks, find_student=None) -> BeamSampleCollector:
     made = BeamSampleCollector(source=source, judge=judge, tasks=tasks)
-    made.buffer = ReplayBuffer()
+    made.attach(ReplayBuffer(), find_student=find_student)
     return made
 
 
 def test_programs_come_back_by_task_and_in_order(judge, tasks):
     rows = [{"task_id": task.task_id, "completions": ["    return 0\n"] * n} for n, task in enumerate(tasks)]
-    judged = list(judge_programs(tasks, DatasetSource(rows), judge))
+    judged = []
+    judge_programs(tasks, DatasetSource(rows), judge, lambda _, programs: judged.append(programs))
     assert [len(programs) for programs in judged] == [0, 1, 2, 3]
     assert [{one.task.task_id for one in programs} for programs in judged[1:]] == [{t.task_id} for t in tasks[1:]]
 
@@ -40,7 +41,7 @@ def test_a_repeated_program_is_stored_once(judge, tasks):
     report = made.collect()
     assert (report.programs, report.added, report.duplicates, report.unjudged) == (3, 2, 1, 0)
     assert report.solved == 0.25
-    assert all(one.cpu_seconds > 0 for one in made.buffer)
+    assert all(one.cpu_seconds > 0 for one in made.collection.buffer)
     assert made.collect(1).duplicates == 3
     assert made.next_round == 2
 
@@ -65,12 +66,12 @@ def test_completions_without_a_program_are_counted_and_one_is_named(judge, tasks
 
 
 def test_half_a_surrogate_pair_is_replaced_rather_than_lost(judge, tasks, make_model, tokenizer):
-    made = collector(DatasetSource([{"task_id": "add-1", "completion": "    return '\ud800'\n"}]), judge, tasks)
+    source = DatasetSource([{"task_id": "add-1", "completion": "    return '\ud800'\n"}])
     # Scoring comes before storing, and no tokenizer takes the half.
-    made.find_student = lambda: LocalModel(model=make_model().eval(), processing_class=tokenizer)
+    made = collector(source, judge, tasks, lambda: LocalModel(model=make_model().eval(), processing_class=tokenizer))
     assert made.collect().added == 1
-    assert made.buffer[0].completion == "    return '?'\n"
-    assert made.buffer[0].logprob < 0
+    assert made.collection.buffer[0].completion == "    return '?'\n"
+    assert made.collection.buffer[0].logprob < 0
 
 
 def test_a_collector_on_its_own_says_what_it_lacks():
@@ -95,10 +96,9 @@ def test_a_whole_program_is_judged_on_its_output(judge):
 def test_missing_log_probabilities_are_those_of_the_model_in_training(judge, tasks, make_model, tokenizer):
     local = LocalModel(model=make_model().eval(), processing_class=tokenizer)
     rows = [{"task_id": task.task_id, "completion": "    return x\n" * n} for n, task in enumerate(tasks, start=1)]
-    made = collector(DatasetSource(rows), judge, tasks)
-    made.find_student = lambda: local
+    made = collector(DatasetSource(rows), judge, tasks, lambda: local)
     made.collect()
-    for one in made.buffer:
+    for one in made.collection.buffer:
         prompt, completion = local.encode_completion(one.prompt, one.completion)
         assert completion[-1] == tokenizer.eos_token_id
         assert one.num_tokens == len(completion)

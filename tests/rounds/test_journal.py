@@ -12,8 +12,7 @@ from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.rounds import journal as journal_module
-from trl_pper.rounds.journal import Journal
-from trl_pper.rounds.judged_program import JudgedProgram, digest, judging_identity, task_identity
+from trl_pper.rounds.journal import Journal, JudgedProgram, digest, judging_identity, task_identity
 from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests
 from trl_pper.tasks.task import tests_to_json as to_json
 

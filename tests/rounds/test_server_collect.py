@@ -19,8 +19,8 @@ def test_a_restarted_collection_asks_only_for_what_its_journal_lacks(server, tas
         with Judge(workers=1) as judge:
             source = source_of(server, concurrency=2, max_retries=1, **options)
             collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks, journal_folder=tmp_path)
-            collector.buffer = ReplayBuffer()
-            return collector.collect(), collector.buffer
+            collection = collector.attach(ReplayBuffer())
+            return collector.collect(), collection.buffer
 
     server.faults[tasks[2].prompt] = [Fault(status=500)] * 2
     with pytest.raises(ConnectionError, match="add-3"):
@@ -124,7 +124,7 @@ def test_the_key_is_sent_and_shows_nowhere(server, tasks, tmp_path, monkeypatch,
     server.faults[tasks[1].prompt] = [Fault(status=500)]
     with Judge(workers=1) as judge:
         collector = BeamSampleCollector(source=source, judge=judge, tasks=tasks, journal_folder=tmp_path)
-        collector.buffer = ReplayBuffer()
+        collector.attach(ReplayBuffer())
         with pytest.raises(ConnectionError):
             collector.collect()
     journal = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.broken_judge import BrokenJudge
 from trl_pper import (  # fmt: skip
     BeamSampleCollector,
     CodingTask,
@@ -21,7 +22,8 @@ from trl_pper import (  # fmt: skip
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import tokenizer_fingerprint, weights_fingerprint
-from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.generation.source import as_source
+from trl_pper.judge.verdict import Outcome
 from trl_pper.rounds.display import CollectionProgress
 from trl_pper.rounds.share import keeps_step, own_batches
 
@@ -58,7 +60,7 @@ def judge():
 
 def collector(source, judge, tasks, folder) -> BeamSampleCollector:
     made = BeamSampleCollector(source=source, judge=judge, tasks=tasks, journal_folder=folder)
-    made.buffer = ReplayBuffer()
+    made.attach(ReplayBuffer())
     return made
 
 
@@ -83,7 +85,7 @@ def test_processes_keep_step_only_where_a_sharded_student_writes(make_model, tok
     whole, sharded = (kind(model=make_model(), processing_class=tokenizer) for kind in (LocalModel, Sharded))
     own = BeamSearchSource(make_model(), tokenizer)
     server = ServerSource("http://localhost:1/v1", model="teacher")
-    for source in (BeamSearchSource(), Custom()):
+    for source in (BeamSearchSource(), as_source(Custom())):
         assert [keeps_step(source, student) for student in (None, whole, sharded)] == [False, False, True]
     for source in (own, server, DatasetSource(rows)):
         assert not keeps_step(source, sharded)
@@ -112,14 +114,14 @@ def test_a_collection_that_failed_goes_on_where_it_was(judge, tasks, rows, tmp_p
     first = collector(Counting(rows, fails_after=3), judge, tasks, tmp_path)
     with pytest.raises(ConnectionError):
         first.collect()
-    assert len(first.buffer) == 6
+    assert len(first.collection.buffer) == 6
     second = collector(Counting(rows), judge, tasks, tmp_path)
     report = second.collect()
     assert second.source.asked == [tasks[3].task_id]
     assert (report.programs, report.judged, report.restored, report.added) == (8, 8, 6, 8)
     whole = collector(Counting(rows), judge, tasks, None)
     assert whole.collect().restored == 0
-    assert whole.buffer.digest() == second.buffer.digest()
+    assert whole.collection.buffer.digest() == second.collection.buffer.digest()
 
 
 def test_a_finished_round_is_not_generated_again_and_the_next_one_is(judge, tasks, rows, tmp_path):
@@ -155,7 +157,7 @@ def test_other_tests_are_judged_by_and_nothing_is_generated(judge, tasks, rows, 
     again = collector(Counting(rows), judge, stricter, tmp_path)
     assert again.collect().pass_rate == 0.5
     assert again.source.asked == []
-    assert again.buffer.pass_rates().tolist() == [0.0, 1.0] * 4
+    assert again.collection.buffer.pass_rates().tolist() == [0.0, 1.0] * 4
     # And back: the newest verdicts in the journal are by the other tests now.
     assert collector(Counting(rows), judge, tasks, tmp_path).collect().solved == 1.0
 
@@ -166,20 +168,15 @@ def test_other_limits_judge_anew(tasks, rows, tmp_path):
     with Judge(workers=1, limits=Limits(memory_bytes=2**27)) as small, Judge(workers=1) as large:
         narrow = collector(Counting(rows), small, tasks[:1], tmp_path)
         narrow.collect()
-        assert set(narrow.buffer[0].outcomes) == {Outcome.MEMORY_LIMIT}
+        assert set(narrow.collection.buffer[0].outcomes) == {Outcome.MEMORY_LIMIT}
         wide = collector(Counting(rows), large, tasks[:1], tmp_path)
         wide.collect()
     assert wide.source.asked == []
-    assert wide.buffer.pass_rates().tolist() == [1.0]
+    assert wide.collection.buffer.pass_rates().tolist() == [1.0]
 
 
 def test_programs_the_sandbox_failed_on_are_kept_and_judged_later(judge, tasks, rows, tmp_path):
-    class Broken(Judge):
-        def stream(self, jobs, *, deadline_seconds=None):
-            for _, programs in filter(None, jobs):
-                yield [Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs]
-
-    with Broken(workers=1) as broken:
+    with BrokenJudge() as broken:
         report = collector(Counting(rows), broken, tasks, tmp_path).collect()
     assert (report.programs, report.judged, report.unjudged, report.added) == (8, 0, 8, 0)
     again = collector(Counting(rows), judge, tasks, tmp_path)

@@ -80,13 +80,14 @@ def kill_at_save(trainer: PPERTrainer, step: int) -> None:
 
 def slow_down(judge: Judge, seconds: float) -> None:
     """Make the judge's first verdict take that long."""
-    stream = judge.stream
+    submit = judge.submit
 
     def slow(*args, **kwargs):
+        judge.submit = submit
         time.sleep(seconds)
-        yield from stream(*args, **kwargs)
+        return submit(*args, **kwargs)
 
-    judge.stream = slow
+    judge.submit = slow
 
 
 def broken(*args, **kwargs):
@@ -173,7 +174,7 @@ def tamper(trainer: PPERTrainer, run: dict) -> None:
     if run.get("barrier"):
         collector.meet = barrier
     if run.get("fail") == rank:
-        trainer.collector.source.generate = broken
+        trainer.collector.collection.source.generate = broken
     if run.get("differ") == rank:
         trainer.buffer.add([ODD_ONE])
 

@@ -11,13 +11,13 @@ import datasets
 import pytest
 import torch
 
+from tests.support.broken_judge import BrokenJudge
 from trl_pper import (
     BeamSampleCollector,
     CodingTask,
     DatasetSource,
     Experience,
     FunctionTests,
-    Judge,
     Limits,
     PPERConfig,
     PPERTrainer,
@@ -372,18 +372,8 @@ def test_chat_prompts_go_through_the_chat_template(make_config, make_model, toke
     assert len(beams) == 2
 
 
-class BrokenJudge(Judge):
-    """A judge whose sandbox never works."""
-
-    def stream(self, jobs, *, deadline_seconds=None):
-        from trl_pper.judge.verdict import Outcome, Verdict
-
-        for _, programs in filter(None, jobs):
-            yield [Verdict.uniform(Outcome.SANDBOX_ERROR, 3, "no sandbox") for _ in programs]
-
-
 def test_a_sandbox_that_fails_is_never_a_zero(make_trainer, teacher):
-    trainer = make_trainer(callbacks=[BeamSampleCollector(source=teacher, judge=BrokenJudge(workers=1))])
+    trainer = make_trainer(callbacks=[BeamSampleCollector(source=teacher, judge=BrokenJudge())])
     with pytest.raises(ValueError, match="none of 12 programs could be judged"):
         trainer.train()
     assert len(trainer.buffer) == 0

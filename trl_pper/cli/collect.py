@@ -35,8 +35,7 @@ def collect(options: argparse.Namespace) -> int:
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
     source = build_source(options)
-    if hasattr(source, "check"):
-        source.check(every_task)
+    source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     journal_folder = journal_beside(output)
     try:
@@ -49,7 +48,7 @@ def collect(options: argparse.Namespace) -> int:
                 scorer=scorer,
                 learn=options.learn,
             )
-            collector.buffer = buffer
+            collector.attach(buffer)
             report = collector.collect(quiet=False)
     finally:
         if len(buffer) and PartialState().is_main_process:

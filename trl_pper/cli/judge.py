@@ -31,7 +31,7 @@ from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Verdict
 from trl_pper.rounds.display import CollectionProgress
-from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import meet
 from trl_pper.tasks.loading import match_task_id
 from trl_pper.tasks.task import CodingTask

@@ -22,11 +22,17 @@ from trl_pper.generation.decoding import (
 )
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
-from trl_pper.generation.source import GeneratedProgram, check_at_least_one, check_not_negative, settings_json
+from trl_pper.generation.source import (
+    GeneratedProgram,
+    ProgramSource,
+    check_at_least_one,
+    check_not_negative,
+    settings_json,
+)
 from trl_pper.tasks.task import CodingTask, checked_stop
 
 
-class BeamSearchSource:
+class BeamSearchSource(ProgramSource):
     """Programs by beam search from a transformers model (arXiv 2410.12236, beam search sampling phase).
 
     Args:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_pper.files import read_rows
-from trl_pper.generation.source import GeneratedProgram, check_likelihood, settings_json
+from trl_pper.generation.source import GeneratedProgram, ProgramSource, check_likelihood, settings_json
 from trl_pper.tasks.loading import match_task_id
 from trl_pper.tasks.task import CodingTask
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DatasetSource:
+class DatasetSource(ProgramSource):
     """Programs from rows `{"task_id", "completion" or "program" or "completions", "logprob"?, "num_tokens"?}`.
 
     Args:

@@ -27,11 +27,11 @@ from trl_pper.generation.decoding import (
 )
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
-from trl_pper.generation.source import GeneratedProgram, check_at_least_one, settings_json
+from trl_pper.generation.source import GeneratedProgram, ProgramSource, check_at_least_one, settings_json
 from trl_pper.tasks.task import CodingTask, checked_stop
 
 
-class NucleusSource:
+class NucleusSource(ProgramSource):
     """Programs by nucleus sampling from a transformers model.
 
     Beams of a weak model repeat themselves; samples differ, and an unbiased pass@k needs them.

@@ -31,6 +31,7 @@ from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused
 from trl_pper.generation.server_reply import Usage, read_choices, read_program, read_usage
 from trl_pper.generation.source import (
     GeneratedProgram,
+    ProgramSource,
     check_above_zero,
     check_at_least_one,
     check_not_negative,
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 _FEW_STOPS = 4
 
 
-class ServerSource:
+class ServerSource(ProgramSource):
     """Programs from `/completions` (text prompts) or `/chat/completions` (chat prompts).
 
     Args:

@@ -1,19 +1,16 @@
-"""What every source of programs promises: for each task a list of completions, with log-probabilities where known.
+"""Say what every source of programs offers: for each task a list of completions, with log-probabilities where known.
 
-Enters: tasks, and the model in training for sources that have none of their own. Leaves: `GeneratedProgram` records,
-one list per task, in the order of the tasks. Extraction and judging happen later, in the collector.
-
-Numbers that a source is made with: each is checked before anything is generated, and named where it will not do.
-
-Enters: numbers by the names of their arguments. Leaves: nothing, or a ValueError.
+Programs are extracted from completions, and judged, later: a source knows nothing of either. The checks of the
+numbers that sources are made with stand here, too.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from trl_pper.tasks.task import CodingTask
 
@@ -46,32 +43,102 @@ class GeneratedProgram:
         object.__setattr__(self, "completion", self.completion.encode("utf-8", "replace").decode())
 
 
-@runtime_checkable
-class ProgramSource(Protocol):
-    """Anything that writes programs for tasks.
+class ProgramSource(ABC):
+    """Base class of everything that writes programs for tasks; only `generate` has to be written.
 
-    Five further members are optional:
-
-    - `batch_size`, how many tasks are generated for at once (1 without it): a collection is shared out among
-      processes, and gone on with after a crash, in such batches;
-    - `identity(student=...)`, plain values that decide what would be written. Without it nothing tells whether
-      programs from before a crash are those that would be written now, and a restarted collection begins anew;
-    - `check(tasks, student=...)`, which raises what `generate` would raise, before anything is generated;
-    - `for_round(round_index)`, the source to use in a round: one that draws with other random numbers in each;
-    - `uses_student`, False for a source that never calls the model in training. With sharded weights the processes
-      have to take the same number of batches from any other (True without it).
+    Examples:
+        >>> class Template(ProgramSource):
+        ...     def generate(self, tasks, *, student=None):
+        ...         for task in tasks:
+        ...             yield [GeneratedProgram(completion="pass", logprob=None, num_tokens=None, source="template")]
+        >>> Template().batch_size
+        1
     """
 
+    #: Tasks generated for at once: a collection is dealt out to processes, and resumed after a crash, in such batches.
+    batch_size: int = 1
+
+    @property
+    def uses_student(self) -> bool:
+        """Whether `generate` may call the model in training.
+
+        With sharded weights every process has to take the same number of batches from such a source.
+        """
+        return True
+
+    @abstractmethod
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
         """Yield the programs of each task, in the order of the tasks.
 
         Args:
-            tasks: What to write programs for.
+            tasks: The tasks to write programs for.
             student: The model in training, for a source without a model of its own.
         """
-        ...
+
+    def identity(self, *, student: LocalModel | None = None) -> Any:
+        """Return plain values that decide what would be written; None if nothing can tell.
+
+        With None a collection that was killed starts anew, since the programs from before may be others than would be
+        written now.
+        """
+        return None
+
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        """Raise the error that `generate` would raise, before anything is generated."""
+        return None
+
+    def for_round(self, round_index: int) -> ProgramSource:
+        """Return the source to use in a round, such as one that draws with other random numbers in each."""
+        return self
+
+
+class _Adapted(ProgramSource):
+    """A source that is no `ProgramSource`: an object with `generate` and any of the other members."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        self.batch_size = int(getattr(given, "batch_size", ProgramSource.batch_size))
+
+    @property
+    def uses_student(self) -> bool:
+        return bool(getattr(self.given, "uses_student", True))
+
+    def generate(
+        self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
+    ) -> Iterator[list[GeneratedProgram]]:
+        return iter(self.given.generate(tasks, student=student))
+
+    def identity(self, *, student: LocalModel | None = None) -> Any:
+        found = getattr(self.given, "identity", None)
+        return None if found is None else found(student=student)
+
+    def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
+        if hasattr(self.given, "check"):
+            self.given.check(tasks, student=student)
+
+    def for_round(self, round_index: int) -> ProgramSource:
+        return as_source(self.given.for_round(round_index)) if hasattr(self.given, "for_round") else self
+
+
+def as_source(given: Any) -> ProgramSource:
+    """Return a source of programs as a `ProgramSource`.
+
+    Args:
+        given: A `ProgramSource`, or any object that has its method `generate` and perhaps others of its members.
+
+    Raises:
+        TypeError: There is no method `generate`.
+    """
+    if isinstance(given, ProgramSource):
+        return given
+    if not callable(getattr(given, "generate", None)):
+        raise TypeError(
+            f"source: must have a method generate(tasks, student=None); got {type(given).__name__}. "
+            "Subclass trl_pper.ProgramSource"
+        )
+    return _Adapted(given)
 
 
 def settings_json(settings: Mapping[str, Any]) -> str:

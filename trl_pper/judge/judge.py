@@ -1,39 +1,25 @@
-"""The judge: shares programs out to workers and returns their verdicts in order.
+"""The judge: hand programs out to workers, and return their verdicts in order.
 
-Enters: tasks with programs. Leaves: Verdicts. Threads of the host wait on exec'd workers; the host is never forked. A
-worker that dies is replaced; a program whose sandbox failed twice has no pass rate.
+Threads of the host wait on workers that were started by exec; the host itself is never forked.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
-import queue
-import re
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
-from trl_pper.judge.host.batch import Batch, Job, Slot, VerdictCache
-from trl_pper.judge.host.function import judge_function
-from trl_pper.judge.host.stdio import judge_stdio
+from trl_pper.judge.host.dispatcher import Dispatcher, Job
+from trl_pper.judge.host.slot import Slot, VerdictCache
 from trl_pper.judge.host.system import usable_cores
-from trl_pper.judge.host.worker import Worker, WorkerError
 from trl_pper.judge.levels import choose_level
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.selftest import examine
-from trl_pper.judge.verdict import Outcome, Verdict
-from trl_pper.tasks.syntax import with_preamble
-from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests, Tests
-from trl_pper.tasks.tests import count_tests
-
-_ATTEMPTS = 2
-_TAKE_SECONDS = 0.2
-#: How long to look at verdicts before asking once more for a job that was not ready.
-_READY_SECONDS = 0.02
-_END = object()
-#: Programs that name one of these get a worker that has numpy loaded, which would cost every other program.
-_NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
+from trl_pper.judge.verdict import Verdict
+from trl_pper.tasks.task import CodingTask
 
 
 class Judge:
@@ -85,10 +71,8 @@ class Judge:
         #: The level that programs run at.
         self.isolation = choose_level(isolation)
         self._report: dict[str, str] | None = None
-        self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
-        self._slots = [_Slot(self.isolation, self.limits, self.cache, seed) for _ in range(workers)]
-        for slot in self._slots:
-            self._idle.put(slot)
+        slots = [Slot(self.isolation, self.limits, self.cache, seed) for _ in range(workers)]
+        self._dispatcher = Dispatcher(slots)
 
     def __enter__(self) -> Judge:
         return self
@@ -100,10 +84,25 @@ class Judge:
 
     def close(self) -> None:
         """End all workers, waiting for those at work; a judge that runs again afterwards starts new ones."""
-        slots = [self._idle.get() for _ in range(self.workers)]
-        for slot in slots:
-            slot.close()
-            self._idle.put(slot)
+        self._dispatcher.close()
+
+    def submit(self, task: CodingTask, programs: Sequence[str]) -> concurrent.futures.Future[list[Verdict]]:
+        """Judge programs in the background.
+
+        Args:
+            task: The task with the tests.
+            programs: Any number of programs.
+
+        Returns:
+            A future of one verdict per program, in the order given. Its callbacks run in a thread of the judge;
+            `cancel` works until the first of the programs has begun.
+
+        Raises:
+            TypeError: `task` is not a task, or `programs` is not a list of program texts.
+        """
+        job = _checked_job("submit", task, programs)
+        self._dispatcher.submit(job)
+        return job.future
 
     def run(
         self, jobs: Sequence[tuple[CodingTask, Sequence[str]]], *, deadline_seconds: float | None = None
@@ -112,7 +111,7 @@ class Judge:
 
         Args:
             jobs: Tasks, each with any number of programs.
-            deadline_seconds: Wall seconds for all of them; those not judged by then come back "not_run", without a
+            deadline_seconds: Wall seconds for all of them; programs not judged by then come back "not_run", without a
                 pass rate.
 
         Returns:
@@ -121,72 +120,87 @@ class Judge:
         Raises:
             TypeError: A job is not a task with a list of program texts; nothing has run then.
         """
-        return list(
-            self.stream([_checked(row, job) for row, job in enumerate(jobs)], deadline_seconds=deadline_seconds)
-        )
+        checked = [_checked_pair(row, job) for row, job in enumerate(jobs)]
+        futures = [job.future for job in checked]
+        try:
+            for job in checked:
+                self._dispatcher.submit(job)
+            concurrent.futures.wait(futures, timeout=deadline_seconds, return_when=concurrent.futures.FIRST_EXCEPTION)
+        finally:
+            # After a deadline, an error or an interrupt nothing of this call goes on in the background.
+            self._dispatcher.cancel(checked)
+        return [future.result() for future in futures]
+
+    def run_pairs(
+        self,
+        pairs: Sequence[tuple[CodingTask, str]],
+        *,
+        on_judged: Callable[[list[int], list[Verdict]], None] | None = None,
+    ) -> list[Verdict]:
+        """Judge programs that come with their task each; programs of the same task are judged together.
+
+        Args:
+            pairs: Tasks, each with one program. Equal tasks that are different objects are different tasks.
+            on_judged: Called with the positions of the programs of a task and their verdicts, in the order of the
+                tasks, as soon as they and those before them are judged.
+
+        Returns:
+            The verdicts, in the order of the pairs.
+
+        Raises:
+            TypeError: A pair is not a task with a program text; nothing has run then.
+        """
+        groups: dict[int, list[int]] = {}
+        for place, (task, _) in enumerate(pairs):
+            groups.setdefault(id(task), []).append(place)
+        jobs = [(pairs[places[0]][0], [pairs[place][1] for place in places]) for places in groups.values()]
+        found: dict[int, Verdict] = {}
+        for places, verdicts in zip(groups.values(), self.stream(jobs), strict=True):
+            found.update(zip(places, verdicts, strict=True))
+            if on_judged is not None:
+                on_judged(places, verdicts)
+        return [found[place] for place in range(len(pairs))]
 
     def stream(
-        self, jobs: Iterable[tuple[CodingTask, Sequence[str]] | None], *, deadline_seconds: float | None = None
+        self, jobs: Iterable[tuple[CodingTask, Sequence[str]]], *, deadline_seconds: float | None = None
     ) -> Iterator[list[Verdict]]:
         """Judge tasks with programs as they come, and yield the verdicts of each task in the same order.
 
-        Jobs are taken from the iterable while earlier ones are judged in the background, so that making them, for
-        instance by a model, overlaps with judging. Abandoning the iterator breaks off what is in flight.
+        Jobs are taken from the iterable while earlier ones are judged in the background, as far ahead as keeps the
+        workers busy. Abandoning the iterator breaks off what is in flight.
 
         Args:
-            jobs: Tasks, each with any number of programs; read as far ahead as keeps the workers busy. None among
-                them means that no job is ready yet: verdicts that are ready come out before the next one is asked for.
+            jobs: Tasks, each with any number of programs.
             deadline_seconds: As for `run`, from the first verdict asked for.
 
         Raises:
             TypeError: A job is not a task with a list of program texts.
         """
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
-        batch = Batch(self.workers, self._take, self._give)
-        waiting: deque[Job] = deque()
-        source, row = iter(jobs), 0
+        pending: deque[Job] = deque()
         try:
-            exhausted = False
-            while True:
-                ready = True
-                while ready and not exhausted and batch.hungry and (not waiting or waiting[0].unfinished):
-                    job = next(source, _END)
-                    exhausted, ready = job is _END, job is not None
-                    if ready and not exhausted:
-                        waiting.append(Job(*_checked(row, job)))
-                        batch.add(waiting[-1])
-                        row += 1
-                if not waiting:
-                    if exhausted:
-                        return
-                    continue
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                pause = left if ready else min(_READY_SECONDS, left or _READY_SECONDS)
-                more = ready and not exhausted
-                if not batch.cancelled and not batch.wait(waiting[0], pause, or_hungry=more):
-                    if left is None or left > 0.0:
-                        continue
-                    batch.cancel()
-                finished = waiting.popleft()
-                yield [verdict or _not_run(finished.task) for verdict in finished.verdicts]
+            for row, job in enumerate(jobs):
+                pending.append(_checked_pair(row, job))
+                if deadline is not None and time.monotonic() >= deadline:
+                    pending[-1].skip()
+                else:
+                    self._dispatcher.submit(pending[-1])
+                # One job in reserve for each worker, so that no worker has to share a task or to wait for the caller.
+                while (
+                    len(unfinished := [each.future for each in pending if not each.future.done()]) > 2 * self.workers
+                ):
+                    self._wait(unfinished, deadline, pending)
+                while pending and pending[0].future.done():
+                    yield pending.popleft().future.result()
+            while pending:
+                self._wait([pending[0].future], deadline, pending)
+                yield pending.popleft().future.result()
         finally:
-            batch.cancel()
+            self._dispatcher.cancel(pending)
 
     def processes(self) -> list[int]:
         """Return the process ids of the workers now running; programs are among their descendants."""
-        return [worker.process.pid for slot in self._slots for worker in list(slot.workers.values())]
-
-    def _take(self) -> _Slot | None:
-        try:
-            slot = self._idle.get(timeout=_TAKE_SECONDS)
-        except queue.Empty:
-            return None
-        slot.cancelled = False
-        return slot
-
-    def _give(self, slot: Slot) -> None:
-        assert isinstance(slot, _Slot)
-        self._idle.put(slot)
+        return [worker.process.pid for slot in self._dispatcher.slots for worker in list(slot.workers.values())]
 
     def report(self) -> dict[str, str]:
         """Return, for each guarantee, "verified" or "absent" on this machine at this judge's level.
@@ -200,84 +214,31 @@ class Judge:
             self._report = examine(self.isolation)
         return dict(self._report)
 
-
-class _Slot:
-    """One place to judge in: a worker, and another one with numpy once a program asks for it."""
-
-    def __init__(self, level: str, limits: Limits, cache: VerdictCache, seed: int) -> None:
-        self.seed = seed
-        self.level = level
-        self.limits = limits
-        self.cache = cache
-        self.workers: dict[tuple[str, ...], Worker] = {}
-        self.cancelled = False
-
-    def judge(self, task: CodingTask, program: str) -> Verdict:
-        """Return the verdict of `program` after the task's preamble, remembered or new."""
-        program = with_preamble(program, task.preamble)
-        limits = self.limits.for_task(task)
-        verdict = self.cache.get(program, task.tests, limits)
-        if verdict is None:
-            verdict = self._run(task, program, limits)
-            self.cache.put(program, task.tests, limits, verdict)
-        return verdict
-
-    def _run(self, task: CodingTask, program: str, limits: Limits) -> Verdict:
-        preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(_test_code(task.tests)) else ()
-        message = "cancelled"
-        for _ in range(_ATTEMPTS):
-            if self.cancelled:
-                break
-            try:
-                if preload not in self.workers:
-                    self.workers[preload] = Worker(self.level, self.limits, preload, seed=self.seed)
-                # Looked at after the worker can be seen by `cancel`, which sets it before looking for workers.
-                if self.cancelled:
-                    break
-                if isinstance(task.tests, StdioTests):
-                    return judge_stdio(self.workers[preload], program, task.tests, limits)
-                return judge_function(self.workers[preload], program, task.tests, limits)
-            except (WorkerError, OSError) as error:
-                message = str(error)
-                if preload in self.workers:
-                    self.workers.pop(preload).close()
-        return Verdict.uniform(Outcome.SANDBOX_ERROR, _total(task), message)
-
-    def cancel(self) -> None:
-        """Make a `judge` at work in another thread come back soon."""
-        self.cancelled = True
-        for worker in list(self.workers.values()):
-            worker.cancel()
-
-    def close(self) -> None:
-        """End the workers."""
-        for worker in self.workers.values():
-            worker.close()
-        self.workers.clear()
+    def _wait(
+        self, futures: Sequence[concurrent.futures.Future[list[Verdict]]], deadline: float | None, pending: deque[Job]
+    ) -> None:
+        """Wait for one of some futures; past the deadline break off all pending jobs."""
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        done, _ = concurrent.futures.wait(futures, left, concurrent.futures.FIRST_COMPLETED)
+        if not done:
+            self._dispatcher.cancel(pending)
 
 
-def _test_code(tests: Tests) -> str:
-    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else ""
-
-
-def _total(task: CodingTask) -> int:
-    if isinstance(task.tests, FunctionTests):
-        return max(1, count_tests(task.tests.code))
-    return len(task.tests.cases)
-
-
-def _not_run(task: CodingTask) -> Verdict:
-    return Verdict.uniform(Outcome.NOT_RUN, _total(task), "the deadline of the whole batch came first")
-
-
-def _checked(row: int, job: object) -> tuple[CodingTask, list[str]]:
+def _checked_pair(row: int, job: object) -> Job:
     if not isinstance(job, Sequence) or len(job) != 2 or not isinstance(job[0], CodingTask):
         raise TypeError(f"jobs[{row}]: must be a CodingTask with a list of programs; got {job!r:.200}")
-    task, programs = job
+    return _checked_job(f"jobs[{row}]", *job)
+
+
+def _checked_job(where: str, task: object, programs: object) -> Job:
+    if not isinstance(task, CodingTask):
+        raise TypeError(f"task: must be a CodingTask; got {type(task).__name__}")
     if isinstance(programs, str):
-        raise TypeError(f"jobs[{row}]: programs must be a list of texts; got one text. Wrap it in a list")
-    programs = list(programs)
-    for column, program in enumerate(programs):
+        raise TypeError(f"{where}: programs must be a list of texts; got one text. Wrap it in a list")
+    if not isinstance(programs, Iterable):
+        raise TypeError(f"{where}: programs must be a list of texts; got {type(programs).__name__}")
+    texts = list(programs)
+    for column, program in enumerate(texts):
         if not isinstance(program, str):
-            raise TypeError(f"jobs[{row}], program {column}: must be text; got {type(program).__name__}")
-    return task, programs
+            raise TypeError(f"{where}, program {column}: must be text; got {type(program).__name__}")
+    return Job(task, texts)

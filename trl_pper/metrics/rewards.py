@@ -117,23 +117,20 @@ def _column(name: str, columns: Mapping[str, Any], rows: int) -> list[Any]:
         got = sorted(column for column, value in columns.items() if isinstance(value, list))
         raise ValueError(
             f"{name}: the data set must have this column; got {got}. Make it of tasks, "
-            "Dataset.from_list(trl_pper.task.task_rows(tasks)), or pass tasks= and have a column task_id"
+            "Dataset.from_list(trl_pper.task_rows(tasks)), or pass tasks= and have a column task_id"
         )
     return values
 
 
 def _judged(judge: Judge, asked: Sequence[CodingTask | None], completions: Sequence[Prompt]) -> list[Verdict | None]:
-    """Judge the program in each completion, those of one task together; None where there is no task."""
-    groups: dict[int, tuple[CodingTask, list[int]]] = {}
-    for place, task in enumerate(asked):
-        if task is not None:
-            groups.setdefault(id(task), (task, []))[1].append(place)
-    jobs = [(task, [_program(completions[place], task) for place in places]) for task, places in groups.values()]
-    verdicts: list[Verdict | None] = [None] * len(completions)
-    for (_, places), judged in zip(groups.values(), judge.run(jobs), strict=True):
-        for place, verdict in zip(places, judged, strict=True):
-            verdicts[place] = verdict
-    return verdicts
+    """Judge the program in each completion; None where there is no task."""
+    pairs = [
+        (task, _program(completion, task))
+        for task, completion in zip(asked, completions, strict=True)
+        if task is not None
+    ]
+    verdicts = iter(judge.run_pairs(pairs))
+    return [None if task is None else next(verdicts) for task in asked]
 
 
 def _program(completion: Prompt, task: CodingTask) -> str:

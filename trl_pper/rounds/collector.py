@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,138 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl_pper.generation.extraction import LEARNED, plain_completion
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import Scorer
-from trl_pper.generation.source import ProgramSource
+from trl_pper.generation.source import ProgramSource, as_source
 from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.rounds.collection_report import CollectionReport, describe
 from trl_pper.rounds.display import CollectionProgress, say, warnings_above_bars
-from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import meet
 from trl_pper.rounds.share import Share, judge_share, keeps_step, open_journal, split_share
 from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Everything that fills a buffer with the judged programs of some tasks, a round at a time.
+
+    Args:
+        source: Writes programs.
+        judge: Runs them.
+        tasks: The tasks to write programs for.
+        buffer: The buffer to fill.
+        journal_folder: Folder of the journals, one for each round; None for no journal.
+        find_student: Called at each collection for the model in training: under DDP and ZeRO-3 the wrapped model
+            exists only once training has begun.
+        scorer: Gives log-probabilities to programs whose source has none; the model in training by default.
+        learn: "completion" or "program".
+    """
+
+    source: ProgramSource
+    judge: Judge
+    tasks: Sequence[CodingTask]
+    buffer: ReplayBuffer
+    journal_folder: str | Path | None = None
+    find_student: Callable[[], LocalModel] | None = None
+    scorer: Scorer | None = None
+    learn: str = "completion"
+
+    def run(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
+        """Generate, judge and store one round of programs.
+
+        Every process writes and judges programs for its tasks, then all store the same experiences in the same order.
+
+        Args:
+            round_index: Recorded with the experiences.
+            quiet: Whether to show no progress.
+
+        Raises:
+            OtherProcessFailed: Another process failed; what this one generated is in the journal.
+            RuntimeError: The buffers of the processes differ.
+            Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
+        """
+        started = time.perf_counter()
+        tasks, buffer = self.tasks, self.buffer
+        student = self.find_student() if self.find_student is not None else None
+        scorer = self.scorer or (None if student is None else Scorer(student))
+        if scorer is not None:
+            scorer.check([task.prompt for task in tasks])
+        share = self._judge_share(round_index, student, quiet=quiet)
+        experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
+        # Scoring takes as long as there are programs without a log-probability.
+        meet(f"round {round_index + 1}, scoring")
+        gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
+        per_task = [found for _, found in gathered]
+        stored = buffer.add(experience for found in per_task for experience in found)
+        digests = gather_object([buffer.digest()])
+        if len(set(digests)) > 1:
+            raise RuntimeError(
+                f"buffer: differs between processes after round {round_index + 1}, so they would draw different "
+                f"minibatches; got the digests {digests}. Hand every process the same tasks, buffer and seed"
+            )
+        return describe(
+            per_task,
+            [tasks[position].source for position, _ in gathered],
+            buffer,
+            stored,
+            round_index=round_index,
+            unjudged=sum(gather_object([unjudged])),
+            unextracted=_count_unextracted(share, round_index),
+            restored=sum(gather_object([share.restored])),
+            seconds=share.seconds,
+            collect_seconds=time.perf_counter() - started,
+        )
+
+    def _judge_share(self, round_index: int, student: LocalModel | None, *, quiet: bool) -> Share:
+        source, tasks = self.source.for_round(round_index), self.tasks
+        state, share = PartialState(), Share()
+        failure: Exception | None = None
+        own = sum(map(len, split_share(len(tasks), source)))
+        bar = CollectionProgress(
+            own,
+            title=f"round {round_index + 1}",
+            unit="tasks" if state.num_processes == 1 else "own tasks",
+            quiet=quiet or not state.is_main_process,
+        )
+        with contextlib.ExitStack() as stack:
+            journal = None
+            if self.journal_folder is not None:
+                label = f"round-{round_index:05d}"
+                journal = open_journal(self.journal_folder, source, label=label, student=student)
+                stack.enter_context(journal)
+            stack.enter_context(bar)
+            try:
+                judge_share(tasks, source, self.judge, share, student=student, journal=journal, progress=bar)
+            except Exception as error:
+                # What was paid for is kept, though not gathered, since other processes may be well.
+                found, _ = self._experiences(share, None, round_index, filler=None)
+                self.buffer.add(experience for position in sorted(found) for experience in found[position])
+                if keeps_step(source, student):
+                    # The others wait inside a forward pass, not in `meet`.
+                    raise
+                failure = error
+            meet(f"round {round_index + 1}, collection", failure=failure)
+        return share
+
+    def _experiences(
+        self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
+    ) -> tuple[dict[int, list[Experience]], int]:
+        """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
+        kept = {
+            position: [one for one in programs if one.verdict.pass_rate is not None]
+            for position, programs in sorted(share.judged.items())
+        }
+        unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
+        flat = [one for programs in kept.values() for one in programs]
+        if self.learn == "program":
+            flat = [_plain(one) for one in flat]
+        scored = iter(_with_logprobs(flat, scorer, filler))
+        return {
+            position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
+        }, unjudged
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -78,132 +198,97 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self.tasks = tasks
         self.journal_folder = journal_folder
         self.scorer = scorer
-        self.buffer: ReplayBuffer | None = None
-        self.find_student: Callable[[], LocalModel] | None = None
-        self.steps_per_round = 1
         self.next_round = 0
         self.reports: list[CollectionReport] = []
-        self.on_collected: Callable[[CollectionReport], None] | None = None
+        self._collection: Collection | None = None
+        self._steps_per_round = 1
+        self._on_collected: Callable[[CollectionReport], None] | None = None
+
+    def attach(
+        self,
+        buffer: ReplayBuffer,
+        *,
+        source: ProgramSource | None = None,
+        judge: Judge | None = None,
+        journal_folder: str | Path | None = None,
+        find_student: Callable[[], LocalModel] | None = None,
+        steps_per_round: int = 1,
+        on_collected: Callable[[CollectionReport], None] | None = None,
+    ) -> Collection:
+        """Take the parts of a trainer; a part that the collector was made with stays.
+
+        Args:
+            buffer: The buffer to fill.
+            source: Writes programs.
+            judge: Runs them.
+            journal_folder: Folder of the journals.
+            find_student: Called at each collection for the model in training.
+            steps_per_round: Optimizer steps between two collections.
+            on_collected: Called with the report of each collection.
+
+        Returns:
+            The collection, with all of its parts.
+
+        Raises:
+            ValueError: Source, judge or tasks are missing.
+        """
+        source, judge = self.source or source, self.judge or judge
+        if source is None or judge is None or self.tasks is None:
+            raise _incomplete(source=source, judge=judge, tasks=self.tasks)
+        folder = self.journal_folder if self.journal_folder is not None else journal_folder
+        self._steps_per_round, self._on_collected = steps_per_round, on_collected
+        self._collection = Collection(
+            source=as_source(source),
+            judge=judge,
+            tasks=self.tasks,
+            buffer=buffer,
+            journal_folder=folder,
+            find_student=find_student,
+            scorer=self.scorer,
+            learn=self.learn,
+        )
+        return self._collection
+
+    @property
+    def collection(self) -> Collection:
+        """The collection of this collector.
+
+        Raises:
+            ValueError: The collector is not attached to a buffer yet.
+        """
+        if self._collection is None:
+            raise _incomplete(source=self.source, judge=self.judge, tasks=self.tasks, buffer=None)
+        return self._collection
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Collect for the round that starts, unless a resumed run already holds it."""
-        round_index = state.global_step // self.steps_per_round
+        round_index = state.global_step // self._steps_per_round
         if round_index < self.next_round:
             return
         with warnings_above_bars():
             report = self.collect(round_index, quiet=args.disable_tqdm)
             if state.is_world_process_zero:
                 say(report.line(), log_level=args.get_process_log_level())
-            if self.on_collected is not None:
-                self.on_collected(report)
+            if self._on_collected is not None:
+                self._on_collected(report)
 
     def collect(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
-        """Generate, judge and store one round of programs.
-
-        Every process writes and judges its share of the tasks, then all store the same experiences in the same order.
-
-        Args:
-            round_index: Recorded with the experiences.
-            quiet: Whether to show no progress.
+        """Generate, judge and store one round of programs; see `Collection.run`.
 
         Raises:
-            ValueError: Source, judge, tasks or buffer are missing.
-            OtherProcessFailed: Another process failed; what this one generated is in the journal.
-            RuntimeError: The buffers of the processes differ.
-            Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
+            ValueError: The collector is not attached to a buffer.
         """
-        started = time.perf_counter()
-        _, _, tasks, buffer = self._complete()
-        student = self.find_student() if self.find_student is not None else None
-        scorer = self.scorer or (None if student is None else Scorer(student))
-        if scorer is not None:
-            scorer.check([task.prompt for task in tasks])
-        share = self._judge_share(round_index, student, quiet=quiet)
-        experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
-        # Scoring takes as long as there are programs without a log-probability.
-        meet(f"round {round_index + 1}, scoring")
-        gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
-        per_task = [found for _, found in gathered]
-        stored = buffer.add(experience for found in per_task for experience in found)
-        digests = gather_object([buffer.digest()])
-        if len(set(digests)) > 1:
-            raise RuntimeError(
-                f"buffer: differs between processes after round {round_index + 1}, so they would draw different "
-                f"minibatches; got the digests {digests}. Hand every process the same tasks, buffer and seed"
-            )
-        report = describe(
-            per_task,
-            [tasks[position].source for position, _ in gathered],
-            buffer,
-            stored,
-            round_index=round_index,
-            unjudged=sum(gather_object([unjudged])),
-            unextracted=_count_unextracted(share, round_index),
-            restored=sum(gather_object([share.restored])),
-            seconds=share.seconds,
-            collect_seconds=time.perf_counter() - started,
-        )
+        report = self.collection.run(round_index, quiet=quiet)
         self.next_round = round_index + 1
         self.reports.append(report)
         return report
 
-    def _judge_share(self, round_index: int, student: LocalModel | None, *, quiet: bool) -> Share:
-        source, judge, tasks, buffer = self._complete()
-        if hasattr(source, "for_round"):
-            source = source.for_round(round_index)
-        state, share = PartialState(), Share()
-        failure: Exception | None = None
-        own = sum(map(len, split_share(len(tasks), source)))
-        bar = CollectionProgress(
-            own,
-            title=f"round {round_index + 1}",
-            unit="tasks" if state.num_processes == 1 else "own tasks",
-            quiet=quiet or not state.is_main_process,
-        )
-        with contextlib.ExitStack() as stack:
-            journal = None
-            if self.journal_folder is not None:
-                label = f"round-{round_index:05d}"
-                journal = open_journal(self.journal_folder, source, label=label, student=student)
-                stack.enter_context(journal)
-            stack.enter_context(bar)
-            try:
-                judge_share(tasks, source, judge, share, student=student, journal=journal, progress=bar)
-            except Exception as error:
-                # What was paid for is kept, though not gathered, since other processes may be well.
-                found, _ = self._experiences(share, None, round_index, filler=None)
-                buffer.add(experience for position in sorted(found) for experience in found[position])
-                if keeps_step(source, student):
-                    # The others wait inside a forward pass, not in `meet`.
-                    raise
-                failure = error
-            meet(f"round {round_index + 1}, collection", failure=failure)
-        return share
 
-    def _experiences(
-        self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
-    ) -> tuple[dict[int, list[Experience]], int]:
-        """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
-        kept = {
-            position: [one for one in programs if one.verdict.pass_rate is not None]
-            for position, programs in sorted(share.judged.items())
-        }
-        unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
-        flat = [one for programs in kept.values() for one in programs]
-        if self.learn == "program":
-            flat = [_plain(one) for one in flat]
-        scored = iter(_with_logprobs(flat, scorer, filler))
-        return {
-            position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
-        }, unjudged
-
-    def _complete(self) -> tuple[ProgramSource, Judge, Sequence[CodingTask], ReplayBuffer]:
-        if self.source is None or self.judge is None or self.tasks is None or self.buffer is None:
-            missing = [name for name in ("source", "judge", "tasks", "buffer") if getattr(self, name) is None]
-            raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
-        return self.source, self.judge, self.tasks, self.buffer
+def _incomplete(**parts: object) -> ValueError:
+    missing = [name for name, part in parts.items() if part is None]
+    return ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
 
 
 def _count_unextracted(share: Share, round_index: int) -> int:

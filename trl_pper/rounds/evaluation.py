@@ -14,12 +14,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import ProgramSource
+from trl_pper.generation.source import ProgramSource, as_source
 from trl_pper.judge.judge import Judge
 from trl_pper.metrics.scores import TaskCounts, count_task, group_by, sum_up
 from trl_pper.rounds.display import CollectionProgress
-from trl_pper.rounds.journal import Journal
-from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.rounds.journal import Journal, JudgedProgram
 from trl_pper.rounds.overlap import PhaseSeconds
 from trl_pper.rounds.processes import meet
 from trl_pper.rounds.share import Share, judge_share, keeps_step, split_share
@@ -173,6 +172,7 @@ def evaluate_tasks(
     Raises:
         ValueError: There is no task, or no program could be judged.
     """
+    source = as_source(source)
     if not tasks:
         raise ValueError("eval_dataset: must hold at least one task; got none")
     started = time.perf_counter()

@@ -1,15 +1,14 @@
-"""Generate programs and judge them at the same time: what collection and evaluation share.
+"""Generate programs and judge them at the same time, for collection and evaluation alike.
 
-Enters: tasks, a source of programs and a judge. Leaves: for each task its programs with their verdicts, in order.
-While the source writes, a thread hands what it wrote to the judge. When the source fails, what it wrote before is
-judged and handed on first.
+Each task's programs go to the judge as soon as the source has written them. Verdicts are handed on in the order of
+the tasks, in the judge's threads, while the source goes on writing. When the source fails, the programs it wrote
+before are judged and handed on first.
 """
 
 from __future__ import annotations
 
-import itertools
+import concurrent.futures
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -20,14 +19,12 @@ from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram, ProgramSource
 from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import Verdict
 from trl_pper.rounds.display import CollectionProgress
-from trl_pper.rounds.judged_program import JudgedProgram
+from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
-
-#: How long the judging thread waits for a program before it looks at verdicts again.
-_READY_SECONDS = 0.02
 
 
 @dataclass
@@ -42,75 +39,75 @@ def judge_programs(
     tasks: Sequence[CodingTask],
     source: ProgramSource,
     judge: Judge,
+    on_judged: Callable[[int, list[JudgedProgram]], None],
     *,
     student: LocalModel | None = None,
     wanted: Container[int] | None = None,
-    on_judged: Callable[[int, list[JudgedProgram]], None] | None = None,
     progress: CollectionProgress | None = None,
     seconds: PhaseSeconds | None = None,
-) -> list[list[JudgedProgram]]:
+) -> None:
     """Generate programs and judge them meanwhile.
 
     Args:
-        tasks: What to write programs for.
-        source: Who writes them.
-        judge: Who runs them.
+        tasks: The tasks to write programs for.
+        source: Writes the programs.
+        judge: Runs them.
+        on_judged: Called, in another thread, with the position of each task and its judged programs, in the order of
+            the tasks. The list belongs to the callee.
         student: The model in training, for a source that needs one.
-        wanted: Positions whose programs are judged; those of other tasks are generated and dropped. None for all.
-        on_judged: Called, in another thread, with the position of each task and its judged programs, in order; they
-            are its own then, and nothing is kept here.
+        wanted: Positions of tasks whose programs are judged; programs of other tasks are generated and dropped. None
+            for all tasks.
         progress: Shown how many programs were generated, judged and passing.
         seconds: Filled with the wall time of both phases.
 
-    Returns:
-        For each task its judged programs, in the order in which they were generated; none for an unwanted task.
-        Nothing at all where `on_judged` takes them.
-
     Raises:
-        Exception: Whatever the source, the judge or `on_judged` raises, once what was generated before is judged.
+        Exception: Whatever the source, the judge or `on_judged` raises, once the programs generated before are
+            judged.
     """
     seconds = seconds or PhaseSeconds()
     judging = _Judging(judge, on_judged, progress, seconds)
     try:
         generated = _timed(source.generate(tasks, student=student), seconds)
         for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
-            is_wanted = wanted is None or position in wanted
-            if progress is not None and is_wanted:
-                progress.generated(len(programs))
-            judging.put(task, programs if is_wanted else [], counts=is_wanted)
+            if wanted is None or position in wanted:
+                if progress is not None:
+                    progress.generated(len(programs))
+                judging.put(position, task, programs)
     except Exception:
-        # A server gone after an hour: what it wrote until then was paid for, and is judged before the error goes on.
+        # A server gone after an hour: the programs it wrote until then were paid for.
         judging.finish()
         raise
     except BaseException:
         judging.abandon()
         raise
     judging.finish()
-    return judging.judged
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
-    """The programs of one task on their way to the judge; `counts` is whether anybody asked for them."""
+class _Submitted:
+    """The programs of a task that the judge has."""
 
+    position: int
     task: CodingTask
-    programs: list[GeneratedProgram]
-    found: list[Extraction]
-    counts: bool
+    programs: Sequence[GeneratedProgram]
+    found: Sequence[Extraction]
+    verdicts: concurrent.futures.Future[list[Verdict]]
 
-    @property
-    def texts(self) -> list[str]:
-        """What the judge runs."""
-        return [each.program for each in self.found]
+    def judged(self) -> list[JudgedProgram]:
+        """Return the programs with their verdicts."""
+        return [
+            JudgedProgram(task=self.task, generated=one, program=each.program, verdict=verdict, extracted=each.found)
+            for one, each, verdict in zip(self.programs, self.found, self.verdicts.result(), strict=True)
+        ]
 
 
 class _Judging:
-    """The judging half of `judge_programs`: a thread that feeds the judge and hands on what it says."""
+    """The judging half of `judge_programs`: hands judged programs on, in order, in the threads of the judge."""
 
     def __init__(
         self,
         judge: Judge,
-        on_judged: Callable[[int, list[JudgedProgram]], None] | None,
+        on_judged: Callable[[int, list[JudgedProgram]], None],
         progress: CollectionProgress | None,
         seconds: PhaseSeconds,
     ) -> None:
@@ -118,69 +115,71 @@ class _Judging:
         self.on_judged = on_judged
         self.progress = progress
         self.seconds = seconds
-        self.judged: list[list[JudgedProgram]] = []
-        self._places = itertools.count()
+        self._changed = threading.Condition()
+        self._submitted: deque[_Submitted] = deque()
+        self._is_handing_on = False
         self._error: BaseException | None = None
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._at_work: deque[_Job] = deque()
         self._busy_since = 0.0
-        self._abandoned = False
-        # A daemon, so that an interrupted run does not wait for the programs of its last task.
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def put(self, task: CodingTask, programs: list[GeneratedProgram], *, counts: bool) -> None:
-        """Have the programs of a task judged; raise what went wrong with earlier ones."""
+    def put(self, position: int, task: CodingTask, programs: Sequence[GeneratedProgram]) -> None:
+        """Have the programs of a task judged; raise the error of an earlier task, if there was one."""
         if self._error is not None:
             raise self._error
         found = [extract(one.completion, prompt=task.prompt, entry_point=task.entry_point) for one in programs]
-        self._jobs.put(_Job(task=task, programs=programs, found=found, counts=counts))
+        with self._changed:
+            if not self._submitted:
+                self._busy_since = time.perf_counter()
+            verdicts = self.judge.submit(task, [each.program for each in found])
+            self._submitted.append(
+                _Submitted(position=position, task=task, programs=programs, found=found, verdicts=verdicts)
+            )
+        verdicts.add_done_callback(self._hand_on)
 
     def finish(self) -> None:
-        """Wait until everything is judged; raise what went wrong."""
-        self._jobs.put(None)
-        self._thread.join()
+        """Wait until everything is handed on; raise the first error."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._submitted and not self._is_handing_on)
         if self._error is not None:
             raise self._error
 
     def abandon(self) -> None:
-        """Begin nothing more, and wait for nothing: somebody wants to leave."""
-        self._abandoned = True
+        """Begin nothing more, and wait for nothing: the run was interrupted."""
+        with self._changed:
+            self._error = self._error or concurrent.futures.CancelledError()
+            waiting = list(self._submitted)
+        for each in waiting:
+            each.verdicts.cancel()
 
-    def _run(self) -> None:
-        try:
-            for verdicts in self.judge.stream(self._ready()):
-                job = self._at_work.popleft()
-                if not self._at_work:
+    def _hand_on(self, _: concurrent.futures.Future[list[Verdict]]) -> None:
+        """Hand on every task whose programs are judged, up to the first that is still being judged.
+
+        A single thread hands on at a time, and not under the lock: writing a journal takes its time, and the other
+        threads of the judge are to go on judging meanwhile.
+        """
+        while True:
+            with self._changed:
+                if self._is_handing_on or not self._submitted or not self._submitted[0].verdicts.done():
+                    return
+                first = self._submitted.popleft()
+                if not self._submitted:
                     self.seconds.judge += time.perf_counter() - self._busy_since
-                judged = [
-                    JudgedProgram(
-                        task=job.task, generated=one, program=each.program, verdict=verdict, extracted=each.found
-                    )
-                    for one, each, verdict in zip(job.programs, job.found, verdicts, strict=True)
-                ]
-                if self.on_judged is None:
-                    self.judged.append(judged)
-                else:
-                    self.on_judged(next(self._places), judged)
-                if self.progress is not None and job.counts:
-                    self.progress.judged(verdicts, unextracted=sum(not each.found for each in job.found))
-        except BaseException as error:
-            self._error = error
-
-    def _ready(self) -> Iterator[tuple[CodingTask, list[str]] | None]:
-        while not self._abandoned:
+                self._is_handing_on = True
             try:
-                job = self._jobs.get(timeout=_READY_SECONDS)
-            except queue.Empty:
-                yield None
-                continue
-            if job is None:
-                return
-            if not self._at_work:
-                self._busy_since = time.perf_counter()
-            self._at_work.append(job)
-            yield job.task, job.texts
+                if self._error is None:
+                    self._hand_on_one(first)
+            except BaseException as error:
+                # A callback's error would be lost here: it is raised by `put` or `finish`.
+                self._error = error
+            with self._changed:
+                self._is_handing_on = False
+                self._changed.notify_all()
+
+    def _hand_on_one(self, submitted: _Submitted) -> None:
+        judged = submitted.judged()
+        self.on_judged(submitted.position, judged)
+        if self.progress is not None:
+            unextracted = sum(not one.extracted for one in judged)
+            self.progress.judged([one.verdict for one in judged], unextracted=unextracted)
 
 
 def _timed(items: Iterator[list[GeneratedProgram]], seconds: PhaseSeconds) -> Iterator[list[GeneratedProgram]]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from trl_pper.generation.scorer import Scorer
+from trl_pper.generation.scorer import Scorer, tokenizer_fingerprint
 from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.experience import Experience
-from trl_pper.rounds.overlap import logger
 from trl_pper.tasks.task import CodingTask
+
+logger = logging.getLogger(__name__)
 
 
 def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) -> ReplayBuffer:
@@ -23,17 +24,25 @@ def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) 
             compare: with False all are of this one, and a program that does not fit its context has none.
 
     Returns:
-        A buffer with the same settings, order and pass rates.
+        A buffer with the same settings, order and pass rates, and the tokenizer of the scorer.
 
     Raises:
-        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them.
+        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them; or the
+            log-probabilities that stay are of another tokenizer than the scorer's.
     """
+    tokenizer = tokenizer_fingerprint(scorer.local.processing_class)
+    stays = only_missing and any(one.logprob is not None for one in buffer)
+    if stays and buffer.tokenizer not in (None, tokenizer):
+        raise ValueError(
+            f"scorer: must have the buffer's tokenizer, {buffer.tokenizer}, as long as its log-probabilities stay; "
+            f"got {tokenizer}. Score all programs anew with only_missing=False (--all)"
+        )
     chosen = [one for one in buffer if one.logprob is None or not only_missing]
     scorer.check([one.prompt for one in chosen])
     found = scorer.score([(one.prompt, one.completion) for one in chosen])
     likelihoods = {one.key: likelihood for one, likelihood in zip(chosen, found, strict=True)}
     none = {"logprob": None, "num_tokens": None, "scorer": ""}
-    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority})
+    result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": tokenizer})
     result.add(
         replace(one, **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none))
         if one.key in likelihoods
@@ -59,26 +68,22 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
         ValueError: The buffer holds programs of a task that is not among `tasks`.
     """
     by_id = {task.task_id: task for task in tasks}
-    held: dict[str, list[Experience]] = {}
-    for experience in buffer:
-        held.setdefault(experience.task_id, []).append(experience)
-    missing = sorted(held.keys() - by_id.keys())
+    missing = sorted({one.task_id for one in buffer} - by_id.keys())
     if missing:
         raise ValueError(
             f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
             "Pass the tasks the programs were written for, with their new tests"
         )
-    verdicts = judge.run([(by_id[task_id], [one.program for one in ones]) for task_id, ones in held.items()])
-    judged = {
-        one.key: replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
-        for ones, given in zip(held.values(), verdicts, strict=True)
-        for one, verdict in zip(ones, given, strict=True)
+    verdicts = judge.run_pairs([(by_id[one.task_id], one.program) for one in buffer])
+    judged = [
+        replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
+        for one, verdict in zip(buffer, verdicts, strict=True)
         if verdict.pass_rate is not None
-    }
+    ]
     if len(judged) < len(buffer):
         logger.warning(
             "%d of %d programs could not be judged and are left out", len(buffer) - len(judged), len(buffer)
         )
     result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": buffer.tokenizer})
-    result.add(judged[one.key] for one in buffer if one.key in judged)
+    result.add(judged)
     return result

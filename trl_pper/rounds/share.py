@@ -19,8 +19,7 @@ from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge.judge import Judge
 from trl_pper.rounds.display import CollectionProgress
-from trl_pper.rounds.journal import Journal
-from trl_pper.rounds.judged_program import JudgedProgram, digest, judging_identity
+from trl_pper.rounds.journal import Journal, JudgedProgram, digest, judging_identity
 from trl_pper.rounds.overlap import PhaseSeconds, judge_programs
 from trl_pper.rounds.processes import meet
 from trl_pper.tasks.task import CodingTask
@@ -78,9 +77,7 @@ def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processe
 def split_share(tasks: int, source: ProgramSource) -> list[list[int]]:
     """Return the positions of each batch of tasks that falls to this process, in the batches of a source."""
     state = PartialState()
-    return own_batches(
-        tasks, _batch_size(source), process_index=state.process_index, num_processes=state.num_processes
-    )
+    return own_batches(tasks, source.batch_size, process_index=state.process_index, num_processes=state.num_processes)
 
 
 def open_journal(
@@ -94,9 +91,8 @@ def open_journal(
         label: What the programs are for; part of the name.
         student: The model in training.
     """
-    identity = getattr(source, "identity", None)
-    mine = identity(student=student) if identity is not None else uuid.uuid4().hex
-    all_of_them = gather_object([digest(mine)])
+    identity = source.identity(student=student)
+    all_of_them = gather_object([digest(uuid.uuid4().hex if identity is None else identity)])
     # Processes that would write different things share a journal only as long as all of them stay as they are.
     name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
     return Journal(Path(folder) / f"{label}-{name[:16]}", process_index=PartialState().process_index)
@@ -136,18 +132,17 @@ def judge_share(
 
     def keep(place: int, judged: list[JudgedProgram]) -> None:
         position = order[place]
-        if place in wanted:
-            if journal is not None:
-                journal.append(tasks[position], judged, judged_by=judging_identity(tasks[position], judge.limits))
-            share.take(position, judged)
+        if journal is not None:
+            journal.append(tasks[position], judged, judged_by=judging_identity(tasks[position], judge.limits))
+        share.take(position, judged)
 
     judge_programs(
         [tasks[position] for position in order],
         source,
         judge,
+        keep,
         student=student,
         wanted=wanted,
-        on_judged=keep,
         progress=progress,
         seconds=share.seconds,
     )
@@ -155,7 +150,7 @@ def judge_share(
 
 def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
     """Return whether the processes generate batch by batch together, as each batch takes all shards of the model."""
-    return student is not None and student.is_sharded and getattr(source, "uses_student", True)
+    return student is not None and student.is_sharded and source.uses_student
 
 
 def _restore(
@@ -198,14 +193,10 @@ def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: 
     """Give every process of a sharded model the same number of full batches; repeats are generated and dropped."""
     if not keeps_step(source, student):
         return pending
-    size = min(_batch_size(source), tasks)
+    size = min(source.batch_size, tasks)
     needed = max(gather_object([len(pending)]))
     filled = [[*batch, *[batch[0]] * (size - len(batch))] for batch in pending]
     return filled + [list(range(size))] * (needed - len(filled))
-
-
-def _batch_size(source: ProgramSource) -> int:
-    return int(getattr(source, "batch_size", 1))
 
 
 def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:

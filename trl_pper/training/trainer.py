@@ -200,22 +200,23 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             # All of them, not only what is drawn: what `max_length` leaves nothing of is refused before training.
             self.train_dataset.prepare(range(len(self.buffer)))
             return
-        collector.source = collector.source or build_source(self.args)
-        collector.judge = collector.judge or self.judge
-        if collector.journal_folder is None:
+        collection = collector.attach(
+            self.buffer,
+            source=build_source(self.args),
+            judge=self.judge,
             # Names that start with an underscore are left out by `push_to_hub`.
-            collector.journal_folder = Path(self.args.output_dir) / "_pper" / "journal"
-        collector.buffer = self.buffer
-        collector.steps_per_round = self.steps_per_round
-        # Asked for at each collection: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
-        collector.find_student = lambda: self.student
-        collector.on_collected = self._on_collected
-        tasks, args = collector.tasks or [], self.args
-        check_prompt_room(
-            tasks, self.student, max_length=args.max_length, max_completion_length=args.max_completion_length
+            journal_folder=Path(self.args.output_dir) / "_pper" / "journal",
+            find_student=lambda: self.student,
+            steps_per_round=self.steps_per_round,
+            on_collected=self._on_collected,
         )
-        if hasattr(collector.source, "check"):
-            collector.source.check(tasks, student=self.student)
+        check_prompt_room(
+            collection.tasks,
+            self.student,
+            max_length=self.args.max_length,
+            max_completion_length=self.args.max_completion_length,
+        )
+        collection.source.check(collection.tasks, student=self.student)
 
     def _check_eval_tasks(self) -> None:
         given = self.eval_dataset
@@ -228,8 +229,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             raise ValueError(
                 f"buffer: empty after round {report.round_index}: none of {report.programs} programs could be judged. "
                 "Look at `Judge().report()`; the sandbox may not work here. The programs are kept in "
-                f"{self.collector.journal_folder if self.collector else None} and are judged when the run is started "
-                "again"
+                f"{self.collector.collection.journal_folder if self.collector else None}, and are judged when the run "
+                "is started again"
             )
         self._log_apart(report.metrics())
         if self.args.log_completions and self.is_world_process_zero():

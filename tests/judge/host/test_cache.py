@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trl_pper import FunctionTests, Limits, Verdict
-from trl_pper.judge.host.batch import VerdictCache
+from trl_pper.judge.host.slot import VerdictCache
 from trl_pper.judge.verdict import Outcome
 
 TESTS = FunctionTests(code="assert f(1) == 2")

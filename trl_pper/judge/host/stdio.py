@@ -75,17 +75,19 @@ class _Script:
         self.seen = 0
         self.cpu_seconds = 0.0
         self.spent = False
-        self.files = contextlib.ExitStack()
-        self.output, self.errors = (self.files.enter_context(worker.means.output_file()) for _ in range(2))
-        self.channel, theirs = socket.socketpair()
-        self.files.enter_context(self.channel)
-        worker.means.expect_process(self.channel)
-        with theirs:
-            descriptors = [theirs.fileno(), source, self.output, self.errors]
-            answer = worker.request(
-                "candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio", cpu_seconds=limits.cpu_seconds
-            )
-        self.pid = self.await_ready(answer["pid"])
+        # Closed here if the worker fails or is cancelled before the process is ready, and by `end` otherwise.
+        with contextlib.ExitStack() as self.files:
+            self.output, self.errors = (self.files.enter_context(worker.means.output_file()) for _ in range(2))
+            self.channel, theirs = socket.socketpair()
+            self.files.enter_context(self.channel)
+            worker.means.expect_process(self.channel)
+            with theirs:
+                descriptors = [theirs.fileno(), source, self.output, self.errors]
+                answer = worker.request(
+                    "candidate", descriptors, seconds=_ANSWER_SECONDS, mode="stdio", cpu_seconds=limits.cpu_seconds
+                )
+            self.pid = self.await_ready(answer["pid"])
+            self.files = self.files.pop_all()
         self.allowance = Allowance(cpu_seconds=self.limits.cpu_seconds, wall_seconds=self.limits.wall_seconds)
         self.wait = self.allowance.waiter(self.channel)
         self.reader = FrameReader(self.channel, self.wait)

@@ -1,0 +1,167 @@
+"""Hand programs out to slots: which program comes next, what is in flight, and how it is broken off.
+
+There is one thread for each slot at work, and none for idle ones. A thread stays with its task as long as that has
+programs left, because a worker keeps the tests of its last task ready. Nothing here waits in turns: a thread that
+finds no program ends, and the next job starts another.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from trl_pper.judge.host.slot import Slot, total_tests
+from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.tasks.task import CodingTask
+
+
+class Job:
+    """A task with its programs, their verdicts as they come in, and the future of all of them."""
+
+    def __init__(self, task: CodingTask, programs: Sequence[str]) -> None:
+        self.task = task
+        self.programs = programs
+        self.future: concurrent.futures.Future[list[Verdict]] = concurrent.futures.Future()
+        self.verdicts: list[Verdict | None] = [None] * len(programs)
+        #: Positions of programs that no slot has begun; the next one is the last.
+        self.unclaimed = list(reversed(range(len(programs))))
+        self.at_work: list[Slot] = []
+        self.begun = False
+        self.cancelled = False
+        self.error: BaseException | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no program is left to judge and none is being judged."""
+        return not self.unclaimed and not self.at_work
+
+    def begin(self) -> bool:
+        """Note that the job has begun; return False if its owner has cancelled the future."""
+        self.begun = self.begun or self.future.set_running_or_notify_cancel()
+        return self.begun
+
+    def skip(self) -> None:
+        """Settle a job that nobody has submitted: none of its programs ran."""
+        self.unclaimed.clear()
+        self.settle()
+
+    def settle(self) -> None:
+        """Give the future its result; programs that were broken off are "not_run"."""
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result([verdict or _not_run(self.task) for verdict in self.verdicts])
+
+
+class Dispatcher:
+    """The slots of a judge, and the jobs that wait for them.
+
+    Args:
+        slots: Places to judge in.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = tuple(slots)
+        self._changed = threading.Condition()
+        self._idle = list(slots)
+        #: Jobs that no slot has begun, first come first served, and those begun that have programs left.
+        self._waiting: deque[Job] = deque()
+        self._open: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        """Have the programs of a job judged; its future is settled in a thread of this dispatcher."""
+        if not job.programs:
+            job.settle()
+            return
+        with self._changed:
+            self._waiting.append(job)
+            starting = [self._idle.pop() for _ in range(min(len(self._idle), len(job.programs)))]
+        for slot in starting:
+            # A daemon, so that an interrupted caller does not wait for the programs in flight.
+            threading.Thread(target=self._serve, args=(slot,), daemon=True).start()
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Begin no more programs of some jobs, break off those in flight, and wait until all futures are settled."""
+        jobs = list(jobs)
+        settled = []
+        with self._changed:
+            for job in jobs:
+                if job.is_over:
+                    continue
+                job.cancelled = True
+                self._drop(job)
+                for slot in job.at_work:
+                    slot.cancel()
+                if not job.at_work and job.begin():
+                    settled.append(job)
+        for job in settled:
+            job.settle()
+        concurrent.futures.wait([job.future for job in jobs])
+
+    def close(self) -> None:
+        """Wait until every job is settled, and end the workers."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._idle) == len(self.slots))
+            for slot in self.slots:
+                slot.close()
+
+    def _serve(self, slot: Slot) -> None:
+        job: Job | None = None
+        while (claim := self._claim(slot, job)) is not None:
+            job, index = claim
+            verdict, error = None, None
+            try:
+                verdict = slot.judge(job.task, job.programs[index])
+            except BaseException as failure:
+                # Beyond a failed sandbox, which is a verdict: whoever waits for the job is to see it.
+                error = failure
+            if self._record(slot, job, index, verdict, error):
+                # Not under the lock, since callbacks of the future run here.
+                job.settle()
+
+    def _claim(self, slot: Slot, job: Job | None) -> tuple[Job, int] | None:
+        """Return the next program for a slot; None, and the slot is idle again, where there is none."""
+        with self._changed:
+            job = job if job is not None and job.unclaimed else self._next()
+            if job is None:
+                self._idle.append(slot)
+                self._changed.notify_all()
+                return None
+            slot.cancelled = False
+            job.at_work.append(slot)
+            index = job.unclaimed.pop()
+            if not job.unclaimed and job in self._open:
+                self._open.remove(job)
+            return job, index
+
+    def _next(self) -> Job | None:
+        """Return the first job that no slot has begun, else the one with most programs left."""
+        while self._waiting:
+            job = self._waiting.popleft()
+            if job.begin():
+                self._open.append(job)
+                return job
+        return max(self._open, key=lambda each: len(each.unclaimed), default=None)
+
+    def _record(self, slot: Slot, job: Job, index: int, verdict: Verdict | None, error: BaseException | None) -> bool:
+        """Note how a program ended; return whether its job is over."""
+        with self._changed:
+            job.at_work.remove(slot)
+            if error is not None:
+                job.error = job.error or error
+                self._drop(job)
+            elif not job.cancelled:
+                job.verdicts[index] = verdict
+            return job.is_over
+
+    def _drop(self, job: Job) -> None:
+        job.unclaimed.clear()
+        for jobs in (self._waiting, self._open):
+            if job in jobs:
+                jobs.remove(job)
+
+
+def _not_run(task: CodingTask) -> Verdict:
+    return Verdict.uniform(Outcome.NOT_RUN, total_tests(task), "the deadline of the whole batch came first")
