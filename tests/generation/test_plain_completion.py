@@ -43,9 +43,9 @@ def collected(reply, learn, prompt="Write f that adds one.", **options):
     with Judge(workers=1) as judge:
         made = BeamSampleCollector(source=DatasetSource([row], name="chatty"), judge=judge, tasks=[task], learn=learn,
                                    **options)  # fmt: skip
-        made.buffer = ReplayBuffer()
+        collection = made.attach(ReplayBuffer())
         made.collect()
-    (one,) = made.buffer
+    (one,) = collection.buffer
     return one
 
 

@@ -1,5 +1,6 @@
 """Draws of a round: as often as their probabilities say, from a distribution that no later change touches."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from tests.support.naive_replay import make
 from trl_pper.replay import priority as priorities
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.priority import Distribution, draw_indices, draw_probabilities
+from trl_pper.replay.priority import Distribution, draw_probabilities
 
 PROGRAMS = 30
 DRAWS, STEPS = 256, 200
@@ -89,13 +90,26 @@ def test_the_critical_value_is_the_tabulated_one():
     assert critical_value(29, normal_quantile=3.090) == pytest.approx(58.30, rel=2e-3)
 
 
-def test_a_distribution_draws_what_its_probabilities_draw():
+def naive_draw(probabilities, size: int, *, seed: int, round_index: int, step: int) -> list[int]:
+    """Walk the probabilities for each draw, with uniforms made of the generator's bits as documented."""
+    stream = np.random.Philox(
+        key=np.array([seed, round_index], np.uint64), counter=np.array([0, step, 0, 0], np.uint64)
+    )
+    bounds = list(itertools.accumulate(probabilities.tolist()))
+    drawn = []
+    for bits in stream.random_raw(size).tolist():
+        reached = (bits >> 11) / 2**53 * bounds[-1]
+        drawn.append(next(index for index, bound in enumerate(bounds) if bound > reached))
+    return drawn
+
+
+def test_a_distribution_draws_what_its_naive_twin_draws():
     probabilities = draw_probabilities(np.random.default_rng(1).random(1000), exponent=3.0)
     distribution = Distribution(probabilities)
     assert len(distribution) == 1000
     for step in range(5):
         where = {"seed": 2**64 - 1, "round_index": 3, "step": step}
-        assert distribution.draw(50, **where).tolist() == draw_indices(probabilities, 50, **where).tolist()
+        assert distribution.draw(50, **where).tolist() == naive_draw(probabilities, 50, **where)
 
 
 def test_a_distribution_keeps_a_copy():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trl_pper.replay import priority as priority_module
 from trl_pper.replay.priority import (
     PRIORITIES,
-    draw_indices,
+    Distribution,
     draw_probabilities,
     effective_sample_size,
     p2value,
@@ -251,8 +251,8 @@ def test_negative_or_unknown_p2values_are_refused():
 def test_draws_are_pinned():
     """These values are a promise: a changed stream would change every resumed run."""
     probabilities = draw_probabilities([0.1, 0.0, 0.4, 0.5])
-    assert draw_indices(probabilities, 12, seed=7, round_index=2, step=31).tolist() == PINNED
-    assert draw_indices(probabilities, 5, seed=7, round_index=2, step=31).tolist() == PINNED[:5]
+    assert Distribution(probabilities).draw(12, seed=7, round_index=2, step=31).tolist() == PINNED
+    assert Distribution(probabilities).draw(5, seed=7, round_index=2, step=31).tolist() == PINNED[:5]
 
 
 PINNED = [3, 2, 3, 0, 3, 2, 2, 3, 2, 3, 2, 3]
@@ -260,7 +260,7 @@ PINNED = [3, 2, 3, 0, 3, 2, 2, 3, 2, 3, 2, 3]
 
 def test_draws_follow_the_naive_inverse_of_the_distribution():
     probabilities = draw_probabilities(np.random.default_rng(0).random(50))
-    drawn = draw_indices(probabilities, 400, seed=1, round_index=0, step=0)
+    drawn = Distribution(probabilities).draw(400, seed=1, round_index=0, step=0)
     stream = np.random.Philox(key=np.array([1, 0], np.uint64), counter=np.array([0, 0, 0, 0], np.uint64))
     for index, bits in zip(drawn, stream.random_raw(400), strict=True):
         uniform, position = (int(bits) >> 11) / 2**53, 0
@@ -271,7 +271,7 @@ def test_draws_follow_the_naive_inverse_of_the_distribution():
 
 def test_frequencies_match_the_probabilities():
     probabilities = np.array([0.0, 0.7, 0.0, 0.3, 0.0])
-    drawn = draw_indices(probabilities, 40_000, seed=0, round_index=0, step=0)
+    drawn = Distribution(probabilities).draw(40_000, seed=0, round_index=0, step=0)
     shares = np.bincount(drawn, minlength=5) / 40_000
     assert shares[[0, 2, 4]].tolist() == [0, 0, 0]
     assert abs(shares[1] - 0.7) < 0.01
@@ -280,7 +280,7 @@ def test_frequencies_match_the_probabilities():
 def test_streams_of_seeds_rounds_and_steps_are_disjoint():
     probabilities = np.full(1_000_000, 1e-6)
     streams = [
-        tuple(draw_indices(probabilities, 20, seed=seed, round_index=round_index, step=step))
+        tuple(Distribution(probabilities).draw(20, seed=seed, round_index=round_index, step=step))
         for seed in (0, 1)
         for round_index in (0, 1)
         for step in (0, 1, 2)
@@ -292,15 +292,15 @@ def test_streams_of_seeds_rounds_and_steps_are_disjoint():
 
 def test_drawing_is_refused_with_a_reason():
     with pytest.raises(ValueError, match=r"^probabilities:.*nothing to draw"):
-        draw_indices([], 1, seed=0, round_index=0, step=0)
+        Distribution([]).draw(1, seed=0, round_index=0, step=0)
     with pytest.raises(ValueError, match=r"^probabilities: must sum to 1"):
-        draw_indices([0.5, 0.6], 1, seed=0, round_index=0, step=0)
+        Distribution([0.5, 0.6]).draw(1, seed=0, round_index=0, step=0)
     for keyword in ("seed", "round_index", "step"):
         with pytest.raises(ValueError, match=f"^{keyword}:"):
-            draw_indices([1.0], 1, **{"seed": 0, "round_index": 0, "step": 0, keyword: -1})
+            Distribution([1.0]).draw(1, **{"seed": 0, "round_index": 0, "step": 0, keyword: -1})
     with pytest.raises(ValueError, match=r"^size:"):
-        draw_indices([1.0], -1, seed=0, round_index=0, step=0)
-    assert draw_indices([1.0], 0, seed=0, round_index=0, step=0).shape == (0,)
+        Distribution([1.0]).draw(-1, seed=0, round_index=0, step=0)
+    assert Distribution([1.0]).draw(0, seed=0, round_index=0, step=0).shape == (0,)
 
 
 def test_effective_sample_size_is_between_1_and_n():
@@ -313,5 +313,5 @@ def test_effective_sample_size_is_between_1_and_n():
 def test_zero_probability_is_never_drawn_even_on_a_boundary(monkeypatch, uniform):
     monkeypatch.setattr("trl_pper.replay.priority._uniforms", lambda *_, **__: np.array([uniform]))
     probabilities = np.array([0.0, 0.25, 0.0, 0.25, 0.0, 0.5, 0.0])
-    [index] = draw_indices(probabilities, 1, seed=0, round_index=0, step=0)
+    [index] = Distribution(probabilities).draw(1, seed=0, round_index=0, step=0)
     assert probabilities[index] > 0

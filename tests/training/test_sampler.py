@@ -8,7 +8,7 @@ import pytest
 
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
-from trl_pper.replay.priority import draw_indices
+from trl_pper.replay.priority import Distribution
 from trl_pper.training.sampler import PrioritizedSampler
 
 
@@ -173,7 +173,7 @@ def test_the_deal_is_drawn_from_a_stream_of_its_own(buffer):
     chosen = sampler(buffer, draws_per_step=2, steps_per_round=12, grouping_steps=12, micro_batch_size=2)
     chosen._draw = lambda round_index: np.arange(24).reshape(12, 2)
     dealt = [first // 2 for first in list(chosen)[::2]]
-    fine = draw_indices(np.full(10**6, 1e-6), 12, seed=1, round_index=0, step=0)
+    fine = Distribution(np.full(10**6, 1e-6)).draw(12, seed=1, round_index=0, step=0)
     assert sorted(dealt) == list(range(12))
     assert dealt != np.argsort(fine).tolist()
 

@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from trl_pper.generation.source import LOGPROB_TOLERANCE
 from trl_pper.replay.columns import (
     BLOCK_ROWS,
+    NUMBER_NAMES,
+    OPTIONAL_NUMBERS,
     TEXT,
     Columns,
     columns_in_blocks,
     decode_outcomes,
     encode_outcomes,
     to_numbers,
+    unknown_number,
 )
 from trl_pper.replay.experience import COLUMNS, Experience, arrow_schema, chat_json, prompt_name, without_padding
 from trl_pper.tasks.task import check_prompt
@@ -48,14 +51,12 @@ FILE = pa.schema(
 
 def to_arrow(columns: Columns) -> pa.RecordBatch:
     """Return columns with the schema `FILE`."""
-    numbers = columns.numbers
     arrays = dict(zip(TEXT.names, columns.text.columns, strict=True))
     arrays["outcomes"] = decode_outcomes(arrays["outcomes"])
-    arrays["pass_rate"] = pa.array(numbers["pass_rate"])
-    arrays["logprob"] = pa.array(numbers["logprob"], mask=np.isnan(numbers["logprob"]))
-    arrays["num_tokens"] = pa.array(numbers["num_tokens"], mask=numbers["num_tokens"] == 0)
-    arrays["round_index"] = pa.array(numbers["round_index"])
-    arrays["cpu_seconds"] = pa.array(numbers["cpu_seconds"], mask=np.isnan(numbers["cpu_seconds"]))
+    for name in NUMBER_NAMES:
+        column = columns.numbers[name]
+        unknown = np.isnan(column) if np.isnan(unknown_number(name)) else column == unknown_number(name)
+        arrays[name] = pa.array(column, mask=unknown if name in OPTIONAL_NUMBERS else None)
     return pa.record_batch([arrays[name] for name in FILE.names], schema=FILE)
 
 
@@ -79,13 +80,7 @@ def from_arrow(table: pa.Table, *, first_row: int = 0) -> Iterator[Columns]:
 def _checked(batch: pa.RecordBatch, start: int) -> Columns:
     given = {name: _typed(batch, name) for name in FILE.names}
     chats, malformed = _canonical_chats(given["chat_prompt"])
-    numbers = to_numbers(
-        pass_rate=_array(given["pass_rate"], np.nan),
-        logprob=_array(given["logprob"], np.nan),
-        num_tokens=_array(given["num_tokens"], 0),
-        round_index=_array(given["round_index"], 0),
-        cpu_seconds=_array(given["cpu_seconds"], np.nan),
-    )
+    numbers = to_numbers(**{name: _array(given[name], unknown_number(name)) for name in NUMBER_NAMES})
     texts = {
         "task_id": given["task_id"],
         "prompt": pc.if_else(chats.is_valid(), None, given["prompt"]),

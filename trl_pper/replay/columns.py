@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,39 +22,29 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.judge.verdict import Outcome
-from trl_pper.replay.experience import Experience, chat_json
+from trl_pper.replay.experience import COLUMNS, Experience, chat_json
 
 #: Text of experiences. 64-bit offsets, as a million programs may be more than 2 GiB. Of `prompt` and `chat_prompt`
 #: (messages as JSON) one is null. Outcomes are positions in `OUTCOMES`, a tenth of the size of their names.
+_TEXT_TYPES = {"string": pa.large_string(), "list<string>": pa.large_list(pa.int8())}
 TEXT = pa.schema(
     [
-        ("task_id", pa.large_string()),
-        ("prompt", pa.large_string()),
-        ("chat_prompt", pa.large_string()),
-        ("completion", pa.large_string()),
-        ("program", pa.large_string()),
-        ("outcomes", pa.large_list(pa.int8())),
-        ("source", pa.large_string()),
-        ("scorer", pa.large_string()),
-        ("settings", pa.large_string()),
+        (column, _TEXT_TYPES[kind])
+        for name, kind in COLUMNS.items()
+        if kind in _TEXT_TYPES
+        for column in ((name, "chat_prompt") if name == "prompt" else (name,))
     ]
 )
 
 #: Numbers of experiences. NaN is an unknown log-probability or CPU time, 0 an unknown number of tokens.
-NUMBERS = np.dtype(
-    [
-        ("pass_rate", np.float64),
-        ("logprob", np.float64),
-        ("num_tokens", np.int64),
-        ("round_index", np.int64),
-        ("cpu_seconds", np.float64),
-    ]
-)
+NUMBER_NAMES = tuple(name for name, kind in COLUMNS.items() if kind in ("float64", "int64"))
+NUMBERS = np.dtype([(name, COLUMNS[name]) for name in NUMBER_NAMES])
 
-NUMBER_NAMES = ("pass_rate", "logprob", "num_tokens", "round_index", "cpu_seconds")
+#: Numbers that may be unknown.
+OPTIONAL_NUMBERS = tuple(field.name for field in fields(Experience) if field.default is None)
 
 #: Numbers that are part of a digest: CPU time is measured, and two runs that do the same measure different times.
-DIGESTED_NUMBERS = ("pass_rate", "logprob", "num_tokens", "round_index")
+DIGESTED_NUMBERS = tuple(name for name in NUMBER_NAMES if name != "cpu_seconds")
 
 #: Rows of text that lie together, and that are worked on at a time, so that what is made on the way stays small.
 BLOCK_ROWS = 65_536
@@ -88,24 +78,21 @@ class Columns:
 
 def to_columns(experiences: Sequence[Experience]) -> Columns:
     """Return experiences as columns."""
-    chats = [chat_json(one.prompt) if isinstance(one.prompt, list) else None for one in experiences]
-    values: dict[str, Sequence[Any]] = {
-        name: [getattr(one, name) for one in experiences]
-        for name in ("task_id", "completion", "program", "source", "scorer", "settings")
+    values: dict[str, Any] = {name: [getattr(one, name) for one in experiences] for name in COLUMNS}
+    prompts = values["prompt"]
+    values["prompt"] = [None if isinstance(prompt, list) else prompt for prompt in prompts]
+    values["chat_prompt"] = [chat_json(prompt) if isinstance(prompt, list) else None for prompt in prompts]
+    outcomes = encode_outcomes(pa.array(values.pop("outcomes"), pa.large_list(pa.large_string())))
+    texts = [outcomes if name == "outcomes" else pa.array(values[name], pa.large_string()) for name in TEXT.names]
+    numbers = {
+        name: [unknown_number(name) if value is None else value for value in values[name]] for name in NUMBER_NAMES
     }
-    values["prompt"] = [None if isinstance(one.prompt, list) else one.prompt for one in experiences]
-    values["chat_prompt"] = chats
-    arrays = {name: pa.array(column, pa.large_string()) for name, column in values.items()}
-    outcomes = pa.array([one.outcomes for one in experiences], pa.large_list(pa.large_string()))
-    arrays["outcomes"] = encode_outcomes(outcomes)
-    numbers = to_numbers(
-        pass_rate=[one.pass_rate for one in experiences],
-        logprob=[np.nan if one.logprob is None else one.logprob for one in experiences],
-        num_tokens=[one.num_tokens or 0 for one in experiences],
-        round_index=[one.round_index for one in experiences],
-        cpu_seconds=[np.nan if one.cpu_seconds is None else one.cpu_seconds for one in experiences],
-    )
-    return Columns(text=pa.record_batch([arrays[name] for name in TEXT.names], schema=TEXT), numbers=numbers)
+    return Columns(text=pa.record_batch(texts, schema=TEXT), numbers=to_numbers(**numbers))
+
+
+def unknown_number(name: str) -> float:
+    """Return the number that stands for an unknown one in a column: NaN, or 0 among whole numbers."""
+    return np.nan if NUMBERS[name].kind == "f" else 0
 
 
 def columns_in_blocks(experiences: Iterable[Experience]) -> Iterator[Columns]:
@@ -148,31 +135,25 @@ def to_numbers(**columns: ArrayLike) -> NDArray[np.void]:
 def to_experiences(columns: Columns) -> Iterator[Experience]:
     """Yield columns as experiences."""
     lists = {name: column.to_pylist() for name, column in zip(TEXT.names, columns.text.columns, strict=True)}
+    lists |= {name: columns.numbers[name].tolist() for name in NUMBER_NAMES}
+    for name in OPTIONAL_NUMBERS:
+        unknown = unknown_number(name)
+        # NaN equals nothing, itself neither.
+        lists[name] = [None if value == unknown or value != value else value for value in lists[name]]
+    chats = lists.pop("chat_prompt")
+    lists["prompt"] = [
+        text if chat is None else json.loads(chat) for text, chat in zip(lists["prompt"], chats, strict=True)
+    ]
     # Most programs of a collection share a few patterns of outcomes: each is made once.
     patterns: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
-    numbers = columns.numbers.tolist()
-    for row, (pass_rate, logprob, num_tokens, round_index, cpu_seconds) in enumerate(numbers):
-        codes = tuple(lists["outcomes"][row])
+    for row, codes in enumerate(map(tuple, lists["outcomes"])):
         if codes not in patterns:
             patterns[codes] = tuple(OUTCOMES[code] for code in codes)
-        chat = lists["chat_prompt"][row]
+        lists["outcomes"][row] = patterns[codes]
+    for values in zip(*(lists[name] for name in COLUMNS), strict=True):
         experience = object.__new__(Experience)
         # Not through the constructor, whose checks these values have passed: that would take three times as long.
-        experience.__dict__.update(
-            task_id=lists["task_id"][row],
-            prompt=lists["prompt"][row] if chat is None else json.loads(chat),
-            completion=lists["completion"][row],
-            program=lists["program"][row],
-            pass_rate=pass_rate,
-            outcomes=patterns[codes],
-            cpu_seconds=None if cpu_seconds != cpu_seconds else cpu_seconds,
-            logprob=None if logprob != logprob else logprob,
-            num_tokens=num_tokens or None,
-            source=lists["source"][row],
-            scorer=lists["scorer"][row],
-            settings=lists["settings"][row],
-            round_index=round_index,
-        )
+        experience.__dict__.update(zip(COLUMNS, values, strict=True))
         yield experience
 
 

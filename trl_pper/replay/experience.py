@@ -29,6 +29,7 @@ POSSIBILITIES = ("mean", "product")
 
 
 #: Columns of an experience in a data set, in order, and their Arrow types; a chat prompt is a list of structs instead.
+#: Files, digests and the buffer's columns follow from this table: a new column goes to its end.
 COLUMNS = {
     "task_id": "string",
     "prompt": "string",
@@ -195,6 +196,19 @@ def chat_json(prompt: Any) -> str:
         raise ValueError(f"prompt: chat messages must hold what JSON can hold; got {error}") from error
 
 
+def arrow_types() -> dict[str, pa.DataType]:
+    """Return the Arrow type of each kind of column that experiences and journals have, by its name."""
+    import pyarrow as pa
+
+    return {
+        "string": pa.string(),
+        "float64": pa.float64(),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+        "list<string>": pa.list_(pa.string()),
+    }
+
+
 def arrow_schema(*, chat: bool = False) -> pa.Schema:
     """Return the Arrow schema of `COLUMNS`.
 
@@ -203,12 +217,7 @@ def arrow_schema(*, chat: bool = False) -> pa.Schema:
     """
     import pyarrow as pa
 
-    types = {
-        "string": pa.string(),
-        "float64": pa.float64(),
-        "int64": pa.int64(),
-        "list<string>": pa.list_(pa.string()),
-    }
+    types = arrow_types()
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
     fields = [(name, types[kind]) for name, kind in COLUMNS.items()]
     return pa.schema([(name, pa.list_(message) if chat and name == "prompt" else kind) for name, kind in fields])

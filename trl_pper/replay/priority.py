@@ -1,11 +1,7 @@
 """Eq. 6-8 of "Possibility and Pass-rate Prioritized Experience Replay" (arXiv 2410.12236) as pure functions on arrays.
 
-Enters: the possibility and the pass rate of each program. Leaves: its P2Value, the probability to be drawn, and the
-indices drawn. Nothing here holds state: the same arguments give the same answer on every machine.
-
-What a round of draws needs of a buffer, frozen: the probability of each position, ready to draw from.
-
-Enters: probabilities. Leaves: positions. The buffer may change meanwhile; a distribution does not.
+Possibilities and pass rates become P2Values, P2Values become draw probabilities, and a `Distribution` of these draws
+positions. Nothing here holds state that changes: the same arguments give the same answer on every machine.
 """
 
 from __future__ import annotations
@@ -205,57 +201,68 @@ def draw_probabilities(
     return _powers(_called(priority, values, rates), exponent)
 
 
-def draw_indices(probabilities: ArrayLike, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
-    """Draw a minibatch of indices, with replacement, from a stream that depends on the arguments alone.
-
-    The stream is the Philox counter-based generator (Salmon et al. 2011) keyed by seed and round, its counter set by
-    the step: streams of different (seed, round, step) never overlap, and nothing has to be remembered between calls,
-    so that a resumed run and every process of a distributed run draw the same. A shorter draw is a prefix of a longer.
+@dataclass(frozen=True, eq=False)
+class Distribution:
+    """Probabilities with their cumulative sum, so that a draw costs no pass over all of them.
 
     Args:
-        probabilities: Probability of each index, shape [n], sum 1.
-        size: Number of indices to draw.
-        seed: Seed of the run, in [0, 2**64).
-        round_index: Round of the BTP pipeline, in [0, 2**64).
-        step: Optimizer step, in [0, 2**64).
-
-    Returns:
-        Indices, int64, shape [size], in [0, n). An index of probability 0 is never drawn.
+        probabilities: Probability of each position, shape [n], n at least 1, sum 1; kept as a read-only copy, so that
+            a distribution stays as it is when the buffer changes.
 
     Raises:
-        ValueError: No probabilities, or an argument out of range.
+        ValueError: There are no probabilities, or they are negative or do not sum to 1.
 
     Examples:
-        >>> draw_indices([0.5, 0.0, 0.5], 6, seed=0, round_index=0, step=0)
+        >>> distribution = Distribution(np.array([0.5, 0.0, 0.5]))
+        >>> distribution.draw(6, seed=0, round_index=0, step=0)
         array([0, 0, 0, 2, 2, 0])
     """
-    return draw_from(cumulative(probabilities), size, seed=seed, round_index=round_index, step=step)
 
+    probabilities: FloatArray
+    _cumulative: FloatArray = field(init=False, repr=False)
 
-def cumulative(probabilities: ArrayLike) -> FloatArray:
-    """Return the cumulative distribution that `draw_from` reads, shape [n]: what a draw costs a pass over all for.
+    def __post_init__(self) -> None:
+        values = _not_negative("probabilities", self.probabilities).copy()
+        if values.size == 0:
+            raise ValueError("probabilities: need at least one; got none, so there is nothing to draw from")
+        if abs(float(values.sum()) - 1.0) > 1e-9:
+            raise ValueError(f"probabilities: must sum to 1; got a sum of {values.sum()!r}. Use draw_probabilities")
+        for name, array in (("probabilities", values), ("_cumulative", np.cumsum(values))):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
 
-    Raises:
-        ValueError: No probabilities, or they are negative or do not sum to 1.
-    """
-    values = _not_negative("probabilities", probabilities)
-    if values.size == 0:
-        raise ValueError("probabilities: need at least one; got none, so there is nothing to draw from")
-    if abs(float(values.sum()) - 1.0) > 1e-9:
-        raise ValueError(f"probabilities: must sum to 1; got a sum of {values.sum()!r}. Use draw_probabilities")
-    return np.asarray(np.cumsum(values), dtype=np.float64)
+    def __len__(self) -> int:
+        return self.probabilities.size
 
+    def draw(self, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
+        """Draw positions, with replacement, from a stream that depends on the arguments alone.
 
-def draw_from(distribution: FloatArray, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
-    """Draw indices from a distribution made by `cumulative`; the rest is as in `draw_indices`."""
-    if size < 0:
-        raise ValueError(f"size: must not be negative; got {size!r}")
-    for name, value in (("seed", seed), ("round_index", round_index), ("step", step)):
-        if not 0 <= value < 2**64:
-            raise ValueError(f"{name}: must be in [0, 2**64); got {value!r}")
-    # `side="right"` steps over items of probability 0; a uniform below 1 times the total stays below the total.
-    uniforms = _uniforms(size, seed=seed, round_index=round_index, step=step)
-    return np.asarray(np.searchsorted(distribution, uniforms * distribution[-1], side="right"), dtype=np.int64)
+        The stream is the Philox counter-based generator (Salmon et al. 2011) keyed by seed and round, its counter set
+        by the step: streams of different (seed, round, step) never overlap, and nothing has to be remembered between
+        calls, so that a resumed run and every process of a distributed run draw the same. A shorter draw is a prefix
+        of a longer one.
+
+        Args:
+            size: Number of positions to draw.
+            seed: Seed of the run, in [0, 2**64).
+            round_index: Round of the BTP pipeline, in [0, 2**64).
+            step: Optimizer step, in [0, 2**64).
+
+        Returns:
+            Positions, int64, shape [size], in [0, n). A position of probability 0 is never drawn.
+
+        Raises:
+            ValueError: An argument is out of range.
+        """
+        if size < 0:
+            raise ValueError(f"size: must not be negative; got {size!r}")
+        for name, value in (("seed", seed), ("round_index", round_index), ("step", step)):
+            if not 0 <= value < 2**64:
+                raise ValueError(f"{name}: must be in [0, 2**64); got {value!r}")
+        uniforms = _uniforms(size, seed=seed, round_index=round_index, step=step)
+        # `side="right"` steps over items of probability 0; a uniform below 1 times the total stays below the total.
+        found = np.searchsorted(self._cumulative, uniforms * self._cumulative[-1], side="right")
+        return np.asarray(found, dtype=np.int64)
 
 
 def effective_sample_size(probabilities: ArrayLike) -> float:
@@ -347,38 +354,3 @@ def _check_share(name: str, values: FloatArray, *, remedy: str) -> None:
     # Written so that NaN fails too.
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"{name}: must be in [0, 1]; got {values[~((values >= 0) & (values <= 1))][0]}; {remedy}")
-
-
-@dataclass(frozen=True, eq=False)
-class Distribution:
-    """Probabilities with their cumulative sum, so that a draw costs no pass over all of them.
-
-    Args:
-        probabilities: Probability of each position, shape [n], n at least 1, sum 1; kept as a read-only copy.
-
-    Raises:
-        ValueError: No probabilities, or they are negative or do not sum to 1.
-
-    Examples:
-        >>> distribution = Distribution(np.array([0.5, 0.0, 0.5]))
-        >>> distribution.draw(6, seed=0, round_index=0, step=0)
-        array([0, 0, 0, 2, 2, 0])
-    """
-
-    probabilities: FloatArray
-    _cumulative: FloatArray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name, values in (
-            ("_cumulative", cumulative(self.probabilities)),
-            ("probabilities", np.array(self.probabilities, dtype=np.float64)),
-        ):
-            values.setflags(write=False)
-            object.__setattr__(self, name, values)
-
-    def __len__(self) -> int:
-        return self.probabilities.size
-
-    def draw(self, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
-        """Draw positions, with replacement: what `trl_pper.priority.draw_indices` draws from the probabilities."""
-        return draw_from(self._cumulative, size, seed=seed, round_index=round_index, step=step)

@@ -167,7 +167,7 @@ def _by_source(per_task: Sequence[Sequence[Experience]], sources: Sequence[str |
 
 def _draw(buffer: ReplayBuffer, round_index: int) -> tuple[float, float]:
     """Return effective sample size and staleness of a draw; zeros where the sampler will find nothing to draw."""
-    if not len(buffer) or (buffer.priority == "filter" and not (buffer.pass_rates() >= 1.0).any()):
+    if not buffer.can_draw:
         return 0.0, 0.0
     probabilities = buffer.probabilities()
     return effective_sample_size(probabilities), float(probabilities @ (round_index - buffer.round_indices()))

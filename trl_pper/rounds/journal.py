@@ -30,6 +30,8 @@ from trl_pper.generation.extraction import extract
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.replay.experience import COLUMNS as EXPERIENCE_COLUMNS
+from trl_pper.replay.experience import arrow_types
 from trl_pper.tasks.task import CodingTask, StdioTests, tests_to_json
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What a row holds: the task (the prompt as JSON), the place among its programs, the program and its verdict.
+#: Columns of a row, in order, and their Arrow types: the task (its prompt as JSON), the place among its programs, the
+#: program and its verdict.
 COLUMNS = {
     "task": "string",
     "task_id": "string",
@@ -50,12 +53,8 @@ COLUMNS = {
     "program": "string",
     "outcomes": "list<string>",
     "message": "string",
-    "cpu_seconds": "float64",
-    "logprob": "float64",
-    "num_tokens": "int64",
-    "source": "string",
-    "scorer": "string",
-    "settings": "string",
+    **{name: EXPERIENCE_COLUMNS[name] for name in ("cpu_seconds", "logprob", "num_tokens")},
+    **{name: EXPERIENCE_COLUMNS[name] for name in ("source", "scorer", "settings")},
     "extracted": "bool",
 }
 _CHECKSUM = b"crc32"
@@ -297,13 +296,7 @@ def _checksum(row: dict[str, Any]) -> bytes:
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    types = {
-        "string": pa.string(),
-        "int64": pa.int64(),
-        "float64": pa.float64(),
-        "bool": pa.bool_(),
-        "list<string>": pa.list_(pa.string()),
-    }
+    types = arrow_types()
     return pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
 
 

@@ -17,7 +17,7 @@ from trl import SFTConfig
 from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.replay.priority import PRIORITIES
-from trl_pper.replay.storage import EVICTIONS
+from trl_pper.replay.settings import EVICTIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).

@@ -1,0 +1,93 @@
+"""The settings of a replay buffer: checked when they are made, written down, and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from trl_pper.replay.experience import POSSIBILITIES
+from trl_pper.replay.priority import PriorityFunction, draw_probabilities, needs_function, p2value, priority_name
+
+#: Which experience leaves a full buffer first: the one of lowest P2Value, or of the earliest round.
+EVICTIONS = ("p2value", "age")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BufferSettings:
+    """How a buffer keeps and draws its experiences; `ReplayBuffer` describes each setting.
+
+    Raises:
+        ValueError: A setting is out of range; the message names it.
+    """
+
+    capacity: int | None = None
+    seed: int = 0
+    possibility_weight: float = 0.5
+    possibility: str = "mean"
+    priority: str | PriorityFunction = "proportional"
+    priority_exponent: float = 1.0
+    eviction: str = "p2value"
+
+    def __post_init__(self) -> None:
+        if self.capacity is not None and self.capacity < 1:
+            raise ValueError(f"capacity: must be at least 1, or None for no bound; got {self.capacity!r}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed: must be in [0, 2**64); got {self.seed!r}")
+        for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        # A function of `priority` goes by its name, which files know.
+        name_of_priority = priority_name(self.priority)
+        if name_of_priority is not None and not needs_function(name_of_priority):
+            object.__setattr__(self, "priority", name_of_priority)
+        # No programs, but the same checks of weight, priority and exponent as every later call.
+        p2value([], [], possibility_weight=self.possibility_weight)
+        draw_probabilities([], priority=self.priority, exponent=self.priority_exponent)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values; a priority function is given by its name."""
+        return asdict(self) | {"priority": priority_name(self.priority)}
+
+    @classmethod
+    def from_dict(
+        cls, settings: Mapping[str, Any], *, priority: str | PriorityFunction | None = None
+    ) -> BufferSettings:
+        """Return the settings that `to_dict` wrote down.
+
+        Args:
+            settings: All settings, as plain values.
+            priority: The priority function, if the settings name a function: they hold no code.
+
+        Raises:
+            ValueError: A setting is missing, unknown or out of range, or the settings name a function other than
+                `priority`.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(settings) != names:
+            raise ValueError(f"settings: must hold {sorted(names)}; got {sorted(settings)}")
+        chosen = dict(settings)
+        if needs_function(str(settings["priority"])):
+            if not callable(priority) or priority_name(priority) != settings["priority"]:
+                raise ValueError(
+                    f"priority: the state was written with {settings['priority']!r}, and a state holds no code. "
+                    f"Pass that function; got {priority_name(priority)!r}"
+                )
+            chosen["priority"] = priority
+        return cls(**chosen)
+
+
+def one_tokenizer(*tokenizers: str | None) -> str | None:
+    """Return the tokenizer of buffers that are to become a single one; None if no buffer knows its tokenizer.
+
+    Raises:
+        ValueError: They are of different tokenizers.
+    """
+    known = list(dict.fromkeys(name for name in tokenizers if name is not None))
+    if len(known) > 1:
+        raise ValueError(
+            f"tokenizer: buffers of different tokenizers do not mix, as their log-probabilities are of different "
+            f"tokens; got {', '.join(map(repr, known))}. Collect anew with one tokenizer, or score the programs again "
+            "and set the buffer's tokenizer"
+        )
+    return known[0] if known else None
