@@ -23,6 +23,7 @@ from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.rounds.collector import BeamSampleCollector
 from trl_pper.rounds.journal import clear_journal, journal_beside
 from trl_pper.rounds.processes import join_processes
+from trl_pper.rounds.revise import rescore
 from trl_pper.rounds.share import own_batches
 from trl_pper.tasks.task import CodingTask
 
@@ -120,4 +121,15 @@ def merge(options: argparse.Namespace) -> int:
         f"{sum(map(len, buffers))} programs of {len(buffers)} buffers: {report.refreshed} repeated, {report.evicted} "
         f"left out for the capacity; {len(merged)} programs in {options.output}"
     )
+    return 0
+
+
+def rescore_file(options: argparse.Namespace) -> int:
+    """Score the programs of a buffer under a model; return the exit code."""
+    buffer = ReplayBuffer.load(options.buffer)
+    scorer = Scorer(*load_model(options.scorer), name=options.scorer)
+    scored = rescore(buffer, scorer, only_missing=not options.all)
+    scored.save(options.output)
+    known = sum(one.logprob is not None for one in scored)
+    print(f"{known} of {len(scored)} programs have a log-probability: {options.output}")
     return 0

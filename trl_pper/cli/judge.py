@@ -59,6 +59,11 @@ def make_judge(options: argparse.Namespace) -> Judge:
 
 def judge_file(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
+    if options.selftest:
+        return selftest(options)
+    for name in ("tasks", "programs", "output"):
+        if getattr(options, name) is None:
+            raise ValueError(f"--{name}: required, unless --selftest is given")
     tasks = read_given_tasks(options.tasks, options)
     rows = read_programs(options.programs, tasks)
     options.output.parent.mkdir(parents=True, exist_ok=True)
