@@ -21,7 +21,7 @@ from trl_pper.generation.extraction import LEARNED
 
 _ISOLATION = Option(
     "isolation", str, default="auto",
-    help="isolation level (default: the strongest available, at least landlock; outside Linux give processes)",
+    help="isolation level (default: the strongest available, at least landlock; without Linux, name processes)",
 )  # fmt: skip
 _JUDGE = (
     Option("workers", int, "judging processes (default: the cores)"),
@@ -32,116 +32,92 @@ _JUDGE = (
 _BUFFER_TO_WRITE = Option("output", Path, "buffer file (.parquet) to write", required=True)
 CONFIG = Option("config", Path, "YAML file of these options; options on the command line override it")
 
-#: What each command does, and its options. `train` has its own (see train_options.py).
+#: The description and the options of each command. `train` has its own (see train_options.py).
 COMMANDS = {
-    "demo": (
-        "improve an embedded tiny model on held-out tasks, in a minute",
-        (
-            Option("output", Path, "folder for summary and report", default=Path("outputs/demo")),
-            Option("seed", int, "seed of tasks, draws and optimizer", default=0),
-            Option("rounds", int, "rounds of collection and training"),
-            _ISOLATION,
-        ),
-    ),
+    "demo": ("improve an embedded tiny model on held-out tasks, in a minute", (
+        Option("output", Path, "folder for summary and report", default=Path("outputs/demo")),
+        Option("seed", int, "seed of tasks, draws and optimizer", default=0),
+        Option("rounds", int, "rounds of collection and training"),
+        _ISOLATION,
+    )),
     "train": ("fine-tune a model: trl-pper train --config x.yaml", ()),
-    "collect": (
-        "fill a buffer with judged programs, without training",
-        (
-            TASKS,
-            *TASK_OPTIONS,
-            Option("output", Path, "buffer file (.parquet); added to if it exists", required=True),
-            *source_options(3),
-            Option("scorer", str, "model that scores the programs without a log-probability"),
-            Option(
-                "learn", str, default="completion", choices=tuple(LEARNED),
-                help="text to train on: the completion as it was written, or only the program in it",
-            ),
-            Option("num_shards", int, "number of machines that share the tasks", default=1),
-            Option("shard_index", int, "index of this machine, from 0"),
-            *_JUDGE,
+    "collect": ("fill a buffer with judged programs, without training", (
+        TASKS,
+        *TASK_OPTIONS,
+        Option("output", Path, "buffer file (.parquet); added to if it exists", required=True),
+        *source_options(3),
+        Option("scorer", str, "model that scores the programs without a log-probability"),
+        Option(
+            "learn", str, default="completion", choices=tuple(LEARNED),
+            help="text to train on: the completion as it was written, or only the program in it",
         ),
-    ),
+        Option("num_shards", int, "number of machines that share the tasks", default=1),
+        Option("shard_index", int, "index of this machine, from 0"),
+        *_JUDGE,
+    )),
     "merge": (
         "put buffers, such as those of several machines, into one",
         (Option("buffers", list[Path], "buffer files (.parquet)", positional=True), _BUFFER_TO_WRITE),
     ),
-    "rescore": (
-        "give the programs of a buffer the log-probabilities of a model",
-        (
-            Option("buffer", Path, "buffer file (.parquet)", positional=True),
-            Option("scorer", str, "model id or path that scores the programs", required=True),
-            Option("all", bool, "score the programs again that have a log-probability of another model"),
-            _BUFFER_TO_WRITE,
+    "rescore": ("give the programs of a buffer the log-probabilities of a model", (
+        Option("buffer", Path, "buffer file (.parquet)", positional=True),
+        Option("scorer", str, "model id or path that scores the programs", required=True),
+        Option("all", bool, "score the programs again that have a log-probability of another model"),
+        _BUFFER_TO_WRITE,
+    )),
+    "judge": ("run programs on the tests of their tasks", (
+        replace(TASKS, required=False),
+        *TASK_OPTIONS,
+        Option("programs", Path, 'rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...'),
+        Option("output", Path, "verdicts, one JSON row per program, same order"),
+        Option("selftest", bool, "judge nothing: attack the sandbox and report what it prevents on this machine"),
+        *_JUDGE,
+    )),
+    "amplify": ("add tests to tasks that have a reference solution", (
+        TASKS,
+        *TASK_OPTIONS,
+        Option("output", Path, "tasks with the new tests, as native rows", required=True),
+        Option("new_tests", int, "most tests added to a task", default=20),
+        Option("seed", int, "seed of the new inputs", default=0),
+        Option("references", Path, "further correct programs, in rows like those of --programs"),
+        Option(
+            "programs", Path,
+            'programs to judge with the new tests: rows {"task_id", "completion" or "program" or "completions"}',
         ),
-    ),
-    "judge": (
-        "run programs on the tests of their tasks",
-        (
-            replace(TASKS, required=False),
-            *TASK_OPTIONS,
-            Option("programs", Path, 'rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...'),
-            Option("output", Path, "verdicts, one JSON row per program, same order"),
-            Option("selftest", bool, "judge nothing: attack the sandbox and report what it prevents on this machine"),
-            *_JUDGE,
+        Option("report", Path, "numbers per task, as JSON"),
+        *_JUDGE,
+    )),
+    "evaluate": ("pass@k and other scores of a model's programs for tasks", (
+        TASKS,
+        *TASK_OPTIONS,
+        # No default, so that all programs of a file count unless a number is given.
+        *source_options(None),
+        Option("k", list[int], "the k of pass@k (default: 1, 10 and 100, as far as --n allows)"),
+        Option("output", Path, "scores, with the settings behind them (.json)"),
+        Option("verdicts", Path, "programs with their verdicts, one JSON row each (.jsonl)"),
+        *_JUDGE,
+    )),
+    "report": ("show a buffer, or a run, as one HTML file", (
+        Option(
+            "source", Path, "buffer file (.parquet), a checkpoint, or the output folder of a run: its newest one",
+            positional=True,
         ),
-    ),
-    "amplify": (
-        "add tests to tasks that have a reference solution",
-        (
-            TASKS,
-            *TASK_OPTIONS,
-            Option("output", Path, "tasks with the new tests, as native rows", required=True),
-            Option("new_tests", int, "most tests added to a task", default=20),
-            Option("seed", int, "seed of the new inputs", default=0),
-            Option("references", Path, "further correct programs, in rows like those of --programs"),
-            Option(
-                "programs", Path,
-                'programs to judge with the new tests: rows {"task_id", "completion" or "program" or "completions"}',
-            ),
-            Option("report", Path, "numbers per task, as JSON"),
-            *_JUDGE,
-        ),
-    ),
-    "evaluate": (
-        "pass@k and other scores of a model's programs for tasks",
-        (
-            TASKS,
-            *TASK_OPTIONS,
-            # No default, so that all programs of a file count unless a number is given.
-            *source_options(None),
-            Option("k", list[int], "the k of pass@k (default: 1, 10 and 100, as far as --n allows)"),
-            Option("output", Path, "scores, with the settings behind them (.json)"),
-            Option("verdicts", Path, "programs with their verdicts, one JSON row each (.jsonl)"),
-            *_JUDGE,
-        ),
-    ),
-    "report": (
-        "show a buffer, or a run, as one HTML file",
-        (
-            Option(
-                "source", Path, "buffer file (.parquet), a checkpoint, or the output folder of a run: its newest one",
-                positional=True,
-            ),
-            Option("output", Path, "HTML file to write", default=Path("report.html")),
-            Option("title", str, "heading of the page (the name of the source)"),
-            Option("programs", int, "most programs to read in the page", default=2000),
-            Option("png", Path, "folder for the charts as PNG files"),
-        ),
-    ),
-    "export": (
-        "turn a buffer into an SFT, preference or KTO data set, or tasks into native rows",
-        (
-            Option("source", str, "buffer file (.parquet); with --to native tasks, like --tasks", positional=True),
-            Option("to", str, "kind of data set", choices=("sft", "preference", "kto", "native"), required=True),
-            Option("output", Path, "data set file (.parquet or .jsonl)", required=True),
-            *TASK_OPTIONS,
-        ),
-    ),
+        Option("output", Path, "HTML file to write", default=Path("report.html")),
+        Option("title", str, "heading of the page (the name of the source)"),
+        Option("programs", int, "most programs to read in the page", default=2000),
+        Option("png", Path, "folder for the charts as PNG files"),
+    )),
+    "export": ("turn a buffer into an SFT, preference or KTO data set, or tasks into native rows", (
+        Option("source", str, "buffer file (.parquet); with --to native tasks, like --tasks", positional=True),
+        Option("to", str, "kind of data set", choices=("sft", "preference", "kto", "native"), required=True),
+        Option("output", Path, "data set file (.parquet or .jsonl)", required=True),
+        *TASK_OPTIONS,
+    )),
 }  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 for success, 2 for bad input."""
+    """Run a command and return its exit code: 0 for success, 2 for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in COMMANDS:
         # Shows help or the version, or refuses, and exits.
@@ -254,6 +230,7 @@ def _export(options: argparse.Namespace) -> int:
         write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0
+    # Options of tasks mean nothing to a buffer; a value that differs from its default is refused, not ignored.
     defaults = {option.name: option.default for option in TASK_OPTIONS}
     given = [name for name, value in task_options(options).items() if value != defaults[name]]
     if given:

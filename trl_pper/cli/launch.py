@@ -30,7 +30,7 @@ def is_launched() -> bool:
 
 
 def is_first_process() -> bool:
-    """Return whether this process is the only one of its launch on this machine, or the first."""
+    """Return whether this process is the first of its launch on this machine."""
     return all(os.environ.get(name, "0") == "0" for name in _LOCAL_RANKS)
 
 
@@ -40,6 +40,7 @@ def launch_parser() -> argparse.ArgumentParser:
 
     parser: argparse.ArgumentParser = launch_command_parser()
     parser.add_argument("--accelerate_config", help=ACCELERATE_CONFIG_HELP)
+    # argparse would print its usage and exit; here an error is a single line.
     parser.exit_on_error = False
     return parser
 
@@ -77,6 +78,7 @@ def is_worth_a_launch(options: Sequence[str], *, use_cpu: bool) -> bool:
     """
     if options:
         return True
+    # Not needed where an option decides, and slow.
     import torch
     from accelerate.commands.config import default_config_file
 
@@ -102,6 +104,7 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         chosen = launch_parser().parse_args([*options, *command])
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    # A value too many stands where Accelerate expects the script.
     if chosen.training_script != command[1]:
         raise ValueError(f"{chosen.training_script}: must be the value of an option; the one before it takes no more")
     if chosen.accelerate_config is not None:
@@ -133,10 +136,11 @@ def _config_file(name: str) -> Path:
 
 
 def _is_left_to_mpirun(chosen: argparse.Namespace) -> bool:
-    """Return whether Accelerate would start one process where several are asked for: it does without a GPU."""
+    """Return whether Accelerate would start a single process although several are asked for."""
     import torch
     from accelerate.commands.config import default_config_file
 
+    # Without a GPU, and with no kind of launch chosen, Accelerate expects mpirun to start the processes.
     configured = chosen.config_file is not None or Path(default_config_file).is_file()
     decided = configured or any(getattr(chosen, name) for name in _PARADIGMS)
     return not decided and (chosen.num_processes or 1) > 1 and not torch.accelerator.is_available()

@@ -107,7 +107,7 @@ class Option:
         aliases: Further names.
         required: Whether it has to be given.
         positional: Whether it has no name on the command line, only a place.
-        const: Its value where it is named without a value; None if it needs one, or is a flag that never takes one.
+        const: Its value where it is named without a value; None if it needs a value, or is a flag without values.
         group: The heading over it in the help.
     """
 
@@ -161,6 +161,8 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(options: Iterable[Option], **settings: Any) -> argparse.ArgumentParser:
     """Return a parser that knows how options are spelled, and their help; `read_line` checks their values."""
+    # No abbreviations: a new option would change the meaning of a short one. No defaults: only given options are in
+    # the result, so that the file's values can hold for the others.
     parser = _Parser(
         allow_abbrev=False, argument_default=argparse.SUPPRESS,
         formatter_class=partial(argparse.HelpFormatter, max_help_position=32, width=110), **settings,
@@ -173,6 +175,7 @@ def make_parser(options: Iterable[Option], **settings: Any) -> argparse.Argument
         shown = option.help if note is None else f"{option.help} [{note}]"
         # argparse formats help texts with %.
         given: dict[str, Any] = {"help": " ".join(shown.split()).replace("%", "%%")}
+        # A flag that took a value would swallow the argument behind it: `rescore --all buffer.parquet`.
         if option.hint is bool and option.const is None:
             given["action"] = "store_true"
         else:
@@ -205,6 +208,7 @@ def read_line(
     Raises:
         ValueError: An option is unknown, here and elsewhere (`message` says so), or does not take its value.
     """
+    # argparse only tells options from values, and knows no types: `typed` checks a file in the same words.
     found, left = parser.parse_known_args(words)
     passed = [f"--{name}" for name in elsewhere]
     for name in (word.partition("=")[0] for word in left if _OPTION.match(word)):
@@ -235,7 +239,7 @@ def typed(entry: Entry, wanted: Wanted) -> Any:
     literally: `no` and `1.10` stay texts.
 
     Raises:
-        ValueError: The value is of another type, or not one of the choices.
+        ValueError: The value is of another type, or not among the choices.
     """
     # TRL takes the words for null, too, where they cannot be text.
     none = str(entry.text).lower() in ("none", "null") and "text" not in wanted.kinds and wanted.items is None
@@ -262,6 +266,7 @@ def _scalar(entry: Entry, wanted: Wanted) -> Any:
     kinds, value, text = wanted.kinds, entry.value, str(entry.text)
     if isinstance(value, bool) and "bool" in kinds:
         return value
+    # A bool is an int in Python, not in a file.
     if isinstance(value, int | float) and not isinstance(value, bool):
         if "int" in kinds and isinstance(value, int):
             return value
@@ -319,7 +324,7 @@ def _unknown(where: str, name: str, known: Iterable[str], message: str) -> Value
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Return the file of `--config`, if there is one, and the arguments without it, with underscores for hyphens.
+    """Return the file of `--config`, if it is given, and the other arguments, with underscores for hyphens in names.
 
     Raises:
         ValueError: `--config` has no value, or stands there twice.

@@ -1,4 +1,4 @@
-"""The options that say who writes programs - a model, a server or a file - and the source they describe.
+"""Declare the options of the sources of programs - a model, a server, a file - and build the source they describe.
 
 An option that the chosen source does not have is refused rather than ignored.
 """
@@ -51,6 +51,7 @@ _SERVER = (
     Option("completion_price", float, "price of a million completion tokens, for the cost"),
 )
 _OWNED = {"model": (*_SAMPLING, *_MODEL), "server": (*_SAMPLING, *_SERVER)}
+#: The decoding that an option of a model belongs to; other options belong to both.
 _DECODING = {
     "num_beam_groups": "beam", "diversity_penalty": "beam", "temperature": "nucleus", "top_p": "nucleus",
     "sampling_seed": "nucleus",
@@ -86,7 +87,7 @@ def build_source(options: argparse.Namespace, *, decoding: str = "beam", with_lo
         with_logprobs: Whether log P(t) of samples is needed.
 
     Raises:
-        ValueError: No source is named, or several, or an option is not one of this source.
+        ValueError: No source is named, or several, or an option belongs to another source.
     """
     source = _check_source(options)
     if source == "programs":
@@ -149,6 +150,7 @@ def _server(options: argparse.Namespace) -> ProgramSource:
         raise ValueError("--server_model: required with --server; name the model to ask for")
     extra_body = options.extra_body or {}
     if isinstance(extra_body, str):
+        # From the command line; a file may have a mapping.
         with contextlib.suppress(json.JSONDecodeError):
             extra_body = json.loads(extra_body)
     if not isinstance(extra_body, dict):

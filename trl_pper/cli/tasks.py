@@ -64,6 +64,7 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
     if prompts not in PROMPTS:
         raise ValueError(f"prompts: must be text or chat; got {prompts!r}")
     if is_mixture(source):
+        # Options would be ambiguous: for all sources, or in place of their own?
         for name, value in options.items():
             if value != _DEFAULTS[name]:
                 raise ValueError(f"{name}: each source of the mixture {source} has its own; write it there")

@@ -47,6 +47,7 @@ def train(arguments: Sequence[str]) -> int:
             time.sleep(_PATIENCE_SECONDS)
         print(f"trl-pper train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
+    # Outside the `try`: an error in training is a bug or a full disk, and its traceback is needed.
     from trl_pper.cli.train_run import run
 
     run(trainer)
@@ -63,6 +64,7 @@ def _prepare(options: TrainOptions) -> PPERTrainer:
     from trl_pper.rounds.processes import check_processes
 
     configurations = options.configurations()
+    # Processes that do not know of each other would train the same model several times.
     try:
         check_processes()
     except RuntimeError as error:

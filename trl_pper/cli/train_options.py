@@ -1,4 +1,4 @@
-"""Read the options of `trl-pper train`: of its configurations, and those that go to `accelerate launch`.
+"""Read the options of `trl-pper train`: of its configurations and of `accelerate launch`.
 
 Each option is checked here, before a model or a task is loaded. Importing the configurations takes some seconds.
 """
@@ -94,8 +94,8 @@ class TrainOptions:
     Args:
         given: The options of the configurations that are given, with values of the right types.
         arguments: The arguments for each process of a launch: all but the options of the launch.
-        launch: The options of `accelerate launch`, those of the file in front.
-        typed_launch: The first of them on the command line, if there is one.
+        launch: The options of `accelerate launch`; the command line stands behind the file, and so overrides it.
+        typed_launch: The first of them on the command line; None if there is none.
     """
 
     given: dict[str, Any]
@@ -113,6 +113,7 @@ class TrainOptions:
         if self.given.get("model_name_or_path") is None:
             raise ValueError("model_name_or_path: required; give a model id or a path")
 
+    # Apart from `check`, since a training configuration sets up the device when it is made.
     def configurations(self) -> tuple[DataArguments, PPERConfig, Any]:
         """Return the configurations of tasks, training and model.
 
@@ -153,13 +154,14 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
 
 
 def _without(arguments: Sequence[str], left: Sequence[str]) -> list[str]:
-    """Return arguments without those that are left, which stand among them in the same order."""
+    """Return arguments without the ones in `left`, which stand among them in the same order."""
     rest = list(left)
     return [argument for argument in arguments if not (rest and rest[0] == argument and rest.pop(0))]
 
 
 def _as_words(name: str, value: Any) -> list[str]:
     """Return an option of the launch as arguments."""
+    # false and null stand for an option that is not given; Accelerate has no word for either.
     values = value if isinstance(value, list) else [] if value in (None, False) else [value]
     return [f"--{name}" if one is True else f"--{name}={one}" for one in values]
 
@@ -168,6 +170,7 @@ def train_help() -> str:
     """Return the text of `trl-pper train --help`: every option with its description, our own first."""
     theirs, base = ({one.name for one in fields(kind)} for kind in (SFTConfig, TrainingArguments))
     trained = list_options(PPERConfig)
+    # A person looks for our options: the 100 of TrainingArguments stand last.
     groups = {
         "tasks and programs": [Option("config", Path, "YAML file of these options."), *list_options(DataArguments)],
         "prioritised experience replay": [one for one in trained if one.name not in theirs],

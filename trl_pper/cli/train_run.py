@@ -44,7 +44,7 @@ def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) 
     collector = None
     if data.programs is not None:
         collector = [BeamSampleCollector(source=DatasetSource(data.programs), learn=data.learn)]
-    # The trainer loads the model by its name, with these options; given in model_init_kwargs, too, the latter hold.
+    # The trainer loads the model by its name, with these options; model_init_kwargs override them.
     named = {"revision": "model_revision", "attn_implementation": "attn_implementation", "dtype": "dtype"}
     chosen = {name: getattr(model_config, option) for name, option in named.items()}
     chosen = {name: value for name, value in chosen.items() if value is not None}
@@ -76,7 +76,7 @@ def run(trainer: PPERTrainer) -> None:
 
 
 def shorten(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:
-    """Return tasks or rows without the ones whose prompt is too long; a warning says how many these are.
+    """Return tasks or rows without the ones that have too long a prompt; a warning says how many are left out.
 
     Args:
         data: A list of tasks, or a data set with a column `prompt`.

@@ -57,6 +57,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         raise ValueError(f"{path}: must be YAML; got {' '.join(str(error).split())}") from error
 
 
+# PyYAML keeps the last of two equal names without an error: a forgotten line would silently win.
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping; raise ValueError where a name stands twice, unless `<<` merged it."""
