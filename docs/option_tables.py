@@ -1,21 +1,23 @@
-"""The pages of the documentation that list options, from the one description each of them has.
+"""Write the tables of options in the documentation anew, from the declarations of the options.
 
-Enters: a page with marks. Leaves: the page with the tables between its marks written anew:
-`python -m docs.option_tables docs/configuration.md docs/command-line.md`.
+`python -m docs.option_tables docs/configuration.md docs/command-line.md` replaces what stands between the marks
+`<!-- options of NAME -->` and `<!-- end of options -->` of each page.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trl_pper.cli.options.shown import list_options, markdown, options_of_parser
+from trl import SFTConfig
+
+from trl_pper.cli.commands import COMMANDS, CONFIG
+from trl_pper.cli.options import list_options, markdown
+from trl_pper.cli.train_options import DataArguments
+from trl_pper.training.config import PPERConfig
 
 _TABLE = re.compile(r"(<!-- options of ([\w-]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
@@ -34,27 +36,15 @@ def option_table(config: type[Any], *, without: type[Any] | None = None) -> str:
 
 def with_tables(page: str) -> str:
     """Return a page with the tables between its marks written anew."""
-    tables = _tables()
-    return _TABLE.sub(lambda found: f"{found[1]}{tables[found[2]]()}{found[3]}", page)
+    return _TABLE.sub(lambda found: f"{found[1]}{_table(found[2])}{found[3]}", page)
 
 
-def _tables() -> dict[str, Callable[[], str]]:
-    from trl import SFTConfig
-
-    from trl_pper.cli.commands import parsers
-    from trl_pper.cli.train_options import DataArguments
-    from trl_pper.training.config import PPERConfig
-
-    tables = {
-        "PPERConfig": lambda: option_table(PPERConfig, without=SFTConfig),
-        "DataArguments": lambda: option_table(DataArguments),
-    }
-    commands = {f"trl-pper-{name}": parser for name, parser in parsers()[1].items() if name != "train"}
-    return tables | {name: partial(_of_command, parser) for name, parser in commands.items()}
-
-
-def _of_command(parser: argparse.ArgumentParser) -> str:
-    return markdown(options_of_parser(parser), none="")
+def _table(name: str) -> str:
+    if name == "PPERConfig":
+        return option_table(PPERConfig, without=SFTConfig)
+    if name == "DataArguments":
+        return option_table(DataArguments)
+    return markdown((*COMMANDS[name.removeprefix("trl-pper-")][1], CONFIG), command=True)
 
 
 if __name__ == "__main__":

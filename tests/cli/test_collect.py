@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from trl_pper import ReplayBuffer
-from trl_pper.cli.commands import main, parsers
-from trl_pper.cli.options.types import with_file
+from trl_pper.cli.commands import main, parse
+from trl_pper.cli.options import split_config
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_named_model_scores_the_programs_of_a_file(collect, folder, tmp_path, 
     assert {one.scorer for one in experiences(again)} == {str(folder / "model")}
 
 
-def test_options_come_from_a_file_and_the_command_line_goes_before_it(folder, tmp_path):
+def test_options_on_the_command_line_override_the_file(folder, tmp_path):
     config = tmp_path / "collect.yaml"
     config.write_text(
         f"tasks: {folder / 'tasks.jsonl'}\nmodel: {folder / 'model'}\ndecoding: nucleus\nnum_programs: 9\n"
@@ -104,20 +104,19 @@ def test_options_come_from_a_file_and_the_command_line_goes_before_it(folder, tm
 
 
 def test_a_file_gives_a_command_its_defaults(tmp_path):
-    parser = parsers()[1]["collect"]
     path = tmp_path / "x.yaml"
     path.write_text(
         "tasks: 2024.jsonl\noutput: b.parquet\nn: 4\nchat: true\nstop: [x, 2]\nextra_body: {g: [1]}\ntop_p: 1e-1\n"
         "temperature: null\nmax_retries: '3'\n"
     )
-    rest = with_file(parser, [f"--config={path}", "--num_beams", "2"])
-    assert rest == ["--num_beams", "2"]
-    found = parser.parse_args(rest)
+    line = [f"--config={path}", "--num_beams", "2"]
+    assert split_config(line) == (path, ["--num_beams", "2"])
+    found = parse(["collect", *line])
     assert (found.tasks, found.output, found.num_programs) == ("2024.jsonl", Path("b.parquet"), 2)
     assert (found.chat, found.stop, found.top_p, found.max_retries) == (True, ["x", "2"], 0.1, 3)
-    assert json.loads(found.extra_body) == {"g": [1]}
+    assert found.extra_body == {"g": [1]}
     assert found.temperature is None
-    assert with_file(parser, []) == []
+    assert split_config([]) == (None, [])
 
 
 @pytest.mark.parametrize("command", ["collect", "judge", "evaluate", "amplify", "export"])

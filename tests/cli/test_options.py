@@ -11,12 +11,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.cli.options.file import read_entries
-from trl_pper.cli.options.types import json_text, typed, wanted_of_action, wanted_of_hint
-from trl_pper.cli.train_options import CONFIGURATIONS, train_options, wanted_of_options
+from trl_pper.cli.launch import wanted_of_action
+from trl_pper.cli.options import list_options, typed, wanted_of_hint
+from trl_pper.cli.train_options import CONFIGURATIONS, train_options
+from trl_pper.cli.yaml_file import read_entries
 
 OPTIONS = [one for kind in CONFIGURATIONS for one in fields(kind) if one.init]
-WANTED = wanted_of_options()
+WANTED = {option.name: option.wanted for kind in CONFIGURATIONS for option in list_options(kind)}
 #: No value of a file is of this type; Python alone can give it.
 PYTHON_ONLY = {"parallelism_config"}
 
@@ -146,12 +147,11 @@ def test_arguments_of_argparse_say_what_they_take():
     parser = argparse.ArgumentParser()
     several = parser.add_argument("--several", nargs="+", type=int)
     flag = parser.add_argument("--flag", action="store_true")
-    body = parser.add_argument("--body", type=json_text)
     chosen = parser.add_argument("--chosen", choices=("a", "b"))
-    assert [str(wanted_of_action(one)) for one in (several, flag, body, chosen)] == [
-        "a list (a whole number each) or null", "true or false or null", "text or a mapping or null",
-        "one of a, b or null",
+    assert [str(wanted_of_action(one)) for one in (several, flag, chosen)] == [
+        "a list (a whole number each) or null", "true or false or null", "one of a, b or null",
     ]  # fmt: skip
+    assert str(wanted_of_hint(str | dict | None)) == "text or a mapping or null"
 
 
 def test_a_name_that_stands_twice_is_refused_at_any_depth(tmp_path):

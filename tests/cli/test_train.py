@@ -5,8 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
+import datasets
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -22,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     """A folder with run.yaml and no launcher around it, where a model that is loaded fails the test."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.yaml").write_text(RUN)
-    for name in launch._LAUNCHED:
+    for name in launch.LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("accelerate.commands.config.default_config_file", str(tmp_path / "none.yaml"))
     monkeypatch.setattr("trl_pper.cli.train_run.PPERTrainer", lambda **_: pytest.fail("a model was loaded"))
@@ -56,7 +57,7 @@ def refused(capsys, *arguments):
         (["--module"], "--module: neither trl-pper train nor accelerate launch has such an option"),
         (["stray"], "stray: must be the value of an option; got it before any"),
         (["--num_beams", "2.5"], "--num_beams: must be a whole number; got 2.5"),
-        (["--num_beams"], "argument --num_beams/--num-beams: expected one argument"),
+        (["--num_beams"], "argument --num_beams: expected one argument"),
         (["--priority", "rnak"], "--priority: must be one of proportional, rank, uniform, filter; got rnak"),
         (["--use_peft", "perhaps"], "--use_peft: must be true or false; got perhaps"),
         (["--learning_rate", "fast"], "--learning_rate: must be a number; got fast"),
@@ -122,7 +123,7 @@ def test_what_goes_wrong_in_training_is_raised_as_it_is(folder, monkeypatch, err
         main(["train", "--config", "run.yaml"])
 
 
-def test_options_of_a_launch_go_to_accelerate_and_the_command_line_goes_before_the_file(folder, launched):
+def test_options_of_a_launch_go_to_accelerate_and_override_the_file(folder, launched):
     (folder / "run.yaml").write_text(
         f"{RUN}num_processes: 4\nmulti_gpu: true\nsame_network: false\nmain_process_port: 1234\nnum_beams: 2\n"
     )
@@ -243,18 +244,31 @@ def test_the_environment_of_the_file_is_set(folder, capsys, monkeypatch):
     assert os.environ["TRL_PPER_TESTED"] == "3"
 
 
-def test_a_single_process_of_a_launch_says_its_error_without_a_store(monkeypatch):
-    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
-    assert launch.first_to_say("wrong")
-    # A store that nobody holds keeps no error back.
-    monkeypatch.setattr(launch, "_STORE_SECONDS", 0.2)
-    for name, value in {
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    assert launch.first_to_say("wrong")
+@pytest.mark.parametrize(("rank", "waits"), [(None, 0), ("0", 0), ("1", 1)])
+def test_the_first_process_prints_an_error_and_the_others_wait_to_be_ended(folder, capsys, monkeypatch, rank, waits):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    # A process that nobody ends has an error of its own, which is not lost.
+    assert refused(capsys, "--config", "run.yaml", "--num_beams", "0").startswith("num_beams: must be")
+    assert len(waited) == waits
+
+
+def test_prompts_that_are_too_long_are_left_out_with_a_warning(tasks, tokenizer, caplog):
+    from trl_pper.cli.train_run import shorten
+
+    lengths = [len(tokenizer(task.prompt)["input_ids"]) for task in tasks]
+    longer = replace(tasks[0], task_id="long", prompt=tasks[0].prompt + "# more\n" * 20)
+    for data in ([*tasks, longer], datasets.Dataset.from_dict({"prompt": [one.prompt for one in [*tasks, longer]]})):
+        caplog.clear()
+        found = shorten(data, tokenizer, max(lengths))
+        assert len(found) == len(tasks)
+        assert f"max_prompt_length: 1 of {len(tasks) + 1} are left out" in caplog.text
+    with pytest.raises(ValueError, match=rf"no prompt has at most 1 tokens, the shortest has {min(lengths)}"):
+        shorten(tasks, tokenizer, 1)
+    with pytest.raises(ValueError, match="max_prompt_length: must be at least 1; got 0"):
+        shorten(tasks, tokenizer, 0)
 
 
 def test_help_has_every_option_once_with_its_description_ours_first(capsys):
@@ -290,9 +304,9 @@ def test_the_parser_of_accelerate_is_what_the_launch_takes_it_for():
     chosen = vars(parser.parse_args(["--num_processes", "2", "-m", "a.b", "--c", "d"]))
     assert (chosen["module"], chosen["training_script"], chosen["training_script_args"]) == (True, "a.b", ["--c", "d"])
     assert {"num_processes", "config_file", *launch._PARADIGMS} <= chosen.keys()
-    assert {"num_processes", "config_file", "multi_gpu", "accelerate_config"} <= launch.launch_actions().keys()
+    assert {"num_processes", "config_file", "multi_gpu", "accelerate_config"} <= launch.launch_options().keys()
 
 
 def test_the_commands_help_comes_without_the_libraries():
-    code = "import sys; from trl_pper.cli.commands import parsers; parsers(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from trl_pper.cli.commands import parse; parse(['judge']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trl_pper.amplify.answers import CPU_SHARE
 from trl_pper.amplify.calls import TOLERANCE
-from trl_pper.cli.commands import main, parsers
+from trl_pper.cli.commands import main, parse
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "amplify.md").read_text()
@@ -29,7 +29,7 @@ def test_the_code_and_the_command_of_the_page_run(tmp_path, monkeypatch, capsys)
 
 
 def test_the_numbers_in_the_text_are_those_of_the_code():
-    assert parsers()[0].parse_args(["amplify", "--tasks", "t", "--output", "o"]).new_tests == 20
+    assert parse(["amplify", "--tasks", "t", "--output", "o"]).new_tests == 20
     assert "`--new_tests` (20)" in PAGE
     assert CPU_SHARE == 0.25
     assert "a quarter of the CPU seconds" in PAGE

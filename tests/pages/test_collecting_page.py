@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trl_pper import ReplayBuffer
-from trl_pper.cli.commands import main, parsers
+from trl_pper.cli.commands import main, parse
 
 TEXT = (Path(__file__).parents[2] / "docs" / "collecting.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -25,7 +25,7 @@ def test_every_command_of_the_page_has_known_options():
     for words in COMMANDS:
         command = words[words.index("trl_pper.cli") + 1 :] if words[0] == "accelerate" else words[1:]
         if command[0] != "train" and "..." not in command:
-            parsers()[0].parse_args(command)
+            parse(command)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ import yaml
 from trl import SFTConfig
 
 from docs.option_tables import option_table, with_tables
-from trl_pper.cli.commands import main, parsers
+from trl_pper.cli import commands
+from trl_pper.cli.commands import main
 from trl_pper.cli.train_options import DataArguments, train_options
 from trl_pper.training.config import PPERConfig
 
@@ -55,13 +56,13 @@ def test_a_table_names_choices_that_the_meaning_does_not():
 def test_the_tables_of_the_commands_are_those_of_their_parsers():
     text = COMMANDS.read_text()
     assert with_tables(text) == text, "run: python -m docs.option_tables docs/command-line.md"
-    for name, parser in parsers()[1].items():
+    for name, (_, options) in commands.COMMANDS.items():
         if name == "train":
             continue
         (table,) = re.findall(rf"<!-- options of trl-pper-{name} -->(.*?)<!-- end", text, flags=re.DOTALL)
         listed = re.findall(r"^\| `(?:--)?(\w+)` \|[^|]*\| (.*) \|$", table, flags=re.MULTILINE)
         assert {option for option, _ in listed} >= {"config"}
-        assert len(listed) == len([action for action in parser._actions if action.dest != "help"])
+        assert len(listed) == len(options) + 1
         assert all(meaning for _, meaning in listed)
 
 

@@ -134,8 +134,7 @@ def test_a_recipe_names_options_that_there_are(path):
 
     from trl import ModelConfig
 
-    from trl_pper.cli.commands import parsers
-    from trl_pper.cli.options.types import option_actions
+    from trl_pper.cli.commands import COMMANDS
     from trl_pper.cli.train_options import DataArguments
     from trl_pper.training.config import PPERConfig
 
@@ -143,7 +142,7 @@ def test_a_recipe_names_options_that_there_are(path):
     if path.name.endswith("_train.yaml"):
         known = {field.name for kind in (DataArguments, PPERConfig, ModelConfig) for field in fields(kind)}
     elif path.name.endswith("_collect.yaml"):
-        known = option_actions(parsers()[1]["collect"]).keys()
+        known = {name for one in COMMANDS["collect"][1] for name in (one.name, *one.aliases)}
     else:
         known = {"mixture", "size", "seed"}
     assert given.keys() <= known

@@ -44,7 +44,7 @@ def test_the_limits_are_those_of_the_code():
     ):
         assert text in PAGE
 
-    assert cli.parsers()[0].parse_args(["report", "x"]).programs == page.PROGRAMS
+    assert cli.parse(["report", "x"]).programs == page.PROGRAMS
 
 
 def test_page_and_script_hold_the_same_characters_for_invisible():

@@ -1,4 +1,4 @@
-"""`python -m trl_pper.cli`."""
+"""Run the command as `python -m trl_pper.cli`, as launchers do."""
 
 import sys
 

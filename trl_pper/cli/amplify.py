@@ -1,7 +1,6 @@
-"""`trl-pper amplify`: tasks in, the same tasks with more tests out, and what the new tests find out.
+"""Run `trl-pper amplify`: add tests to tasks, and count the programs that the new tests expose.
 
-Enters: a file of tasks, perhaps one of programs and one of further references. Leaves: native rows, a table, and a
-report as JSON. Everything that is handed in is read and checked before the first program runs.
+Every file is read and checked before the first program runs.
 """
 
 from __future__ import annotations
@@ -30,19 +29,22 @@ def amplify_file(options: argparse.Namespace, *, console: Console | None = None)
     """Run the command; return its exit code.
 
     Raises:
-        ValueError: A file or an option is not what it must be; nothing has run then.
+        ValueError: A file or an option is wrong; nothing has run then.
     """
     if options.output.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"{options.output}: must end in .jsonl or .parquet; got {options.output.suffix!r}")
     tasks = read_given_tasks(options.tasks, options)
+    # Rows of both files are checked against the tasks, before anything runs.
     programs = _by_task(options.programs, tasks)
     references = _by_task(options.references, tasks)
+    # An option that is wrong is refused here, before the judge starts.
     check_options(tasks, options.new_tests, options.seed, references)
     for path in filter(None, (options.output, options.report)):
         path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with make_judge(options) as judge:
         amplified = amplify_tasks(tasks, judge, new_tests=options.new_tests, seed=options.seed, references=references)
+        # Written first: the work is not lost if judging the programs fails.
         write_tasks(options.output, [one.task for one in amplified])
         per_task = [programs.get(task.task_id, []) for task in tasks]
         exposures = expose(tasks, amplified, per_task, judge) if options.programs else []
@@ -59,12 +61,12 @@ def amplify_file(options: argparse.Namespace, *, console: Console | None = None)
 def amplify_report(
     before: Sequence[CodingTask], amplified: Sequence[AmplifiedTask], exposures: Sequence[Exposure] = ()
 ) -> dict[str, Any]:
-    """Return what became of tasks as plain values: figures over all of them, and under "per_task" of each.
+    """Return the report as plain values: numbers over all tasks, and under "per_task" for each task.
 
     Args:
         before: The tasks as they were.
-        amplified: What became of them, in the same order.
-        exposures: What the new tests say of programs, if any were judged, in the same order.
+        amplified: The tasks with their new tests, in the same order.
+        exposures: The verdicts of the new tests on programs, in the same order; empty if no programs were given.
     """
     rows: list[dict[str, Any]] = []
     for index, (task, one) in enumerate(zip(before, amplified, strict=True)):
@@ -101,7 +103,7 @@ def number_of_tests(task: CodingTask) -> int:
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the figures of a report as tables."""
+    """Print the numbers of a report as tables."""
     table = Table("tasks", "number", title="Tests added")
     table.add_row("amplified", str(report["amplified"]))
     for reason, number in report["left_alone"].items():

@@ -1,7 +1,7 @@
-"""`trl-pper collect`: programs generated and judged apart from training, on one machine or on several, into buffers.
+"""Run `trl-pper collect`, `merge` and `rescore`: fill buffers apart from training, on a single machine or on several.
 
-Enters: parsed options. Leaves: a buffer file, to which an existing one is added. What was judged before an error, or a
-kill, is kept beside it in a journal until the whole is there; the same command goes on where it was.
+An existing buffer file is added to. Judged programs are in a journal beside the buffer until the collection is
+complete; after an error or a kill the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.rounds.collector import BeamSampleCollector
 from trl_pper.rounds.journal import clear_journal, journal_beside
 from trl_pper.rounds.processes import join_processes
+from trl_pper.rounds.revise import rescore
 from trl_pper.rounds.share import own_batches
 from trl_pper.tasks.task import CodingTask
 
@@ -35,6 +36,7 @@ def collect(options: argparse.Namespace) -> int:
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
     source = build_source(options)
+    # On the tasks of all machines: a file may hold programs for any of them.
     source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)
     journal_folder = journal_beside(output)
@@ -54,7 +56,7 @@ def collect(options: argparse.Namespace) -> int:
         if len(buffer) and PartialState().is_main_process:
             buffer.save(output)
         if isinstance(source, ServerSource):
-            # After an error, too: it was paid for.
+            # After an error as well: the tokens were paid for.
             print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if PartialState().is_main_process:
         _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}{_by_processes()}")
@@ -82,10 +84,10 @@ def _finish(report: CollectionReport, journal_folder: Path, tasks: int, result: 
 
 
 def take_shard(tasks: Sequence[CodingTask], index: int | None, num_shards: int, batch_size: int) -> list[CodingTask]:
-    """Return the tasks of one machine: whole batches, dealt out in turn, so that padding and samples stay the same.
+    """Return the tasks of a machine: whole batches, dealt out in turn.
 
     Raises:
-        ValueError: The index is missing or none of those there are, or no task is left for this machine.
+        ValueError: The index is missing or out of range, or no task is left for this machine.
     """
     if num_shards < 1:
         raise ValueError(f"--num_shards: must be at least 1; got {num_shards}")
@@ -93,6 +95,7 @@ def take_shard(tasks: Sequence[CodingTask], index: int | None, num_shards: int, 
         return list(tasks)
     if index is None or not 0 <= index < num_shards:
         raise ValueError(f"--shard_index: must be in 0 to {num_shards - 1}, one for each machine; got {index}")
+    # Whole batches, so that padding and samples are those of a single machine.
     batches = own_batches(len(tasks), batch_size, process_index=index, num_processes=num_shards)
     if not batches:
         raise ValueError(
@@ -103,15 +106,17 @@ def take_shard(tasks: Sequence[CodingTask], index: int | None, num_shards: int, 
 
 
 def shard_path(output: Path, index: int | None, num_shards: int) -> Path:
-    """Return where a machine writes: a file of its own, so that machines that share a disk do not meet."""
+    """Return the file that a machine writes."""
     if num_shards == 1:
         return output
+    # A file for each machine, since they may share a disk.
     return output.with_name(f"{output.stem}-{index or 0:05d}-of-{num_shards:05d}{output.suffix}")
 
 
 def merge(options: argparse.Namespace) -> int:
-    """Put the buffers of several machines into one file; return the exit code."""
+    """Merge the buffers of several machines into a single file; return the exit code."""
     buffers = [ReplayBuffer.load(path) for path in options.buffers]
+    # The settings and the tokenizer of the first buffer hold; a buffer of another tokenizer is refused.
     merged = ReplayBuffer(**{**buffers[0].settings(), "tokenizer": buffers[0].tokenizer})
     report = merged.merge(*buffers)
     merged.save(options.output)
@@ -119,4 +124,15 @@ def merge(options: argparse.Namespace) -> int:
         f"{sum(map(len, buffers))} programs of {len(buffers)} buffers: {report.refreshed} repeated, {report.evicted} "
         f"left out for the capacity; {len(merged)} programs in {options.output}"
     )
+    return 0
+
+
+def rescore_file(options: argparse.Namespace) -> int:
+    """Score the programs of a buffer under a model; return the exit code."""
+    buffer = ReplayBuffer.load(options.buffer)
+    scorer = Scorer(*load_model(options.scorer), name=options.scorer)
+    scored = rescore(buffer, scorer, only_missing=not options.all)
+    scored.save(options.output)
+    known = sum(one.logprob is not None for one in scored)
+    print(f"{known} of {len(scored)} programs have a log-probability: {options.output}")
     return 0

@@ -1,8 +1,7 @@
-"""`trl-pper evaluate`: programs generated and judged for tasks, and the figures of pass@k and its kin over them.
+"""Run `trl-pper evaluate`: generate and judge programs for tasks, and report pass@k and its kin.
 
-Enters: parsed options. Leaves: figures on the terminal and, where asked for, in a file, with all they depend on, and a
-row for each program. With `--output`, what was judged before an error or a kill is kept beside it in a journal until
-the figures are there; the same command goes on where it was.
+The scores go to the terminal and, with `--output`, to a file, with the settings they depend on. Judged programs are
+in a journal beside that file until the scores are written; after an error or a kill the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from trl_pper.rounds.processes import join_processes
 from trl_pper.rounds.share import open_journal
 from trl_pper.tasks.task import CodingTask
 
-#: For which k pass@k is given where nobody says; those beyond the programs of a task are left out.
+#: The default k of pass@k; a k beyond the number of programs of a task is left out.
 DEFAULT_K = (1, 10, 100)
 
-#: Options that only samples have: with one of them, even a single program of a task is drawn.
+#: Options that only samples have: with any of them, even a single program of a task is drawn.
 _SAMPLING = ("temperature", "top_p", "sampling_seed")
 _LIBRARIES = ("torch", "transformers", "accelerate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What an evaluation is of: checked, and nothing generated yet."""
+    """A checked evaluation, of which nothing is generated yet."""
 
     tasks: list[CodingTask]
     source: ProgramSource
@@ -63,7 +62,7 @@ def evaluate(options: argparse.Namespace) -> int:
             found = _tally(options, plan, judge)
     finally:
         if isinstance(plan.source, ServerSource):
-            # After an error, too: it was paid for.
+            # After an error as well: the tokens were paid for.
             used = plan.source.usage.describe(options.prompt_price, options.completion_price)
             print(f"{plan.source.model}: {used}")
     if PartialState().is_main_process:
@@ -74,7 +73,7 @@ def evaluate(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> _Plan:
     if options.programs is None:
         options.num_programs = 1 if options.num_programs is None else options.num_programs
-        # Before anything is read or loaded.
+        # A wrong k is refused before anything is read or loaded.
         chosen_k(options.k, options.num_programs)
     tasks = read_given_tasks(options.tasks, options)
     decoding = _decode(options)
@@ -83,17 +82,17 @@ def _plan(options: argparse.Namespace) -> _Plan:
     if isinstance(source, DatasetSource):
         source = _of_file(source, tasks, num_programs)
         num_programs = source.most_programs(tasks)
+    # Again: only now is it known how many programs a file has.
     k = chosen_k(options.k, num_programs)
-    if hasattr(source, "check"):
-        source.check(tasks)
+    source.check(tasks)
     return _Plan(tasks=tasks, source=source, k=k, written_by=_written_by(options, source, decoding))
 
 
 def chosen_k(given: Sequence[int] | None, num_programs: int) -> list[int]:
-    """Return for which k to give pass@k, in rising order.
+    """Return the k of pass@k, in rising order.
 
     Args:
-        given: What was asked for; None for those of DEFAULT_K that the programs suffice for.
+        given: The k of `--k`; None for each k of DEFAULT_K that the programs suffice for.
         num_programs: The most programs a task gets.
 
     Raises:
@@ -113,13 +112,14 @@ def chosen_k(given: Sequence[int] | None, num_programs: int) -> list[int]:
 
 
 def _decode(options: argparse.Namespace) -> str | None:
-    """Return how a model decodes where `--decoding` says nothing, and have a server decode alike; None for a file."""
+    """Return the decoding of a model, and have a server decode alike; None for a server or a file."""
     if options.programs is not None:
         return None
     searched = options.num_beam_groups is not None or options.diversity_penalty is not None
     sampled = options.num_programs > 1 or any(getattr(options, name) is not None for name in _SAMPLING)
     if options.server is not None:
         if not sampled:
+            # A server has no beams: a single program is the greedy one.
             options.temperature = 0.0
         return None
     return options.decoding or ("nucleus" if sampled and not searched else "beam")
@@ -154,7 +154,7 @@ def _tally(options: argparse.Namespace, plan: _Plan, judge: Judge) -> Tally:
 
 
 def _report(options: argparse.Namespace, plan: _Plan, found: Tally, judge: Judge, total_seconds: float) -> None:
-    """Write and show the figures, and remove the journal, whose programs they hold."""
+    """Write and show the scores; remove the journal, since its programs are counted in them."""
     everything = sum_up(found.counts, k=plan.k)
     groups = {
         name: _groups(found.counts, name, k=plan.k, num_programs=everything.num_programs)
@@ -186,7 +186,7 @@ def _groups(counts: Sequence[TaskCounts], name: str, *, k: Sequence[int], num_pr
 
 
 def _written_by(options: argparse.Namespace, source: ProgramSource, decoding: str | None) -> dict[str, Any]:
-    """Return who wrote the programs and how, as plain values."""
+    """Return the writer of the programs and its settings, as plain values."""
     if isinstance(source, DatasetSource):
         return {"file": str(options.programs), "decoding": "file", "settings": {"num_programs": source.num_programs}}
     settings = source.settings  # type: ignore[attr-defined]

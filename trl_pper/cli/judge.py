@@ -1,13 +1,9 @@
-"""`trl-pper judge`: rows of programs in, rows of verdicts out, in the same order.
+"""Run `trl-pper judge`: judge rows of programs, and write a row with the verdict of each, in the same order.
 
-Enters: a file of tasks and a file of rows `{"task_id", "completion" or "program"}`. Leaves: one JSON row per program,
-`{"task_id", "pass_rate", "passed", "total", "outcomes", "message"}`, written as the work goes. Every row is checked
-before the first program runs.
+A row `{"task_id", "completion" or "program"}` becomes a JSON row `{"task_id", "pass_rate", "passed", "total",
+"outcomes", "message"}`, written as the work goes. Every row is checked before the first program runs.
 
-A file of verdicts: one JSON row per judged program, in the order of the tasks, whatever order they come in.
-
-Enters: the judged programs of one task at a time, in each of several processes. Leaves: one file, written by the main
-process. Nothing is kept in memory but where each task stands in the parts that the processes write beside it.
+`VerdictRows` writes the verdicts of `trl-pper evaluate`, which come from several processes in any order.
 """
 
 from __future__ import annotations
@@ -36,13 +32,20 @@ from trl_pper.rounds.processes import meet
 from trl_pper.tasks.loading import match_task_id
 from trl_pper.tasks.task import CodingTask
 
-#: Rows judged together; their verdicts are on disk before the next ones start.
+#: The number of rows judged together; their verdicts are on disk before the next rows start.
 ROWS_PER_CHUNK = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramRow:
-    """One program to judge: the id as its row wrote it, the task it means, the program and whether there was one."""
+    """A program to judge.
+
+    Args:
+        raw_id: The id as the row has it.
+        task: The task of that id.
+        program: The program to run.
+        extracted: Whether the completion has a program.
+    """
 
     raw_id: Any
     task: CodingTask
@@ -59,6 +62,11 @@ def make_judge(options: argparse.Namespace) -> Judge:
 
 def judge_file(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
+    if options.selftest:
+        return selftest(options)
+    for name in ("tasks", "programs", "output"):
+        if getattr(options, name) is None:
+            raise ValueError(f"--{name}: required, unless --selftest is given")
     tasks = read_given_tasks(options.tasks, options)
     rows = read_programs(options.programs, tasks)
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +87,7 @@ def judge_file(options: argparse.Namespace) -> int:
 
 
 def selftest(options: argparse.Namespace) -> int:
-    """Print for each guarantee whether it holds on this machine; return 1 when one does not."""
+    """Print for each guarantee whether it holds on this machine; return 1 if any does not."""
     with make_judge(options) as judge:
         report = judge.report()
         print(f"isolation level: {judge.isolation}")
@@ -101,19 +109,16 @@ def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
 def judge_rows(
     rows: Sequence[ProgramRow], judge: Judge, *, progress: CollectionProgress | None = None
 ) -> Iterator[tuple[ProgramRow, Verdict]]:
-    """Judge rows and yield each with its verdict, in order; rows of the same task are judged together."""
+    """Judge rows and yield each with its verdict, in order."""
     for start in range(0, len(rows), ROWS_PER_CHUNK):
         chunk = rows[start : start + ROWS_PER_CHUNK]
-        by_task: dict[str, list[int]] = {}
-        for position, row in enumerate(chunk):
-            by_task.setdefault(row.task.task_id, []).append(position)
-        work = [(chunk[group[0]].task, [chunk[i].program for i in group]) for group in by_task.values()]
-        found: dict[int, Verdict] = {}
-        for group, verdicts in zip(by_task.values(), judge.stream(work), strict=True):
-            found.update(zip(group, verdicts, strict=True))
+
+        def show(places: list[int], verdicts: list[Verdict], chunk: Sequence[ProgramRow] = chunk) -> None:
             if progress is not None:
-                progress.judged(verdicts, unextracted=sum(not chunk[i].extracted for i in group))
-        yield from ((row, found[position]) for position, row in enumerate(chunk))
+                progress.judged(verdicts, unextracted=sum(not chunk[place].extracted for place in places))
+
+        verdicts = judge.run_pairs([(row.task, row.program) for row in chunk], on_judged=show)
+        yield from zip(chunk, verdicts, strict=True)
 
 
 def _single_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -152,10 +157,13 @@ def _summary(rates: Sequence[float | None], unextracted: Sequence[str], seconds:
 
 
 class VerdictRows:
-    """Rows `{"task_id", "index", "completion", "program", "extracted"}` and what `Verdict.to_row` says.
+    """A file of rows `{"task_id", "index", "completion", "program", "extracted"}` and the fields of `Verdict.to_row`.
+
+    The rows stand in the order of the tasks. Each process writes a part beside the file; memory holds only the place
+    of each task in the parts.
 
     Args:
-        path: The file; it appears whole, or not at all, and replaces one that is there.
+        path: The file; it appears whole or not at all, and replaces an existing file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -182,7 +190,7 @@ class VerdictRows:
         self._places[position] = (start, self._file.tell())
 
     def finish(self) -> None:
-        """Have the main process put the rows of all processes in order; all of them have to call this.
+        """Put the rows of all processes in order, in the main process; every process has to call this.
 
         Raises:
             FileNotFoundError: A process writes to a disk that the main process does not see.
@@ -190,6 +198,7 @@ class VerdictRows:
         self._file.flush()
         own = [(position, self._process_index, *place) for position, place in self._places.items()]
         places = sorted(gather_object(own))
+        # `meet` passes it to every process: the others would wait for the main process otherwise.
         failure: Exception | None = None
         if PartialState().is_main_process:
             try:

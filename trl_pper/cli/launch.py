@@ -1,57 +1,76 @@
-"""Several processes of `trl-pper train`, started through `accelerate launch`.
+"""Start several processes of `trl-pper train` through `accelerate launch`.
 
-Enters: options of `accelerate launch` and arguments of the run. Leaves: the exit code of the processes. Whatever this
-command does beside it is Accelerate's: its options, its default configuration, its launchers.
+Accelerate does all of it: its options, its default configuration, its launchers.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.resources
 import os
 import subprocess
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
-from trl_pper.cli.options.types import option_actions
+from trl_pper.cli.options import Wanted, wanted_of_hint
 
-ACCELERATE_CONFIG = "accelerate_config"
 ACCELERATE_CONFIG_HELP = (
     "Configuration of `accelerate launch`: a file, or a name that TRL has one for, as multi_gpu, zero2 or fsdp2."
 )
-#: What launchers set for each process that they start; the last ones are those of MPI.
-_LAUNCHED = (
-    "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-)  # fmt: skip
-#: Options of the launch that say what is launched: here it is always `trl-pper train`.
-_WHAT = ("module", "no_python", "no-python")
+#: The number of a process on its machine: of torchrun and `accelerate launch`, and of MPI.
+_LOCAL_RANKS = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK")
+#: Variables that launchers set for each process they start; a launch of a single process sets the last alone.
+LAUNCHED = (*_LOCAL_RANKS, "ACCELERATE_MIXED_PRECISION")
 _PARADIGMS = ("multi_gpu", "cpu", "tpu", "use_deepspeed", "use_fsdp", "use_megatron_lm")
-_STORE_SECONDS = 10
 
 
 def is_launched() -> bool:
     """Return whether this process was started by a launcher: torchrun, `accelerate launch` or MPI."""
-    return any(name in os.environ for name in _LAUNCHED)
+    return any(name in os.environ for name in LAUNCHED)
 
 
-def launch_actions() -> dict[str, argparse.Action]:
-    """Return the options of `accelerate launch` by name, with `--accelerate_config`, as TRL has it."""
+def is_first_process() -> bool:
+    """Return whether this process is the first of its launch on this machine."""
+    return all(os.environ.get(name, "0") == "0" for name in _LOCAL_RANKS)
+
+
+def launch_parser() -> argparse.ArgumentParser:
+    """Return the parser of `accelerate launch`, with `--accelerate_config` added, which TRL's commands have."""
     from accelerate.commands.launch import launch_command_parser
 
-    extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument(f"--{ACCELERATE_CONFIG}", metavar="NAME_OR_FILE", help=ACCELERATE_CONFIG_HELP)
-    actions = {**option_actions(launch_command_parser()), **option_actions(extra)}
-    return {name: action for name, action in actions.items() if name not in _WHAT}
+    parser: argparse.ArgumentParser = launch_command_parser()
+    parser.add_argument("--accelerate_config", help=ACCELERATE_CONFIG_HELP)
+    # argparse would print its usage and exit; here an error is a single line.
+    parser.exit_on_error = False
+    return parser
+
+
+def launch_options() -> dict[str, Wanted]:
+    """Return the values that the options of `accelerate launch` take, by name; null stands for "not given"."""
+    # argparse has no public list of the options of a parser that somebody else made; TrlParser reads the same member.
+    actions = {text[2:]: action for action in launch_parser()._actions for text in action.option_strings}
+    # --module and --no_python say how the script is started: here it is always `trl-pper train`.
+    left_out = ("help", "module", "no_python")
+    return {
+        name: wanted_of_action(action)
+        for name, action in actions.items()
+        if len(name) > 1 and "-" not in name and name not in left_out
+    }
+
+
+def wanted_of_action(action: argparse.Action) -> Wanted:
+    """Return the values that an argument of argparse takes."""
+    kind = bool if action.nargs == 0 else action.type if action.type in (int, float, bool) else str
+    # Accelerate appends the values of --vm.
+    several = action.nargs in ("+", "*") or action.dest == "vm"
+    return wanted_of_hint((list[kind] if several else kind) | None, action.choices)  # type: ignore[valid-type]
 
 
 def is_worth_a_launch(options: Sequence[str], *, use_cpu: bool) -> bool:
     """Return whether a run has to be started through `accelerate launch`.
 
-    It has to where an option of the launch is given, where there is a default configuration of Accelerate, and where
-    several GPUs wait. Otherwise the launch would start the single process that is running already.
+    It has to if an option of the launch is given, if Accelerate has a default configuration on this machine, or if
+    there are several GPUs. Otherwise the launch would start the single process that is running already.
 
     Args:
         options: Options of the launch.
@@ -59,6 +78,7 @@ def is_worth_a_launch(options: Sequence[str], *, use_cpu: bool) -> bool:
     """
     if options:
         return True
+    # Not needed where an option decides, and slow.
     import torch
     from accelerate.commands.config import default_config_file
 
@@ -70,24 +90,27 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
 
     Args:
         options: Options of the launch.
-        arguments: What each process gets: the arguments of `trl-pper train`.
+        arguments: The arguments of `trl-pper train` for each process.
 
     Raises:
-        ValueError: Options of the launch are wrong, contradict each other, or need what is not installed.
+        ValueError: Options of the launch are wrong, contradict each other, or need a package that is not installed.
         OSError: The launcher cannot start, for instance because its port is in use.
     """
-    from accelerate.commands.launch import launch_command, launch_command_parser
+    from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    parser = launch_command_parser()
-    parser.exit_on_error = False
     command = ["-m", "trl_pper.cli", "train", *arguments]
     try:
-        chosen = parser.parse_args([*_with_config_file(options), *command])
+        chosen = launch_parser().parse_args([*options, *command])
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
+    # A value too many stands where Accelerate expects the script.
     if chosen.training_script != command[1]:
         raise ValueError(f"{chosen.training_script}: must be the value of an option; the one before it takes no more")
+    if chosen.accelerate_config is not None:
+        if chosen.config_file is not None:
+            raise ValueError("accelerate_config: stands for --config_file; give one of them")
+        chosen.config_file = str(_config_file(chosen.accelerate_config))
     if _is_left_to_mpirun(chosen):
         chosen.multi_gpu = True
     try:
@@ -97,40 +120,9 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         return _exit_code(error.get_first_failure()[1].exitcode)
     except ImportError as error:
-        # What the launch needs, such as DeepSpeed, is not installed.
+        # The launch needs a package, such as DeepSpeed.
         raise ValueError(str(error)) from error
     return 0
-
-
-def first_to_say(message: str) -> bool:
-    """Return whether no other process of this launch has said the same, so that an error appears once."""
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or address is None or port is None:
-        return True
-    import torch.distributed
-
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    name = hashlib.sha256(message.encode()).hexdigest()[:16]
-    try:
-        # The launcher holds it until all processes have ended.
-        store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            address, int(port), is_master=False, wait_for_workers=False, timeout=timedelta(seconds=_STORE_SECONDS)
-        )
-        return bool(store.add(f"trl_pper/said/{attempt}/{name}", 1) == 1)
-    except torch.distributed.DistError:
-        return True
-
-
-def _with_config_file(options: Sequence[str]) -> list[str]:
-    """Return options with the file that `--accelerate_config` stands for."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(f"--{ACCELERATE_CONFIG}", f"--{ACCELERATE_CONFIG.replace('_', '-')}")
-    found, others = parser.parse_known_args(options)
-    if found.accelerate_config is None:
-        return others
-    if any(option.startswith(("--config_file", "--config-file")) for option in others):
-        raise ValueError(f"{ACCELERATE_CONFIG}: stands for --config_file; give one of them")
-    return [*others, "--config_file", str(_config_file(found.accelerate_config))]
 
 
 def _config_file(name: str) -> Path:
@@ -139,20 +131,21 @@ def _config_file(name: str) -> Path:
     shipped = {path.name: path for path in importlib.resources.files("trl.accelerate_configs").iterdir()}
     if f"{name}.yaml" not in shipped:
         names = ", ".join(sorted(path.removesuffix(".yaml") for path in shipped if path.endswith(".yaml")))
-        raise ValueError(f"{ACCELERATE_CONFIG}: must be a file or one of {names}; got {name!r}")
+        raise ValueError(f"accelerate_config: must be a file or one of {names}; got {name!r}")
     return Path(str(shipped[f"{name}.yaml"]))
 
 
 def _is_left_to_mpirun(chosen: argparse.Namespace) -> bool:
-    """Return whether Accelerate would start one process of several without a word: it does without a GPU."""
+    """Return whether Accelerate would start a single process although several are asked for."""
     import torch
     from accelerate.commands.config import default_config_file
 
+    # Without a GPU, and with no kind of launch chosen, Accelerate expects mpirun to start the processes.
     configured = chosen.config_file is not None or Path(default_config_file).is_file()
-    told = configured or any(getattr(chosen, name) for name in _PARADIGMS)
-    return not told and (chosen.num_processes or 1) > 1 and not torch.accelerator.is_available()
+    decided = configured or any(getattr(chosen, name) for name in _PARADIGMS)
+    return not decided and (chosen.num_processes or 1) > 1 and not torch.accelerator.is_available()
 
 
 def _exit_code(code: int) -> int:
-    """Return an exit code as shells give it: 128 and the number of the signal for a process that was killed."""
+    """Return an exit code as shells give it: 128 plus the number of the signal for a process that was killed."""
     return 128 - code if code < 0 else code

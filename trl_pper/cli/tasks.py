@@ -1,9 +1,9 @@
-"""What a command line calls tasks: a file, a folder, a data set of the Hub, or a YAML file that mixes several (C4).
+"""Read the tasks of a command line: a file, a folder, a data set of the Hub, or a YAML file that mixes several (C4).
 
-Enters: one name with options. Leaves: tasks, asked as text or as chat messages. What a mixture file holds:
+A mixture file holds:
 
     size: 500                     # optional: tasks drawn in all; as many as the proportions allow without it
-    seed: 0                       # optional: which are drawn
+    seed: 0                       # optional: of the draw
     mixture:
       apps: {tasks: codeparrot/apps, subset: all, split: train, on_error: skip, weight: 3}
       mine: {tasks: tasks.jsonl, weight: 1}
@@ -16,24 +16,46 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from trl_pper.cli.options.file import yaml_mapping
+from trl_pper.cli.options import Option
+from trl_pper.cli.yaml_file import read_entries
 from trl_pper.tasks.chat import as_chat
-from trl_pper.tasks.loading import load_tasks
+from trl_pper.tasks.loading import FORMATS, load_tasks
 from trl_pper.tasks.task import CodingTask
 
 PROMPTS = ("text", "chat")
 
+TASKS = Option(
+    "tasks", str, required=True,
+    help="tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, a mixture (.yaml) or the id of a data set on the Hub",
+)  # fmt: skip
+#: Options of every command that reads tasks, as `read_tasks` takes them.
+TASK_OPTIONS = (
+    Option("format", str, "format of the tasks", default="auto", choices=("auto", *FORMATS)),
+    Option("subset", str, "configuration of a data set of the Hub"),
+    Option("split", str, "split of a data set"),
+    Option("difficulty", list[str], "only tasks of these difficulties"),
+    Option("max_tests", int, "most tests used of each task, the first ones"),
+    Option(
+        "on_error", str, "malformed rows: raise an error, or skip them", default="raise", choices=("raise", "skip")
+    ),
+    Option("prompts", str, "prompts as text to continue, or as chat to answer", default="text", choices=PROMPTS),
+)
+
 #: Options of `load_tasks` that a source of a mixture may have; `errors` is a list of the caller's.
-_OPTIONS = [name for name in inspect.signature(load_tasks).parameters if name not in ("source", "errors")]
+_DEFAULTS = {
+    name: one.default
+    for name, one in inspect.signature(load_tasks).parameters.items()
+    if name not in ("source", "errors")
+}
 
 
 def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[CodingTask]:
     """Read tasks.
 
     Args:
-        source: What `load_tasks` takes, or the path of a mixture (.yaml, .yml).
+        source: A source that `load_tasks` takes, or the path of a mixture (.yaml, .yml).
         prompts: "text" for prompts as their format has them, "chat" for messages (see `as_chat`).
-        **options: Those of `load_tasks`; each source of a mixture has its own in the file.
+        **options: Options of `load_tasks`; each source of a mixture has its own in the file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -42,14 +64,24 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
     if prompts not in PROMPTS:
         raise ValueError(f"prompts: must be text or chat; got {prompts!r}")
     if is_mixture(source):
-        defaults = {name: one.default for name, one in inspect.signature(load_tasks).parameters.items()}
+        # Options would be ambiguous: for all sources, or in place of their own?
         for name, value in options.items():
-            if value != defaults[name]:
+            if value != _DEFAULTS[name]:
                 raise ValueError(f"{name}: each source of the mixture {source} has its own; write it there")
         tasks = _mixed(Path(source))
     else:
         tasks = load_tasks(source, **options)
     return as_chat(tasks) if prompts == "chat" else tasks
+
+
+def task_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a command line that `read_tasks` takes."""
+    return {option.name: getattr(options, option.name) for option in TASK_OPTIONS}
+
+
+def read_given_tasks(source: str, options: argparse.Namespace) -> list[CodingTask]:
+    """Read tasks with the options of a command line."""
+    return read_tasks(source, **task_options(options))
 
 
 def is_mixture(source: str) -> bool:
@@ -58,10 +90,10 @@ def is_mixture(source: str) -> bool:
 
 
 def _mixed(path: Path) -> list[CodingTask]:
-    # Not needed for `--help`, and slow.
+    # Slow to import, and not needed for `--help`.
     from trl_pper.tasks.mixture import mix_tasks
 
-    given = yaml_mapping(path)
+    given = {name: entry.value for name, entry in read_entries(path).items()}
     if not isinstance(given.get("mixture"), dict) or not given["mixture"]:
         raise ValueError(f"{path}: mixture: must map at least one name to where its tasks are; got {given!r:.200}")
     unknown = sorted(given.keys() - {"mixture", "size", "seed"})
@@ -77,20 +109,9 @@ def _source(place: str, spec: Any) -> tuple[list[CodingTask], float]:
         raise ValueError(f"{place}: tasks: a file, a folder or the id of a data set is required; got {spec!r:.200}")
     options = {name: value for name, value in spec.items() if name not in ("tasks", "weight")}
     for name in options:
-        if name not in _OPTIONS:
-            raise ValueError(f"{place}: {name}: no such option; there are tasks, weight, {', '.join(_OPTIONS)}")
+        if name not in _DEFAULTS:
+            raise ValueError(f"{place}: {name}: no such option; there are tasks, weight, {', '.join(_DEFAULTS)}")
     weight = spec.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise ValueError(f"{place}: weight: must be a number above 0; got {weight!r}")
     return load_tasks(spec["tasks"], **options), weight
-
-
-def task_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a command line that `read_tasks` takes."""
-    names = ("format", "subset", "split", "difficulty", "max_tests", "on_error", "prompts")
-    return {name: getattr(options, name) for name in names}
-
-
-def read_given_tasks(source: str, options: argparse.Namespace) -> list[CodingTask]:
-    """Load tasks as the options of a command line describe."""
-    return read_tasks(source, **task_options(options))

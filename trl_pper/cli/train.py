@@ -1,35 +1,37 @@
-"""`trl-pper train`: from a command line to a run, in this process or in those that Accelerate starts.
-
-Enters: arguments. Leaves: an exit code, and a line on standard error for what is wrong with them. The environment that
-the YAML file asks for is set first, since libraries look at theirs when they are imported.
-"""
+"""Run `trl-pper train`: from a command line to a run, in this process or in processes that Accelerate starts."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from trl_pper.cli.launch import first_to_say, is_launched, is_worth_a_launch, launch
-from trl_pper.cli.options.file import read_entries, split_config
+from trl_pper.cli.launch import is_first_process, is_launched, is_worth_a_launch, launch
+from trl_pper.cli.options import split_config
+from trl_pper.cli.yaml_file import read_entries
 
 if TYPE_CHECKING:
     from trl_pper.cli.train_options import TrainOptions
     from trl_pper.training.trainer import PPERTrainer
+
+#: A process waits this long for the first one of its machine to print their common error.
+_PATIENCE_SECONDS = 20.0
 
 
 def train(arguments: Sequence[str]) -> int:
     """Run `trl-pper train`.
 
     Args:
-        arguments: What stands behind `train`.
+        arguments: The arguments behind `train`.
 
     Returns:
         0 for success, 2 for wrong options, files or tasks, and the exit code of processes that were launched and
-        failed. Whatever goes wrong in training is raised as it is.
+        failed. An error in training is raised as it is.
     """
     try:
+        # Libraries read their environment when they are imported; train_options imports them.
         _set_environment(arguments)
         from trl_pper.cli.train_options import train_options
 
@@ -37,19 +39,22 @@ def train(arguments: Sequence[str]) -> int:
         if not is_launched() and is_worth_a_launch(options.launch, use_cpu=bool(options.given.get("use_cpu"))):
             options.check()
             return launch(options.launch, options.arguments)
-        trainer = _prepared(options)
+        trainer = _prepare(options)
     except (ValueError, OSError) as error:
-        line = f"trl-pper train: {' '.join(str(error).split())}"
-        if first_to_say(line):
-            print(line, file=sys.stderr, flush=True)
+        if not is_first_process():
+            # An error of all processes is to appear once: when the first one has printed it and ended, the launcher
+            # ends this one. An error of this process alone is printed after the wait.
+            time.sleep(_PATIENCE_SECONDS)
+        print(f"trl-pper train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
+    # Outside the `try`: an error in training is a bug or a full disk, and its traceback is needed.
     from trl_pper.cli.train_run import run
 
     run(trainer)
     return 0
 
 
-def _prepared(options: TrainOptions) -> PPERTrainer:
+def _prepare(options: TrainOptions) -> PPERTrainer:
     if options.typed_launch is not None:
         raise ValueError(
             f"{options.typed_launch}: a launcher started this process already; give it to the launcher, or start "
@@ -59,6 +64,7 @@ def _prepared(options: TrainOptions) -> PPERTrainer:
     from trl_pper.rounds.processes import check_processes
 
     configurations = options.configurations()
+    # Processes that do not know of each other would train the same model several times.
     try:
         check_processes()
     except RuntimeError as error:

@@ -1,18 +1,12 @@
-"""A training run of `trl-pper train`, from its configurations to a trained model on disk.
+"""Run `trl-pper train` in this process: load tasks and model, train, save, evaluate, push.
 
-Enters: checked options. Leaves: a trained model on disk. What is wrong with tasks, files or options is said by
-`prepare`, before anything trains.
-
-Tasks whose prompts leave room for a program: the others are left out, and said to be.
-
-Enters: tasks and a tokenizer. Leaves: those with short enough prompts.
+Tasks, files and options that are wrong are refused by `prepare`, before anything trains.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 from transformers import AutoTokenizer
@@ -25,9 +19,11 @@ from trl_pper.generation.local_model import LocalModel
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import without_padding
 from trl_pper.rounds.collector import BeamSampleCollector
-from trl_pper.tasks.task import CodingTask, Prompt
+from trl_pper.tasks.task import CodingTask
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.trainer import PPERTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) -> PPERTrainer:
@@ -37,19 +33,28 @@ def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) 
         ValueError: Tasks, programs or options cannot be had or do not go together.
         OSError: A file, a model or a data set cannot be read.
     """
-    train_dataset, eval_dataset = _train_dataset(data), _eval_dataset(data)
+    train_dataset = _train_dataset(data)
+    eval_dataset = _tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None
     if data.max_prompt_length is not None:
         tokenizer = AutoTokenizer.from_pretrained(
             model_config.model_name_or_path, revision=model_config.model_revision
         )
-        train_dataset = _shortened(train_dataset, tokenizer, data.max_prompt_length)
-        eval_dataset = _shortened(eval_dataset, tokenizer, data.max_prompt_length)
+        train_dataset = shorten(train_dataset, tokenizer, data.max_prompt_length)
+        eval_dataset = None if eval_dataset is None else shorten(eval_dataset, tokenizer, data.max_prompt_length)
+    collector = None
+    if data.programs is not None:
+        collector = [BeamSampleCollector(source=DatasetSource(data.programs), learn=data.learn)]
+    # The trainer loads the model by its name, with these options; model_init_kwargs override them.
+    named = {"revision": "model_revision", "attn_implementation": "attn_implementation", "dtype": "dtype"}
+    chosen = {name: getattr(model_config, option) for name, option in named.items()}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    config.model_init_kwargs = {**chosen, **(config.model_init_kwargs or {})}
     return PPERTrainer(
         model=model_config.model_name_or_path,
-        args=_with_model_options(config, model_config),
+        args=config,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        callbacks=_callbacks(data),
+        callbacks=collector,
         peft_config=get_peft_config(model_config),
         quantization_config=get_quantization_config(model_config),
     )
@@ -58,7 +63,9 @@ def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) 
 def run(trainer: PPERTrainer) -> None:
     """Train, save, evaluate where there are held-out tasks, and push where that is asked for."""
     config = trainer.args
-    trainer.train(resume_from_checkpoint=_checkpoint(config.resume_from_checkpoint))
+    resume = config.resume_from_checkpoint
+    # The option takes a path; "true" stands for the newest checkpoint, whose path changes.
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
     # Not pushed yet: a Hub that is away must not cost the evaluation, and the card is to have it.
     trainer.save_model(_internal_call=True)
     if trainer.eval_dataset is not None:
@@ -68,31 +75,33 @@ def run(trainer: PPERTrainer) -> None:
     trainer.end()
 
 
-def _checkpoint(given: str | bool | None) -> str | bool | None:
-    """Return True for "true": the option is a path for the parser, and the newest checkpoint has no fixed one."""
-    return True if str(given).lower() == "true" else given
+def shorten(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:
+    """Return tasks or rows without the ones that have too long a prompt; a warning says how many are left out.
 
+    Args:
+        data: A list of tasks, or a data set with a column `prompt`.
+        tokenizer: The tokenizer of the model; chat messages go through its template.
+        max_prompt_length: The most tokens of a prompt.
 
-def _shortened(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:
-    """Return tasks or judged programs without those whose prompt is too long."""
-    if data is None:
-        return None
-    if isinstance(data, datasets.Dataset):
-        prompts = [without_padding(prompt) for prompt in data["prompt"]]
-        return data.select(
-            with_short_prompts(range(len(data)), prompts, tokenizer, max_prompt_length=max_prompt_length)
+    Raises:
+        ValueError: The length is below 1, or no prompt is short enough.
+    """
+    if max_prompt_length < 1:
+        raise ValueError(f"max_prompt_length: must be at least 1; got {max_prompt_length}")
+    rows = isinstance(data, datasets.Dataset)
+    prompts = [without_padding(prompt) for prompt in data["prompt"]] if rows else [task.prompt for task in data]
+    lengths = list(map(len, LocalModel(model=None, processing_class=tokenizer).encode(prompts)))
+    short = [index for index, length in enumerate(lengths) if length <= max_prompt_length]
+    if lengths and not short:
+        raise ValueError(
+            f"max_prompt_length: no prompt has at most {max_prompt_length} tokens, the shortest has {min(lengths)}"
         )
-    return with_short_prompts(data, [task.prompt for task in data], tokenizer, max_prompt_length=max_prompt_length)
-
-
-def _callbacks(data: DataArguments) -> list[BeamSampleCollector] | None:
-    if data.programs is None:
-        return None
-    return [BeamSampleCollector(source=DatasetSource(data.programs), learn=data.learn)]
-
-
-def _eval_dataset(data: DataArguments) -> list[CodingTask] | None:
-    return _tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None
+    if len(short) < len(lengths):
+        logger.warning(
+            "max_prompt_length: %d of %d are left out, because their prompts have more than %d tokens; the longest "
+            "has %d", len(lengths) - len(short), len(lengths), max_prompt_length, max(lengths),
+        )  # fmt: skip
+    return data.select(short) if rows else [data[index] for index in short]
 
 
 def _train_dataset(data: DataArguments) -> Any:
@@ -102,52 +111,6 @@ def _train_dataset(data: DataArguments) -> Any:
 
 
 def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
-    # A mixture has options of its own; those given here are of the other set of tasks.
+    # Each source of a mixture has its own options; the ones given here are for the other set of tasks.
     options = {} if is_mixture(source) else {**data.task_options(), "split": split}
     return read_tasks(source, prompts=data.prompts, **options)
-
-
-def _with_model_options(config: PPERConfig, model_config: ModelConfig) -> PPERConfig:
-    given = {
-        "revision": model_config.model_revision,
-        "attn_implementation": model_config.attn_implementation,
-        "dtype": model_config.dtype,
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    config.model_init_kwargs = {**chosen, **(config.model_init_kwargs or {})}
-    return config
-
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-
-def with_short_prompts(
-    things: Sequence[T], prompts: Sequence[Prompt], tokenizer: Any, *, max_prompt_length: int
-) -> list[T]:
-    """Return those things whose prompt has no more tokens than allowed, and warn of the others.
-
-    Args:
-        things: Tasks, or whatever has a prompt.
-        prompts: The prompt of each.
-        tokenizer: What counts the tokens; chat messages go through its template.
-        max_prompt_length: The most tokens a prompt may have.
-
-    Raises:
-        ValueError: The length is below 1, or no prompt is short enough.
-    """
-    if max_prompt_length < 1:
-        raise ValueError(f"max_prompt_length: must be at least 1; got {max_prompt_length}")
-    lengths = list(map(len, LocalModel(model=None, processing_class=tokenizer).encode(prompts)))
-    kept = [thing for thing, length in zip(things, lengths, strict=True) if length <= max_prompt_length]
-    if things and not kept:
-        raise ValueError(
-            f"max_prompt_length: no prompt has at most {max_prompt_length} tokens, the shortest has {min(lengths)}"
-        )
-    if len(kept) < len(things):
-        logger.warning(
-            "max_prompt_length: %d of %d are left out, whose prompts have more than %d tokens; the longest has %d",
-            len(things) - len(kept), len(things), max_prompt_length, max(lengths),
-        )  # fmt: skip
-    return kept

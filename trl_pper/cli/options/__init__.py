@@ -1,1 +1,0 @@
-"""Read options from YAML files and command lines, and show them."""
