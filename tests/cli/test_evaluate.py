@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import trl_pper.judge.judge
+import trl_pper.judge.host.slot
 from tests.support.openai_server import Fault
 from trl_pper import FunctionTests, load_tasks
 from trl_pper.cli.commands import main
@@ -203,9 +203,9 @@ def test_programs_and_tasks_without_a_verdict_are_seen_and_count_in_no_rate(eval
 
 def test_equal_programs_of_a_task_are_judged_once(evaluate, tmp_path, tasks, monkeypatch):
     judged = []
-    judge_function = trl_pper.judge.judge.judge_function
+    judge_function = trl_pper.judge.host.slot.judge_function
     monkeypatch.setattr(
-        "trl_pper.judge.judge.judge_function", lambda *given: judged.append(given[1]) or judge_function(*given)
+        "trl_pper.judge.host.slot.judge_function", lambda *given: judged.append(given[1]) or judge_function(*given)
     )
     rows = [{"task_id": task.task_id, "completions": ["    return x + 1\n", "    return 0\n"] * 50} for task in tasks]
     _, scores, verdicts = evaluate("--programs", write(tmp_path / "repeats.jsonl", rows), "--k", 1, 100)

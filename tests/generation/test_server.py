@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.openai_server import Fault, source_of
 from trl_pper import CodingTask
+from trl_pper.generation.endpoint import Usage
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.server_reply import Usage
 from trl_pper.generation.source import ProgramSource
 
 #: Ends most completions of the tiny model within a few tokens.

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.naive_replay import NaiveBuffer, make
-from trl_pper.replay.arrow import FILE, from_arrow, to_arrow
+from trl_pper.replay.arrow import FILE, from_arrow, to_arrow, write_columns
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.columns import content_digest, experience_key, to_columns, to_experiences
 from trl_pper.replay.experience import Experience
-from trl_pper.replay.storage import write_columns
 from trl_pper.replay.table import ExperienceTable
 
 CHATS = [[{"role": "user", "content": "hi", "name": "x"}], [{"content": None, "role": "user"}]]

@@ -6,8 +6,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eva
 
 from trl_pper import Experience, ReplayBuffer
 from trl_pper.tasks.mixture import SourceCount
-from trl_pper.training.card import RunFacts, write_model_card
-from trl_pper.training.history import changes, eval_results, evaluations
+from trl_pper.training.card import RunFacts, changes, eval_results, evaluations, write_model_card
 
 THEIRS = """\
 ---

@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2 as httpx
 
-from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused
-from trl_pper.generation.server_reply import Usage, read_choices, read_program, read_usage
+from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused, Usage, read_choices, read_program, read_usage
 from trl_pper.generation.source import (
     GeneratedProgram,
     ProgramSource,

@@ -20,12 +20,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.replay import hub as replay_hub
-from trl_pper.replay.arrow import from_arrow, from_dataset, to_dataset
+from trl_pper.replay.arrow import from_arrow, from_dataset, read_columns, to_dataset, write_columns
 from trl_pper.replay.columns import CHUNK, Columns, columns_in_blocks, content_digest, to_experiences
 from trl_pper.replay.experience import Experience, possibility
 from trl_pper.replay.priority import Distribution, FloatArray, PriorityFunction, draw_probabilities, p2value
 from trl_pper.replay.settings import BufferSettings, one_tokenizer
-from trl_pper.replay.storage import read_columns, write_columns
 from trl_pper.replay.table import ExperienceTable
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from trl_pper.rounds.evaluation import evaluate_tasks
 from trl_pper.rounds.processes import check_processes
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
-from trl_pper.training.card import PAPER, run_facts, write_model_card
+from trl_pper.training.card import PAPER, evaluations, run_facts, write_model_card
 from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.training.config import PPERConfig
@@ -39,7 +39,6 @@ from trl_pper.training.dataset import (
     holds_tasks,
     judged_experiences,
 )
-from trl_pper.training.history import evaluations
 from trl_pper.training.parts import (
     build_beam_search,
     build_buffer,

@@ -10,9 +10,51 @@ import builtins
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from trl_pper.judge.verdict import Outcome
+
+
+class Value(NamedTuple):
+    """A candidate's answer: a value, and the arguments of a call where it changed them."""
+
+    kind: str
+    value: Any
+    changed: Any
+
+
+class CallBack(NamedTuple):
+    """A candidate's request to run a function of the tests."""
+
+    kind: str
+    number: Any
+    args: Any
+    keywords: Any
+
+
+class Words(NamedTuple):
+    """A candidate's account of its program in words: that it is loaded, or the error that ended it.
+
+    Args:
+        kind: "loaded", "syntax", "memory", "raised", "refused" or "lacks".
+        name: The name of an exception's class.
+        said: The text or the only argument of the exception.
+        note: The error in a line for people.
+    """
+
+    kind: str
+    name: Any
+    said: Any
+    note: Any
+
+
+#: What a candidate may say, by the first field. These cross as plain tuples, since nothing that a candidate sends may
+#: choose a class.
+MESSAGES: dict[str, type[Value] | type[CallBack] | type[Words]] = {
+    "value": Value,
+    "callback": CallBack,
+    **dict.fromkeys(("loaded", "syntax", "memory", "raised", "refused", "lacks"), Words),
+}
 
 #: What a candidate says of a program that did not get through, and the outcome that it means.
 OUTCOME_OF_KIND = {

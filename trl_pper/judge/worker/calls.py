@@ -21,7 +21,7 @@ from trl_pper.judge.wire.callbacks import find_in_library
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
 from trl_pper.judge.wire.exceptions import rebuild, said_by
 from trl_pper.judge.wire.instances import InstanceTable, MissingClass, changeable
-from trl_pper.judge.wire.rules import COUNT
+from trl_pper.judge.wire.rules import COUNT, Words
 from trl_pper.judge.wire.write_back import write_back
 from trl_pper.judge.worker.program import compile_program, describe, run
 
@@ -30,6 +30,42 @@ _WARM_UPS = 64
 _MAX_REQUEST_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
 _FIRST_SERIAL = COUNT.pack(0)
+
+
+def _convert(function: str, target: Any) -> Any:
+    convert: Callable[[Any], Any] = operator.index if function == "index" else getattr(builtins, function)
+    return convert(target)
+
+
+def _exit(target: Any, name: str | None) -> bool:
+    kind = getattr(builtins, name) if name else None
+    return bool(type(target).__exit__(target, kind, kind() if kind else None, None))
+
+
+def _extends_data(kind: Any) -> bool:
+    # Objects of such a class cross as the builtin it extends, so that their class is not known any more.
+    return any(base.__module__ == "builtins" and base is not object for base in kind.__mro__)
+
+
+#: What the referee may ask for besides a call: each needs nothing but its operands.
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "attribute": getattr,
+    "set_attribute": setattr,
+    "delete_attribute": delattr,
+    "items": lambda target: codec.take(iter(target), codec.MAX_ITERATOR_ITEMS),
+    "next": next,
+    "truth": bool,
+    "length": len,
+    "item": operator.getitem,
+    "set_item": operator.setitem,
+    "delete_item": operator.delitem,
+    "convert": _convert,
+    "operator": lambda name, *operands: getattr(operator, f"__{name}__")(*operands),
+    "enter": lambda target: type(target).__enter__(target),
+    "exit": _exit,
+    "is_instance": isinstance,
+    "extends_data": _extends_data,
+}
 
 
 class _Calls:
@@ -47,6 +83,7 @@ class _Calls:
         self.functions: dict[int, Callable[..., Any]] = {}
         self.function_numbers: dict[int, int] = {}
         self.instances = InstanceTable(namespace, {}, trusted=False)
+        self.operations = _OPERATIONS | {"classes": self.learn_classes, "global": self.find_global}
         #: Number of the request being answered; None while no test waits.
         self.serial: bytes | None = None
         self.turn = threading.RLock()
@@ -73,16 +110,20 @@ class _Calls:
         serial = self.serial = request[: COUNT.size]
         try:
             operation, *operands = self.decode(request)
-            return serial + self.encode(("value", *getattr(self, f"do_{operation}")(*operands)))
+            changed = None
+            if operation == "call":
+                value, changed = self.call(*operands)
+            else:
+                value = self.operations[operation](*operands)
+            return serial + self.encode(("value", value, changed))
         except MissingClass as error:
-            reply = ("lacks", "", str(error), "")
+            words = Words(kind="lacks", name="", said=str(error), note="")
         except codec.CodecError as error:
-            reply = ("refused", "", str(error), str(error))
+            words = Words(kind="refused", name="", said=str(error), note=str(error))
         except BaseException as error:
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
-            kind, name, _, note = describe(error, self.instances.name_of)
-            reply = (kind, name, said_by(error), note)
-        return serial + codec.encode(reply, max_bytes=_MAX_WORDS_BYTES)
+            words = describe(error, self.instances.name_of)._replace(said=said_by(error))
+        return serial + codec.encode(tuple(words), max_bytes=_MAX_WORDS_BYTES)
 
     def encode(self, value: Any) -> bytes:
         return codec.encode(value, max_bytes=self.max_bytes, opaque=self.number, instances=self.instances)
@@ -144,75 +185,21 @@ class _Calls:
             write_back((args, keywords), more)
         return value
 
-    def do_classes(self, names: dict[str, bool]) -> tuple[None, None]:
+    def learn_classes(self, names: dict[str, bool]) -> None:
+        """Take the names of the classes that the tests define."""
         self.instances.names = names
-        return None, None
 
-    def do_global(self, name: str) -> tuple[Any, None]:
+    def find_global(self, name: str) -> Any:
+        """Return a global of the program."""
         if name in self.namespace:
-            return self.namespace[name], None
+            return self.namespace[name]
         raise NameError(f"name {name!r} is not defined")
 
-    def do_attribute(self, target: Any, name: str) -> tuple[Any, None]:
-        return getattr(target, name), None
-
-    def do_set_attribute(self, target: Any, name: str, value: Any) -> tuple[None, None]:
-        setattr(target, name, value)
-        return None, None
-
-    def do_delete_attribute(self, target: Any, name: str) -> tuple[None, None]:
-        delattr(target, name)
-        return None, None
-
-    def do_items(self, target: Any) -> tuple[Any, None]:
-        return codec.take(iter(target), codec.MAX_ITERATOR_ITEMS), None
-
-    def do_next(self, target: Any) -> tuple[Any, None]:
-        return next(target), None
-
-    def do_truth(self, target: Any) -> tuple[Any, None]:
-        return bool(target), None
-
-    def do_length(self, target: Any) -> tuple[Any, None]:
-        return len(target), None
-
-    def do_item(self, target: Any, key: Any) -> tuple[Any, None]:
-        return target[key], None
-
-    def do_set_item(self, target: Any, key: Any, value: Any) -> tuple[None, None]:
-        target[key] = value
-        return None, None
-
-    def do_delete_item(self, target: Any, key: Any) -> tuple[None, None]:
-        del target[key]
-        return None, None
-
-    def do_convert(self, function: str, target: Any) -> tuple[Any, None]:
-        convert: Callable[[Any], Any] = operator.index if function == "index" else getattr(builtins, function)
-        return convert(target), None
-
-    def do_operator(self, name: str, *operands: Any) -> tuple[Any, None]:
-        return getattr(operator, f"__{name}__")(*operands), None
-
-    def do_enter(self, target: Any) -> tuple[Any, None]:
-        return type(target).__enter__(target), None
-
-    def do_exit(self, target: Any, name: str | None) -> tuple[bool, None]:
-        kind = getattr(builtins, name) if name else None
-        return bool(type(target).__exit__(target, kind, kind() if kind else None, None)), None
-
-    def do_is_instance(self, target: Any, kind: Any) -> tuple[bool, None]:
-        return isinstance(target, kind), None
-
-    def do_extends_data(self, kind: Any) -> tuple[bool, None]:
-        # Objects of such a class cross as the builtin it extends, so that their class is not known any more.
-        return any(base.__module__ == "builtins" and base is not object for base in kind.__mro__), None
-
-    def do_call(self, target: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
+    def call(self, target: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
+        """Call an object of the program; return the result, and the arguments if the call changed them."""
         arguments = changeable(args, keywords, self.instances)
         before = self.snapshot(arguments)
         result = target(*args, **keywords)
-        # Arguments go back only when the call changed them.
         return result, arguments if self.snapshot(arguments) != before else None
 
     def snapshot(self, arguments: Any) -> bytes:
@@ -235,19 +222,18 @@ class _Calls:
 def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int, wait: Wait | None = None) -> None:
     """Load the program, then answer the referee's requests, calling `wait` before each, until it hangs up."""
 
-    def tell(words: tuple[str, ...]) -> None:
-        send_frame(channel, _FIRST_SERIAL + codec.encode(words, max_bytes=_MAX_WORDS_BYTES))
+    def tell(words: Words) -> None:
+        send_frame(channel, _FIRST_SERIAL + codec.encode(tuple(words), max_bytes=_MAX_WORDS_BYTES))
 
     try:
         code = compile_program(source)
     except BaseException as error:
-        _, *details = describe(error)
-        return tell(("syntax", *details))
+        return tell(describe(error)._replace(kind="syntax"))
     try:
         namespace = run(code)
     except BaseException as error:
         return tell(describe(error))
-    tell(("loaded", "", "", ""))
+    tell(Words(kind="loaded", name="", said="", note=""))
     return _Calls(channel, namespace, max_bytes, wait).serve()
 
 

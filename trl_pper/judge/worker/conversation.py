@@ -18,7 +18,7 @@ from trl_pper.judge.wire.callbacks import Callbacks
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
 from trl_pper.judge.wire.exceptions import error_name, rebuild, said_by
 from trl_pper.judge.wire.instances import InstanceTable, changeable
-from trl_pper.judge.wire.rules import COUNT, OUTCOME_OF_KIND
+from trl_pper.judge.wire.rules import COUNT, MESSAGES, OUTCOME_OF_KIND, CallBack, Value, Words
 from trl_pper.judge.wire.write_back import write_back
 from trl_pper.judge.worker.handles import Handle
 
@@ -26,10 +26,6 @@ _MAX_CONTROL_BYTES = 1 << 20
 _MAX_REQUEST_BYTES = 1 << 28
 #: Calls of the program inside calls that the program makes of the tests' functions.
 _MAX_NESTING = 30
-
-
-#: What a candidate may say, with the length of the tuple it says it in.
-_KINDS = {"value": 3, "callback": 4, **dict.fromkeys(("loaded", "syntax", "memory", "raised", "refused", "lacks"), 4)}
 
 
 class Failure(BaseException):
@@ -124,9 +120,9 @@ class Conversation:
             raise SandboxBroken("a candidate ended before it was ready") from None
         self.serial = 0
         reply = self._exchange(None)
-        kind, note = reply[0], reply[-1]
-        if kind != "loaded":
-            raise self.fail(OUTCOME_OF_KIND.get(str(kind), Outcome.RUNTIME_ERROR), str(note))
+        if not isinstance(reply, Words) or reply.kind != "loaded":
+            note = str(reply.note) if isinstance(reply, Words) else "the program answered before it was asked"
+            raise self.fail(OUTCOME_OF_KIND.get(reply.kind, Outcome.RUNTIME_ERROR), note)
         self.loaded = True
         if self.class_names:
             self.request("classes", self.class_names)
@@ -154,14 +150,14 @@ class Conversation:
         except codec.CodecError as error:
             raise self.fail(Outcome.UNSUPPORTED, f"an argument cannot be sent to the program: {error}") from None
         reply = self._exchange(payload, (operation, operands))
-        if reply[0] == "value":
-            if reply[2] is not None and operation == "call":
-                write_back((operands[1], operands[2]), reply[2])
-            return reply[1]
+        if isinstance(reply, Value):
+            if reply.changed is not None and operation == "call":
+                write_back((operands[1], operands[2]), reply.changed)
+            return reply.value
         raise self._error(operation, reply)
 
-    def _error(self, operation: str, reply: tuple[Any, ...]) -> BaseException:
-        kind, name, text, note = reply
+    def _error(self, operation: str, words: Words) -> BaseException:
+        kind, name, text, note = words
         if kind == "memory":
             return self.fail(Outcome.MEMORY_LIMIT, str(note))
         if kind == "refused":
@@ -179,7 +175,7 @@ class Conversation:
         error.pper_note = str(note)  # type: ignore[attr-defined]
         return error
 
-    def _exchange(self, payload: bytes | None, recipe: tuple[str, tuple[Any, ...]] = ("", ())) -> tuple[Any, ...]:
+    def _exchange(self, payload: bytes | None, recipe: tuple[str, tuple[Any, ...]] = ("", ())) -> Value | Words:
         """Send a request, serve the calls the program makes meanwhile, and return its answer."""
         epoch, handles = self.epoch, list[Handle]()
         if payload is not None:
@@ -192,7 +188,7 @@ class Conversation:
                 send_frame(self.channel, serial + payload, wait=self.wait)
             while True:
                 reply = self._receive(serial, resolve)
-                if reply[0] != "callback":
+                if not isinstance(reply, CallBack):
                     self.received = handles
                     return reply
                 send_frame(self.channel, serial + self._call_back(reply, epoch), wait=self.wait)
@@ -211,22 +207,24 @@ class Conversation:
         finally:
             self.nesting -= 1
 
-    def _receive(self, serial: bytes, resolve: Callable[[bytes, Any], Any]) -> tuple[Any, ...]:
+    def _receive(self, serial: bytes, resolve: Callable[[bytes, Any], Any]) -> Value | CallBack | Words:
         frame = self.reader.read(2 * self.max_bytes + _MAX_CONTROL_BYTES)
         # A word that nobody waits for, such as one from a thread left over, must not pass for the next answer.
         if not frame.startswith(serial):
             raise codec.CodecError("an answer to another question")
         reply: Any = codec.decode(frame, start=len(serial), resolve=resolve, instances=self.instances)
         kind = reply[0] if type(reply) is tuple and reply else None
-        if type(kind) is not str or len(reply) != _KINDS.get(kind):
+        message = MESSAGES.get(kind) if type(kind) is str else None
+        if message is None or len(reply) != len(message._fields):
             raise codec.CodecError("an answer is a tuple of a known kind")
-        if kind not in ("value", "callback") and not (type(reply[1]) is str is type(reply[3])):
+        answer = message._make(reply)
+        if isinstance(answer, Words) and not (type(answer.name) is str is type(answer.note)):
             raise codec.CodecError("an answer that tells of an error tells it in words")
-        return tuple(reply)
+        return answer
 
-    def _call_back(self, reply: tuple[Any, ...], epoch: int) -> bytes:
+    def _call_back(self, request: CallBack, epoch: int) -> bytes:
         """Run the function of the tests that the program calls; return what to tell the program."""
-        _, number, args, keywords = reply
+        _, number, args, keywords = request
         if type(args) is not tuple or type(keywords) is not dict or not all(type(key) is str for key in keywords):
             raise codec.CodecError("a malformed call of a function of the tests")
         function = self.callbacks.find(number)
@@ -275,13 +273,13 @@ class Conversation:
         if type(value) is not Handle:
             return self.callbacks.encode(value)
         state = object.__getattribute__(value, "_state")
-        if state[1] != self.epoch:
+        if state.epoch != self.epoch:
             raise _Stale(value)
-        return b"H" + COUNT.pack(state[2])
+        return b"H" + COUNT.pack(state.number)
 
     def _revive(self, handle: Handle) -> None:
         """Do again, with the present candidate, what led to an object that died with an earlier one."""
-        operation, operands, ordinal = object.__getattribute__(handle, "_state")[3]
+        operation, operands, ordinal = object.__getattribute__(handle, "_state").recipe
         self.request(operation, *operands)
         if ordinal >= len(self.received):
             raise self.fail(Outcome.RUNTIME_ERROR, "an object of the program was lost with its process")

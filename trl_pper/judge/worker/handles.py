@@ -11,7 +11,7 @@ itself. So an object is unequal to plain data, `f(1) < 3` and `f(1) - 3.5` fail 
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trl_pper.judge.verdict import Outcome
 
@@ -28,6 +28,22 @@ _BINARY = "add sub mul matmul truediv floordiv mod pow lshift rshift and or xor"
 _COMPARING = "lt le gt ge contains"
 
 
+class HandleState(NamedTuple):
+    """What the referee knows of an object of the program.
+
+    Args:
+        conversation: The conversation it came from.
+        epoch: The candidate that has it, counted from 0.
+        number: The candidate's number for it.
+        recipe: Operation, operands and place among the objects received, to get it again from another candidate.
+    """
+
+    conversation: Conversation
+    epoch: int
+    number: int
+    recipe: tuple[Any, ...]
+
+
 class Handle:
     """An object of the program; see the module for what the program is asked about it."""
 
@@ -35,7 +51,7 @@ class Handle:
     __hash__ = object.__hash__
 
     def __init__(self, conversation: Conversation, epoch: int, number: int, recipe: tuple[Any, ...]) -> None:
-        object.__setattr__(self, "_state", (conversation, epoch, number, recipe))
+        object.__setattr__(self, "_state", HandleState(conversation, epoch, number, recipe))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _ASKED_DUNDERS:
@@ -124,8 +140,8 @@ def same(one: object, other: object) -> bool:
 
 def conversation_behind(handle: Handle) -> Conversation:
     """Return the conversation that `handle` belongs to."""
-    conversation: Conversation = object.__getattribute__(handle, "_state")[0]
-    return conversation
+    state: HandleState = object.__getattribute__(handle, "_state")
+    return state.conversation
 
 
 def unsupported(handle: Handle, what: str) -> BaseException:

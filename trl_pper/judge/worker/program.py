@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trl_pper.judge.wire.exceptions import error_name, error_text
+from trl_pper.judge.wire.rules import Words
 
 _FILE_NAME = "program.py"
 _MAX_LABEL_CHARS = 100
@@ -35,10 +36,8 @@ def run(code: types.CodeType) -> dict[str, Any]:
     return namespace
 
 
-def describe(
-    error: BaseException, shared: Callable[[type], str | None] = lambda kind: None
-) -> tuple[str, str, str, str]:
-    """Return (kind, exception name, text, text for people) of `error`.
+def describe(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> Words:
+    """Return `error` in words.
 
     Args:
         error: What the program raised.
@@ -52,4 +51,5 @@ def describe(
             line = f" (line {traceback.tb_lineno})"
         traceback = traceback.tb_next
     label, text = type(error).__name__[:_MAX_LABEL_CHARS], error_text(error)
-    return kind, error_name(error, shared), text, f"{label}: {text}{line}" if text else f"{label}{line}"
+    note = f"{label}: {text}{line}" if text else f"{label}{line}"
+    return Words(kind=kind, name=error_name(error, shared), said=text, note=note)

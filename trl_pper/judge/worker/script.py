@@ -22,7 +22,7 @@ from typing import TextIO
 
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
-from trl_pper.judge.wire.rules import DONE, SPENT
+from trl_pper.judge.wire.rules import DONE, SPENT, Words
 from trl_pper.judge.worker.program import compile_program, describe, run
 
 #: Descriptors a script starts with, after those of every candidate: files behind the standard streams.
@@ -44,8 +44,7 @@ def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) 
         try:
             code = code or compile_program(source)
         except BaseException as error:
-            _, *details = describe(error)
-            words = codec.encode(("syntax", *details), max_bytes=_MAX_WORDS_BYTES)
+            words = codec.encode(tuple(describe(error)._replace(kind="syntax")), max_bytes=_MAX_WORDS_BYTES)
         else:
             words = _run_once(code, streams)
             state.restore()
@@ -103,7 +102,7 @@ def _connect(given: bytes, streams: Streams) -> None:
 
 def _run_once(code: types.CodeType, streams: Streams) -> bytes:
     """Run the program from start to exit as an interpreter would; return what to tell the host."""
-    failure: tuple[str, str, str, str] | None = None
+    failure: Words | None = None
     try:
         run(code)
     except SystemExit as error:
@@ -119,13 +118,15 @@ def _run_once(code: types.CodeType, streams: Streams) -> bytes:
     except BaseException as error:
         failure = failure or describe(error)
     if failure is not None:
-        return codec.encode(failure, max_bytes=_MAX_WORDS_BYTES)
+        return codec.encode(tuple(failure), max_bytes=_MAX_WORDS_BYTES)
     return DONE if alone else SPENT
 
 
-def _exit_failure(code: object) -> tuple[str, str, str, str] | None:
+def _exit_failure(code: object) -> Words | None:
     status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
-    return ("raised", "SystemExit", str(status), f"exit status {status}") if status else None
+    if not status:
+        return None
+    return Words(kind="raised", name="SystemExit", said=str(status), note=f"exit status {status}")
 
 
 class _State:
