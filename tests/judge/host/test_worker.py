@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from trl_pper.judge.host.system import LinuxMeans, PosixMeans
+from trl_pper.judge.host.system import LinuxHost, PosixHost
 
-BOTH = pytest.mark.parametrize("means", [LinuxMeans(), PosixMeans()], ids=["linux", "posix"])
+BOTH = pytest.mark.parametrize("means", [LinuxHost(), PosixHost()], ids=["linux", "posix"])
 
 
 @BOTH
@@ -37,7 +37,7 @@ def test_an_output_grows_at_its_end(means):
 
 
 def test_an_output_never_shrinks_where_the_system_can_see_to_it():
-    with LinuxMeans().output_file() as descriptor:
+    with LinuxHost().output_file() as descriptor:
         os.write(descriptor, b"first")
         with pytest.raises(PermissionError):
             os.ftruncate(descriptor, 0)
@@ -61,7 +61,7 @@ def test_no_file_on_the_disk_has_a_name_once_something_is_in_it(tmp_path, monkey
         return real(descriptor, content)
 
     monkeypatch.setattr(os, "write", write)
-    means = PosixMeans()
+    means = PosixHost()
     with means.sealed_file(b"answers"), means.output_file(), means.board_file():
         assert written == [[]]
         assert list(tmp_path.iterdir()) == []

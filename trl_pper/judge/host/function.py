@@ -42,7 +42,7 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
     bench = _bench(worker, tests, limits)
     if bench.unsupported:
         return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
-    with worker.means.sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+    with worker.system.sealed_file(program.encode("utf-8", "surrogatepass")) as source:
         return _Run(worker, bench, source).judge()
 
 
@@ -73,10 +73,10 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
     if isinstance(kept, Bench) and (kept.tests, kept.limits) == (tests, limits):
         return kept
     ours, theirs = socket.socketpair()
-    bench = Bench(tests, limits, ours, worker.means.board_file())
+    bench = Bench(tests, limits, ours, worker.system.board_file())
     worker.keep_bench(bench, ours, bench.board)
     content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
-    with theirs, worker.means.sealed_file(content) as test_file:
+    with theirs, worker.system.sealed_file(content) as test_file:
         descriptors = [theirs.fileno(), test_file, bench.board.fileno()]
         worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
     ours.settimeout(_ANSWER_SECONDS)

@@ -44,7 +44,7 @@ def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits)
     if longest > limits.file_bytes:
         message = f"an input of {longest} bytes is more than file_bytes, {limits.file_bytes}, allows"
         return Verdict.uniform(Outcome.UNSUPPORTED, len(tests.cases), message)
-    with worker.means.sealed_file(_encoded(program)) as source:
+    with worker.system.sealed_file(_encoded(program)) as source:
         judging = _Judging(worker, source, tests, limits)
         try:
             judging.run()
@@ -77,10 +77,10 @@ class _Script:
         self.spent = False
         # Closed here if the worker fails or is cancelled before the process is ready, and by `end` otherwise.
         with contextlib.ExitStack() as self.files:
-            self.output, self.errors = (self.files.enter_context(worker.means.output_file()) for _ in range(2))
+            self.output, self.errors = (self.files.enter_context(worker.system.output_file()) for _ in range(2))
             self.channel, theirs = socket.socketpair()
             self.files.enter_context(self.channel)
-            worker.means.expect_process(self.channel)
+            worker.system.expect_process(self.channel)
             with theirs:
                 descriptors = [theirs.fileno(), source, self.output, self.errors]
                 answer = worker.request(
@@ -102,7 +102,7 @@ class _Script:
         poll = select.poll()
         poll.register(self.channel, select.POLLIN)
         if poll.poll(1000 * _ANSWER_SECONDS):
-            word, pid = self.worker.means.first_word(self.channel, len(expected), known)
+            word, pid = self.worker.system.first_word(self.channel, len(expected), known)
             if word == expected:
                 return pid
         self.end()

@@ -31,7 +31,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Means(Protocol):
+class HostSystem(Protocol):
     """What a host needs."""
 
     #: Whether a worker may load libraries before it forks.
@@ -69,19 +69,19 @@ class Means(Protocol):
         """
 
 
-class LinuxMeans:
+class LinuxHost:
     """Sequenced packets, files in memory with seals, and credentials attached to messages."""
 
     preloads = True
 
     def line_pair(self) -> tuple[Line, socket.socket]:
-        """See `Means`."""
+        """See `HostSystem`."""
         ours, theirs = socket.socketpair(*PacketLine.kind)
         return PacketLine(ours), theirs
 
     @contextlib.contextmanager
     def sealed_file(self, content: bytes) -> Iterator[int]:
-        """See `Means`; nothing else can change the file either."""
+        """See `HostSystem`; nothing else can change the file either."""
         descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _write_all(descriptor, content)
@@ -94,7 +94,7 @@ class LinuxMeans:
 
     @contextlib.contextmanager
     def output_file(self) -> Iterator[int]:
-        """See `Means`; the file may grow, never shrink."""
+        """See `HostSystem`; the file may grow, never shrink."""
         descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
@@ -104,15 +104,15 @@ class LinuxMeans:
             os.close(descriptor)
 
     def board_file(self) -> io.FileIO:
-        """See `Means`."""
+        """See `HostSystem`."""
         return open(os.memfd_create("pper"), "rb", buffering=0)
 
     def expect_process(self, channel: socket.socket) -> None:
-        """See `Means`."""
+        """See `HostSystem`."""
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
-        """See `Means`; the kernel says who speaks."""
+        """See `HostSystem`; the kernel says who speaks."""
         word, attached, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
         if not attached:
             return b"", 0
@@ -120,23 +120,23 @@ class LinuxMeans:
         return word, int(_CREDENTIALS.unpack(attached[0][2])[0])
 
     def end_orphan(self, pid: int) -> None:
-        """See `Means`; the kernel ends a candidate with its parent."""
+        """See `HostSystem`; the kernel ends a candidate with its parent."""
 
 
-class PosixMeans:
+class PosixHost:
     """Streams, and files on the disk that lose their name before anything is written to them."""
 
     #: The library that numpy computes with on macOS need not work in a process forked after it was loaded.
     preloads = False
 
     def line_pair(self) -> tuple[Line, socket.socket]:
-        """See `Means`."""
+        """See `HostSystem`."""
         ours, theirs = socket.socketpair(*StreamLine.kind)
         return StreamLine(ours), theirs
 
     @contextlib.contextmanager
     def sealed_file(self, content: bytes) -> Iterator[int]:
-        """See `Means`."""
+        """See `HostSystem`."""
         writing, path = tempfile.mkstemp(prefix="trl-pper-")
         try:
             reading = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -153,33 +153,33 @@ class PosixMeans:
 
     @contextlib.contextmanager
     def output_file(self) -> Iterator[int]:
-        """See `Means`; a program can shorten the file."""
+        """See `HostSystem`; a program can shorten the file."""
         with self.board_file() as file:
             fcntl.fcntl(file.fileno(), fcntl.F_SETFL, os.O_APPEND)
             yield file.fileno()
 
     def board_file(self) -> io.FileIO:
-        """See `Means`."""
+        """See `HostSystem`."""
         descriptor, path = tempfile.mkstemp(prefix="trl-pper-")
         os.unlink(path)
         return open(descriptor, "rb", buffering=0)
 
     def expect_process(self, channel: socket.socket) -> None:
-        """See `Means`; nothing has to be done."""
+        """See `HostSystem`; nothing has to be done."""
 
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
-        """See `Means`."""
+        """See `HostSystem`."""
         return channel.recv(size), known
 
     def end_orphan(self, pid: int) -> None:
-        """See `Means`."""
+        """See `HostSystem`."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
 
-def host_system(level: str) -> Means:
+def host_system(level: str) -> HostSystem:
     """Return what the host of a worker at isolation level `level` uses."""
-    return PosixMeans() if level == PORTABLE_LEVEL else LinuxMeans()
+    return PosixHost() if level == PORTABLE_LEVEL else LinuxHost()
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

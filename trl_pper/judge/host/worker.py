@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from trl_pper.judge.host.system import Means, host_system
+from trl_pper.judge.host.system import HostSystem, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 
@@ -85,8 +85,8 @@ class Worker:
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
         os.chmod(self.directory, 0o711)
         #: What the host uses of its system for this worker.
-        self.means = host_system(level)
-        self.line, theirs = self.means.line_pair()
+        self.system = host_system(level)
+        self.line, theirs = self.system.line_pair()
         paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
         # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
         # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
@@ -96,7 +96,7 @@ class Worker:
             "imports": list(dict.fromkeys(paths)),
             "level": level,
             "limits": limits.to_dict(),
-            "preload": list(preload) if self.means.preloads else [],
+            "preload": list(preload) if self.system.preloads else [],
         }
         command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
         with theirs:
@@ -116,7 +116,7 @@ class Worker:
         self._held: list[Closable] = []
         # The candidate at work, as the zygote numbers it.
         self._candidate: list[int] = []
-        held = self.process, self.means, self.line.sock, self._held, self._candidate
+        held = self.process, self.system, self.line.sock, self._held, self._candidate
         self._finalizer = weakref.finalize(self, _end, *held, self.directory)
         self.line.sock.settimeout(_START_SECONDS)
         started = self._receive()
@@ -183,7 +183,7 @@ class Worker:
 
 def _end(
     process: subprocess.Popen[bytes],
-    means: Means,
+    system: HostSystem,
     control: socket.socket,
     held: list[Closable],
     candidate: list[int],
@@ -203,7 +203,7 @@ def _end(
     if process.returncode != 0:
         # It had no time to clean up.
         for pid in candidate:
-            means.end_orphan(pid)
+            system.end_orphan(pid)
     shutil.rmtree(directory, ignore_errors=True)
 
 

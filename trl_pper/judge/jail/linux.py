@@ -29,8 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trl_pper.judge.jail import kernel, landlock, namespaces, seccomp
-from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, LevelUnavailable, at_most, end_child, limit_files
-from trl_pper.judge.wire.channel import Wait
+from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, Jail, LevelUnavailable, at_most, limit_files
 
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
@@ -54,11 +53,11 @@ class Identity:
     reads_everything: bool = False
 
 
-class Confinement:
-    """The confinement of one worker; made once in it, before it forks anything.
+class LinuxJail(Jail):
+    """The jail of every level but "processes".
 
     Args:
-        level: One of `ladder.ISOLATION_LEVELS`.
+        level: One of `levels.ISOLATION_LEVELS`.
         directory: A directory of the worker's own; programs work in it unless the level brings a file system.
         imports: Import paths that programs may use beside the standard library.
         limits: From `Limits.to_dict()`.
@@ -68,10 +67,7 @@ class Confinement:
     """
 
     def __init__(self, level: str, *, directory: str, imports: Sequence[str], limits: Mapping[str, float]) -> None:
-        self.level = level
-        self.limits = limits
-        #: Working directory of programs.
-        self.room = os.path.join(directory, "room")
+        super().__init__(level, directory=directory, limits=limits)
         self._own_processes: int | None = None
         self._scope: landlock.Ruleset | None = None
         self._filter: seccomp.Filter | None = None
@@ -147,12 +143,12 @@ class Confinement:
 
     @property
     def process_namespaces(self) -> bool:
-        """Whether each candidate has a process namespace, whose death kills everything in it."""
+        """Whether the level is "namespaces"."""
         return self._own_processes is not None
 
     @property
     def bounded_files(self) -> bool:
-        """Whether the file system itself bounds what a candidate writes."""
+        """Whether programs write to a file system of the worker's own."""
         return self.process_namespaces
 
     @property
@@ -182,17 +178,9 @@ class Confinement:
         """Return the process ids of this process's children."""
         return [int(pid) for pid in os.pread(self._children, 1 << 16, 0).split()]
 
-    def cpu_allowance(self, seconds: float) -> Wait | None:
-        """Return None: the candidate does nothing for its allowance, others watch its CPU clock."""
-        return None
-
     def has_ended(self, pid: int) -> bool:
         """Return whether child `pid` has ended; it is not reaped."""
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-    def end_child(self, pid: int) -> tuple[int, float]:
-        """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
-        return end_child(pid)
 
     def _keep_descriptors_apart(self) -> None:
         """Move this process's own descriptors out of the way of those that children get."""
@@ -226,12 +214,7 @@ class Confinement:
         return calls
 
     def seal_candidate(self, parent: int, descriptors: int) -> None:
-        """Give up everything a program must not have; the last step before untrusted work.
-
-        Args:
-            parent: Process id of the parent this process must not outlive.
-            descriptors: Descriptors to keep, counted from 0; all others are closed.
-        """
+        """Give up everything a program must not have, by system calls made ready before the fork."""
         if self._filter is not None and not self.process_namespaces:
             seccomp.name_process(self._filter, os.getpid())
         kernel.make(self._sealing)
@@ -239,7 +222,7 @@ class Confinement:
         _check_parent(parent)
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Give up privileges; what a referee runs is trusted, what it reads is not. See `seal_candidate`."""
+        """Give up privileges, by system calls made ready before the fork."""
         kernel.make(self._referee_sealing)
         kernel.make(_CLOSE_FROM[descriptors])
         _check_parent(parent)

@@ -22,8 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trl_pper.judge.jail.linux import Confinement
-    from trl_pper.judge.jail.posix import Separation
+    from trl_pper.judge.jail.posix import Jail
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -70,10 +69,10 @@ class HostGone(Exception):
 class Zygote:
     """Serves one host, one program at a time."""
 
-    def __init__(self, line: Line, confinement: Confinement | Separation) -> None:
+    def __init__(self, line: Line, jail: Jail) -> None:
         self.line = line
-        self.confinement = confinement
-        self.scratch = Scratch(confinement.room)
+        self.jail = jail
+        self.scratch = Scratch(jail.room)
         self.parent = os.getppid()
         self.candidate: int | None = None
         self.referee: int | None = None
@@ -103,7 +102,7 @@ class Zygote:
         """Wait for the next request and the descriptors that came with it, watching the candidate at hand."""
         waited = 0
         while True:
-            watched = self.candidate is not None and not self.confinement.bounded_files and not self.overrun
+            watched = self.candidate is not None and not self.jail.bounded_files and not self.overrun
             milliseconds = _WATCH_MILLISECONDS if watched else _HOST_CHECK_MILLISECONDS
             if self.poll.poll(milliseconds):
                 break
@@ -124,7 +123,7 @@ class Zygote:
 
     def watch(self) -> None:
         """End the candidate when it has left more files than it may."""
-        limits = self.confinement.limits
+        limits = self.jail.limits
         if self.candidate is not None and self.scratch.exceeds(int(limits["files"]), int(limits["file_bytes"])):
             self.overrun = f"left more than {limits['files']:.0f} files or {limits['file_bytes']:.0f} bytes in them"
             signal_child(self.candidate, signal.SIGKILL)
@@ -134,16 +133,16 @@ class Zygote:
         self.overrun = ""
         mode, parent = request["mode"], os.getpid()
         if mode == "stdio":
-            descriptors.append(self.confinement.input_file())
-        size = int(self.confinement.limits["value_bytes"])
-        allow = self.confinement.cpu_allowance(request["cpu_seconds"])
-        pid = self.confinement.fork_candidate()
+            descriptors.append(self.jail.input_file())
+        size = int(self.jail.limits["value_bytes"])
+        allow = self.jail.cpu_allowance(request["cpu_seconds"])
+        pid = self.jail.fork_candidate()
         if pid == 0:
             try:
                 arrange_descriptors(descriptors, first=3)
-                if not self.confinement.process_namespaces:
+                if not self.jail.process_namespaces:
                     os.setsid()
-                self.confinement.seal_candidate(parent, 3 + len(descriptors))
+                self.jail.seal_candidate(parent, 3 + len(descriptors))
                 candidate.main(mode, size, allow)
             finally:
                 # Seen by the host as a child that ended before it said it was ready.
@@ -155,12 +154,12 @@ class Zygote:
         """Fork a referee over host, tests and board under a task's limits; it replaces the one before."""
         self.kill_referee()
         parent = os.getpid()
-        pid = self.confinement.fork_referee()
+        pid = self.jail.fork_referee()
         if pid == 0:
             try:
                 os.setsid()
                 arrange_descriptors(descriptors, first=3)
-                self.confinement.seal_referee(parent, 3 + len(descriptors))
+                self.jail.seal_referee(parent, 3 + len(descriptors))
                 referee.main(limits=request["limits"])
             finally:
                 os._exit(125)
@@ -175,7 +174,7 @@ class Zygote:
     def kill_referee(self) -> None:
         """Kill the referee, if there is one."""
         if self.referee is not None:
-            self.confinement.end_child(self.referee)
+            self.jail.end_child(self.referee)
             self.referee = None
 
     def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
@@ -186,9 +185,9 @@ class Zygote:
         if self.candidate is None:
             return {"status": 0, "cpu_seconds": 0.0, "killed": False, "overrun": self.overrun}
         killed = not self.has_ended(self.candidate, float(request.get("grace_seconds", 0.0)))
-        status, cpu_seconds = self.confinement.end_child(self.candidate)
+        status, cpu_seconds = self.jail.end_child(self.candidate)
         self.candidate = None
-        if self.confinement.may_leave_processes:
+        if self.jail.may_leave_processes:
             self.kill_orphans()
         self.scratch.clear()
         return {"status": status, "cpu_seconds": cpu_seconds, "killed": killed, "overrun": self.overrun}
@@ -196,7 +195,7 @@ class Zygote:
     def has_ended(self, pid: int, grace_seconds: float) -> bool:
         """Return whether child `pid` ends by itself within `grace_seconds`."""
         deadline = time.monotonic() + grace_seconds
-        while not self.confinement.has_ended(pid):
+        while not self.jail.has_ended(pid):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.002)
@@ -205,9 +204,9 @@ class Zygote:
     def kill_orphans(self) -> None:
         """Kill every descendant a candidate left behind; as subreaper this process inherits them all."""
         deadline = time.monotonic() + _CLEANUP_SECONDS
-        while orphans := [pid for pid in self.confinement.children() if pid != self.referee]:
+        while orphans := [pid for pid in self.jail.children() if pid != self.referee]:
             for pid in orphans:
-                self.confinement.end_child(pid)
+                self.jail.end_child(pid)
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
@@ -217,18 +216,18 @@ class Zygote:
         self.kill_referee()
 
 
-def _confine(options: dict[str, Any]) -> Confinement | Separation:
+def _confine(options: dict[str, Any]) -> Jail:
     """Lock this process in at the level that the host asks for.
 
     Raises:
         LevelUnavailable: The machine does not offer it.
     """
-    kind: type[Confinement | Separation]
-    # Only one of the two: what `confinement` is made of exists on Linux alone.
+    kind: Callable[..., Jail]
+    # Only one of the two: what `jail.linux` is made of exists on Linux alone.
     if options["level"] == "processes":
-        from trl_pper.judge.jail.posix import Separation as kind
+        from trl_pper.judge.jail.posix import PosixJail as kind
     else:
-        from trl_pper.judge.jail.linux import Confinement as kind
+        from trl_pper.judge.jail.linux import LinuxJail as kind
     directory, imports, limits = options["directory"], options["imports"], options["limits"]
     return kind(options["level"], directory=directory, imports=imports, limits=limits)
 
@@ -245,14 +244,14 @@ def main() -> None:
         with contextlib.suppress(ImportError):
             __import__(name)
     try:
-        confinement = _confine(options)
+        jail = _confine(options)
     except LevelUnavailable as error:
         line.send(json.dumps({"unavailable": str(error)}).encode())
         return
     candidate.prepare()
     gc.collect()
     gc.freeze()
-    zygote = Zygote(line, confinement)
+    zygote = Zygote(line, jail)
     zygote.reply({"pid": os.getpid()})
     try:
         zygote.serve()
