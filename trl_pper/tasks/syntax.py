@@ -89,7 +89,7 @@ def with_preamble(program: str, preamble: str | None) -> str:
 
 
 def definitions(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """Return the statements that give a module the name `name`, in order, including statements inside `if`, `try` and loops."""
+    """Return the statements that define `name` in a module, in order, also inside `if`, `try` and loops."""
     return [statement for statement in _module_statements(tree.body) if name in bound_names(statement)]
 
 

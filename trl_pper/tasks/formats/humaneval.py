@@ -48,7 +48,7 @@ def humaneval_task(row: Row) -> CodingTask:
 
 
 def _question_task(row: Row, question: str, *, preamble: str, tests: FunctionTests) -> CodingTask:
-    """Return the task of a LeetCodeDataset row, where the prompt holds only imports and helpers for programs to use."""
+    """Return the task of a LeetCodeDataset row, where the prompt holds only imports and helpers for programs."""
     return CodingTask(
         task_id=identifier(row, "task_id"),
         prompt=question_prompt(question.strip(), starter_code=optional_text(row, "starter_code") or "", calls=True),
