@@ -329,7 +329,7 @@ def _is_script(name: str) -> bool:
         # Asked first, because `datasets` would load any subset of the script that its cache holds.
         return huggingface_hub.file_exists(name, f"{name.rpartition('/')[2]}.py", repo_type="dataset")
     except (OSError, httpx2.HTTPError):
-        # Without a connection a copy in the cache may do; if not, `datasets` says what is wrong.
+        # Without a connection `datasets` may still have a copy in its cache, and reports the error if not.
         return False
 
 
