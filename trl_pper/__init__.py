@@ -62,7 +62,7 @@ _EXPORTS = {
     "task_rows": "trl_pper.tasks.task",
     "write_report": "trl_pper.report.page",
 }
-#: Rooms that users reach as `trl_pper.demo` and `trl_pper.metrics`, without an import of their own.
+#: Sub-packages that users reach as `trl_pper.demo` and `trl_pper.metrics` without importing them.
 _ROOMS = ("demo", "metrics")
 
 __all__ = [*sorted(_EXPORTS)]

@@ -13,9 +13,9 @@ from typing import Any
 
 from trl_pper.amplify.rules import Rule, record_rules, sequence_rules, text_rules
 
-#: Longest tuple or list whose places count as fields of their own, when its length never changes.
+#: Longest tuple or list that counts as a record of fields when all inputs have the same length there.
 _MAX_FIELDS = 3
-#: How many different numbers it takes to believe in a common divisor.
+#: Fewest distinct numbers from which a common divisor is inferred.
 _MIN_NUMBERS_FOR_STEP = 4
 _SEQUENCES = (list, tuple, set)
 

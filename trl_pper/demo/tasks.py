@@ -128,7 +128,7 @@ _TOKEN = re.compile(r"[<>=!]=|//|[-+*%<>]|\b(?:sum|max|min|len)\b|\b\d\b")
 
 
 def mutants(asked: Composition) -> Iterator[str]:
-    """Yield every program that differs from the right program in a single operator, function name or constant."""
+    """Yield the programs with another operator or function name, or a constant raised by 1, at a single place."""
     body = asked.completion()
     for match in _TOKEN.finditer(body):
         for other in _replacements(match.group()):

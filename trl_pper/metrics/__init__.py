@@ -28,7 +28,7 @@ _REQUIREMENTS = "--extra-index-url https://download.pytorch.org/whl/cpu\ntorch\n
 
 
 def __getattr__(name: str) -> Any:
-    # Loading a metric by its path must not cost the judge.
+    # Imported late, so that loading a metric by its path does not import the judge.
     if name == "pool":
         return importlib.import_module("trl_pper.metrics.compute").pool
     raise AttributeError(f"module 'trl_pper.metrics' has no attribute {name!r}")

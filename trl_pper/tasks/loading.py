@@ -201,7 +201,7 @@ READERS: dict[str, Callable[[Row], CodingTask]] = {
 }
 FORMATS = tuple(READERS)
 
-# Alternatives are listed together; a format is recognised when a row has one of each.
+# A row fits a format if it has a column of every group; columns in a group are alternatives.
 _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "native": (("task_id",), ("prompt",), ("tests",)),
     "humaneval": (("task_id",), ("prompt",), ("entry_point",), ("test", "base_input")),

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-#: Name of the context manager in rewritten test code; not a name anyone would write.
+#: Name of the context manager in rewritten test code, unlikely to occur in a program.
 TEST = "__pper_test__"
 
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-#: Fields of compound statements that hold statements, or that hold handlers and cases that do.
+#: Fields of compound statements with statements in them, or with handlers and cases that hold statements.
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
@@ -120,7 +120,7 @@ def _holds_test(statement: ast.AST) -> bool:
         return False
     if isinstance(statement, ast.With) and any(_expects_exception(item.context_expr) for item in statement.items):
         return True
-    # Asserts are statements: expressions, which may be long literals, need no look.
+    # Expressions, which may be long literals, hold no asserts: only blocks of statements are searched.
     return any(
         _holds_test(part) for field in _BLOCKS for part in getattr(statement, field, ()) if isinstance(part, ast.AST)
     )
