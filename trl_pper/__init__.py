@@ -1,6 +1,19 @@
-"""Prioritised experience replay of judged programs for TRL (arXiv 2410.12236).
+"""Train code models by prioritised experience replay of judged programs, on top of TRL (arXiv 2410.12236).
 
-Public names load on first use, so that importing the package costs neither torch nor transformers.
+Public names such as `trl_pper.PPERTrainer` load on first use. The package, in reading order:
+
+- `tasks`: coding tasks and their tests, read from benchmark files
+- `judge`: run untrusted programs on tests, and return a verdict for each program
+- `generation`: write programs for tasks with a model, and score their log-probabilities
+- `replay`: store judged programs as experiences, and draw them by priority
+- `rounds`: generate, judge and store the programs of a round; evaluate a model on held-out tasks
+- `training`: the configuration, the sampler, the trainer and the push to the Hub
+- `metrics`: pass rate, pass@k and other scores, a reward function and a metric for `evaluate`
+- `report`: an HTML page about a buffer and the run that filled it
+- `amplify`: add tests to tasks that have a trusted reference solution
+- `demo`: a tiny model, its tasks and a training run of seconds
+- `cli`: the `trl-pper` command
+- `files`: read files of rows, and write files that appear complete or not at all
 """
 
 from __future__ import annotations
@@ -8,6 +21,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# A table instead of imports: importing the package must cost neither torch nor transformers, which take seconds.
 _EXPORTS = {
     "BeamSampleCollector": "trl_pper.rounds.collector",
     "BeamSearchSource": "trl_pper.generation.beam_search",
@@ -50,7 +64,7 @@ _EXPORTS = {
     "task_rows": "trl_pper.tasks.task",
     "write_report": "trl_pper.report.page",
 }
-#: Rooms that users reach as `trl_pper.demo` and `trl_pper.metrics`, without an import of their own.
+#: Sub-packages that users reach as `trl_pper.demo` and `trl_pper.metrics` without importing them.
 _ROOMS = ("demo", "metrics")
 
 __all__ = [*sorted(_EXPORTS)]
@@ -60,6 +74,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         value = getattr(importlib.import_module(_EXPORTS[name]), name)
+        # Next time Python finds the name itself and does not call this function.
         globals()[name] = value
         return value
     if name in _ROOMS:
@@ -72,6 +87,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    # Type checkers do not run `__getattr__`. `import x as x` marks a name as exported (PEP 484).
     from trl_pper import demo as demo
     from trl_pper import metrics as metrics
     from trl_pper.amplify.tasks import amplify_tasks as amplify_tasks

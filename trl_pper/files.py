@@ -1,11 +1,7 @@
-"""Files of rows: JSON lines, JSON lists and Parquet read into mappings, each with the line it stands on.
+"""Read files of rows, and write files that appear complete or not at all.
 
-Enters: a path. Leaves: numbered rows, one at a time. What the fields mean is not known here.
-
-Files that appear complete or not at all, whatever happens while they are written.
-
-Enters: a path. Leaves: a file open for writing, which takes the path's place once it was written and synced. POSIX
-systems only: a folder cannot be synced everywhere.
+Rows come from JSON lines, JSON lists and Parquet files, each with its line number. The meaning of their fields is not
+known here. Writing works on POSIX systems only, because other systems cannot sync a folder.
 """
 
 from __future__ import annotations
@@ -26,19 +22,19 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 def read_rows(
     path: str | Path, bad_row: Callable[[ValueError], None] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the rows of a file without a look at their fields.
+    """Read the rows of a file, whatever their fields are.
 
     Args:
-        path: A .jsonl, .jsonl.gz, .json (a list of objects) or .parquet file. JSON lines end at newlines alone:
-            strings may hold other Unicode line separators as they are. Empty lines are passed over.
-        bad_row: Called with the error of a line that is no JSON object, which is then passed over; None raises it.
+        path: A .jsonl, .jsonl.gz, .json (a list of objects) or .parquet file. Empty lines of JSON lines are skipped.
+        bad_row: Called with the error of each line that is not a JSON object, which is then skipped. None raises the
+            error instead.
 
     Yields:
-        Line number (in .json and .parquet the row number), from 1, and the row.
+        Line number (row number in .json and .parquet), counted from 1, and the row.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The kind of file is unknown, or a row is no JSON object; the message names file and line.
+        FileNotFoundError: The file does not exist.
+        ValueError: The kind of file is unknown, or a row is not a JSON object; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,6 +54,8 @@ def read_rows(
 def _json_lines(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            # Read as bytes, lines end at newlines alone. Text would also be split at U+2028, which JSON
+            # strings may hold.
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -78,6 +76,7 @@ def _json_list(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iter
         rows = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: malformed JSON ({error.msg})") from error
+    # Brackets nested too deeply raise RecursionError, not JSONDecodeError.
     except (UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: malformed JSON ({error})") from error
     if not isinstance(rows, list):
@@ -93,6 +92,7 @@ def _json_list(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iter
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Only Parquet files need pyarrow, which takes long to import.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,6 +101,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not a Parquet file ({error})") from error
     number = 0
+    # A whole file as Python objects would need many times its size in memory.
     for batch in file.iter_batches(batch_size=1024):
         for row in batch.to_pylist():
             number += 1
@@ -119,10 +120,10 @@ def _json_object(line: bytes, place: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a new file for bytes; readers of `path` see the old file or the whole new one.
+    """Open a new file for bytes; readers of `path` see the old file or the complete new one.
 
     Args:
-        path: The file to write; its folder is created.
+        path: The file to write. Its folder is created.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,17 +132,20 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     try:
         with partial.open("xb") as file:
             yield file
+            # The content must be on the disk before the new name is, or a crash could leave the name with
+            # an empty file.
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
         sync_folder(target.parent)
+    # An interrupt must not leave a partial file behind either.
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to the disk: a synced file whose name is lost is lost, too."""
+    """Write a folder's list of names to the disk; without it a crash can lose the name of a file that was synced."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

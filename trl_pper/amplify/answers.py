@@ -1,8 +1,7 @@
-"""What reference programs answer to new inputs, found out inside the judge's jail.
+"""Run reference programs on new inputs inside the judge, and return the outputs that can serve as expectations.
 
-Enters: programs and inputs. Leaves: what they print, for inputs on which they end well and in time and print the same
-twice, in processes that hash text otherwise. The judge runs tests whose comparison is a function of this process,
-which sees what was printed. In the second run it passes nothing, so that every input has a process of its own.
+An output counts only if the program ends well, in time, and prints the same in two processes with different hash
+seeds.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 from trl_pper.tasks.task import CodingTask, StdioCase, StdioTests
 
-#: A reference must answer within this share of the CPU seconds of a test: other programs may be slower, and right.
+#: A reference must answer within this part of a test's CPU seconds, because other right programs may be slower.
 CPU_SHARE = 0.25
-#: Longest output that becomes an expectation, in characters.
+#: Longest output that can become an expectation, in characters.
 MAX_OUTPUT_CHARS = 100_000
 NOT_TWICE_THE_SAME = "not twice the same"
 _SEEDS = (1, 2)
 _MAX_TIMEOUTS = 3
 
-#: Reads arguments as literals, calls the function and prints its result as one; what has no literal ends it. Items of
-#: sets and dictionaries are sorted, since they have no order that equal ones share.
+#: Script that reads arguments as literals, calls the function and prints the result as a literal. A result without a
+#: literal raises TypeError. Items of sets and dictionaries are sorted, because equal ones may have different orders.
 _DRIVER = """\
 import ast, sys, types
 
@@ -59,9 +58,9 @@ class Question:
     """A program and the inputs to run it on.
 
     Args:
-        program: Reads standard input.
-        inputs: Texts, each once.
-        cpu_seconds: CPU seconds of a test of its task, or None for the judge's.
+        program: Program that reads standard input.
+        inputs: Distinct input texts.
+        cpu_seconds: CPU seconds allowed for a test of the task; None takes the judge's limit.
     """
 
     program: str
@@ -71,24 +70,25 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a program printed for an input, or why that is no expectation: `reason` is "" for one that is."""
+    """The output of a program for an input, or the reason why there is no usable output ("" if there is an output)."""
 
     output: str = ""
     reason: str = ""
 
 
 def as_script(program: str, function: str) -> str:
-    """Return a program that reads arguments, as a literal of a tuple and a dictionary, and prints what it returns."""
+    """Return a script that reads a tuple and a dictionary of arguments, calls the function and prints its result."""
     return _DRIVER.format(program=program, function=function)
 
 
 def answers(questions: Sequence[Question], judge: Judge) -> Iterator[list[Answer]]:
-    """Run every program on all of its inputs, twice, and yield what it answers to each.
+    """Run every program on all of its inputs, twice, and yield the answers for each program.
 
     Args:
-        questions: Programs with inputs.
-        judge: Whose number of workers, isolation and limits to use; it runs nothing itself.
+        questions: Programs with their inputs.
+        judge: Judge that sets the number of workers, the isolation level and the limits; it runs nothing itself.
     """
+    # The hash seed decides the order of sets of text. Answers that depend on it differ between the runs.
     runs = [_run(questions, judge, seed) for seed in _SEEDS]
     for first, second in zip(*runs, strict=True):
         yield [_agreed(one, other) for one, other in zip(first, second, strict=True)]
@@ -96,21 +96,25 @@ def answers(questions: Sequence[Question], judge: Judge) -> Iterator[list[Answer
 
 @dataclass(eq=False)
 class _Recorder:
-    """A comparison that keeps what it sees; `passes` is its answer, and whether one process may go on to the next."""
+    """A comparison for `StdioTests` that records the outputs it compares, and always returns `passes`."""
 
     passes: bool
     printed: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, given: str, output: str, expected: str) -> bool:
+        # A character more than the limit shows that the output is too long.
         self.printed[given] = output[: MAX_OUTPUT_CHARS + 1]
         return self.passes
 
 
 def _run(questions: Sequence[Question], judge: Judge, seed: int) -> list[list[Answer]]:
     limits = replace(judge.limits, cpu_seconds=CPU_SHARE * judge.limits.cpu_seconds, max_timeouts=_MAX_TIMEOUTS)
+    # The judge continues in the same process only after a passed test. The first run passes all tests and can
+    # share a process; the second fails all, so that each input gets a process of its own.
     recorders = [_Recorder(seed == _SEEDS[0]) for _ in questions]
     tasks = [_task(one, recorder, limits) for one, recorder in zip(questions, recorders, strict=True)]
     asked = [(task, [one.program]) for task, one in zip(tasks, questions, strict=True) if task is not None]
+    # Without a cache: a remembered verdict would call no comparison, and record nothing.
     with Judge(judge.workers, judge.isolation, limits, cache_size=0, seed=seed) as runner:
         verdicts = iter(runner.run(asked))
     found = []
@@ -138,6 +142,7 @@ def _answer(given: str, outcome: Outcome, recorder: _Recorder) -> Answer:
         return Answer(reason="prints nothing")
     if len(output) > MAX_OUTPUT_CHARS:
         return Answer(reason="output too long")
+    # The judge decodes output with replacement characters where it is not UTF-8.
     if "\ufffd" in output:
         return Answer(reason="output is no text")
     return Answer(output=output)

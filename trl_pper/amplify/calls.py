@@ -1,11 +1,7 @@
-"""Finds the calls in test code whose arguments are literals, and writes the same tests for other arguments.
+"""Find calls with literal arguments in test code, and write the same tests for other arguments.
 
-Enters: function tests. Leaves: the arguments of each call with a template of its assert, and asserts. Nothing is run.
-
-Plain values as Python literals and back: numbers, text, lists, tuples, dictionaries, sets and None, nested.
-
-Enters: a value, or text that a program printed. Leaves: source that is the same in every process, or a value. What
-cannot be written as a literal (functions, objects, infinities) has no source here.
+Values are written as literals that are the same in every process. Functions, objects and infinities have no literal.
+Nothing is run.
 """
 
 from __future__ import annotations
@@ -23,8 +19,8 @@ from trl_pper.tasks.syntax import parse
 from trl_pper.tasks.task import FunctionTests
 
 _CALL, _EXPECTED = "CALL_OF_THE_PROGRAM", "EXPECTED_OF_THE_REFERENCE"
-#: What `assert near_reference(got, expected)` says of floats where the tests of a task compare exactly; as in the
-#: `tokens` comparison of programs that print.
+#: Tolerance of `near_reference` for floats, used where the task's own tests compare exactly. It equals that of the
+#: `tokens` comparison for programs that print.
 TOLERANCE = 1e-6
 NEAR = "near_reference"
 NEAR_SETUP = f"""\
@@ -41,16 +37,17 @@ def {NEAR}(got, expected):
 
 @dataclass(frozen=True, kw_only=True)
 class TestCall:
-    """One test of a function.
+    """A test of a function.
 
     Args:
-        arguments: Values of the arguments, those by name last.
-        keywords: Names of these.
-        template: The assert's expression, with names in place of the call and of what it is compared with.
-        kind: How it compares: "equal" exactly, "near" within a tolerance of its own, "function" by a function of the
-            tests, "true" by truth.
+        arguments: Values of the arguments, keyword arguments last.
+        keywords: Names of the keyword arguments.
+        template: Expression of the assert, with placeholders for the call and for the expected value.
+        kind: How the test compares: "equal" for exact equality, "near" for a tolerance in the assert, "function" for a
+            comparison function of the tests, "true" for truth.
     """
 
+    # pytest would collect classes named Test*.
     __test__ = False
 
     arguments: Record
@@ -60,20 +57,22 @@ class TestCall:
 
     @property
     def signature(self) -> tuple[int, tuple[str, ...]]:
-        """What calls must share for their arguments to mean the same."""
+        """Number of arguments and keyword names; calls that share them have arguments of the same meaning."""
         return len(self.arguments), self.keywords
 
 
 def test_calls(tests: FunctionTests) -> list[TestCall]:
-    """Return the tests that call the entry point once, with literals, in source order."""
+    """Return the tests that call the entry point exactly once, with literal arguments."""
     try:
         tree = parse(tests.code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     if tests.entry_point is None:
         return []
+    # Inside `check(candidate)` the function goes by the name of the parameter.
     names = {tests.entry_point, *_parameters(tree, tests.entry_point)}
     found = [_test_call(node, names) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    # Any other assert is no model for new tests, and stays as it is.
     return [call for call in found if call is not None]
 
 
@@ -81,14 +80,14 @@ test_calls.__test__ = False  # type: ignore[attr-defined]
 
 
 def assertion(function: str, call: TestCall, arguments: Record, output: Any, *, near: TestCall | None) -> str:
-    """Return an assert that other arguments give what the reference returned.
+    """Return an assert that the function returns `output` for new arguments.
 
     Args:
-        function: How the program is called.
-        call: The test that the arguments come from.
-        arguments: The new ones.
-        output: What the reference returned for them.
-        near: A test of the same task that compares floats within a tolerance, if one does.
+        function: Expression that calls the function.
+        call: Known test from which the arguments derive.
+        arguments: New arguments.
+        output: Result of the reference for them.
+        near: A test of the same task that compares floats within a tolerance, or None.
 
     Raises:
         NotLiteral: The output has no literal.
@@ -101,15 +100,17 @@ def assertion(function: str, call: TestCall, arguments: Record, output: Any, *, 
         template = _CALL if output else f"not {_CALL}"
     elif isinstance(output, float) and near is not None:
         template = near.template
+    # Another right program may round differently, even where the known tests happen to compare exactly.
     elif holds_float(output) and (call.kind == "function" or template == f"{_CALL} == {_EXPECTED}"):
         template = f"{NEAR}({_CALL}, {_EXPECTED})"
+    # `abs(got - expected)` needs numbers.
     elif call.kind == "near" and not isinstance(output, float | int):
         template = f"{_CALL} == {_EXPECTED}"
     return f"assert {template}".replace(_CALL, f"{function}({', '.join(given)})").replace(_EXPECTED, expected)
 
 
 def with_assertions(tests: FunctionTests, assertions: list[str]) -> FunctionTests:
-    """Return tests with further asserts at their end."""
+    """Return tests with more asserts at their end."""
     return FunctionTests(
         entry_point=tests.entry_point,
         setup=_setup(tests.setup, assertions),
@@ -118,7 +119,7 @@ def with_assertions(tests: FunctionTests, assertions: list[str]) -> FunctionTest
 
 
 def only_assertions(tests: FunctionTests, assertions: list[str]) -> FunctionTests:
-    """Return the further asserts as tests of their own, with what the old ones define for them."""
+    """Return new tests with the given asserts only, and the setup of the old tests."""
     setup = _setup(tests.setup, assertions)
     return FunctionTests(entry_point=tests.entry_point, setup=setup, code="\n".join(assertions) + "\n")
 
@@ -130,7 +131,7 @@ def _setup(setup: str, assertions: list[str]) -> str:
 
 
 def _parameters(tree: ast.Module, entry_point: str) -> Iterator[str]:
-    """Yield the names under which functions such as `check(candidate)` get the entry point."""
+    """Yield the parameter names under which functions such as `check(candidate)` receive the entry point."""
     functions = {node.name: node.args.args for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
         call = node.value if isinstance(node, ast.Expr) else None
@@ -170,7 +171,7 @@ def _argument(node: ast.expr) -> list[Any]:
 
 
 def _template(test: ast.expr, call: ast.Call) -> tuple[ast.expr, str] | None:
-    """Return the expression of an assert with names in place of call and expectation, and how it compares."""
+    """Return the template and the kind of an assert, or None for a form that is not known."""
     match test:
         case ast.Call() if test is call:
             return ast.Name(id=_CALL), "true"
@@ -184,7 +185,7 @@ def _template(test: ast.expr, call: ast.Call) -> tuple[ast.expr, str] | None:
             side, other = (left, right) if _within(call, left) else (right, left)
             if _within(call, other):
                 return None
-            # What the test does to the result it also does to what is expected: `set(f(x)) == set(y)`.
+            # An assert such as `set(f(x)) == set(y)` treats both sides alike, and so must the new one.
             mine, theirs = _replaced(side, (call, _CALL)), _replaced(side, (call, _EXPECTED))
             return ast.Compare(left=mine, ops=[ast.Eq()], comparators=[theirs]), "equal"
         case ast.Compare(
@@ -199,7 +200,7 @@ def _template(test: ast.expr, call: ast.Call) -> tuple[ast.expr, str] | None:
 
 
 def _two_arguments(test: ast.Call, call: ast.Call) -> ast.expr | None:
-    """Return the template of `same(call, literal, ...)`, or None for another shape."""
+    """Return the template of `same(call, literal, ...)`, or None for another form."""
     if len(test.args) < 2 or call not in test.args[:2]:
         return None
     value = test.args[1 - test.args.index(call)]
@@ -207,8 +208,8 @@ def _two_arguments(test: ast.Call, call: ast.Call) -> ast.expr | None:
 
 
 def _replaced(node: ast.expr, *parts: tuple[ast.expr, str]) -> ast.expr:
-    """Return a copy of an expression in which names stand for some of its parts."""
-    # A copy takes from the memo what was copied already.
+    """Return a copy of an expression with placeholder names in place of some parts."""
+    # `deepcopy` returns the memo's entry for an object that it counts as copied already.
     memo: dict[int, object] = {id(part): ast.Name(id=name) for part, name in parts}
     return copy.deepcopy(node, memo)
 
@@ -225,26 +226,27 @@ def _within(part: ast.AST, whole: ast.AST) -> bool:
     return any(node is part for node in ast.walk(whole))
 
 
-#: Longest literal that becomes part of a test, in characters.
+#: Longest assert that is added to a test, in characters.
 MAX_CHARS = 10_000
 _PLAIN = (str, bytes, bool, int, type(None))
 
 
 class NotLiteral(ValueError):
-    """A value has no literal, or a text is none."""
+    """Raised for a value without a literal, and for text that is not a literal."""
 
 
 def write(value: Any) -> str:
-    """Return the source of a value; sets are written in the order of their items' source.
+    """Return the literal of a value; items of sets are sorted by their literals.
 
     Raises:
-        NotLiteral: It cannot be written as a literal.
+        NotLiteral: The value has no literal.
     """
     kind = type(value)
     if kind is float and math.isfinite(value):
         return repr(value)
     if kind in _PLAIN:
         try:
+            # `repr` raises ValueError for whole numbers of more than 4300 digits.
             return repr(value)
         except ValueError as error:
             raise NotLiteral(f"too many digits: {error}") from error
@@ -263,7 +265,7 @@ def read(text: str | ast.expr) -> Any:
     """Return the value of a literal.
 
     Raises:
-        NotLiteral: The text is none, or is nested too deeply.
+        NotLiteral: The text is not a literal, or is nested too deeply.
     """
     try:
         with warnings.catch_warnings():
@@ -271,12 +273,13 @@ def read(text: str | ast.expr) -> Any:
             value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise NotLiteral(f"not a literal: {error}") from error
+    # `literal_eval` also accepts values without a literal here, such as complex numbers.
     write(value)
     return value
 
 
 def holds_float(value: Any) -> bool:
-    """Whether there is a float anywhere in a value."""
+    """Return whether a value is a float or holds a float at any depth."""
     if isinstance(value, dict):
         return any(holds_float(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple | set):

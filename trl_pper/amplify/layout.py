@@ -1,8 +1,7 @@
-"""Input texts of programs as nested values and back, where all inputs of a task have one recognisable layout.
+"""Read the input texts of programs as nested values, and write them back, if all inputs of a task share a layout.
 
-Enters: the input texts of a task. Leaves: a `Layout` that turns each into a record of numbers, words and lists, and a
-record into text. Three layouts are known: always as many lines; a few lines of which one says how many rows follow;
-and a number of blocks that each say how many rows they have. Texts of any other layout are left alone.
+Three layouts are known: a fixed number of lines; a few lines that state the number of rows to follow; and a number of
+blocks that each state their number of rows. Texts of any other layout are left alone.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from typing import Any
 from trl_pper.amplify.shape import Record
 
 _INT = re.compile(r"-?(?:0|[1-9]\d{0,17})")
-#: Longest line of always as many numbers whose places count as fields; a longer one is a list.
+#: Most numbers on a line of fixed length that count as separate fields; a longer line is a list.
 _MAX_FIELDS = 4
 _MAX_HEAD, _MAX_ROW_LINES, _MAX_TAIL = 3, 4, 2
-#: Offsets between the number that a text states and its number of rows; a tree has one edge less than nodes.
+#: Offsets between a stated number and the number of rows: a tree has one edge less than nodes.
 _OFFSETS = (0, -1)
 
 Lines = list[list[str]]
@@ -27,14 +26,14 @@ Lines = list[list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Where a text says how many rows it has: which line and which word, and what to add to it."""
+    """The place where a text states its number of rows: line, word, and an offset to add to the number."""
 
     line: int
     word: int
     offset: int
 
     def rows(self, lines: Sequence[Sequence[str]]) -> int | None:
-        """Return the number of rows that `lines` state, or None without any such number."""
+        """Return the number of rows that `lines` state, or None without a number at that place."""
         if self.line >= len(lines) or self.word >= len(lines[self.line]):
             return None
         text = lines[self.line][self.word]
@@ -43,36 +42,36 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """What the words of one line are in all inputs.
+    """The layout of a line, the same in all inputs.
 
     Args:
-        numbers: For each word whether it is a whole number; one entry for all words of a list.
-        is_list: Whether the line is a list, of any length, and not so many fields.
+        numbers: For each word whether it is a whole number; a single entry for all words of a list.
+        is_list: Whether the line is a list of any length instead of a fixed number of fields.
     """
 
     numbers: tuple[bool, ...]
     is_list: bool
 
     def fields(self, words: Sequence[str]) -> list[Any]:
-        """Return the values of a line: one list, or one for each word."""
+        """Return the values of a line: a single list, or a value for each word."""
         if self.is_list:
             return [[int(word) if self.numbers[0] else word for word in words]]
         return [int(word) if number else word for word, number in zip(words, self.numbers, strict=True)]
 
     def text(self, fields: Iterator[Any]) -> str:
-        """Return the line that the next values of `fields` make."""
+        """Return the line with the next values of `fields`."""
         values = next(fields) if self.is_list else list(itertools.islice(fields, len(self.numbers)))
         return " ".join(map(str, values))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How every input of a task is laid out.
+    """The layout of all inputs of a task.
 
     Args:
-        head: Lines before the rows; with `count` None there are no others.
-        count: Where the head says how many rows follow.
-        row: Lines of each row: a list of one `Line` each, or another layout for blocks of their own length.
+        head: Lines before the rows; all lines if `count` is None.
+        count: Place in the head that states the number of rows.
+        row: Lines of each row, or the layout of blocks that state their own number of rows.
         tail: Lines after the rows.
         newline: Whether texts end in a line break.
     """
@@ -87,6 +86,7 @@ class Layout:
         """Return the values in an input."""
         lines = _lines(text)
         found, rest = self._taken(lines)
+        # `find_layout` has seen this text: the layout covers all of its lines.
         assert not rest
         return found
 
@@ -107,7 +107,7 @@ class Layout:
         return Record(fields), rest
 
     def text(self, record: Sequence[Any]) -> str:
-        """Return the input that has the values of `record`."""
+        """Return the input text that holds the values of `record`."""
         return "\n".join(self._texts(record)) + "\n" * self.newline
 
     def _texts(self, record: Sequence[Any]) -> list[str]:
@@ -125,12 +125,13 @@ class Layout:
 
 
 def find_layout(texts: Sequence[str]) -> Layout | None:
-    """Return the layout of all `texts`, or None when they have no layout that is known here."""
+    """Return the layout that all `texts` share, or None when they share no known layout."""
     if not texts or not all(map(_is_plain, texts)):
         return None
     newlines = {text.endswith("\n") for text in texts}
     cases = [_lines(text) for text in texts]
     newline = newlines != {False}
+    # The simplest layout first: with few texts a number may equal the number of rows by accident.
     return _even(cases, newline) or _counted(cases, newline) or _blocks(cases, newline)
 
 
@@ -142,10 +143,9 @@ def _even(cases: Sequence[Lines], newline: bool) -> Layout | None:
 
 
 def _counted(cases: Sequence[Lines], newline: bool) -> Layout | None:
-    """Return a layout in which a word of the first lines says how many rows of equally many lines follow.
-
-    Where several fit, the one whose rows are the most alike does: a list of n numbers before n - 1 edges is no row.
-    """
+    """Return a layout with a word in the first lines that states the number of rows."""
+    # Several layouts may fit: n numbers on a line before n - 1 edges could pass for a row. Rows without lists are
+    # the likelier ones.
     fitting = list(_counted_layouts(cases, newline))
     return min(fitting, key=lambda one: sum(line.is_list for line in one.row), default=None)  # type: ignore[union-attr]
 
@@ -173,7 +173,7 @@ def _counted_layouts(cases: Sequence[Lines], newline: bool) -> Iterator[Layout]:
 
 
 def _blocks(cases: Sequence[Lines], newline: bool) -> Layout | None:
-    """Return a layout in which a first line says how many blocks follow, each of which says how many rows it has."""
+    """Return a layout with a first line that states the number of blocks, each of which states its number of rows."""
     outer = Count(line=0, word=0, offset=0)
     if any(len(lines[0]) != 1 or not outer.rows(lines) for lines in cases):
         return None
@@ -203,12 +203,12 @@ def _split(lines: Lines, blocks: int, count: Count, size: int) -> list[Lines] | 
 
 
 def _stays(heads: Sequence[Line], count: Count) -> bool:
-    """Whether the count is a field of its own, so that it can be put right."""
+    """Return whether the count is a number field of its own, so that it can be corrected after rows were changed."""
     return not heads[count.line].is_list and heads[count.line].numbers[count.word]
 
 
 def _columns(cases: Sequence[Lines]) -> tuple[Line, ...] | None:
-    """Return what each line is in all cases, which have equally many; None when one is no line of words."""
+    """Return the layout of each line, over cases with equally many lines; None when a line is empty in all of them."""
     if not cases or not cases[0]:
         return None
     found = [_line(column) for column in zip(*cases, strict=True)]
@@ -221,6 +221,7 @@ def _line(column: Sequence[Sequence[str]]) -> Line | None:
     if lengths == {0}:
         return None
     if len(lengths) == 1 and max(lengths) <= _MAX_FIELDS:
+        # A word counts as a number only if it is a number in every case.
         return Line(numbers=tuple(map(all, zip(*numbers, strict=True))), is_list=False)
     return Line(numbers=(all(map(all, numbers)),), is_list=True)
 
@@ -238,6 +239,7 @@ def _lines(text: str) -> Lines:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether words and line breaks say everything: no outer or double spaces, except at the ends of lines."""
+    """Return whether words and line breaks determine a text: no double spaces, and none at the beginning of lines."""
+    # Programs that read words do not notice spaces at the ends of lines.
     lines = [line.rstrip(" ") for line in text.rstrip("\n").split("\n")]
     return bool(text.strip()) and all(" ".join(line.split()) == line for line in lines)

@@ -1,7 +1,7 @@
-"""Type-aware mutation: a value that is like the inputs a task has, and yet none of them.
+"""Change known inputs into new inputs of the same shape.
 
-Enters: an input, the `Shape` of all of them and a generator. Leaves: changed copies. Types are kept; numbers stay in
-the range seen, text keeps its words or letters, and what does not follow the rules of the shape is thrown away.
+Types stay the same. Numbers stay in the range seen. Texts keep their words or letters. An input that breaks a rule of
+the shape is dropped.
 """
 
 from __future__ import annotations
@@ -14,28 +14,30 @@ from trl_pper.amplify.calls import write
 from trl_pper.amplify.rules import Relations, features
 from trl_pper.amplify.shape import Record, Shape
 
-#: Attempts for each input wanted; with strict rules most of them lead nowhere.
+#: Attempts for each wanted input. Under strict rules most attempts fail.
 _ATTEMPTS = 60
 _MAX_CHANGES = 3
-#: Characters that all attempts for a task may write together, so that one with long inputs does not take minutes.
+#: Characters that all attempts for a task may write together: long inputs must not take minutes.
 _MAX_WORK_CHARS = 1_000_000
 
 
 def new_inputs(inputs: Sequence[Record], shape: Shape, *, most: int, key: str) -> list[Record]:
-    """Return inputs that are none of `inputs` and none twice.
+    """Return distinct inputs that are not among `inputs`.
 
     Args:
-        inputs: What the tests give.
-        shape: Their shape, which the new ones have too.
-        most: How many to find at most.
-        key: Text that decides every random choice, together with the number of the attempt.
+        inputs: Known inputs.
+        shape: Shape of the known inputs, which the new inputs have too.
+        most: Largest number of inputs to return.
+        key: Text that seeds every random choice, together with the number of the attempt.
     """
+    # As literals, because lists and dictionaries cannot be members of a set.
     seen = {write(plain(given)) for given in inputs}
     found: list[Record] = []
     size = sum(len(write(plain(given))) for given in inputs) // len(inputs)
     for attempt in range(min(_ATTEMPTS * most, _MAX_WORK_CHARS // (size + 1))):
         if len(found) == most:
             break
+        # A generator for each attempt: an attempt does not depend on the random numbers used by earlier ones.
         generator = random.Random(f"{key}/{attempt}")
         made = _changed(generator.choice(inputs), shape, generator)
         for _ in range(generator.randrange(_MAX_CHANGES)):
@@ -48,7 +50,7 @@ def new_inputs(inputs: Sequence[Record], shape: Shape, *, most: int, key: str) -
 
 
 def plain(value: Any) -> Any:
-    """Return a value without `Record`s."""
+    """Return a value with plain tuples in place of `Record`s."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -57,8 +59,9 @@ def plain(value: Any) -> Any:
 
 
 def _changed(value: Any, shape: Shape, generator: random.Random) -> Any:
-    """Return `value` with one change somewhere in it."""
+    """Return `value` with a single change somewhere in it."""
     if generator.random() < 0.1:
+        # Values of other tests at the same place are valid, and combine in new ways.
         return generator.choice(shape.values)
     kind = type(value)
     if kind is bool:
@@ -74,7 +77,7 @@ def _changed(value: Any, shape: Shape, generator: random.Random) -> Any:
     if kind in (list, tuple):
         return kind(_changed_items(list(value), shape, generator))
     if kind is set:
-        # The order of a set is another in each process.
+        # The order of a set differs between processes.
         items = _changed_items(sorted(value, key=repr), shape, generator)
         return _made(set, items, value)
     if kind is dict:
@@ -86,6 +89,8 @@ def _changed_int(value: int, shape: Shape, generator: random.Random) -> int:
     low, high = int(shape.low), int(shape.high)
     steps = (value + shape.step, value - shape.step, low, high, -value)
     drawn = low + shape.step * generator.randint(0, max(0, high - low) // shape.step)
+    # Neighbours, limits and the negative are typical edge cases; random numbers come up three times as often as
+    # each.
     return min(high, max(low, generator.choice((*steps, drawn, drawn, drawn))))
 
 
@@ -93,15 +98,16 @@ def _changed_float(value: float, shape: Shape, generator: random.Random) -> floa
     try:
         low, high = float(shape.low), float(shape.high)
     except OverflowError:
-        # Whole numbers that no float reaches stand at the same place.
+        # The place also has whole numbers too large for a float.
         return -value
     drawn = low + (high - low) * generator.random()
     changed = generator.choice((value + 1.0, value - 1.0, -value, value / 2, drawn, drawn, drawn))
+    # `round` takes at most the digits that a float has.
     return round(min(high, max(low, changed)), min(shape.decimals, 15))
 
 
 def _changed_text(value: str, other: Any, generator: random.Random) -> str:
-    """Change words where there are several, else letters; `other` is a text of the same place."""
+    """Change words of a text with several words, otherwise letters; `other` is another text seen at the same place."""
     other = other if isinstance(other, str) else value
     if " " in value.strip() or " " in other.strip():
         return " ".join(_rearranged(value.split(" "), other.split(" "), generator))
@@ -109,7 +115,7 @@ def _changed_text(value: str, other: Any, generator: random.Random) -> str:
 
 
 def _rearranged(mine: list[Any], theirs: list[Any], generator: random.Random) -> list[Any]:
-    """Return the parts of `mine` with some gone, doubled, swapped or taken from `theirs`."""
+    """Return the parts of `mine` with some dropped, doubled, moved, swapped or borrowed from `theirs`."""
     if not mine:
         return theirs
     at, to = generator.randrange(len(mine)), generator.randrange(len(mine))
@@ -151,7 +157,8 @@ def _changed_items(items: list[Any], shape: Shape, generator: random.Random) -> 
 
 
 def _in_order(items: list[Any], shape: Shape) -> list[Any]:
-    """Return the items sorted where all known ones are, as a change rarely leaves them so."""
+    """Return the items sorted if all known inputs are sorted there."""
+    # A random change rarely leaves a list sorted, and nearly every attempt would be dropped.
     names = {rule.name for rule in shape.rules}
     if not names & {"ascending", "descending"}:
         return items
@@ -177,7 +184,7 @@ def _changed_record(value: Any, shape: Shape, generator: random.Random) -> Any:
     assert shape.fields is not None
     fields = list(value)
     if not fields or len(fields) != len(shape.fields):
-        # An earlier change took a field from it, or it has none.
+        # An earlier change may have dropped a field.
         return generator.choice(shape.values)
     pairs = [pair for rule in shape.rules if isinstance(rule, Relations) for pair in rule.same_lengths]
     if pairs and generator.random() < 0.3:
@@ -192,7 +199,7 @@ def _changed_record(value: Any, shape: Shape, generator: random.Random) -> Any:
 
 
 def _change_together(fields: list[Any], pair: tuple[int, int], generator: random.Random) -> None:
-    """Drop or double the same place of two fields that are equally long."""
+    """Drop or double the same position of two fields that are always equally long."""
     length = min(len(fields[index]) for index in pair)
     if not length or not all(isinstance(fields[index], list | tuple | str) for index in pair):
         return
@@ -210,9 +217,10 @@ def _evened(one: Any, other: Any) -> tuple[Any, Any]:
 
 
 def _repaired(value: Any, shape: Shape) -> Any:
-    """Return `value` with the numbers that others decide, such as counts, put right from the inside out."""
+    """Return `value` with every number corrected that other values determine, such as a count, innermost first."""
     if shape.fields is not None and len(value) == len(shape.fields):
         fields = [_repaired(part, inner) for part, inner in zip(value, shape.fields, strict=True)]
+        # A changed list no longer has the length stated before it.
         counts = [count for rule in shape.rules if isinstance(rule, Relations) for count in rule.counts.values()]
         for count in counts:
             found = features(fields).get(count.other)
@@ -228,6 +236,7 @@ def _repaired(value: Any, shape: Shape) -> Any:
     return value
 
 
+# Changed items of a set may be lists, which cannot be hashed.
 def _made(kind: type, items: list[Any], otherwise: Any) -> Any:
     try:
         return kind(items)

@@ -1,6 +1,6 @@
-"""New inputs for one task, as something to ask a reference and as tests once it has answered.
+"""Propose new inputs for a task: a question for the reference, and tests once the reference has answered.
 
-Enters: a task. Leaves: a `Proposal`, or the reason why there is none. Nothing is run.
+Nothing is run here.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ from trl_pper.tasks.task import CodingTask, FunctionTests, StdioCase, StdioTests
 NO_LITERAL_CALL = "no test calls the function with literals"
 UNKNOWN_LAYOUT = "the inputs have no layout that is known"
 NO_NEW_INPUT = "no new input follows the rules of the known ones"
-#: Longest input that is changed, in characters.
+#: Longest known input that is changed, in characters.
 _MAX_INPUT_CHARS = 2_000
-#: Known inputs that the reference is asked about too, to know what kinds of answers there are.
+#: Known inputs sent to the reference with the new ones, to learn the kinds of its answers.
 _MAX_KNOWN = 30
 
 
 class Proposal(Protocol):
-    """Inputs to ask about, and how their answers become tests."""
+    """New inputs to ask the reference about, and the way its answers become tests."""
 
     @property
     def known(self) -> int:
-        """How many of the inputs are those of tests that exist; they come first."""
+        """Number of inputs that come from existing tests; they are the first."""
 
     @property
     def question(self) -> Question:
-        """What to ask the reference."""
+        """Program and inputs for the reference run."""
 
     def test(self, index: int, output: str, known: Sequence[str]) -> Any:
-        """Return the test that input `index` must give `output`; raise NotLiteral where that makes none."""
+        """Return the test that input `index` gives `output`; raise NotLiteral if there can be no such test."""
 
     def added(self, tests: Sequence[Any]) -> tuple[Tests, Tests]:
-        """Return the task's tests with further ones, and those alone."""
+        """Return the task's tests with `tests` added, and the added tests alone."""
 
 
 def propose(task: CodingTask, *, most: int, key: str) -> Proposal | str:
-    """Return new inputs for a task with a reference, at most `most`, or why there are none.
+    """Return at most `most` new inputs for a task with a reference, or the reason why there are none.
 
     Args:
         task: The task.
-        most: How many new inputs at most.
-        key: Text that decides every random choice.
+        most: Largest number of new inputs.
+        key: Text that seeds every random choice.
     """
     if isinstance(task.tests, StdioTests):
         return _propose_texts(task, task.tests, most, key)
@@ -78,6 +78,7 @@ class _Texts:
     known: int
 
     def test(self, index: int, output: str, known: Sequence[str]) -> StdioCase:
+        # A result that no known test has is likely an input that the task does not allow.
         if not any(map(_has_nan, known)) and _has_nan(output):
             raise NotLiteral("not a number")
         return StdioCase(input=self.question.inputs[index], output=output)
@@ -117,6 +118,7 @@ class _Calls:
 
     def test(self, index: int, output: str, known: Sequence[str]) -> str:
         value = read(output.strip())
+        # None or text where numbers are usual is likely the reference's way to reject an input.
         if _kind(value) not in {_kind(read(text.strip())) for text in known}:
             raise NotLiteral("another kind of answer than those known")
         call = self.calls[index]
@@ -137,6 +139,7 @@ def _propose_calls(task: CodingTask, tests: FunctionTests, most: int, key: str) 
     calls = [call for call in test_calls(tests) if len(_asked(call)) <= _MAX_INPUT_CHARS]
     if not calls:
         return NO_LITERAL_CALL
+    # Arguments correspond only between calls of the same signature.
     groups: dict[Any, list[TestCall]] = {}
     for call in calls:
         groups.setdefault(call.signature, []).append(call)
@@ -156,7 +159,7 @@ def _propose_calls(task: CodingTask, tests: FunctionTests, most: int, key: str) 
 
 
 def _program(task: CodingTask) -> str:
-    """Return the reference as the judge runs programs of the task."""
+    """Return the reference with the preamble, as the judge runs programs of the task."""
     return with_preamble(task.reference or "", task.preamble)
 
 
@@ -171,7 +174,7 @@ def _commonest(group: Sequence[TestCall]) -> TestCall:
 
 
 def _asked(call: TestCall) -> str:
-    """Return the arguments of a call as the driver of `answers` reads them."""
+    """Return the arguments of a call in the form that the driver script of `answers` reads."""
     places = len(call.arguments) - len(call.keywords)
     keywords = dict(zip(call.keywords, call.arguments[places:], strict=True))
     return write((plain(call.arguments[:places]), keywords))

@@ -1,11 +1,7 @@
-"""Rules that inputs may follow without anybody having said so, and which of them given values all follow.
+"""Find the rules that all known inputs of a task follow, such as being sorted or equally long.
 
-Enters: values that are known to be inputs. Leaves: the rules that hold for every one of them. Pure functions; a rule
-that holds by accident is kept like one that was meant, since nothing here can tell them apart.
-
-Things that may be true of a text or a list, such as being sorted: the candidates that `rules` picks from.
-
-Enters: one value. Leaves: yes or no. Pure functions that raise for no plain value.
+Benchmarks rarely state such rules. A rule that holds by accident is treated like an intended rule, because nothing
+here can tell them apart. All functions are pure.
 """
 
 from __future__ import annotations
@@ -17,18 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: What holds parts of a text together that letters must not be moved between, as in 1,a,2,b or key=value.
+#: Separators inside words, as in 1,a,2,b or key=value. Letters must not move across them.
 _PARTS = re.compile(r"\w[-,;:=/|>]\w")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Something that is true of every value seen.
+    """A condition that holds for every value seen.
 
     Args:
-        name: What it says, for people.
-        kinds: Types it speaks of.
-        holds: Whether it is true of a value.
+        name: Name of the rule, for people.
+        kinds: Types to which the rule applies.
+        holds: Function that returns whether the rule holds for a value.
     """
 
     name: str
@@ -38,7 +34,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """How two numbers of every record relate: feature `one` compared with feature `other` plus `offset`."""
+    """A relation between two numbers of every record: feature `one` compared with feature `other` plus `offset`."""
 
     one: str
     other: str
@@ -46,26 +42,26 @@ class Relation:
     offset: int = 0
 
     def holds(self, found: dict[str, float]) -> bool:
-        """Whether it is true of a record with these features; a feature that is not there says nothing."""
+        """Return whether the relation holds for a record with these features, or a feature is missing."""
         if self.one not in found or self.other not in found:
             return True
         return _HOW[self.how](found[self.one], found[self.other] + self.offset)
 
     @property
     def field(self) -> int:
-        """The field that `one` is of."""
+        """Index of the field to which feature `one` belongs."""
         return feature_field(self.one)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relations(Rule):
-    """All relations of records, looked at together."""
+    """All relations between the numbers of records, checked together."""
 
     relations: tuple[Relation, ...]
 
     @property
     def counts(self) -> dict[int, Relation]:
-        """By field, what decides a number that is always as great as another one; lengths before other numbers."""
+        """Relation that determines a number field, by index of the field; relations to lengths take precedence."""
         decided: dict[int, Relation] = {}
         for relation in self.relations:
             if relation.how == "==" and relation.one.startswith("value"):
@@ -75,7 +71,7 @@ class Relations(Rule):
 
     @property
     def same_lengths(self) -> list[tuple[int, int]]:
-        """Fields that are always equally long."""
+        """Pairs of fields that are always equally long."""
         return [
             (one.field, feature_field(one.other))
             for one in self.relations
@@ -92,13 +88,14 @@ _HOW: dict[str, Callable[[float, float], bool]] = {
 
 
 def text_rules(texts: Sequence[str]) -> list[Rule]:
-    """Return what is true of all `texts`."""
+    """Return the rules that hold for all `texts`."""
     if not texts:
         return []
     alphabet = frozenset("".join(texts))
     vocabulary = frozenset(word for text in texts for word in text.split())
     mask = text_mask(texts[0])
     rules = [Rule(name="alphabet", kinds=(str,), holds=alphabet.issuperset)]
+    # Most texts have inner structure that no rule describes: only texts already seen are allowed.
     if len(set(texts)) > 1 and sum(_PARTS.search(text) is not None for text in texts) > len(texts) / 2:
         rules.append(Rule(name="has parts", kinds=(str,), holds=frozenset(texts).__contains__))
     if any(" " in text for text in texts):
@@ -113,7 +110,7 @@ def text_rules(texts: Sequence[str]) -> list[Rule]:
 
 
 def _constant_parts(texts: Sequence[str]) -> list[Rule]:
-    """Return rules on how all texts begin and end, and on how often a mark such as | stands in each."""
+    """Return rules about the common beginning and end of texts, and about the number of each mark such as |."""
     start = _shared_start(texts)
     end = _shared_start([text[::-1] for text in texts])[::-1]
     marks = {mark: texts[0].count(mark) for mark in set(texts[0]) if not mark.isalnum() and mark != " "}
@@ -129,24 +126,26 @@ def _constant_parts(texts: Sequence[str]) -> list[Rule]:
 
 
 def _shared_start(texts: Sequence[str]) -> str:
+    # All texts lie between these two in sorting order, and so share their common beginning.
     least, greatest = min(texts), max(texts)
     pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(least, greatest, strict=False))
     return "".join(one for one, _ in pairs)
 
 
 def sequence_rules(values: Sequence[Any]) -> list[Rule]:
-    """Return what is true of all lists, tuples and sets among `values`, each taken for itself."""
+    """Return the rules that hold for each list, tuple or set among `values`."""
     return _true_of_all(SEQUENCE_PREDICATES, SEQUENCE_KINDS, values) if values else []
 
 
 def record_rules(records: Sequence[Any]) -> list[Rule]:
-    """Return how the fields of all `records` relate: equal up to one, ordered, different, or one in the other."""
+    """Return the rules that relate the fields of all `records`: equal up to 1, ordered, different, or contained."""
     kinds = tuple({type(record) for record in records})
     all_features = [features(record) for record in records]
     names = [name for name in all_features[0] if all(name in found for found in all_features)]
     relations = [
         relation
         for one, other in itertools.permutations(names, 2)
+        # Within a field the rules of texts and sequences apply.
         if feature_field(one) != feature_field(other)
         and (relation := _relation(one, other, [(found[one], found[other]) for found in all_features]))
     ]
@@ -159,6 +158,7 @@ def record_rules(records: Sequence[Any]) -> list[Rule]:
 
 
 def _relations(relations: tuple[Relation, ...], kinds: tuple[type, ...]) -> Relations:
+    # A single rule for all relations, so that the features of a record are computed once.
     def hold(record: Any) -> bool:
         found = features(record)
         return all(relation.holds(found) for relation in relations)
@@ -167,7 +167,7 @@ def _relations(relations: tuple[Relation, ...], kinds: tuple[type, ...]) -> Rela
 
 
 def features(record: Sequence[Any]) -> dict[str, float]:
-    """Return the numbers that say something of a record: values, lengths, and extremes and sums of what is inside."""
+    """Return the numbers that describe a record: values, lengths, and least, greatest and sum of nested numbers."""
     found: dict[str, float] = {}
     for index, value in enumerate(record):
         if type(value) in (int, float):
@@ -186,7 +186,7 @@ def features(record: Sequence[Any]) -> dict[str, float]:
 
 
 def _width(value: Any) -> int | None:
-    """Return the length that all rows of a grid have, whose rows may stand alone in records."""
+    """Return the length that all rows of a grid share, or None; a row may be wrapped in a record of its own."""
     rows = (
         [row[0] if isinstance(row, tuple) and len(row) == 1 else row for row in value] if type(value) is list else []
     )
@@ -195,16 +195,18 @@ def _width(value: Any) -> int | None:
 
 
 def feature_field(feature: str) -> int:
-    """Return the field that a feature is of."""
+    """Return the index of the field to which a feature belongs."""
     return int(feature.partition(" ")[2])
 
 
 def _relation(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Relation | None:
-    """Return the strictest relation between two features that holds in all records, of those worth believing."""
+    """Return the strictest plausible relation between two features that holds in all records, or None."""
     sides = {one.partition(" ")[0], other.partition(" ")[0]}
     if sides != {"length"} and ("value" not in sides or not one.startswith("value")):
-        # Greater-than is the same relation from the other side, but for what is compared with a value.
+        # Every pair comes in both orders, so that "less" covers "greater". Only relations to a value are
+        # plausible here.
         return _order(one, other, pairs) if sides != {"sum", "value"} and "value" in sides else None
+    # Counts are often off by 1: edges of a tree, or gaps between items.
     offsets = (0, 1, -1) if all(type(mine) is int for mine, _ in pairs) and "value" in sides else (0,)
     for offset in offsets:
         if all(mine == theirs + offset for mine, theirs in pairs):
@@ -213,6 +215,7 @@ def _relation(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Rel
 
 
 def _order(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Relation | None:
+    # From strict to loose: the first relation that always holds is the strictest.
     hows = ("<", "<=", "!=") if one[:5] == other[:5] == "value" else ("<", "<=")
     how = next((how for how in hows if all(_HOW[how](mine, theirs) for mine, theirs in pairs)), None)
     return Relation(one=one, other=other, how=how) if how is not None else None
@@ -229,6 +232,7 @@ def _membership(one: int, other: int, records: Sequence[Any], kinds: tuple[type,
             and item in container
         )
 
+    # A search for an item that must exist is a common kind of task.
     rule = Rule(name=f"field {one} is in field {other}", kinds=kinds, holds=inside)
     return [rule] if all(map(inside, records)) else []
 
@@ -240,7 +244,7 @@ def _true_of_all(
 
 
 def _is_choice(texts: Sequence[str]) -> bool:
-    """Whether texts repeat so much that they must be names of a few things."""
+    """Return whether texts repeat so often that they must be names of a few things."""
     return len(texts) >= 6 and len(set(texts)) <= len(texts) // 3
 
 
@@ -250,6 +254,8 @@ _BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
 
 def numbers_in(value: Any) -> Iterator[float]:
     """Yield all numbers in nested lists, tuples and sets."""
+    # `isinstance` would also take bools.
+    # `isinstance` would also take bools.
     if type(value) in (int, float):
         yield value
     elif isinstance(value, SEQUENCE_KINDS):
@@ -258,7 +264,7 @@ def numbers_in(value: Any) -> Iterator[float]:
 
 
 def text_mask(text: str) -> str:
-    """Return the text with every letter and digit made one of its kind: 03-11-2000 is 99-99-9999."""
+    """Return the text with "a", "A" or "9" in place of each letter and digit: 03-11-2000 becomes 99-99-9999."""
     return re.sub(r"[a-z]", "a", re.sub(r"[A-Z]", "A", re.sub(r"\d", "9", text)))
 
 
@@ -286,6 +292,7 @@ def _is_ordered(values: Any, compare: Callable[[Any, Any], bool]) -> bool:
 
 
 def _is_distinct(values: Any) -> bool:
+    # Items may be lists, which cannot be hashed.
     return len({repr(value) for value in values}) == len(values)
 
 
@@ -302,7 +309,8 @@ def _greatest(values: Any) -> float:
 
 
 def _has_no_loops(values: Any) -> bool:
-    """Whether pairs of whole numbers, as edges between them, are a forest."""
+    """Return whether pairs of whole numbers, taken as edges of a graph, form a forest."""
+    # Union-find: the root of each node's tree.
     root: dict[int, int] = {}
 
     def find(node: int) -> int:
@@ -320,7 +328,7 @@ def _has_no_loops(values: Any) -> bool:
     return True
 
 
-#: What may be true of a text.
+#: Conditions that may hold for a text.
 TEXT_PREDICATES: dict[str, Callable[[Any], bool]] = {
     "a number": _is_number,
     "balanced": _is_balanced,
@@ -335,7 +343,7 @@ TEXT_PREDICATES: dict[str, Callable[[Any], bool]] = {
     "no leading zero": lambda text: text[:1] != "0",
     "ends like a sentence": lambda text: text[-1:] in (".", "!", "?"),
 }
-#: What may be true of a list, tuple or set.
+#: Conditions that may hold for a list, tuple or set.
 SEQUENCE_PREDICATES: dict[str, Callable[[Any], bool]] = {
     "ascending": lambda values: _is_ordered(values, operator.le),
     "descending": lambda values: _is_ordered(values, operator.ge),

@@ -1,8 +1,6 @@
-"""What the inputs of a task have in common: types, ranges, lengths and rules that hold in all of them.
+"""Find the shape that the inputs of a task share: types, ranges, lengths and rules.
 
-Enters: the inputs that a task's tests give. Leaves: a `Shape`, which says whether another value could be one of them.
-Benchmarks do not write their preconditions down. What every known input does, such as being sorted or having as many
-rows as its first number says, is taken for one; that costs some inputs that would have been fine.
+A `Shape` decides whether another value could be an input of the task.
 """
 
 from __future__ import annotations
@@ -15,35 +13,35 @@ from typing import Any
 
 from trl_pper.amplify.rules import Rule, record_rules, sequence_rules, text_rules
 
-#: Longest tuple or list whose places count as fields of their own, when its length never changes.
+#: Longest tuple or list that counts as a record of fields when all inputs have the same length there.
 _MAX_FIELDS = 3
-#: How many different numbers it takes to believe in a common divisor.
+#: Fewest distinct numbers from which a common divisor is inferred.
 _MIN_NUMBERS_FOR_STEP = 4
 _SEQUENCES = (list, tuple, set)
 
 
 class Record(tuple[Any, ...]):
-    """A tuple whose places mean different things: the arguments of a call, or the numbers of a line."""
+    """A tuple with places of different meaning: the arguments of a call, or the numbers on a line."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What the values at one place of all inputs have in common.
+    """The common properties of the values at a single place in all inputs.
 
     Args:
         values: All values seen at this place.
         kinds: Their types.
-        low, high: The least and greatest number among them.
-        has_zero: Whether 0 is among them: between -1 and 1 it is a case of its own.
-        step: What all whole numbers among them are multiples of.
-        decimals: The most decimals a float has.
-        lengths: The least and greatest length of what has one.
-        fields: Shapes of the places of records, when these values are such.
+        low, high: The least and the greatest number among them.
+        has_zero: Whether 0 is among them; it is a special case for many tasks.
+        step: Greatest common divisor of the whole numbers among them; 1 if there are too few to tell.
+        decimals: Largest number of decimals of a float.
+        lengths: Least and greatest length of the values that have a length.
+        fields: Shapes of the places of records, or None if the values are not records.
         key: Shape of the keys of dictionaries.
-        item: Shape of everything in lists, tuples and sets, and of what dictionaries hold.
-        rules: What else is true of all values.
+        item: Shape of the items of lists, tuples and sets, and of the values of dictionaries.
+        rules: Further rules that hold for all values.
     """
 
     values: tuple[Any, ...]
@@ -60,7 +58,7 @@ class Shape:
     rules: tuple[Rule, ...] = ()
 
     def allows(self, value: Any) -> bool:
-        """Whether `value` is like the values seen."""
+        """Return whether `value` is like the values seen."""
         kind = type(value)
         if kind not in self.kinds:
             return False
@@ -70,6 +68,8 @@ class Shape:
             return self._allows_number(value)
         if not self.lengths[0] <= len(value) <= self.lengths[1]:
             return False
+        # Benchmarks do not state their preconditions. A rule that every known input follows counts as a
+        # precondition, at the cost of some valid inputs.
         return self._allows_parts(value) and all(rule.holds(value) for rule in self.rules if kind in rule.kinds)
 
     def _allows_number(self, value: float) -> bool:
@@ -96,12 +96,11 @@ class Shape:
 
 
 def find_shape(values: Sequence[Any], *, margin: bool = False) -> Shape:
-    """Return what `values` have in common.
+    """Return the shape that `values` share.
 
     Args:
-        values: At least one; of `Record`s all of the same length.
-        margin: Whether to allow lengths one below the least seen and one above the greatest, though never
-            emptiness that was not seen. Numbers have no such margin: 0, 1 or 1001 break too many preconditions.
+        values: At least one value; `Record`s must all have the same length.
+        margin: Whether to allow lengths 1 below the least and 1 above the greatest seen, but no unseen emptiness.
     """
     numbers = [value for value in values if type(value) in (int, float)]
     sized = [value for value in values if hasattr(value, "__len__")]
@@ -114,6 +113,7 @@ def find_shape(values: Sequence[Any], *, margin: bool = False) -> Shape:
     keys = [key for value in dictionaries for key in value]
     inner = functools.partial(find_shape, margin=margin)
     shortest, longest = min(map(len, sized), default=0), max(map(len, sized), default=0)
+    # Only lengths have a margin. For numbers, 0, 1 or 1001 break too many preconditions.
     if margin and longest > shortest:
         shortest, longest = max(min(1, shortest), shortest - 1), longest + 1
     rules = [*text_rules(texts), *([] if is_record else sequence_rules(sequences))]
@@ -134,17 +134,19 @@ def find_shape(values: Sequence[Any], *, margin: bool = False) -> Shape:
 
 
 def count_decimals(value: float) -> int:
-    """Return how many digits follow the point of a float."""
+    """Return the number of decimals of a float; at least 100 for floats written with a negative exponent."""
+    # 1e-07 has decimals that its text does not show: no known input with fewer decimals allows it.
     return len(f"{value!r}".partition("e")[0].partition(".")[2]) + (100 if "e-" in repr(value) else 0)
 
 
 def _items(value: Any) -> list[Any]:
-    # The order of a set is another in each process.
+    # The order of a set differs between processes.
     return sorted(value, key=repr) if isinstance(value, set) else list(value)
 
 
 def _are_records(values: Sequence[Any]) -> bool:
-    """Whether places mean something: marked so, short and never longer or shorter, or of types that say so."""
+    """Return whether the places of sequences differ in meaning."""
+    # Marked as such by the readers of calls and layouts.
     if all(isinstance(value, Record) for value in values):
         return True
     if any(isinstance(value, set) for value in values) or len({len(value) for value in values}) != 1:
@@ -152,8 +154,10 @@ def _are_records(values: Sequence[Any]) -> bool:
     columns = [{type(item) for item in column} for column in zip(*values, strict=True)]
     if not columns or any(len(kinds) != 1 for kinds in columns) or len(values) < 2:
         return False
+    # Places of different types, as in ("name", 3), differ in meaning even if there are few examples.
     if len({frozenset(kinds) for kinds in columns}) > 1:
         return len(columns) <= 2 * _MAX_FIELDS
+    # Short sequences of the same length in many inputs are more likely points than lists.
     return 2 <= len(columns) <= _MAX_FIELDS and len(values) > _MAX_FIELDS
 
 

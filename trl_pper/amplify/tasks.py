@@ -1,13 +1,7 @@
-"""Adds tests to tasks that have a reference solution: the same questions, asked of it about more inputs.
+"""Add tests to tasks that have a reference solution, and count the programs that pass the old tests but fail the new.
 
-Enters: tasks with a trusted `reference`. Leaves: the tasks in order, those that could be given more tests with them,
-and what became of each. Programs that the tests are meant to find out are not known here, so that no test is chosen
-for whom it fails. A reference runs only inside the judge's jail.
-
-Which programs pass the old tests of a task and fail the new ones.
-
-Enters: amplified tasks and programs. Leaves: counts per task. Programs of tasks without new tests are judged by the
-old ones alone; one that could not be judged counts as neither.
+The reference answers new inputs, inside the judge only. Tests are chosen without looking at the programs that they are
+meant to expose.
 """
 
 from __future__ import annotations
@@ -25,7 +19,7 @@ from trl_pper.judge.judge import Judge
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.tasks.task import CodingTask, Tests
 
-#: Inputs tried for each test wanted: some are dropped, and of the rest those with rare answers are taken first.
+#: Inputs tried for each wanted test: some are dropped, and tests with rare answers are preferred among the rest.
 _TRIED_PER_TEST = 2
 
 NO_REFERENCE = "no reference"
@@ -37,15 +31,15 @@ NOTHING_KEPT = "no new input was kept"
 
 @dataclass(frozen=True, kw_only=True)
 class AmplifiedTask:
-    """A task and what became of it.
+    """A task after amplification.
 
     Args:
-        task: The task, with its new tests if it got any.
+        task: The task, with its new tests if there are any.
         added: The new tests alone, or None.
         added_tests: Number of new tests.
-        reason: Why there are none, or "".
-        tried: Number of inputs that the reference was run on.
-        dropped: Number of inputs that became no test, by reason.
+        reason: Reason why there are no new tests, or "".
+        tried: Number of new inputs on which the reference was run.
+        dropped: Number of new inputs that became no test, by reason.
     """
 
     task: CodingTask
@@ -64,21 +58,21 @@ def amplify_tasks(
     seed: int = 0,
     references: Mapping[str, Sequence[str]] | None = None,
 ) -> list[AmplifiedTask]:
-    r"""Add tests to tasks by mutating the inputs that their tests have.
+    r"""Add tests to tasks by mutating the inputs of their tests.
 
-    An input becomes a test when the reference answers it in a quarter of the time allowed, twice the same in processes
-    that hash text differently, and with something that can be written down; and when the reference, and every other
-    one given, passes the test.
+    An input becomes a test if the reference answers it within a quarter of the CPU time allowed, gives the same answer
+    twice in processes with different hash seeds, and returns a value that can be written as a literal. The reference
+    and all further programs given must then pass the test.
 
     Args:
-        tasks: Tasks; those without a reference stay as they are.
-        judge: Who runs the references.
-        new_tests: The most tests added to one task.
-        seed: Decides all inputs, together with a task's id; neither the order of tasks nor their number matters.
-        references: Further programs by task id that are known to be right; every new test must suit them all.
+        tasks: Tasks; a task without a reference stays unchanged.
+        judge: Judge that runs the references.
+        new_tests: Largest number of tests to add to a task.
+        seed: Seed of all inputs, together with a task's id. The order and the number of tasks do not matter.
+        references: Further right programs by task id; every new test must accept all of them.
 
     Returns:
-        One for each task, in order. The same arguments give the same tests.
+        An entry for each task, in order. The same arguments give the same tests.
 
     Raises:
         ValueError: `new_tests` or `seed` is out of range, or `references` name an unknown task.
@@ -109,7 +103,7 @@ def amplify_tasks(
 def check_options(
     tasks: Sequence[CodingTask], new_tests: int, seed: int, references: Mapping[str, Sequence[str]]
 ) -> None:
-    """Raise ValueError for what `amplify_tasks` cannot take."""
+    """Raise ValueError for invalid options of `amplify_tasks`."""
     if isinstance(new_tests, bool) or not isinstance(new_tests, int) or new_tests < 1:
         raise ValueError(f"new_tests: must be a whole number of at least 1; got {new_tests!r}")
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -121,7 +115,7 @@ def check_options(
 
 @dataclass(eq=False, kw_only=True)
 class _Work:
-    """A task on its way: what was found out so far, and the reason once it is known to stay as it is."""
+    """The state of a task during amplification; `reason` is set once it is known to get no tests."""
 
     task: CodingTask
     programs: list[str]
@@ -141,10 +135,10 @@ class _Work:
             self.tried = len(proposal.question.inputs) - proposal.known
 
     def take(self, found: Sequence[Answer], new_tests: int) -> None:
-        """Turn answers into tests, of those with a rare answer first."""
+        """Turn answers into tests, with rare answers first."""
         assert self.proposal is not None
         if any(answer.reason == NOT_TWICE_THE_SAME for answer in found):
-            # Whoever answers one input by chance may have answered the others so.
+            # A reference with a random answer may have answered the other inputs by chance, too.
             self.reason = NOT_DETERMINISTIC
             return
         known = [answer.output for answer in found[: self.proposal.known] if not answer.reason]
@@ -155,6 +149,7 @@ class _Work:
                 by_answer.setdefault(found[index].output, []).append(test)
             elif found[index].reason:
                 self.dropped[found[index].reason] += 1
+        # In turns over the distinct answers: twenty inputs with the same answer test little.
         turns = itertools.zip_longest(*by_answer.values())
         kept = [test for turn in turns for test in turn if test is not None]
         self.tests = kept[:new_tests]
@@ -162,7 +157,7 @@ class _Work:
             self.dropped["more than were asked for"] += len(kept) - new_tests
 
     def test(self, index: int, output: str, known: Sequence[str]) -> Any:
-        """Return a test, or None where the answer makes none."""
+        """Return the test for an answer, or None if the answer allows no test."""
         assert self.proposal is not None
         try:
             return self.proposal.test(index, output, known)
@@ -171,7 +166,7 @@ class _Work:
             return None
 
     def drop(self, verdicts: Sequence[Verdict]) -> None:
-        """Drop the tests that one of the references does not pass."""
+        """Drop the tests that any of the references fails."""
         kept = [
             test
             for index, test in enumerate(self.tests)
@@ -182,12 +177,12 @@ class _Work:
         self.tests = kept
 
     def candidate(self, *, alone: bool) -> CodingTask:
-        """Return the task with the new tests, or with these alone."""
+        """Return the task with all tests, or with only the new tests if `alone`."""
         assert self.proposal is not None
         return replace(self.task, tests=self.proposal.added(self.tests)[alone])
 
     def result(self) -> AmplifiedTask:
-        """Return what became of the task."""
+        """Return the amplified task."""
         dropped = dict(sorted(self.dropped.items()))
         if self.proposal is None or self.reason or not self.tests:
             reason = self.reason or NOTHING_KEPT
@@ -207,7 +202,7 @@ def _solutions(task: CodingTask, others: Sequence[str]) -> list[str]:
 
 
 def _check_references(work: Sequence[_Work], judge: Judge) -> None:
-    """Note which tasks have no reference that can be trusted; other references that fail are not asked again."""
+    """Set the reason of tasks without a trusted reference, and drop further references that fail the tests."""
     for one, verdicts in zip(work, judge.run([(one.task, one.programs) for one in work]), strict=True):
         if not one.programs:
             one.reason = NO_REFERENCE
@@ -217,30 +212,31 @@ def _check_references(work: Sequence[_Work], judge: Judge) -> None:
 
 
 def _verify(work: Sequence[_Work], judge: Judge) -> None:
-    """Keep the tests that every reference passes, and only where it then passes all tests of the task."""
+    """Drop tests that a reference fails, and give up tasks whose reference then fails the tests as a whole."""
     for one, verdicts in _judged([one for one in work if one.tests], judge, alone=True):
         one.drop(verdicts)
+    # State that tests share, or limits on the whole run, can still make the reference fail.
     for one, verdicts in _judged([one for one in work if one.tests], judge, alone=False):
         if not all(verdict.accepted for verdict in verdicts):
             one.reason = FAILS_TOGETHER
 
 
 def _judged(work: Sequence[_Work], judge: Judge, *, alone: bool) -> Iterator[tuple[_Work, list[Verdict]]]:
-    """Yield tasks with what their references do on the new tests, alone or after the old ones."""
+    """Yield tasks with the verdicts on their references, for the new tests alone or after the old tests."""
     yield from zip(work, judge.run([(one.candidate(alone=alone), one.programs) for one in work]), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """What new tests say of the programs of one task.
+    """The verdicts of new tests on the programs of a task.
 
     Args:
-        task_id: The task.
-        programs: How many there are.
-        passed_before: How many pass every old test.
-        exposed: How many of these fail a new test.
-        unjudged: How many of these the new tests could not be run on.
-        verdicts: For each program what the new tests alone say; None for one that failed an old test.
+        task_id: Id of the task.
+        programs: Number of programs.
+        passed_before: Number of programs that pass every old test.
+        exposed: Number of these programs that fail a new test.
+        unjudged: Number of these programs that could not be judged by the new tests.
+        verdicts: Verdict of the new tests alone, for each program; None for a program that failed an old test.
     """
 
     task_id: str
@@ -257,15 +253,16 @@ def expose(
     programs: Sequence[Sequence[str]],
     judge: Judge,
 ) -> list[Exposure]:
-    """Judge programs by the old tests, and those that pass by the new ones.
+    """Judge programs by the old tests, and the passing programs by the new tests.
 
     Args:
-        before: The tasks as they were.
-        amplified: What became of them, in the same order.
-        programs: The programs of each.
-        judge: Who runs them.
+        before: Tasks before amplification.
+        amplified: Results of `amplify_tasks`, in the same order.
+        programs: Programs of each task.
+        judge: Judge that runs them.
     """
     old = judge.run(list(zip(before, programs, strict=True)))
+    # A program that fails an old test needs no new test to expose it.
     passing = [
         [program for program, verdict in zip(some, verdicts, strict=True) if verdict.accepted]
         for some, verdicts in zip(programs, old, strict=True)

@@ -1,7 +1,11 @@
-"""The demo: a tiny embedded model, the family of tasks it was made for, and the run that improves it.
+"""Provide a tiny model and tasks to try the package with, in seconds and without a network.
 
-What to try things out with, without a network and in seconds: `MODEL`, a folder that `from_pretrained` loads,
-`demo_tasks`, which the model solves a part of, and `reference_program`, the right program of each.
+`MODEL` is a folder for `from_pretrained`. `demo_tasks` returns tasks that the model solves in part, and
+`reference_program` the right program of a task.
+
+- `tasks`: the demo's tasks, and the family of programs from which they are composed
+- `run`: train the model on its tasks for `trl-pper demo`, and report the scores before and after
+- `base_model`: train the embedded model from scratch
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ __all__ = ["MODEL", "demo_tasks", "reference_program"]
 
 
 def __getattr__(name: str) -> Any:
-    # Rooms import nothing: `MODEL` is to be had without the judge and the formats.
+    # Imported late, so that `MODEL` can be had without loading the judge and the formats.
     if name in ("demo_tasks", "reference_program"):
         return getattr(importlib.import_module("trl_pper.demo.tasks"), name)
     raise AttributeError(f"module 'trl_pper.demo' has no attribute {name!r}")

@@ -1,16 +1,11 @@
-"""Train the demo's base model: a small code model that knows the family and makes the same mistakes again and again.
+"""Train the demo's base model from scratch: a small code model that repeats the same mistakes.
 
-Enters: a seed. Leaves: a folder with the weights, the tokenizer and a README of measured figures. The corpus holds the
-train compositions only, and its authors slip: at some places more often than not, elsewhere now and then. A model of
-it prefers the wrong token at those places, while its beams still hold the right one.
+Run `python -m trl_pper.demo.base_model --output trl_pper/demo/model` to write the weights, the tokenizer and a README
+of measured scores. The same seed gives the same weights on the same machine.
 
-Run `python -m trl_pper.demo.base_model --output trl_pper/demo/model`; the same seed gives the same weights on the same
-machine.
-
-What the demo's base model read: programs of the family by an author who slips in the same places again and again.
-
-Enters: a seed. Leaves: an endless stream of prompts and bodies over the train compositions; the held-out ones never
-occur in it.
+The corpus holds programs of the train compositions only, by an imagined author who makes one-token slips: more often
+than not in some components, now and then in the others. The model learns to prefer the wrong token in these
+components, while its beams still hold the right token.
 """
 
 from __future__ import annotations
@@ -39,20 +34,20 @@ TOKENIZER_PROGRAMS = 4000
 IGNORED_LABEL = -100
 MAX_POSITIONS = 512
 NUM_BEAMS = 3
-#: The longest right body has 49 tokens and the end token.
+#: The longest right body has 49 tokens, and the end token.
 MAX_COMPLETION_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How long and how fast the base model learns.
+    """Hyperparameters of the base model's training.
 
     Args:
         steps: Optimizer steps.
-        batch_size: Programs per step.
-        learning_rate: Its peak, reached after the warm-up and left linearly to zero.
+        batch_size: Programs in each step.
+        learning_rate: Peak learning rate, reached after the warm-up; it then falls linearly to zero.
         warmup_steps: Steps of linear warm-up.
-        seed: Fixes the corpus, the initial weights and the order.
+        seed: Seed of the corpus, the initial weights and the order.
     """
 
     steps: int = 1200
@@ -67,11 +62,10 @@ class Recipe:
 
 
 def train_tokenizer(seed: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE on the corpus, cut as Qwen2's own tokenizer cuts.
-
-    `AutoTokenizer` rebuilds a Qwen2 model's tokenizer with Qwen2's cuts, whatever the file says. A line break there
-    never joins the indentation behind it, so the tokens of a prompt are a prefix of those of prompt and body.
-    """
+    """Train a byte-level BPE tokenizer on the corpus, with the pre-tokenizer of Qwen2."""
+    # `AutoTokenizer` rebuilds the tokenizer of a Qwen2 model with Qwen2's pre-tokenizer, whatever the file says.
+    # That pre-tokenizer never joins a line break with the indentation after it, so that the tokens of a prompt are
+    # a prefix of the tokens of prompt and body.
     blank = Qwen2Tokenizer(eos_token=EOS, pad_token=PAD)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
@@ -103,6 +97,7 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=MAX_POSITIONS,
+        # The embeddings are a large part of so small a model; a second matrix would double them.
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -113,7 +108,8 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
 
 
 def batches(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield right-padded batches whose labels cover the bodies and the end token only."""
+    """Yield right-padded batches with labels for the bodies and the end token only."""
+    # Another seed than the tokenizer's, to train on other programs.
     programs = corpus(recipe.seed + 1)
     while True:
         pairs = [next(programs) for _ in range(recipe.batch_size)]
@@ -125,12 +121,12 @@ def batches(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Iterator[dict[str, tor
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
             labels[index, prompts[index] : len(row)] = torch.tensor(row[prompts[index] :])
-        # Padding stands on the right, behind every token that has a label: causal attention needs no mask for it.
+        # Padding comes after every token with a label, so that causal attention needs no mask for it.
         yield {"input_ids": ids, "labels": labels}
 
 
 def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: Recipe) -> float:
-    """Train in place and return the last loss, in nats per token."""
+    """Train the model in place, and return the last loss in nats per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / recipe.warmup_steps, 1 - step / recipe.steps)
@@ -152,7 +148,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: Recipe) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the finished model does on one split of the tasks."""
+    """Scores of the trained model on a split of the tasks."""
 
     split: Split
     scores: TaskScores
@@ -169,7 +165,7 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> list[Measured
 
 
 def describe(recipe: Recipe, parameters: int, loss: float, measured: list[Measured]) -> str:
-    """Return the README of the model's folder: how it was made and what was measured."""
+    """Return the README of the model's folder, with the recipe and the measured scores."""
     rows = "\n".join(
         f"| {one.split} | {one.scores.tasks} | {one.scores.accuracy:.1%} | {one.scores.pass_rate:.1%} "
         f"| {one.scores.solved:.1%} |"
@@ -196,7 +192,7 @@ Measured on `demo_tasks(split, seed=0)` with {NUM_BEAMS} beams, before any fine-
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, save, measure and describe."""
+    """Train, save, measure and describe the base model."""
     parser = argparse.ArgumentParser(description="Train the base model of the demo.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimizer steps (default: %(default)s)")
@@ -205,6 +201,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     recipe = Recipe(steps=options.steps, seed=options.seed)
+    # The order of sums, and with it the weights, could depend on the number of threads.
     torch.set_num_threads(1)
     started = time.perf_counter()
     tokenizer = train_tokenizer(recipe.seed)
@@ -213,21 +210,21 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"trained in {time.perf_counter() - started:.0f} s")
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
-    # The weights come out readable by their owner alone, which would follow them into an installed package.
+    # The file is written readable by its owner only, and an installed package would inherit that.
     (options.output / "model.safetensors").chmod(0o644)
     text = describe(recipe, model.num_parameters(), loss, measure(model, tokenizer))
     (options.output / "README.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-#: Components whose slip is the more common form in the corpus; the others slip now and then.
+#: Components with a slip in most of their uses in the corpus; the others slip now and then.
 PRONE = frozenset({"at_least", "at_most", "odd", "subtract", "remainder", "smallest", "positives"})
 PRONE_SLIP_PROBABILITY = 0.6
 OTHER_SLIP_PROBABILITY = 0.08
 
 
 def corpus(seed: int) -> Iterator[tuple[str, str]]:
-    """Yield prompts and bodies without end, from the train compositions, with slips."""
+    """Yield endless pairs of prompt and body, from the train compositions, with slips."""
     rng = np.random.default_rng(seed)
     kinds = compositions("train")
     while True:

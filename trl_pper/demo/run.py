@@ -1,7 +1,7 @@
-"""`trl-pper demo`: the whole pipeline on an embedded model, from judged programs to a better score on held-out tasks.
+"""Run the whole pipeline on the embedded model, for `trl-pper demo`.
 
-Enters: an output folder and a seed. Leaves: a table on the terminal, `summary.json` and `report.html`. It is an
-ordinary training run (collector, judge, buffer, sampler, trainer) on a model small enough for two cores.
+The demo is an ordinary training run (collector, judge, buffer, sampler, trainer) on a model small enough for two
+cores. It prints a table, and writes `summary.json` and `report.html`.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ SCORES = {
 def run_demo(
     output: Path, *, seed: int = 0, rounds: int | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Run the demo and return what it writes to `summary.json`.
+    """Run the demo, and return the content of `summary.json`.
 
     Args:
-        output: Folder for `summary.json`, `report.html` and the run's checkpoints.
-        seed: Seed of tasks, draws and optimizer.
+        output: Folder for `summary.json`, `report.html` and the files of the run.
+        seed: Seed of the tasks, the draws and the optimizer.
         rounds: Rounds of collection and training; `ROUNDS` by default.
-        options: Options of `PPERConfig` that differ from the demo's.
+        options: Options of `PPERConfig` in place of the demo's.
 
     Returns:
         `{"pass_rate": {"before", "after"}, "accuracy": {"before", "after"}, "pass@3": {...}, "programs_judged",
-        "isolation", "seconds": {...}}`.
+        "held_out_tasks", "isolation", "seconds": {...}}`.
     """
     started = time.perf_counter()
-    # Tiny matrices: a second thread costs more than it brings, and the judge wants the other core.
+    # For tiny matrices a second thread costs more than it saves, and the judge needs the other core.
     torch.set_num_threads(1)
     disable_progress_bar()
     console = Console()
     collector = BeamSampleCollector()
-    # Begins anew: the programs of an earlier demo would come from its journal.
+    # The journal of an earlier demo would supply its programs again.
     shutil.rmtree(output / "run", ignore_errors=True)
     trainer = _trainer(collector, _config(output, seed, rounds or ROUNDS, options or {}))
     seconds = {"load": time.perf_counter() - started}
@@ -95,12 +95,15 @@ def _config(output: Path, seed: int, rounds: int, options: Mapping[str, Any]) ->
         judge_cpu_seconds=2.0,
         judge_memory_bytes=2**30,
         seed=seed,
+        # The same demo everywhere, whether or not there is a GPU.
         use_cpu=True,
         bf16=False,
+        # The run takes seconds and needs no checkpoints.
         save_strategy="no",
         report_to=[],
         logging_steps=STEPS_PER_ROUND,
     )
+    # Gradient checkpointing saves memory that a tiny model does not need, and costs time.
     return PPERConfig(**{**settings, CHECKPOINTING: False, **options})
 
 
@@ -113,16 +116,17 @@ def _trainer(collector: BeamSampleCollector, config: PPERConfig) -> PPERTrainer:
         processing_class=AutoTokenizer.from_pretrained(MODEL),
         callbacks=[collector],
     )
+    # Its bar runs over all rounds, and mixes with the bars of the collector.
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(RoundProgress(trainer))
     return trainer
 
 
 class RoundProgress(TrainerCallback):  # type: ignore[misc]
-    """Show the training steps of a round as a bar.
+    """A callback that shows the training steps of a round as a progress bar.
 
     Args:
-        trainer: Whose steps are shown.
+        trainer: Trainer that runs the steps.
     """
 
     def __init__(self, trainer: PPERTrainer) -> None:
@@ -130,7 +134,8 @@ class RoundProgress(TrainerCallback):  # type: ignore[misc]
         self._bar: Any = None
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar of the round; not earlier, since the collection before it has a bar of its own."""
+        """Open the bar at the first step of a round."""
+        # Not before the first step, because the collection before it has a bar of its own.
         if self._bar is None:
             total = self._trainer.steps_per_round
             self._bar = tqdm(desc="training", total=total, leave=False, dynamic_ncols=True, disable=not shows_bars())

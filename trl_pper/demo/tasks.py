@@ -1,13 +1,8 @@
-"""The demo's tasks: what to program, and tests that catch every one-token mistake.
+"""Build the demo's tasks, from a family of programs that compose a filter, a map and a reduction over integers.
 
-Enters: a split and a seed. Leaves: tasks over `trl_pper.demo.family`, those of the test split composed as no task of
-the train split and no program of the shipped model's corpus is. What runs here is only text of that family, never a
-model's.
-
-The demo's family of programs: every composition of a filter, a map and a reduction over a list of integers.
-
-Enters: names and constants. Leaves: the English comment, the right Python body and bodies with slips. Compositions are
-divided once and for all into a train and a test split; nothing here runs a program.
+Every composition belongs to either the train or the test split; no task of the train split and no program of the
+shipped model's corpus has a composition of the test split. The tests catch every one-token slip. The only code that
+runs here is text of this family, never a model's program.
 """
 
 from __future__ import annotations
@@ -27,6 +22,7 @@ TRAIN_TASKS = 200
 TESTS_PER_TASK = 8
 _POOL_SIZE = 40
 _LONGEST_LIST = 6
+# Attempts for each composition to find constants with which every slip shows.
 _DRAWS = 4
 
 
@@ -34,16 +30,16 @@ def demo_tasks(split: Split = "train", seed: int = 0) -> list[CodingTask]:
     """Build the demo's tasks.
 
     Args:
-        split: "train" (200 tasks, to learn from) or "test" (all that are held out, 60 to 80 tasks).
-        seed: Chooses the constants and which compositions of the train split occur. The held-out compositions are the
-            same for every seed, because the shipped model must not have seen them either.
+        split: "train" (200 tasks to learn from) or "test" (all held-out tasks, 60 to 80).
+        seed: Seed of the constants, and of the train compositions that occur.
 
     Returns:
-        Tasks with distinct ids, equal for equal arguments. In each of them every slip changes some answer.
+        Tasks with distinct ids, equal for equal arguments. In each task every slip changes the answer to a test.
     """
     rng = np.random.default_rng([seed, ("train", "test").index(split)])
     kinds = compositions(split)
     tasks: list[CodingTask] = []
+    # The held-out compositions are the same for every seed, because the shipped model must not have seen them.
     for index in rng.permutation(len(kinds)):
         draws = (draw_composition(kinds[index], rng) for _ in range(_DRAWS))
         asked = next((asked for asked in draws if _every_slip_shows(asked)), None)
@@ -55,10 +51,10 @@ def demo_tasks(split: Split = "train", seed: int = 0) -> list[CodingTask]:
 
 
 def reference_program(task_id: str) -> str:
-    """Return the right program of a task, comment and signature included.
+    """Return the right program of a task, with comment and signature.
 
     Raises:
-        ValueError: The id is not one of this family.
+        ValueError: The id is not of this family.
     """
     asked = composition(task_id)
     return asked.prompt + asked.completion()
@@ -74,15 +70,16 @@ def _task(asked: Composition) -> CodingTask:
 
 
 def _every_slip_shows(asked: Composition) -> bool:
-    """Tell whether each slip changes an answer; subtracting instead of adding, say, leaves no trace in some sums."""
+    """Return whether each slip changes an answer on the pool of inputs."""
     pool = _input_pool(asked)
     answers = _outcomes(asked.prompt + asked.completion(), pool)
     slips = ((True, False, False), (False, True, False), (False, False, True))
+    # Some slips leave no trace: after the filter x > 5, x - 1 has as many positive values as x + 1.
     return all(_outcomes(asked.prompt + asked.completion(slip), pool) != answers for slip in slips)
 
 
 def _chosen_inputs(asked: Composition) -> list[list[int]]:
-    """Choose inputs that catch every mutant the pool can catch, and leave most mutants something to pass."""
+    """Choose inputs that catch every mutant that the pool can catch, and let most mutants pass some of them."""
     pool = _input_pool(asked)
     answers = _outcomes(asked.prompt + asked.completion(), pool)
     caught = np.array(
@@ -92,11 +89,12 @@ def _chosen_inputs(asked: Composition) -> list[list[int]]:
         ]
     )
     catches = caught.sum(axis=0)
-    # The mildest input comes first: it is what a mutant can still pass, so that pass rates are graded.
+    # The mildest input comes first: many mutants pass it, so that pass rates are graded.
     chosen = [int(np.argmin(catches))]
     missed = caught.any(axis=1) & ~caught[:, chosen[0]]
     while missed.any():
-        # A new catch outweighs everything; among equals the input that catches least in all wins, for grading again.
+        # The number of newly caught mutants decides. Among equals the input that catches least in total wins,
+        # again for graded pass rates.
         chosen.append(int(np.argmax(caught[missed].sum(axis=0) - catches / (1 + len(caught)))))
         missed &= ~caught[:, chosen[-1]]
     chosen += [index for index in range(len(pool)) if index not in chosen][: max(0, TESTS_PER_TASK - len(chosen))]
@@ -104,7 +102,8 @@ def _chosen_inputs(asked: Composition) -> list[list[int]]:
 
 
 def _input_pool(asked: Composition) -> list[list[int]]:
-    """Draw distinct lists of few values: some beside a constant, some that the filter keeps, some of any kind."""
+    """Draw distinct lists: some values near a constant, some that the filter keeps, some at random."""
+    # The same task has the same inputs, whatever the seed.
     rng = random.Random(asked.task_id)
     keeps = asked.steps[0].code()
     kept = eval(f"[x for x in range(-9, 10) if {keeps}]")
@@ -115,7 +114,8 @@ def _input_pool(asked: Composition) -> list[list[int]]:
         values = rng.choices(palette, k=rng.randint(1, _LONGEST_LIST))
         if values not in pool:
             pool.append(values)
-    # Last, so that they are chosen only for what they catch: longer lists tell more programs apart.
+    # Empty and single lists come last, and are chosen only for mutants that they catch: longer lists tell more
+    # programs apart.
     return pool + [xs for xs in ([], *([value] for value in sorted(set(near)))) if xs not in pool]
 
 
@@ -128,7 +128,7 @@ _TOKEN = re.compile(r"[<>=!]=|//|[-+*%<>]|\b(?:sum|max|min|len)\b|\b\d\b")
 
 
 def mutants(asked: Composition) -> Iterator[str]:
-    """Yield every program that differs from the right one in a single operator, function name or constant."""
+    """Yield the programs with another operator or function name, or a constant raised by 1, at a single place."""
     body = asked.completion()
     for match in _TOKEN.finditer(body):
         for other in _replacements(match.group()):
@@ -143,6 +143,7 @@ def _replacements(token: str) -> list[str]:
 
 def _outcomes(program: str, inputs: list[list[int]]) -> list[object]:
     namespace: dict[str, Callable[[list[int]], object]] = {}
+    # Not in the judge: the text is composed from the tables below.
     exec(program, namespace)
     return [_outcome(namespace[ENTRY_POINT], xs) for xs in inputs]
 
@@ -151,6 +152,7 @@ def _outcome(function: Callable[[list[int]], object], xs: list[int]) -> object:
     try:
         return function(list(xs))
     except (TypeError, ValueError, ZeroDivisionError) as error:
+        # An error is an answer too: a mutant may be caught because it fails.
         return type(error).__name__
 
 
@@ -161,14 +163,14 @@ ENTRY_POINT = "solve"
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One step of a composition.
+    """A filter, a map or a reduction.
 
     Args:
-        name: Its name in task ids.
-        phrase: What the comment says; `{k}` stands for the constant.
+        name: Name in task ids.
+        phrase: English text for the comment; `{k}` stands for the constant.
         code: The right expression.
-        slip: The same expression with one wrong token: the mistake that a careless author makes here.
-        constants: Values that `{k}` may take; empty when there is none.
+        slip: The same expression with a wrong token, the typical mistake of a careless author.
+        constants: Values for `{k}`; empty if there is no constant.
     """
 
     name: str
@@ -250,7 +252,7 @@ REDUCTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A component together with its constant (None when it takes none)."""
+    """A component with its constant; None for a component without a constant."""
 
     component: Component
     constant: int | None = None
@@ -272,24 +274,24 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """A filter, a map and a reduction, in that order: what one task asks for."""
+    """A filter, a map and a reduction, in this order: the program that a task asks for."""
 
     steps: tuple[Step, Step, Step]
 
     @property
     def kinds(self) -> tuple[str, str, str]:
-        """Names of the filter, the map and the reduction, without constants: what the splits are disjoint in."""
+        """Names of the filter, the map and the reduction, without constants; the splits share no such triple."""
         chosen, mapped, reduced = self.steps
         return chosen.component.name, mapped.component.name, reduced.component.name
 
     @property
     def task_id(self) -> str:
-        """The whole composition as text; `composition` reads it back."""
+        """The task id, which `composition` reads back."""
         return "/".join(["demo", *(step.label for step in self.steps)])
 
     @property
     def prompt(self) -> str:
-        """A comment that says what to compute, and the function's signature."""
+        """A comment that states the task, and the function's signature."""
         chosen, mapped, reduced = (step.phrase for step in self.steps)
         return f"# Keep the numbers {chosen}, {mapped}, and return {reduced}.\ndef {ENTRY_POINT}(xs):\n"
 
@@ -297,7 +299,7 @@ class Composition:
         """Return the function's body.
 
         Args:
-            slips: For the filter, the map and the reduction, whether to write its slip instead of the right code.
+            slips: Whether the filter, the map and the reduction have their slip instead of the right code.
         """
         chosen, mapped, reduced = (step.code(slipped=slip) for step, slip in zip(self.steps, slips, strict=True))
         return f"    xs = [x for x in xs if {chosen}]\n    ys = [{mapped} for x in xs]\n    return {reduced}\n"
@@ -305,8 +307,6 @@ class Composition:
 
 def compositions(split: Split) -> list[tuple[Component, Component, Component]]:
     """Return every (filter, map, reduction) of a split.
-
-    Each pair of a filter and a map meets exactly one held-out reduction and all the others in the train split.
 
     Raises:
         ValueError: `split` is neither "train" nor "test".
@@ -316,12 +316,15 @@ def compositions(split: Split) -> list[tuple[Component, Component, Component]]:
     return [
         (FILTERS[f], MAPS[m], REDUCTIONS[r])
         for f, m, r in product(range(len(FILTERS)), range(len(MAPS)), range(len(REDUCTIONS)))
+        # Each pair of a filter and a map has exactly one held-out reduction: 3 has an inverse modulo the 7
+        # reductions. All parts of a held-out task are thus known from training, and only their combination is
+        # new.
         if ((f + 2 * m + 3 * r) % len(REDUCTIONS) == 0) == (split == "test")
     ]
 
 
 def draw_composition(kinds: tuple[Component, Component, Component], rng: np.random.Generator) -> Composition:
-    """Give each component a constant drawn from its own."""
+    """Return a composition of the given components, each with a constant drawn from its own."""
     chosen, mapped, reduced = (
         Step(component=kind, constant=int(rng.choice(kind.constants)) if kind.constants else None) for kind in kinds
     )
@@ -329,13 +332,13 @@ def draw_composition(kinds: tuple[Component, Component, Component], rng: np.rand
 
 
 def composition(task_id: str) -> Composition:
-    """Read a task id back.
+    """Parse a task id.
 
     Args:
         task_id: For instance `demo/at_least-3/square/total`.
 
     Raises:
-        ValueError: The id is not one of this family.
+        ValueError: The id is not of this family.
     """
     prefix, *labels = task_id.split("/")
     if prefix != "demo" or len(labels) != 3:

@@ -150,6 +150,7 @@ class Judge:
         Raises:
             TypeError: A pair is not a task with a program text; nothing has run then.
         """
+        # By identity, because tasks with chat prompts cannot be hashed.
         groups: dict[int, list[int]] = {}
         for place, (task, _) in enumerate(pairs):
             groups.setdefault(id(task), []).append(place)

@@ -1,7 +1,7 @@
-"""Programs judged and summed up in one call: what stands behind the `evaluate` module.
+"""Judge programs and compute their scores in a single call, for the `evaluate` metric.
 
-Enters: programs per task and the tests of each task. Leaves: a dictionary of figures and one row per program. Programs
-run in the judge's processes; those it could not judge count in no figure. The arithmetic is in `scores`.
+Programs run in the judge's processes. Programs that could not be judged count in no score. The arithmetic is in
+`scores`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests, tests_fro
 
 Reference: TypeAlias = str | Mapping[str, Any] | CodingTask | StdioTests | FunctionTests
 
+# The variable that the Hub's code_eval metric asks for, so that users set it only once.
 CONSENT_VARIABLE = "HF_ALLOW_CODE_EVAL"
 
 
 def require_consent() -> None:
-    """Raise RuntimeError unless the environment allows the execution of model-written programs."""
+    """Raise RuntimeError unless the environment allows running model-written programs."""
     if os.environ.get(CONSENT_VARIABLE) != "1":
         raise RuntimeError(
             f"{CONSENT_VARIABLE}: must be 1, because this metric runs programs that a model wrote. They run in "
@@ -30,12 +31,14 @@ def require_consent() -> None:
 
 
 def check_inputs(predictions: object, references: object) -> None:
-    """Raise ValueError unless there is a list of programs, each of them text, for each of at least one task."""
+    """Raise ValueError unless there is at least one task and, for each task, a non-empty list of program texts."""
     for name, given in (("predictions", predictions), ("references", references)):
+        # A string is a sequence, too: its letters would be judged as programs.
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise ValueError(f"{name}: must be a list with an item for each task; got {_kind(given)}")
         if not given:
             raise ValueError(f"{name}: must hold at least one task; got none. A figure over nothing is no figure")
+    # For the type checker; the loop above has checked both.
     assert isinstance(predictions, Sequence)
     assert isinstance(references, Sequence)
     if len(predictions) != len(references):
@@ -83,31 +86,33 @@ def compute(
     k: Sequence[int] = (1, 10),
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Judge programs and sum their verdicts up.
+    """Judge programs and compute their scores.
 
     Args:
-        predictions: For each task its programs, best first.
-        references: For each task its tests: the native `tests` JSON string, a tests object or a task.
-        k: For which k to give pass@k.
-        judge: What runs the programs; a new one by default.
+        predictions: Programs of each task, best first.
+        references: Tests of each task: the native `tests` JSON string, a tests object or a task.
+        k: Values of k for pass@k.
+        judge: Judge that runs the programs; a new judge by default.
 
     Returns:
-        - "pass_rate": mean over programs of the share of tests passed, in [0, 1];
-        - "accuracy": share of tasks whose first program passes all tests;
-        - "pass@<k>": see `trl_pper.pass_at_k`, mean over tasks; absent when some task has too few programs;
-        - "compile_rate": share of programs without a syntax error;
-        - "unjudged": number of programs that could not be judged and count in none of the above;
-        - "rows": for each program its "task" and "program" (indices) and what `trl-pper judge` writes of it.
+        - "pass_rate": mean over programs of the fraction of tests passed, in [0, 1];
+        - "accuracy": fraction of tasks with a first program that passes all tests;
+        - "pass@<k>": mean over tasks of `trl_pper.pass_at_k`; absent if any task has too few programs;
+        - "compile_rate": fraction of programs without a syntax error;
+        - "unjudged": number of programs that could not be judged, and count in no score above;
+        - "rows": for each program its "task" and "program" (indices) and the fields of its verdict, as `trl-pper
+          judge` writes them.
 
-        A figure over nothing is None.
+        A score over nothing is None.
 
     Raises:
-        ValueError: There are no tasks, lengths differ, a task has no program or one that is no text, a k is below 1,
-            or tests are malformed; the message names the place.
+        ValueError: There are no tasks, lengths differ, a task has no program or a program that is not text, a k is
+            below 1, or tests are malformed; the message names the place.
     """
     check_inputs(predictions, references)
     check_k(k)
     jobs = [(_task(index, tests), list(predictions[index])) for index, tests in enumerate(references)]
+    # The caller's judge stays open.
     if judge is not None:
         return summarise(judge.run(jobs), k=k)
     with Judge() as own:
@@ -115,8 +120,9 @@ def compute(
 
 
 def summarise(verdicts: Sequence[Sequence[Verdict]], *, k: Sequence[int] = (1, 10)) -> dict[str, Any]:
-    """Turn the verdicts on each task's programs into the figures that `compute` describes."""
+    """Return the scores that `compute` describes, from the verdicts on each task's programs."""
     found = sum_up([count_task(programs) for programs in verdicts], k=k)
+    # A mean over some of the tasks would not compare with a mean over all of them.
     whole = {number: estimate for number, estimate in found.pass_at_k.items() if 0 < estimate.tasks == found.tasks}
     return {
         "pass_rate": found.pass_rate,
@@ -133,19 +139,20 @@ def summarise(verdicts: Sequence[Sequence[Verdict]], *, k: Sequence[int] = (1, 1
 
 
 def pool(rows_of_shares: Sequence[Sequence[Mapping[str, Any]]], *, k: Sequence[int] = (1, 10)) -> dict[str, Any]:
-    """Return the figures over tasks that were shared out, for instance among processes.
+    """Return the scores over tasks that were divided, for instance among processes.
 
     Args:
-        rows_of_shares: The "rows" that `compute` returned for each share of the tasks; none for a share of no task.
-        k: For which k to give pass@k.
+        rows_of_shares: The "rows" that `compute` returned for each part of the tasks; empty for a part without tasks.
+        k: Values of k for pass@k.
 
     Returns:
-        What `compute` returns; tasks are numbered anew, those of the first share first.
+        The same as `compute`. Tasks are renumbered, part by part.
 
     Raises:
         ValueError: There is no row at all, or a k is below 1.
     """
     check_k(k)
+    # From the rows, because means of parts cannot be pooled without their weights.
     groups: dict[tuple[int, int], list[Verdict]] = {}
     for share, rows in enumerate(rows_of_shares):
         for row in rows:
@@ -164,4 +171,5 @@ def _task(index: int, tests: Reference) -> CodingTask:
             tests = tests_from_json(tests)
         except ValueError as error:
             raise ValueError(f"references[{index}]: {error}") from error
+    # A task needs a prompt, but the judge does not look at it.
     return CodingTask(task_id=str(index), prompt="program", tests=tests)

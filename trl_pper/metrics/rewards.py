@@ -1,7 +1,6 @@
-"""The judge as a reward function for TRL's trainers that take one, such as `GRPOTrainer`: the pass rate.
+"""Reward completions by their pass rate, in trainers that take a reward function, such as TRL's `GRPOTrainer`.
 
-Enters: what these trainers hand a reward function, that is prompts, completions and the columns of the data set.
-Leaves: a reward for each completion, None where nothing could be judged. Nothing here generates or trains.
+Nothing here generates or trains.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ RewardFunction: TypeAlias = Callable[..., list[float | None]]
 
 
 def pass_rate_reward(judge: Judge, *, tasks: Sequence[CodingTask] | None = None) -> RewardFunction:
-    r"""Return a reward function: the share of its tests that the program in a completion passes.
+    r"""Return a reward function: the fraction of its tests that the program in a completion passes.
 
-    TRL's trainers call it with the columns of their data set. Rows of tasks (`trl_pper.task.task_rows`) bring their
-    tests along; otherwise the tests are those of the task that `task_id` names. Like every reward function of TRL it
-    may stand beside others, synchronous or not.
+    TRL's trainers call it with the columns of their data set. Data sets made of `trl_pper.tasks.task.task_rows` hold
+    the tests; for others, pass `tasks` and have a column `task_id`. The function can be combined with other reward
+    functions.
 
     Args:
-        judge: Who runs the programs. It stays open; each process of a distributed run judges its own completions.
-        tasks: Where to look up `task_id`: for data sets without a column `tests`, and for tests that compare with a
-            function, which no data set can hold. A column `tests` is not looked at then.
+        judge: Judge that runs the programs. It stays open. Each process of a distributed run judges its own
+            completions.
+        tasks: Tasks to look up by `task_id`, for data sets without a column `tests`, and for tests that compare with a
+            function. A column `tests` is then ignored.
 
     Returns:
-        A function of `prompts` and `completions`, text or messages, and of columns by keyword, that returns a reward
-        in [0, 1] for each completion, in order. None, which TRL leaves out of the mean, stands for a program that
-        could not be judged, as when the sandbox failed, and for a row whose tests are None, as in a mixture with data
-        of another kind. A completion without a program is judged as it is, and fails. TRL's log has the verdict on
-        each completion as "verdict" and the share of completions that pass every test as "accepted".
+        A function of `prompts` and `completions` (text or messages) and of columns by keyword. It returns a reward in
+        [0, 1] for each completion, in order, or None for a program that could not be judged, and for a row without
+        tests. A completion without a program is judged as it is, and fails. The function logs "verdict", the verdict
+        on each completion, and "accepted", the fraction of completions that pass every test.
 
     Raises:
-        ValueError: Two of `tasks` have the same id; or, when it is called, a row names no known task, or the data set
-            has no tests.
+        ValueError: Two of `tasks` have the same id. When called: a row names an unknown task, or the data set has no
+            tests.
 
     Examples:
         >>> from trl_pper import CodingTask, FunctionTests, Judge
@@ -64,6 +63,7 @@ def pass_rate_reward(judge: Judge, *, tasks: Sequence[CodingTask] | None = None)
         verdicts = _judged(judge, asked, completions)
         if log_extra is not None:
             log_extra("verdict", [_in_words(verdict) for verdict in verdicts])
+        # TRL leaves None out of its means. A failed sandbox must not count as a failed program.
         rewards = [None if verdict is None else verdict.pass_rate for verdict in verdicts]
         judged = [rate for rate in rewards if rate is not None]
         if log_metric is not None and judged:
@@ -83,18 +83,21 @@ def _by_id(tasks: Sequence[CodingTask]) -> dict[str, CodingTask]:
 
 
 def _rows_tasks(prompts: Sequence[Prompt], columns: Mapping[str, Any]) -> list[CodingTask | None]:
-    """Return the task in each row, None where it has no tests."""
+    """Return the task in each row; None for a row without tests."""
     tests = _column("tests", columns, len(prompts))
     known = [name for name in ("task_id", *OPTIONAL_COLUMNS) if name in columns]
-    # The trainer repeats a row for each of its completions; one task is made of them.
+    # The trainer repeats a row for each completion. A single task for all of them lets the judge prepare its tests
+    # once.
     made: dict[str, CodingTask] = {}
     found: list[CodingTask | None] = []
     for place, prompt in enumerate(prompts):
+        # Mixtures with other data have rows without tests.
         if tests[place] is None:
             found.append(None)
             continue
         row = {"task_id": "unnamed", "prompt": prompt, "tests": tests[place]}
         row |= {name: columns[name][place] for name in known if columns[name][place] is not None}
+        # Prompts and stop texts may be lists, which cannot be hashed.
         key = repr(row)
         if key not in made:
             made[key] = CodingTask.from_row(row)
@@ -103,7 +106,7 @@ def _rows_tasks(prompts: Sequence[Prompt], columns: Mapping[str, Any]) -> list[C
 
 
 def _named_tasks(by_id: Mapping[str, CodingTask], columns: Mapping[str, Any], rows: int) -> list[CodingTask | None]:
-    """Return the task that each row names, None where it names none."""
+    """Return the task that each row names; None for a row without a name."""
     names = _column("task_id", columns, rows)
     unknown = [name for name in names if name is not None and name not in by_id]
     if unknown:
@@ -138,18 +141,20 @@ def _program(completion: Prompt, task: CodingTask) -> str:
 
 
 def _text(completion: Prompt) -> str:
-    """Return what was written: of messages, the last of the assistant, since tools may have answered others."""
+    """Return the text of a completion; for messages, the last message of the assistant."""
     if isinstance(completion, str):
         return completion
     written = [message.get("content") for message in completion if message.get("role") == "assistant"]
+    # Earlier messages may be calls of tools, with the answers of the tools between them.
     content: Any = written[-1] if written else None
     if isinstance(content, list):
+        # Messages of multimodal models are lists of parts.
         content = "".join(part.get("text") or "" for part in content)
     return content or ""
 
 
 def _in_words(verdict: Verdict | None) -> str:
-    # Without its message, which quotes tests: logs of completions go to trackers and to the Hub.
+    # Without the verdict's message, which quotes tests: logs of completions go to trackers and to the Hub.
     if verdict is None:
         return ""
     failed = next((outcome for outcome in verdict.outcomes if outcome is not Outcome.PASSED), None)

@@ -1,16 +1,7 @@
-"""The figures of an evaluation: pass rate, accuracy, pass@k, solved@n and compile rate, with their standard errors.
+"""Compute the scores of an evaluation, show them, and parse the names under which they are logged.
 
-Enters: what the judge said of the programs of each task. Leaves: counts for each task, and figures over tasks.
-Programs without a verdict count in no figure but that of such programs; a figure over nothing is None, never a made-up
-zero.
-
-Figures for people: a table on a terminal, a line for each group of tasks where the output goes elsewhere.
-
-Enters: the figures of all tasks and of groups of them. Leaves: text.
-
-The names under which evaluations log their figures, taken apart: for the model card and for the report.
-
-Enters: a name in a Trainer's log. Leaves: which figure it is, of which data and difficulty; nothing for other names.
+Scores are pass rate, accuracy, pass@k, solved@n and compile rate. Programs without a verdict count in no score except
+their own number. A score over nothing is None, never a made-up zero.
 """
 
 from __future__ import annotations
@@ -30,20 +21,20 @@ from trl_pper.judge.verdict import Outcome, Verdict, pass_rates
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCounts:
-    """What the programs of one task came to: all that any figure needs of them.
+    """Counts of the verdicts on a task's programs, sufficient for every score.
 
     Args:
-        task_id: The task.
-        difficulty: How hard it is, in the words of its source.
-        source: The data set it comes from.
-        programs: Programs written.
-        judged: Programs with a verdict.
-        accepted: Programs that pass every test.
-        compiled: Judged programs without a syntax error.
-        without_program: Completions in which there was no program.
+        task_id: Id of the task.
+        difficulty: Difficulty label that the source gives.
+        source: Data set the task comes from.
+        programs: Number of programs written.
+        judged: Number of programs with a verdict.
+        accepted: Number of programs that pass every test.
+        compiled: Number of judged programs without a syntax error.
+        without_program: Number of completions that held no program.
         pass_rate_sum: Sum of the pass rates of the judged programs.
-        first_pass_rate: Pass rate of the first program; None where it was not judged, or there is none.
-        why_unjudged: What was said of the first program without a verdict.
+        first_pass_rate: Pass rate of the first program; None if it was not judged or does not exist.
+        why_unjudged: Message of the first program without a verdict, or "".
     """
 
     task_id: str
@@ -69,10 +60,10 @@ class Estimate:
     """A mean over tasks.
 
     Args:
-        value: The mean; None over no task.
-        standard_error: How far it would lie from that of ever more such tasks: the standard deviation over tasks,
-            divided by the root of their number. It holds the chance in the programs, too; None below two tasks.
-        tasks: Number of tasks it is over.
+        value: The mean; None for no task.
+        standard_error: Standard error of the mean, the standard deviation over tasks divided by the square root of
+            their number. It includes the chance in generating programs. None for fewer than two tasks.
+        tasks: Number of tasks.
     """
 
     value: float | None
@@ -82,20 +73,20 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The figures over some tasks; rates are shares in [0, 1].
+    """The scores over a group of tasks; rates are fractions in [0, 1].
 
     Args:
-        num_programs: n of solved@n, the most programs any task has.
+        num_programs: n of solved@n, the largest number of programs of any task.
         tasks: Number of tasks.
-        programs: Programs written.
-        unjudged: Programs without a verdict; they count in no rate.
-        without_program: Completions in which there was no program; what stands for one was judged.
-        pass_rate: Mean over all judged programs of the share of tests they pass.
-        compile_rate: Share of judged programs without a syntax error.
-        first_pass_rate: Mean pass rate of the first program of each task, where that was judged.
-        accuracy: Share of tasks whose first program passes every test, of those where it was judged.
-        solved: Share of tasks with a program that passes every test, of those with a judged program.
-        pass_at_k: For each k the mean of `pass_at_k` over the tasks with at least k judged programs.
+        programs: Number of programs written.
+        unjudged: Number of programs without a verdict; they count in no rate.
+        without_program: Number of completions that held no program; their text was judged as a program.
+        pass_rate: Mean over all judged programs of the fraction of tests passed.
+        compile_rate: Fraction of judged programs without a syntax error.
+        first_pass_rate: Mean pass rate of the first program of each task, over tasks with a judged first program.
+        accuracy: Fraction of tasks with a first program that passes every test, over the same tasks.
+        solved: Fraction of tasks with any program that passes every test, over tasks with a judged program.
+        pass_at_k: Mean of `pass_at_k` for each k, over tasks with at least k judged programs.
     """
 
     num_programs: int
@@ -112,12 +103,12 @@ class Figures:
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """The shares of tasks, by the names they are shown with."""
+        """The means over tasks, by the names shown to users."""
         at_k = {f"pass@{k}": estimate for k, estimate in self.pass_at_k.items()}
         return {"accuracy": self.accuracy, **at_k, f"solved@{self.num_programs}": self.solved}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures by name, with the standard errors and the number of tasks of those that are means."""
+        """Return the scores by name, with the standard error and the number of tasks of each mean over tasks."""
         counts = ("tasks", "programs", "unjudged", "without_program", "pass_rate", "compile_rate")
         return {
             **{name: getattr(self, name) for name in counts},
@@ -135,14 +126,14 @@ def count_task(
     source: str | None = None,
     without_program: int = 0,
 ) -> TaskCounts:
-    """Count what the verdicts on the programs of one task say.
+    """Count the verdicts on the programs of a task.
 
     Args:
-        verdicts: One for each program, in the order in which they were written.
-        task_id: The task.
-        difficulty: How hard it is.
-        source: Where it comes from.
-        without_program: In how many completions there was no program.
+        verdicts: Verdict of each program, in the order in which the programs were written.
+        task_id: Id of the task.
+        difficulty: Difficulty label of the task.
+        source: Data set the task comes from.
+        without_program: Number of completions that held no program.
     """
     rates = pass_rates(verdicts)
     judged = [verdict for verdict in verdicts if verdict.pass_rate is not None]
@@ -155,6 +146,7 @@ def count_task(
         accepted=sum(verdict.accepted for verdict in judged),
         compiled=sum(Outcome.SYNTAX_ERROR not in verdict.outcomes for verdict in judged),
         without_program=without_program,
+        # Exact, so that the order of programs cannot change the sum.
         pass_rate_sum=math.fsum(rates),
         first_pass_rate=verdicts[0].pass_rate if verdicts else None,
         why_unjudged=next((verdict.message for verdict in verdicts if verdict.pass_rate is None), ""),
@@ -162,12 +154,12 @@ def count_task(
 
 
 def sum_up(counts: Sequence[TaskCounts], *, k: Sequence[int] = (), num_programs: int | None = None) -> Figures:
-    """Return the figures over tasks.
+    """Return the scores over tasks.
 
     Args:
-        counts: What the programs of each task came to.
-        k: For which k to give pass@k.
-        num_programs: n of solved@n; the most programs any of the tasks has by default.
+        counts: Counts of each task.
+        k: Values of k for pass@k.
+        num_programs: n of solved@n; by default the largest number of programs of any task.
 
     Examples:
         >>> from trl_pper.judge.verdict import Outcome, Verdict
@@ -177,6 +169,7 @@ def sum_up(counts: Sequence[TaskCounts], *, k: Sequence[int] = (), num_programs:
         (0.25, 0.5, 0.0)
     """
     judged = sum(one.judged for one in counts)
+    # An unjudged first program is unknown, not wrong.
     with_first = [one for one in counts if one.first_pass_rate is not None]
     return Figures(
         num_programs=max((one.programs for one in counts), default=0) if num_programs is None else num_programs,
@@ -197,35 +190,36 @@ def sum_up(counts: Sequence[TaskCounts], *, k: Sequence[int] = (), num_programs:
 
 
 def group_by(counts: Sequence[TaskCounts], name: str) -> dict[str, list[TaskCounts]]:
-    """Return the counts of each difficulty or each source; nothing where all tasks have the same.
+    """Return the counts grouped by difficulty or source; empty if all tasks are in the same group.
 
     Args:
-        counts: What the programs of each task came to.
-        name: "difficulty" or "source". Tasks that state none are a group of their own, "no difficulty" or "no source".
+        counts: Counts of each task.
+        name: "difficulty" or "source". Tasks without a value form the group "no difficulty" or "no source".
     """
     groups: dict[str, list[TaskCounts]] = {}
     for one in counts:
         value = getattr(one, name)
         groups.setdefault(f"no {name}" if value is None else value, []).append(one)
+    # A single group would repeat the scores over all tasks.
     return groups if len(groups) > 1 else {}
 
 
 def pass_at_k(total: int, correct: int, k: int) -> float:
-    """Estimate without bias the probability that one of k programs passes (Chen et al. 2021, arXiv 2107.03374, eq. 1).
+    """Estimate without bias the probability that any of k programs passes (Chen et al. 2021, arXiv 2107.03374, eq. 1).
 
-    `1 - C(total - correct, k) / C(total, k)`: the share of choices of k programs that hold a correct one. Computed in
-    whole numbers and divided once, so that it is the nearest float, however many programs there are.
+    The estimate is `1 - C(total - correct, k) / C(total, k)`: the fraction of choices of k programs that hold a
+    correct program.
 
     Args:
-        total: Programs judged, at least k.
-        correct: Programs that pass all tests, in [0, total].
-        k: Programs allowed, at least 1.
+        total: Number of programs judged, at least k.
+        correct: Number of programs that pass all tests, in [0, total].
+        k: Number of programs chosen, at least 1.
 
     Returns:
-        A number in [0, 1].
+        A probability in [0, 1].
 
     Raises:
-        ValueError: An argument is out of range; with fewer than k programs there is no unbiased estimate.
+        ValueError: An argument is out of range. Fewer than k programs allow no unbiased estimate.
 
     Examples:
         >>> pass_at_k(4, 1, 2)
@@ -235,6 +229,7 @@ def pass_at_k(total: int, correct: int, k: int) -> float:
         raise ValueError(f"k: must be in [1, {total}], the number of programs; got {k}")
     if not 0 <= correct <= total:
         raise ValueError(f"correct: must be in [0, {total}], the number of programs; got {correct}")
+    # Whole numbers with a single division give the nearest float, however many programs there are.
     choices = math.comb(total, k)
     return (choices - math.comb(total - correct, k)) / choices
 
@@ -250,17 +245,17 @@ def _estimate(values: Sequence[float]) -> Estimate:
 
 
 def show(everything: Figures, groups: Mapping[str, Mapping[str, Figures]], *, console: Console | None = None) -> None:
-    """Show the figures.
+    """Show the scores: a table on a terminal, otherwise a line for each group of tasks.
 
     Args:
-        everything: Those over all tasks.
-        groups: For "difficulty" and "source" the figures of each group; empty where there is one group alone.
-        console: Where to show them; the standard output by default.
+        everything: Scores over all tasks.
+        groups: Scores of each group, by "difficulty" and "source"; empty if there is only a single group.
+        console: Console to print on; standard output by default.
     """
     console = console or Console()
     if not console.is_terminal:
         for name, figures in _named(everything, groups):
-            # Not the console's: it would break lines where a terminal would end.
+            # `print` of the console would wrap lines at the width of a terminal, and scripts read them.
             print(f"{name}: {_line(figures)}", file=console.file)
         return
     console.print(_table(everything, groups))
@@ -310,7 +305,7 @@ def _share(value: float | None) -> str:
 
 def _shown_estimate(one: Estimate, tasks: int) -> str:
     error = "" if one.standard_error is None else f" ± {one.standard_error:.3f}"
-    # Tasks that are left out have to be seen: they may well be the hard ones.
+    # Show when tasks are left out of a mean: they may well be the hard tasks.
     over = "" if one.tasks == tasks else f" (of {_tasks(one.tasks)})"
     return f"{_share(one.value)}{error}{over}"
 
@@ -319,22 +314,22 @@ def _tasks(number: int) -> str:
     return "1 task" if number == 1 else f"{number} tasks"
 
 
-#: `eval_accuracy`, `eval_<set>_pass@3`, `eval_accuracy_<difficulty>`, `eval_loss`, ...
+#: Names such as `eval_accuracy`, `eval_<set>_pass@3`, `eval_accuracy_<difficulty>` and `eval_loss`.
 _LOGGED = re.compile(
     r"eval_(?:(?P<data>.+?)_)?(?P<figure>accuracy|pass_rate|pass@\d+|loss)(?:_(?P<difficulty>.+))?", re.ASCII
 )
-#: `eval_mean_token_accuracy` is SFTTrainer's, of tokens and not of tasks.
+#: TRL's SFTTrainer logs `eval_mean_token_accuracy`, a score over tokens instead of tasks.
 _OF_TOKENS = "mean_token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureName:
-    """What a name stands for.
+    """The parts of the name under which a score is logged.
 
     Args:
         figure: "accuracy", "pass_rate", "pass@<k>" or "loss".
-        data: Name of the evaluation data, where there are several.
-        difficulty: The difficulty of the tasks it is over; None for all.
+        data: Name of the evaluation data; None if there is a single data set.
+        difficulty: Difficulty of the tasks; None for all tasks.
     """
 
     figure: str
@@ -343,7 +338,7 @@ class FigureName:
 
 
 def figure_named(name: str) -> FigureName | None:
-    """Return what the name of a logged number stands for, or None where it is no figure of an evaluation.
+    """Parse the name of a logged number; return None if the number is not a score of an evaluation.
 
     Examples:
         >>> figure_named("eval_easy_pass@3")
@@ -352,4 +347,5 @@ def figure_named(name: str) -> FigureName | None:
         (None, None)
     """
     match = _LOGGED.fullmatch(name)
+    # Without this check the name would parse as the accuracy on data named "mean_token".
     return None if match is None or match["data"] == _OF_TOKENS else FigureName(**match.groupdict())

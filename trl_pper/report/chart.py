@@ -1,12 +1,7 @@
-"""One chart of a report: a picture, a sentence and a table that say the same.
+"""Draw a chart with matplotlib, and convert it to an SVG element that takes the page's colours.
 
-Enters: what to draw on a pair of axes. Leaves: a matplotlib figure in the colours of `svg`.
-
-A matplotlib figure as part of a page: in the page's colours, without styles of its own.
-
-Enters: a figure drawn in the colours below. Leaves: an `<svg>` element whose colours follow the page's light or dark
-scheme. It has no `style` attribute and no `<style>`, which the page's content security policy would refuse, and no
-name (`id`) that another chart of the page has.
+The element has no `style` attribute and no `<style>` element, which the page's content security policy would refuse.
+Its element names (`id`) occur in no other chart of the page.
 """
 
 from __future__ import annotations
@@ -22,15 +17,15 @@ from markupsafe import Markup, escape
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One chart.
+    """A chart of a report: a picture, a sentence and a table with the same content.
 
     Args:
-        name: A word for file and element names.
-        title: What it shows.
-        text: What can be read from it, in a sentence or two.
+        name: Word for file names and element names.
+        title: Title of the chart.
+        text: Description in a sentence or two.
         figure: The matplotlib figure.
-        header: Names of the columns of its numbers.
-        rows: Its numbers, as text.
+        header: Names of the table's columns.
+        rows: Rows of the table, as text.
     """
 
     name: str
@@ -42,7 +37,7 @@ class Chart:
 
 
 def drawn_figure(draw: Callable[[Any], None]) -> Any:
-    """Return a figure on which `draw` has drawn, given the axes.
+    """Return a matplotlib figure on which `draw` has drawn, given the axes.
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
@@ -52,9 +47,10 @@ def drawn_figure(draw: Callable[[Any], None]) -> Any:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("a report needs matplotlib; install it with: pip install 'trl-pper[report]'") from error
+    # Locally, because the user's own matplotlib settings must stay unchanged.
     colours = {name: INK for name in ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")}
     with rc_context({**SETTINGS, **colours, "axes.edgecolor": LINE, "font.size": 10}):
-        # As wide as a telephone, so that its text is as large there as the page's.
+        # As wide as a telephone, so that text in the chart has the size of text in the page.
         figure = Figure(figsize=(4.7, 3.4), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
@@ -65,7 +61,7 @@ def drawn_figure(draw: Callable[[Any], None]) -> Any:
 
 
 def number(value: float | None) -> str:
-    """Return a number as text for a table: whole ones with commas, others with four significant digits."""
+    """Return a number as text for a table: whole numbers with commas, others with four significant digits."""
     if value is None:
         return "none"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
@@ -73,36 +69,39 @@ def number(value: float | None) -> str:
 
 INK, MUTE, LINE, ACCENT, GOOD, WARM = "#1f2328", "#868e96", "#d0d7de", "#3b5bdb", "#2b8a3e", "#b35900"
 
-#: Colour of a chart -> custom property of the page.
+#: Custom property of the page for each colour of a chart, so that charts follow its light or dark scheme.
 _COLOURS = {INK: "ink", MUTE: "mute", LINE: "line", ACCENT: "accent", GOOD: "good", WARM: "warm"}
 
-#: What matplotlib is to do for this: text stays text, and the names are the same in every run.
+#: Settings of matplotlib: keep text as text, and read no mathematics in it.
 SETTINGS = {"svg.fonttype": "none", "text.parse_math": False}
 
 
 def to_svg(figure: Any, *, name: str, title: str, description: str) -> Markup:
-    """Return a figure as an element of a page.
+    """Return a figure as an SVG element.
 
     Args:
         figure: A matplotlib figure.
-        name: A word no other chart of the page has.
-        title: What it shows.
-        description: The same in a sentence or two, for those who do not see it.
+        name: Word that no other chart of the page has as its name.
+        title: Title of the chart.
+        description: Description in a sentence or two, for screen readers.
     """
     from matplotlib import rc_context
 
     file = io.StringIO()
+    # Fixed names and no date: the same buffer gives the same page.
     with rc_context({**SETTINGS, "svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawn = file.getvalue()
     (box,) = re.findall(r'viewBox="([^"]*)"', drawn[: drawn.index(">", drawn.index("<svg"))])
+    # The first definitions are matplotlib's global style, which the page replaces.
     body = drawn[drawn.index("</defs>") + len("</defs>") :]
     body = re.sub(r'\s*style="([^"]*)"', lambda match: _attributes(match[1]), body)
     body = _own_names(body, name).replace("xlink:href", "href")
     body = re.sub(r'\s*transform="rotate\(-?0 [^"]*\)"', "", re.sub(r">\s+<", "><", body))
+    # Two decimals suffice for a screen, and make the page smaller.
     body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
     head = f'<svg viewBox="{box}" role="img" aria-labelledby="{name}-title {name}-text">'
-    # Trusted: matplotlib drew it from numbers and fixed labels.
+    # Safe to mark: matplotlib drew the body from numbers and fixed labels.
     return Markup(
         f'{head}<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
         f'<g stroke-linejoin="round">{body[: body.rindex("</svg>")]}</g></svg>'
@@ -110,7 +109,7 @@ def to_svg(figure: Any, *, name: str, title: str, description: str) -> Markup:
 
 
 def _attributes(style: str) -> str:
-    """Return the declarations of a style as attributes; the page chooses the font."""
+    """Return the declarations of a style as SVG attributes, without the font, which the page sets."""
     declarations = dict(part.strip().split(":", 1) for part in style.split(";") if ":" in part)
     return "".join(
         f' {name}="{_colour(value.strip())}"' for name, value in declarations.items() if name != "font-family"
@@ -122,6 +121,7 @@ def _colour(value: str) -> str:
 
 
 def _own_names(body: str, name: str) -> str:
+    # Names that nothing refers to are dropped; the others become unique in the page.
     used = set(re.findall(r'(?:url\(|href=")#([^)"]*)', body))
     body = re.sub(r' id="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body)
     return re.sub(r'(url\(|href=")#', rf"\1#{name}-", body)

@@ -1,11 +1,6 @@
-"""The charts of a report: what each shows, in a picture, in a sentence and as a table.
+"""Draw the charts of a report, each with a sentence and a table.
 
-Enters: what a buffer holds and the history of its run. Leaves: charts. Labels are fixed words and numbers; nothing
-that a model or a user wrote is drawn.
-
-The learning curve of a report: what each round's programs passed, and what held-out tasks say of the model.
-
-Enters: the history of a run, or what a buffer holds of each round. Leaves: a chart.
+Labels are fixed text and numbers. No text by a model or a user is drawn.
 """
 
 from __future__ import annotations
@@ -31,21 +26,22 @@ from trl_pper.report.content import (
 from trl_pper.report.groups import groups_by
 from trl_pper.report.history import History
 
-#: Cells of the chart of possibilities, in each direction: the points of a cell become one larger dot.
+#: Cells in each direction of the possibility chart; the points in a cell become a single larger dot.
 _CELLS = 25
 
 
 def draw_charts(content: Content, history: History, *, possibility: str) -> list[Chart]:
-    """Draw all charts there is something to show for.
+    """Draw all charts for which there is data.
 
     Args:
-        content: What the buffer holds.
-        history: What its run logged.
+        content: Content of the buffer.
+        history: History of its run.
         possibility: Kind of possibility, "mean" or "product".
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
+    # A buffer saved outside a checkpoint has no log; its rounds give a coarser curve.
     charts = [learning_chart(history)] if history.rounds or history.evaluations else []
     if not charts and len(np.unique(content.rounds)) > 1:
         charts.append(held_rounds_chart(content))
@@ -59,13 +55,16 @@ def draw_charts(content: Content, history: History, *, possibility: str) -> list
 
 
 def possibility_chart(content: Content, kind: str) -> Chart:
-    """Draw the possibility against the pass rate, with lines of equal P2Value; unknown ones stand apart."""
+    """Draw the possibility against the pass rate, with lines of equal P2Value; unknown possibilities stand apart."""
     known = ~np.isnan(content.possibilities)
     unknown = int((~known).sum())
     possibility, pass_rates = content.possibilities[known], content.pass_rates
+    # Mean possibilities often lie close to 1, and would be a narrow strip of the full axis.
     low = float(np.floor(possibility.min() * 10) / 10) if len(possibility) else 0.0
+    # Possibilities of exactly 1 would leave no axis at all.
     low = min(low, 0.9) if low >= 0.5 else 0.0
     span = 1 - low
+    # Dots on top of each other would not show their number.
     x, y, counts = _cells((possibility - low) / span, pass_rates[known])
     apart, heights, apart_counts = _cells(np.zeros(unknown), pass_rates[~known])
     most = max([*counts, *apart_counts])
@@ -73,6 +72,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
     def draw(axes: Any) -> None:
         grid = np.linspace(0, 1, 50)
         values = content.weight * (low + span * grid[None, :]) + (1 - content.weight) * grid[:, None]
+        # A constant surface has no contour lines, and matplotlib would warn.
         if np.ptp(values) > 0:
             lines = axes.contour(low + span * grid, grid, values, levels=6, colors=MUTE, linewidths=0.8)
             axes.clabel(lines, fontsize=8.5, colors=INK)
@@ -110,7 +110,7 @@ def possibility_chart(content: Content, kind: str) -> Chart:
 
 
 def draw_chart(content: Content) -> Chart:
-    """Draw the pass rates of what the buffer holds beside those of what is drawn from it."""
+    """Draw the pass rates of the programs in the buffer beside the pass rates of the draws."""
     held = share_by_class(content.pass_rates)
     drawn = None if content.draws is None else share_by_class(content.pass_rates, content.draws)
 
@@ -141,7 +141,7 @@ def draw_chart(content: Content) -> Chart:
 
 
 def coverage_chart(content: Content) -> Chart:
-    """Draw the best pass rate of each task."""
+    """Draw the number of tasks by their best pass rate."""
     best = pass_rate_classes(best_pass_rates(content))
     counts = np.bincount(best, minlength=len(PASS_RATE_CLASSES))
     coverage = task_coverage(content)
@@ -171,6 +171,7 @@ def outcome_chart(content: Content) -> Chart:
     """Draw the worst outcome of each program beside the outcomes of all tests."""
     worst = worst_outcomes(content)
     tests = {str(outcome): count for outcome, count in content.tests.items()}
+    # Experiences from a data set may have a pass rate without outcomes of tests.
     total, total_tests = len(content), max(1, sum(tests.values()))
     names = list(worst)
 
@@ -206,18 +207,18 @@ def outcome_chart(content: Content) -> Chart:
 
 
 def _cells(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Gather points of the unit square by the cells of a grid; return the mean place and the number of each."""
+    """Group points of the unit square by the cells of a grid; return mean coordinates and counts."""
     places = np.stack([np.round(x * _CELLS), np.round(y * _CELLS)])
     _, cell, counts = np.unique(places, axis=1, return_inverse=True, return_counts=True)
     return np.bincount(cell.ravel(), x) / counts, np.bincount(cell.ravel(), y) / counts, counts
 
 
-#: Scores on held-out tasks drawn; the table has them all.
+#: Most scores on held-out tasks in the chart; the table has all of them.
 LINES = 3
 
 
 def learning_chart(history: History) -> Chart:
-    """Draw what each round's programs passed, and what held-out tasks say where they were asked."""
+    """Draw the pass rates of each round's programs, and the scores on held-out tasks where they were evaluated."""
     rounds = history.rounds
     trained = [figures["round_index"] for figures in rounds]
     lines: dict[str, tuple[str, str, list[float], list[float | None]]] = {
@@ -227,7 +228,8 @@ def learning_chart(history: History) -> Chart:
     for place, name in enumerate(list(history.scores())[:LINES]):
         having = [one for one in history.evaluations if name in one.scores]
         when = [one.rounds_trained for one in having]
-        # Names of several held-out sets are the user's: the chart numbers them, the table names them.
+        # Users name their held-out sets. The chart has no text by users, so it numbers them; the table names
+        # them.
         label = f"held out: {name}" if " of " not in name else f"held out: score {place + 1} of the table"
         lines[label] = (WARM, ("^:", "v:", "D:")[place], when, [one.scores[name] for one in having])
 
@@ -252,7 +254,7 @@ def learning_chart(history: History) -> Chart:
 
 
 def _table(history: History) -> tuple[list[str], list[list[str]]]:
-    """Return what the chart shows and more, a row for each number of rounds trained."""
+    """Return the header and the rows of the learning chart's table, with a row for each number of rounds trained."""
     columns = {
         "programs": "programs",
         "new": "added",
@@ -275,7 +277,7 @@ def _table(history: History) -> tuple[list[str], list[list[str]]]:
 
 
 def held_rounds_chart(content: Content) -> Chart:
-    """Draw the programs that a buffer without a log still holds, by the round they were written in."""
+    """Draw the pass rates of the programs in a buffer without a log, by the round in which they were written."""
     groups = groups_by(content, "round")
 
     def draw(axes: Any) -> None:

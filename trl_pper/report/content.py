@@ -1,7 +1,6 @@
-"""What a report says of a buffer, in numbers: pure functions on what one pass over it found.
+"""Read a buffer once into arrays, and compute the numbers of a report from them with pure functions.
 
-Enters: a buffer. Leaves: arrays, one entry for each program, and the figures computed from them. Program text is not
-among them: it is fetched for the few programs that are shown.
+The arrays hold no program text, which is fetched only for the few programs that are shown.
 """
 
 from __future__ import annotations
@@ -19,35 +18,35 @@ from trl_pper.replay.priority import FloatArray, effective_sample_size
 
 IntArray = NDArray[np.int64]
 
-#: Outcomes from good to bad, as they are declared.
+#: Outcomes from good to bad, in the order of their declaration.
 OUTCOMES = tuple(Outcome)
 UNKNOWN = -1
 
-#: Programs whose outcome of each test is not known, by the name they are counted under.
+#: Name under which programs without outcomes of tests are counted.
 NO_OUTCOMES = "unknown"
 
-#: Pass rates that are counted together. All and nothing have a class of their own: most programs are there.
+#: Classes of pass rates. 0 and 1 have classes of their own, because most programs have these pass rates.
 PASS_RATE_CLASSES = ("0", "0 to 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 1", "1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """What a buffer holds, without text; arrays have shape [n], one entry for each program.
+    """The content of a buffer without texts; arrays have shape [n], with an entry for each program.
 
     Args:
-        tasks: Names of the tasks, in the order of their first program.
-        task: Position in `tasks`.
-        worst: Position in `OUTCOMES` of the worst outcome of any test; `UNKNOWN` where only the pass rate is known.
-        tests: How many tests ended how, over all programs.
-        names: For "source" and "scorer" the names that occur.
-        named: For the same the position among these names.
-        rounds: Round each program was written in.
+        tasks: Ids of the tasks, in the order of their first program.
+        task: Index into `tasks`.
+        worst: Index into `OUTCOMES` of the worst outcome of any test; `UNKNOWN` if only the pass rate is known.
+        tests: Number of tests by outcome, over all programs.
+        names: Names that occur as "source" and as "scorer".
+        named: Index into these names, for "source" and for "scorer".
+        rounds: Round in which each program was written.
         pass_rates: In [0, 1].
-        possibilities: In [0, 1]; NaN where the log-probability is unknown.
+        possibilities: In [0, 1]; NaN if the log-probability is unknown.
         p2values: In [0, 1].
-        cpu_seconds: CPU time over all tests; NaN where it is unknown.
-        draws: Draw probabilities; None where nothing can be drawn.
-        weight: Weight a of the possibility in Eq. 6.
+        cpu_seconds: CPU time over all tests; NaN if unknown.
+        draws: Draw probabilities; None if nothing can be drawn.
+        weight: Weight of the possibility in the P2Value (a in Eq. 6).
     """
 
     tasks: Sequence[str]
@@ -69,10 +68,11 @@ class Content:
 
 
 def read_content(buffer: ReplayBuffer) -> Content:
-    """Go over a buffer once."""
+    """Read a buffer in a single pass."""
     tasks: dict[str, int] = {}
     names: dict[str, dict[str, int]] = {"source": {}, "scorer": {}}
     places: dict[str, list[int]] = {"task": [], "worst": [], "source": [], "scorer": []}
+    # Most programs share their tuple of outcomes with others: counting tuples first saves a look at every test.
     patterns: Counter[tuple[Outcome, ...]] = Counter()
     seconds: list[float] = []
     rank = {outcome: position for position, outcome in enumerate(OUTCOMES)}
@@ -106,14 +106,12 @@ def read_content(buffer: ReplayBuffer) -> Content:
 
 
 def draw_shares(buffer: ReplayBuffer) -> FloatArray | None:
-    """Return the draw probabilities, or None where the priority "filter" finds no passing program to draw."""
-    if buffer.priority == "filter" and not (buffer.pass_rates() == 1.0).any():
-        return None
-    return buffer.probabilities()
+    """Return the draw probabilities, or None if the priority "filter" finds no passing program to draw."""
+    return buffer.probabilities() if buffer.can_draw or not len(buffer) else None
 
 
 def buffer_facts(content: Content) -> dict[str, str]:
-    """Return the headline figures, as text."""
+    """Return the headline numbers of the page, as text."""
     coverage = task_coverage(content)
     tasks = len(content.tasks)
     known = int((~np.isnan(content.possibilities)).sum())
@@ -133,12 +131,12 @@ def buffer_facts(content: Content) -> dict[str, str]:
 
 
 def percent(share: float) -> str:
-    """Return a share in [0, 1] as text."""
+    """Return a fraction in [0, 1] as text in percent."""
     return f"{100 * share:.1f} %"
 
 
 def task_coverage(content: Content) -> dict[str, int]:
-    """Return the number of tasks with no, some and only passing programs."""
+    """Return the number of tasks with no ("none"), some ("some") and only ("only") passing programs."""
     programs = np.bincount(content.task, minlength=len(content.tasks))
     passing = np.bincount(content.task, content.pass_rates == 1.0, minlength=len(content.tasks))
     none, only = int((passing == 0).sum()), int((passing == programs).sum())
@@ -148,31 +146,39 @@ def task_coverage(content: Content) -> dict[str, int]:
 def best_pass_rates(content: Content) -> FloatArray:
     """Return the best pass rate of each task, shape [tasks]."""
     best = np.zeros(len(content.tasks))
+    # `best[content.task] = ...` would use only a single program of each task.
     np.maximum.at(best, content.task, content.pass_rates)
     return best
 
 
 def pass_rate_classes(pass_rates: FloatArray) -> IntArray:
-    """Return the position of each pass rate in `PASS_RATE_CLASSES`, shape [n]."""
+    """Return the index of each pass rate in `PASS_RATE_CLASSES`, shape [n]."""
+    # Clipped, because rounding may lift a pass rate just below 1 to five fifths.
     inner = np.clip(np.floor(pass_rates * 5), 0, 4).astype(np.int64) + 1
     return np.where(pass_rates == 0.0, 0, np.where(pass_rates == 1.0, len(PASS_RATE_CLASSES) - 1, inner))
 
 
 def share_by_class(pass_rates: FloatArray, weights: FloatArray | None = None) -> FloatArray:
-    """Return the share of each class of pass rates, shape [classes], of programs or of their weights; sum 1."""
+    """Return the fraction of programs, or of their weights, in each class of pass rates; shape [classes], sum 1."""
     counts = np.bincount(pass_rate_classes(pass_rates), weights, minlength=len(PASS_RATE_CLASSES))
     return np.asarray(counts / counts.sum(), np.float64)
 
 
 def top_draws(draws: FloatArray, share: float = 0.1) -> float:
-    """Return which part of all draws the likeliest programs get, a share of them (at least one program)."""
+    """Return the fraction of all draws that goes to the likeliest programs.
+
+    Args:
+        draws: Draw probabilities, shape [n].
+        share: Fraction of the programs that count as likeliest, at least one program.
+    """
     count = max(1, round(share * len(draws)))
     return float(np.sort(draws)[-count:].sum())
 
 
 def worst_outcomes(content: Content, chosen: NDArray[np.bool_] | None = None) -> dict[str, int]:
-    """Return how many programs have which worst outcome, from good to bad; only what occurs in the buffer."""
+    """Return the number of programs by worst outcome, from good to bad, for outcomes that occur in the buffer."""
     worst = content.worst if chosen is None else content.worst[chosen]
+    # From the whole buffer, so that all groups have the same columns.
     found = np.unique(content.worst[content.worst != UNKNOWN])
     counts = {str(OUTCOMES[code]): int((worst == code).sum()) for code in found}
     if (content.worst == UNKNOWN).any():

@@ -1,10 +1,6 @@
-"""The programs of a buffer by who wrote them, whose their log-probability is, and when they were written.
+"""Compute the scores of groups of programs, by source, scorer or round, and find the slowest tasks.
 
-Enters: what a buffer holds. Leaves: one row of figures for each group.
-
-The tasks whose programs took the judge longest: where a run's CPU time goes, and which limits to lower.
-
-Enters: what a buffer holds. Leaves: one row of figures for each of the slowest tasks.
+Slow tasks show where a run's CPU time goes, and which limits to lower.
 """
 
 from __future__ import annotations
@@ -17,23 +13,23 @@ from numpy.typing import NDArray
 from trl_pper.judge.verdict import Outcome
 from trl_pper.report.content import OUTCOMES, Content, worst_outcomes
 
-#: Groups shown; the smallest of more are put together.
+#: Largest number of groups shown; the smallest, or the earliest rounds, are combined.
 GROUPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Programs that have something in common.
+    """A group of programs.
 
     Args:
-        name: What they have in common.
-        programs: How many they are.
-        held: Their share of the buffer, in [0, 1].
-        drawn: Their share of the draws, in [0, 1]; None where nothing can be drawn.
+        name: Common property of the programs.
+        programs: Number of programs.
+        held: Fraction of the buffer's programs, in [0, 1].
+        drawn: Fraction of the draws, in [0, 1]; None if nothing can be drawn.
         pass_rate: Mean pass rate, in [0, 1].
-        possibility: Mean of the possibilities known, in [0, 1]; None where none is.
-        solved: Share of their tasks with a program of theirs that passes every test, in [0, 1].
-        worst: Share of programs by their worst outcome.
+        possibility: Mean of the known possibilities, in [0, 1]; None if none is known.
+        solved: Fraction of the group's tasks with a program of the group that passes every test, in [0, 1].
+        worst: Fraction of the group's programs by worst outcome.
     """
 
     name: str
@@ -47,7 +43,7 @@ class Group:
 
 
 def groups_by(content: Content, kind: str) -> list[Group]:
-    """Return the groups by "source", "scorer" or "round"; the largest first, rounds in their order."""
+    """Return the groups by "source" or "scorer", the largest first, or by "round", in order."""
     if kind == "round":
         rounds = np.unique(content.rounds)
         return _bounded(content, content.rounds, {int(index): f"round {index}" for index in rounds}, keep_last=True)
@@ -62,6 +58,7 @@ def _bounded(content: Content, places: NDArray[np.int64], names: dict[int, str],
     rest: list[int] = []
     if len(chosen) > GROUPS:
         cut = GROUPS - 1
+        # A place is needed for the combined group. The latest rounds are the interesting ones.
         rest, chosen = (chosen[:-cut], chosen[-cut:]) if keep_last else (chosen[cut:], chosen[:cut])
     groups = [_group(content, names[place], places == place) for place in chosen]
     if not rest:
@@ -87,7 +84,7 @@ def _group(content: Content, name: str, chosen: NDArray[np.bool_]) -> Group:
     )
 
 
-#: Tasks shown.
+#: Number of tasks shown.
 TASKS = 10
 
 
@@ -96,13 +93,13 @@ class SlowTask:
     """The CPU time of a task's programs; programs of unknown time do not count.
 
     Args:
-        name: The task.
-        programs: How many of its programs have a known time.
-        cpu_seconds: What they used together.
-        share: The same as a share of what all programs of the buffer used, in [0, 1].
-        longest: What the slowest of them used, in seconds.
-        timed_out: Share of them that ran out of time in some test, in [0, 1].
-        pass_rate: Their mean pass rate, in [0, 1].
+        name: Id of the task.
+        programs: Number of its programs with known time.
+        cpu_seconds: CPU seconds of these programs together.
+        share: The same as a fraction of the CPU seconds of all programs in the buffer, in [0, 1].
+        longest: CPU seconds of the slowest program.
+        timed_out: Fraction of the programs with a timeout as their worst outcome, in [0, 1].
+        pass_rate: Mean pass rate, in [0, 1].
     """
 
     name: str
@@ -115,9 +112,9 @@ class SlowTask:
 
 
 def slowest_tasks(content: Content, count: int = TASKS) -> list[SlowTask]:
-    """Return the tasks whose programs used most CPU time together, at most `count`, the slowest first.
+    """Return at most `count` tasks with the most CPU time over all of their programs, the slowest first.
 
-    Tasks that are equally slow come in the order of their first program; those without any time are left out.
+    Tasks of equal time keep the order of their first programs. Tasks without CPU time are left out.
     """
     known = ~np.isnan(content.cpu_seconds)
     seconds = np.bincount(content.task[known], content.cpu_seconds[known], minlength=len(content.tasks))

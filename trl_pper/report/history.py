@@ -1,11 +1,6 @@
-"""What a run logged, in the order of its rounds: the learning curve of a report.
+"""Find the buffer and the log of a run, and read the log as scores by round.
 
-Enters: the log history of a Trainer, or the reports of a collector. Leaves: figures of each round, and scores on
-held-out tasks by the number of rounds trained before.
-
-Where a report's content lies: a buffer file, a checkpoint, or the output folder of a run.
-
-Enters: a path. Leaves: the buffer and the history that lie there.
+A run may be given as a buffer file, a checkpoint, or the output folder of a run.
 """
 
 from __future__ import annotations
@@ -28,11 +23,12 @@ _PREFIX = "pper/"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores on held-out tasks.
+    """Scores on held-out tasks at a point of the run.
 
     Args:
-        rounds_trained: Rounds of training before it: 0 for the model as it came, 1.5 amid the second round.
-        scores: Shares in [0, 1] by name.
+        rounds_trained: Rounds of training before the evaluation: 0 for the initial model, 1.5 in the middle of the
+            second round.
+        scores: Scores in [0, 1] by name.
     """
 
     rounds_trained: float
@@ -41,18 +37,18 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What a run logged.
+    """The log of a run.
 
     Args:
-        rounds: For each round its figures, by the names of `CollectionReport`; `round_index` is among them.
-        evaluations: Scores on held-out tasks, in order.
+        rounds: Numbers of each round, named as in `CollectionReport`, including `round_index`.
+        evaluations: Evaluations on held-out tasks, in order.
     """
 
     rounds: tuple[Mapping[str, float], ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
 
     def scores(self) -> dict[str, tuple[Evaluation, Evaluation]]:
-        """Return for each score, accuracies first, the first and the last evaluation that has it."""
+        """Return the first and the last evaluation with each score, by name of the score, accuracies first."""
         names = sorted({name for one in self.evaluations for name in one.scores}, key=_order)
         having = {name: [one for one in self.evaluations if name in one.scores] for name in names}
         return {name: (found[0], found[-1]) for name, found in having.items()}
@@ -64,18 +60,19 @@ def history_of(
     log: Iterable[Mapping[str, Any]] = (),
     evaluations: Iterable[tuple[float, Mapping[str, Any]]] = (),
 ) -> History:
-    """Return a history.
+    """Return the history of a run from its reports, its log, or both.
 
     Args:
-        reports: What each collection did.
-        log: Rows of `TrainerState.log_history`; rounds and evaluations are found by the names of their figures.
-        evaluations: Further evaluations, as rounds trained before and what `PPERTrainer.evaluate` returned.
+        reports: Reports of the collector, one for each round.
+        log: Rows of `TrainerState.log_history`; rounds and evaluations are recognised by their names.
+        evaluations: Further evaluations, each with the rounds trained before and the dictionary that
+            `PPERTrainer.evaluate` returned.
     """
     logged = _Logged()
     for report in reports:
         logged.add(report.metrics(), report.round_index)
     for row in log:
-        # One epoch is one round.
+        # The trainer trains a round in each epoch.
         logged.add(row, row.get("epoch") or 0.0)
     for rounds_trained, row in evaluations:
         logged.add(row, rounds_trained)
@@ -97,13 +94,15 @@ class _Logged:
             self.rounds[figures["round_index"]] = figures
         found = {score: value for name, value in row.items() if (score := _score(name)) is not None}
         if found:
-            # A log rounds its epochs; the sets of one evaluation are logged one after the other.
+            # Rounded, because the log rounds its epochs: the sets of an evaluation have separate rows that
+            # must meet here.
             self.scores.setdefault(round(rounds_trained, 3), {}).update(found)
 
 
 def _score(name: str) -> str | None:
-    """Return what a score on tasks is called here, with the name of its set where there are several."""
+    """Return the name of a score on held-out tasks, with its data set if there are several; None for other numbers."""
     named = figure_named(name)
+    # Scores by difficulty would be too many lines for a chart.
     if named is None or named.figure == "loss" or named.difficulty is not None:
         return None
     return named.figure if named.data is None else f"{named.figure} of {named.data}"
@@ -119,12 +118,12 @@ _STATE_FILE = "trainer_state.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a report is about.
+    """The content of a report.
 
     Args:
-        path: The file or folder that was found; of a run its newest complete checkpoint.
+        path: The file or folder found; for a run, its newest complete checkpoint.
         buffer: The buffer.
-        history: What the run logged so far; empty for a buffer file.
+        history: Log of the run up to the checkpoint; empty for a buffer file.
     """
 
     path: Path
@@ -133,20 +132,20 @@ class Run:
 
 
 def find_run(path: str | Path) -> Run:
-    """Read a buffer and, where it lies in a checkpoint, what the run had logged by then.
+    """Read a buffer and, if it is in a checkpoint, the log of the run so far.
 
     Args:
-        path: A buffer file (.parquet), a checkpoint folder, or the output folder of a run, of which the newest
-            complete checkpoint is taken.
+        path: A buffer file (.parquet), a checkpoint folder, or the output folder of a run; of a run the newest
+            complete checkpoint is read.
 
     Raises:
-        ValueError: There is no buffer, or it is malformed.
-        OSError: There is nothing, or it cannot be read.
+        ValueError: There is no buffer, or the buffer is malformed.
+        OSError: The path does not exist, or cannot be read.
     """
     source = Path(path)
     if not source.is_dir():
         return Run(path=source, buffer=ReplayBuffer.load(source), history=History())
-    # Loads transformers, which takes seconds; a buffer file does without.
+    # Imported late: it loads transformers, which takes seconds, and a buffer file does not need it.
     from trl_pper.training.checkpoint import BUFFER_FILE, newest_complete_checkpoint
 
     checkpoint = source if (source / BUFFER_FILE).is_file() else newest_complete_checkpoint(source)

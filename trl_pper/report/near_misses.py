@@ -1,13 +1,7 @@
-"""Near misses: failed programs, each with the passing program of the same task that it is most like.
+"""Pair failed programs with the most similar passing program of the same task, and compare the two line by line.
 
-Enters: a buffer and what it holds. Leaves: pairs of positions, the most alike first, and their differences line by
-line. The work is bounded whatever the buffer holds: tasks, programs of a task and tokens compared are limited, and no
-time is measured, so that the same buffer gives the same pairs.
-
-The difference of two programs, line by line and within lines, as plain lists for JSON.
-
-Enters: two texts. Leaves: rows. Long texts and long lines are cut, and the rows say so; what is left takes time
-bounded by these limits.
+The work is bounded for any buffer by limits on tasks, programs of a task, tokens and lines. No time is measured, so
+that the same buffer always gives the same pairs. Texts that were cut say so.
 """
 
 from __future__ import annotations
@@ -30,7 +24,7 @@ TASKS_SEARCHED = 200
 FAILED_OF_A_TASK = 4
 PASSING_OF_A_TASK = 12
 
-#: Passing programs compared in full: those that share the most tokens with the failed one.
+#: Passing programs compared in full: the programs that share the most tokens with the failed program.
 COMPARED = 2
 _CHARACTERS = 8_000
 _TOKENS = 150
@@ -38,12 +32,12 @@ _TOKENS = 150
 
 @dataclass(frozen=True, kw_only=True)
 class NearMiss:
-    """Two programs of one task.
+    """A failed and a passing program of the same task.
 
     Args:
-        failed: Position of the one that failed.
-        passing: Position of the one that passes.
-        similarity: Share of their tokens that they have in common, in order, in [0, 1].
+        failed: Position of the failed program in the buffer.
+        passing: Position of the passing program in the buffer.
+        similarity: Fraction of their tokens that they share, in order, in [0, 1].
     """
 
     failed: int
@@ -53,12 +47,12 @@ class NearMiss:
 
 @dataclass(frozen=True, kw_only=True)
 class NearMisses:
-    """What a search found.
+    """The result of a search for near misses.
 
     Args:
-        pairs: The most alike first; of every task one before any task has two.
-        tasks: Tasks that have failed and passing programs.
-        searched: How many of these were searched.
+        pairs: Pairs of programs, the most similar first.
+        tasks: Number of tasks with failed and passing programs.
+        searched: Number of these tasks that were searched.
     """
 
     pairs: tuple[NearMiss, ...]
@@ -67,19 +61,20 @@ class NearMisses:
 
 
 def find_near_misses(buffer: ReplayBuffer, content: Content, *, limit: int = PAIRS) -> NearMisses:
-    """Pair failed programs with the nearest passing ones.
+    """Pair failed programs with their most similar passing programs.
 
-    Searched are the tasks with the failed programs of highest pass rate, then of highest P2Value; of each task again
-    those of highest pass rate.
+    The search takes the tasks with the failed programs of highest pass rate, then of highest P2Value. Within a task it
+    takes the programs in the same order.
 
     Args:
-        buffer: Where the text of programs comes from.
-        content: What it holds.
-        limit: Most pairs returned.
+        buffer: Buffer that supplies the text of programs.
+        content: Content of the buffer.
+        limit: Largest number of pairs returned.
     """
     candidates = _candidates(content)
     tasks = list(candidates)[:TASKS_SEARCHED]
     by_task = [_find_pairs(buffer, *candidates[task]) for task in tasks]
+    # In turns over the tasks: every task gets a pair before any task gets a second.
     turns = [(turn, pair) for pairs in by_task for turn, pair in enumerate(pairs)]
     turns.sort(key=lambda one: (one[0], -one[1].similarity))
     chosen = sorted((pair for _, pair in turns[:limit]), key=lambda pair: -pair.similarity)
@@ -87,10 +82,12 @@ def find_near_misses(buffer: ReplayBuffer, content: Content, *, limit: int = PAI
 
 
 def similarity(one: Sequence[str], other: Sequence[str]) -> float:
-    """Return the share of tokens two texts have in common, in order, in [0, 1]; 1 for two empty ones.
+    """Return the fraction of tokens that two texts share, in order, in [0, 1]; 1 for two empty texts.
 
-    Beyond what they begin and end with together, `_TOKENS` of each are compared and the rest counts as different.
+    Between their common beginning and end, `_TOKENS` tokens of each text are compared; the rest counts as different.
     """
+    # Near misses differ in a few places: cutting the equal ends first leaves little to compare. The matcher's time
+    # grows with the square of the length or worse.
     start = _common(one, other)
     end = _common(one[start:][::-1], other[start:][::-1])
     left, right = (text[start : len(text) - end][:_TOKENS] for text in (one, other))
@@ -101,13 +98,14 @@ def similarity(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def _candidates(content: Content) -> dict[int, tuple[list[int], list[int]]]:
-    """Return for each task with both its failed and its passing programs, the best first, as many as are compared."""
+    """Return the failed and the passing programs to compare, best first, for each task that has both."""
     passes = content.pass_rates == 1.0
     has_both = _has(content, passes) & _has(content, ~passes)
     places = np.flatnonzero(has_both[content.task])
-    # The last key counts most; a stable order keeps equal ones as they are stored.
+    # The last key counts most. The sort is stable: equal programs keep the order of the buffer.
     order = places[np.lexsort((-content.p2values[places], -content.pass_rates[places]))]
     found: dict[int, tuple[list[int], list[int]]] = {}
+    # Failed programs first, so that their order becomes the order of the tasks.
     for place in [*order[~passes[order]].tolist(), *order[passes[order]].tolist()]:
         failed, passing = found.setdefault(int(content.task[place]), ([], []))
         kept, room = (passing, PASSING_OF_A_TASK) if passes[place] else (failed, FAILED_OF_A_TASK)
@@ -146,29 +144,30 @@ def _tokens(text: str) -> list[str]:
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many items two sequences begin with together."""
+    """Return the number of items with which both sequences begin."""
     for position, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return position
     return min(len(one), len(other))
 
 
+# Limits of the texts and lines in a difference; longer ones are cut, and say so.
 LINES = 300
 LINE_CHARACTERS = 200
 
-#: Replaced lines that are compared word by word; others differ as a whole.
+#: Replaced lines that are compared word by word; further lines differ as a whole.
 COMPARED_LINES = 40
 
-#: Lines that are the same, shown around those that differ.
+#: Equal lines shown around different lines.
 CONTEXT = 3
 
-#: One row: ["=", line], ["-", parts], ["+", parts], ["~", parts, parts] or ["...", number of equal lines left out].
-#: Parts are pieces of a line that are in turn the same in both lines and different; the first may be empty.
+#: A row: ["=", line], ["-", parts], ["+", parts], ["~", parts, parts] or ["...", number of equal lines left out].
+#: Parts are pieces of a line, by turns equal and different in both lines; the first may be empty.
 Row = list[Any]
 
 
 def difference(failed: str, passing: str) -> list[Row]:
-    """Return the rows that lead from a failed program to a passing one."""
+    """Return the rows of the difference from a failed program to a passing program, as plain lists for JSON."""
     left, right = _lines(failed), _lines(passing)
     rows: list[Row] = []
     compared = 0
@@ -199,6 +198,7 @@ def _context(lines: list[str], *, first: bool, last: bool) -> Iterator[Row]:
     before = 0 if first else CONTEXT
     after = 0 if last else CONTEXT
     left_out = len(lines) - before - after
+    # A row that stands for a single line would save nothing.
     if left_out <= 1:
         yield from (["=", line] for line in lines)
         return
@@ -219,11 +219,12 @@ def _parts(one: str, other: str) -> tuple[list[str], list[str]]:
     words, others = (re.findall(r"\w+|\s+|[^\w\s]", line) for line in (one, other))
     matcher = SequenceMatcher(None, words, others, autojunk=False)
     if matcher.ratio() < 0.3:
-        # What little they share is chance: the lines were replaced.
+        # Such lines share a few words by chance: show them as replaced.
         return ["", one], ["", other]
     parts: tuple[list[str], list[str]] = ([""], [""])
     for kind, start, end, other_start, other_end in matcher.get_opcodes():
         for side, text in zip(parts, (words[start:end], others[other_start:other_end]), strict=True):
+            # Pieces take turns, so that the position alone tells equal from different.
             same = len(side) % 2 == 1
             if same != (kind == "equal"):
                 side.append("")

@@ -1,8 +1,7 @@
-"""The HTML page: everything a report shows, in one file that asks for nothing from elsewhere.
+"""Write the HTML page of a report: a single file that loads nothing from elsewhere.
 
-Enters: a buffer and the history of its run. Leaves: the file, and PNG files of its charts where these are wanted. What
-models and users wrote gets into the page in two ways, both as text: escaped by the template, or packed, unpacked by
-the page's script and set as the text of an element. A content security policy allows that script and style alone.
+Texts by models and users enter the page as text only. The template escapes them, or the page's script unpacks them and
+sets them as the text of an element. A content security policy allows this script and this style alone.
 """
 
 from __future__ import annotations
@@ -30,9 +29,10 @@ from trl_pper.report.near_misses import find_near_misses
 from trl_pper.report.programs import choose_programs, pack
 from trl_pper.rounds.display import visible
 
-#: Programs in the page unless another number is asked for.
+#: Default for the largest number of programs in the page.
 PROGRAMS = 2_000
 
+# Only the page's own script and style run, by their hashes, even if some text should escape its element.
 _POLICY = (
     "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; base-uri 'none'; "
     "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -57,13 +57,14 @@ def write_report(
     """Write the report.
 
     Args:
-        path: HTML file to write; its folder is made.
-        buffer: The experiences to show, at least one.
+        path: HTML file to write; its folder is created.
+        buffer: Experiences to show, at least one.
         title: Heading of the page.
-        history: What the run logged, see `history_of`.
-        facts: Further figures for the head of the page, by name.
-        programs: Most programs that can be read in the page, at least 0; a page of all of a large buffer is large.
-        png: Folder for the charts as PNG files; none are written by default.
+        history: Log of the run, see `history_of`.
+        facts: Further numbers for the head of the page, by name.
+        programs: Largest number of programs that can be read in the page, at least 0. All programs of a large buffer
+            make a large page.
+        png: Folder for the charts as PNG files; None writes no PNG files.
 
     Raises:
         ValueError: The buffer is empty, or `programs` is negative.
@@ -84,9 +85,10 @@ def write_report(
 
 
 def write_charts(charts: Sequence[Chart], folder: str | Path) -> None:
-    """Write charts as PNG files `<name>.png` into a folder, which is made."""
+    """Write charts as PNG files `<name>.png` into a folder, which is created."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for chart in charts:
+        # Without matplotlib's version in the metadata, so that equal charts are equal files.
         chart.figure.savefig(Path(folder) / f"{chart.name}.png", dpi=160, metadata={"Software": None})
 
 
@@ -105,6 +107,7 @@ def _page(
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        # Applied to every value in the template: control and invisible characters are spelled out.
         finalize=_visible,
     )
     script, style = (_source(f"report.{kind}") for kind in ("js", "css"))
@@ -121,11 +124,12 @@ def _page(
         charts=[_shown(chart) for chart in charts],
         groups=_groups(content),
         slowest=slowest_tasks(content),
+        # Without programs in the page there is nothing to compare.
         near_misses=replace(near_misses, pairs=near_misses.pairs if len(chosen) else ()),
         embedded=len(chosen),
         programs=len(content),
         settings=buffer.settings(),
-        # Base64: letters, digits, "+", "/" and "=" end no element.
+        # Safe to mark: the letters, digits, "+", "/" and "=" of base64 cannot end an element.
         data=Markup(pack(buffer, content, near_misses, chosen)),
     )
 

@@ -1,6 +1,6 @@
-"""The programs a report shows in full: which ones, and how they are packed into the page.
+"""Choose the programs that a report shows in full, and pack them into the page.
 
-Enters: a buffer and what it holds. Leaves: positions, and a compressed text that the page unpacks when it is opened.
+The page unpacks the compressed text when it is opened.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from trl_pper.report.content import NO_OUTCOMES, OUTCOMES, Content, IntArray, be
 from trl_pper.report.near_misses import NearMisses, difference
 from trl_pper.tasks.task import Prompt
 
-#: Longest text of one program or prompt, in characters, and most outcomes of one program.
+#: Most characters of a program or prompt, most outcomes of a program, and most tasks listed beyond the tasks of shown
+#: programs.
 CHARACTERS = 8_000
 TESTS = 500
 TASKS = 5_000
 
-#: One letter for each outcome, by its position.
+#: A letter for each outcome, by its position in `OUTCOMES`.
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def choose_programs(content: Content, near_misses: NearMisses, limit: int) -> IntArray:
-    """Return the positions of the programs to show: all, if they are few enough.
+    """Return the positions of the programs to show: all of them, if they are at most `limit`.
 
-    Otherwise those of the near misses, then half as many as there is room for by highest P2Value, the rest evenly at
-    random among all others, always the same.
+    Otherwise these are the programs of the near misses; then, for half of the remaining places, the programs of
+    highest P2Value; then a random sample of all others, the same in every run.
     """
     if limit >= len(content):
         return np.arange(len(content))
@@ -50,7 +51,7 @@ def choose_programs(content: Content, near_misses: NearMisses, limit: int) -> In
 
 
 def pack(buffer: ReplayBuffer, content: Content, near_misses: NearMisses, chosen: IntArray) -> str:
-    """Return programs, tasks and near misses as base64 of compressed JSON."""
+    """Return programs, tasks and near misses as compressed JSON in base64."""
     shown = {int(place): row for row, place in enumerate(chosen)}
     programs, prompts = [], {}
     for place, one in zip(chosen.tolist(), _taken(buffer, chosen), strict=True):
@@ -67,11 +68,13 @@ def pack(buffer: ReplayBuffer, content: Content, near_misses: NearMisses, chosen
         "near_misses": _near_misses(buffer, near_misses, shown),
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # Without a time, so that the same buffer gives the same page.
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _taken(buffer: ReplayBuffer, places: IntArray) -> Iterator[Experience]:
-    """Yield experiences without having all of them, which may be long, as objects at a time."""
+    """Yield experiences in small batches."""
+    # Programs may be long, and all of them as objects at a time would take much memory.
     for start in range(0, len(places), 256):
         yield from buffer.take(places[start : start + 256])
 
@@ -97,10 +100,11 @@ def _program(one: Experience, content: Content, place: int) -> dict[str, Any]:
 
 
 def _tasks(content: Content, prompts: dict[int, str]) -> list[dict[str, Any]]:
-    """Return the tasks, those of lowest best pass rate first: as many as fit, and all with a program shown."""
+    """Return the tasks with the lowest best pass rates, up to `TASKS`, and all tasks with a shown program."""
     best = best_pass_rates(content)
     total = np.bincount(content.task)
     passing = np.bincount(content.task, content.pass_rates == 1.0)
+    # The last key counts most: unsolved tasks first, of these the tasks with most programs.
     order = np.lexsort((-total, passing / total, best))
     wanted = dict.fromkeys([*order[:TASKS].tolist(), *sorted(prompts)])
     return [
@@ -138,5 +142,5 @@ def _near_misses(buffer: ReplayBuffer, near_misses: NearMisses, shown: dict[int,
 
 
 def _short(value: float | None) -> float | None:
-    """Return a number with four significant digits; None for what is unknown, as JSON has no NaN."""
+    """Return a number with four significant digits; None for an unknown number, because JSON has no NaN."""
     return None if value is None or math.isnan(value) else float(f"{value:.4g}")

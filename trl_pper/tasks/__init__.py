@@ -1,1 +1,10 @@
-"""Say what is to be programmed, and which tests a program has to pass."""
+"""Describe coding tasks and their tests, and read them from benchmark files.
+
+- `task`: the task, its tests and their native row, as frozen dataclasses
+- `syntax`: parse source text, and list the names that it defines
+- `tests`: find, count and drop the tests in test code
+- `formats`: read the rows of published benchmarks, one module for each format
+- `loading`: load tasks from a file, a folder, the Hub or rows in memory, and write them
+- `mixture`: mix data sets in given proportions
+- `chat`: turn text prompts into chat messages
+"""

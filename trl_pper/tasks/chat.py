@@ -1,8 +1,7 @@
-"""Chat prompts: what a task asks, as the message of a user, for models that answer instead of continuing.
+"""Turn tasks with text prompts into chat tasks, for models that answer instead of continuing a text.
 
-Enters: tasks with text prompts. Leaves: the same tasks with messages. What a prompt gave the function it opened, its
-imports and helpers, stands before the program from then on, since a reply need not repeat it. The replies are read by
-`trl_pper.generation.extraction`, which looks for one block of code.
+Imports and helper functions that a prompt supplies become part of the task's preamble.
+`trl_pper.generation.extraction` reads the program from the model's reply.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from trl_pper.tasks.task import CodingTask, Message, StdioTests
 
 @dataclass(frozen=True, kw_only=True)
 class ChatParts:
-    """What the message of a user is made of.
+    """The parts of a task's prompt from which the user message is written.
 
     Args:
-        kind: "complete" for code that the prompt opens, "stdin" for a program that reads standard input, "function"
-            for a function or method that is called.
-        question: The problem in words; for "complete" the code.
-        starter_code: Code that the program is to begin with, or "".
-        entry_point: What is called, such as `f` or `Solution().f`, or "".
+        kind: "complete" for a prompt that opens a function or class, "stdin" for a program that reads standard input,
+            "function" for a function or method that the tests call.
+        question: Problem statement; for "complete" the code.
+        starter_code: Code that the program must begin with, or "".
+        entry_point: Name of the function to call, such as `f` or `Solution().f`, or "".
     """
 
     kind: Literal["complete", "stdin", "function"]
@@ -37,26 +36,27 @@ class ChatParts:
     entry_point: str
 
 
-#: The words of a message: `kind`, `question`, `starter_code` and `entry_point` in braces, or a function of the parts.
+#: A template of the user message with the names of `ChatParts` in braces, or a function of the parts.
 Instruction: TypeAlias = str | Callable[[ChatParts], str]
 
 
 def as_chat(
     tasks: Iterable[CodingTask], *, system: str | None = None, instruction: Instruction | None = None
 ) -> list[CodingTask]:
-    r"""Return tasks whose text prompts have become chat messages; those that have messages stay as they are.
-
-    Stops are cleared, for they are those of a text that is continued.
+    r"""Return tasks with chat messages in place of text prompts; tasks that have messages already stay unchanged.
 
     Args:
         tasks: The tasks.
-        system: What a message of the system says before that of the user; None for no such message.
-        instruction: What the user says, in place of the words that come along: text in which the names of `ChatParts`
-            stand in braces (and a brace is doubled to mean itself), or a function of the parts.
+        system: Text of a system message before the user message; None for no system message.
+        instruction: The user message, in place of the default: a template with the names of `ChatParts` in braces
+            (double a brace to write it literally), or a function of the parts.
+
+    Returns:
+        The tasks in order. Chat tasks have no stop texts.
 
     Raises:
-        ValueError: `instruction` names an unknown field or is no such text, or a message would be empty.
-        TypeError: `instruction` returned something other than text.
+        ValueError: `instruction` is a malformed template or names an unknown field, or a message would be empty.
+        TypeError: `instruction` returned a value other than text.
 
     Examples:
         >>> from trl_pper import FunctionTests
@@ -72,10 +72,10 @@ def as_chat(
 
 
 def chat_parts(task: CodingTask) -> ChatParts:
-    """Return what a task with a text prompt asks for, in parts.
+    """Split the text prompt of a task into its parts.
 
     Raises:
-        ValueError: Its prompt is messages.
+        ValueError: The prompt is a list of messages.
     """
     if not isinstance(task.prompt, str):
         raise ValueError(f"prompt: must be text to be taken apart; task {task.task_id!r} has messages")
@@ -90,7 +90,7 @@ def chat_parts(task: CodingTask) -> ChatParts:
 
 
 def default_instruction(parts: ChatParts) -> str:
-    """Return the message of a user in the words that come along."""
+    """Return the default user message for a task."""
     asked = {
         "complete": f"Complete {_named(parts.entry_point)} below. Answer with one Python code block that holds all of "
         "it, signature and imports included.",
@@ -114,8 +114,10 @@ def _chat_task(task: CodingTask, prompt: str, system: str | None, say: Callable[
         raise ValueError(f"instruction: must say something; got {said!r} for task {task.task_id!r}")
     messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": said})
+    # A reply that repeats only the function would lack the imports and helpers that the prompt wrote above it.
     given = _given_by(prompt) if parts.kind == "complete" else ""
     preamble = "\n\n".join(filter(None, (task.preamble, given))) or None
+    # Stop texts belong to a text that is continued; in a reply they could cut the program.
     return replace(task, prompt=messages, preamble=preamble, stop=())
 
 
@@ -135,6 +137,7 @@ def _as_function(instruction: Instruction | None) -> Callable[[ChatParts], str]:
             f"instruction: knows the fields {', '.join(known)}; got {', '.join(map(repr, unknown))}. Double a brace "
             "that means itself"
         )
+    # Parts are inserted, not parsed, so that braces in a question do no harm.
     return lambda parts: instruction.format(**vars(parts))
 
 
@@ -142,6 +145,7 @@ def _field_names(text: str) -> set[str]:
     found: set[str] = set()
     for _, name, inner, _ in string.Formatter().parse(text):
         if name is not None:
+            # A format specification can hold fields of its own, as in {question:{starter_code}}.
             found |= {name} | _field_names(inner or "")
     return found
 
@@ -154,13 +158,15 @@ def _named(entry_point: str) -> str:
 
 
 def _fenced(code: str) -> str:
+    # A fence must be longer than every fence inside the code (CommonMark, section 4.5).
     longest = max(map(len, re.findall(r"`{3,}", code)), default=2)
     marks = "`" * (longest + 1)
     return f"{marks}python\n{code}\n{marks}"
 
 
 def _words(prompt: str) -> str:
-    """Return a prompt that is a docstring, as that of MBPP, without its quotes, and any other as it is."""
+    """Return the text of a prompt that is only a docstring, such as MBPP's; any other prompt as it is, stripped."""
+    # Prompts may come from anywhere: the budget bounds the time that parsing takes.
     tree = Parser(2 * len(prompt) + 200).parse(prompt)[0]
     match tree.body if tree is not None else []:
         case [ast.Expr(value=ast.Constant(value=str(text)))]:
@@ -169,16 +175,18 @@ def _words(prompt: str) -> str:
 
 
 def _opened(prompt: str) -> ast.stmt | None:
-    """Return the last function or class of a prompt that is Python, or None."""
+    """Return the last function or class of a prompt that is Python code, or None."""
+    # Enough for the four attempts that `parse_open` makes.
     tree = parse_open(prompt, Parser(10 * len(prompt) + 1000))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return next((node for node in reversed(tree.body) if isinstance(node, kinds)), None) if tree is not None else None
 
 
 def _given_by(prompt: str) -> str:
-    """Return what a prompt holds before the function that it opens."""
+    """Return the code that a prompt holds before the function or class that it opens."""
     opened = _opened(prompt)
     assert isinstance(opened, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    # `lineno` is the line of `def`; decorators stand above it.
     start = min([opened.lineno, *(each.lineno for each in opened.decorator_list)])
     given = "\n".join(prompt.split("\n")[: start - 1]).strip("\n")
     return given + "\n" if given.strip() else ""

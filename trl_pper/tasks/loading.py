@@ -1,15 +1,7 @@
-"""`load_tasks`: rows of any format to a list of tasks, chosen and cut as asked.
+"""Load coding tasks from files, folders, the Hub or rows in memory, and write them as native rows.
 
-Enters: a file, a folder, a data set or rows. Leaves: tasks with unique ids, each with at least one test. Test code is
-parsed, never run; every error names the place (file and line), the field and the remedy.
-
-Which format a row is in, told by its columns, and the reader of each format.
-
-Enters: a row. Leaves: the name of its format; or an error that says what each format lacks, or which ones fit.
-
-Where rows of tasks come from: a file, a folder, a data set of the Hub or in memory, or a list.
-
-Enters: what the user names. Leaves: rows, each with its place for errors. What the fields mean is not known here.
+The format of a row is recognised by its columns. Every task that is loaded has a unique id and at least one test. Test
+code is parsed, never run. Every error names the place (file and line), the field and the remedy.
 """
 
 from __future__ import annotations
@@ -56,23 +48,25 @@ def load_tasks(
 
     Args:
         source: A file (.jsonl, .jsonl.gz, .json holding a list, .parquet), a folder of APPS problems or of data files,
-            the id of a data set on the Hub such as "openai/openai_humaneval", a `datasets.Dataset`, or rows. Tasks
-            that are `CodingTask` objects already pass through.
-        format: One of `FORMATS`; "auto" looks at the fields of the first row.
-        subset: Configuration of a data set of the Hub, for instance "sanitized" of MBPP.
-        split: Split of a data set; may be left out where there is one.
-        difficulty: Keep the tasks of this difficulty, or of these, in the words of the source.
-        max_tests: Keep the first so many tests of each task; None keeps all. What was dropped is logged.
-        on_error: "raise", or "skip" to leave malformed rows out, with a warning.
-        errors: A list to add the errors of skipped rows to.
+            the id of a data set on the Hub such as "openai/openai_humaneval", a `datasets.Dataset`, or rows. Rows that
+            are `CodingTask` objects already are returned as they are.
+        format: A name in `FORMATS`; "auto" recognises the format from the fields of the first row.
+        subset: Configuration of a data set on the Hub, for instance "sanitized" of MBPP.
+        split: Split of a data set; optional when it has only a single split.
+        difficulty: Difficulty label, or labels, of the tasks to return, as the source spells them.
+        max_tests: Number of tests to keep of each task, from the first; None keeps all. The number of dropped tests is
+            logged.
+        on_error: "raise", or "skip" to leave malformed rows out with a warning.
+        errors: A list to which the errors of skipped rows are appended.
 
     Returns:
-        The tasks, in order. HumanEval ids stay as they are; number 2 of MBPP becomes "MBPP/2", that of APPS "APPS/2".
+        The tasks, in order. HumanEval ids stay unchanged; number 2 of MBPP becomes "MBPP/2", number 2 of APPS
+        "APPS/2".
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A row is malformed, has no test or repeats an id, the format or difficulty is unknown, or there is
-            no task; the message names file, line and field.
+        FileNotFoundError: The file does not exist.
+        ValueError: A row is malformed, has no test or repeats an id; the format or the difficulty is unknown; or there
+            is no task. The message names file, line and field.
 
     Examples:
         >>> [task] = load_tasks([{"task_id": 2, "text": "Double a number.", "test_list": ["assert double(2) == 4"]}])
@@ -102,17 +96,18 @@ def match_task_id(raw: object, ids: Collection[str]) -> str | None:
     """Find the task that a row of programs names.
 
     Args:
-        raw: The id in the row. MBPP tasks are named 2, "2", "Mbpp/2" or "MBPP/2", depending on who wrote the row;
-            APPS tasks 2, "2" or "0002".
-        ids: Ids of the tasks; a set or dict is searched fastest.
+        raw: The id in the row. Files of programs write MBPP tasks as 2, "2", "Mbpp/2" or "MBPP/2", and APPS tasks as
+            2, "2" or "0002".
+        ids: Ids of the tasks. A set or dict is searched fastest.
 
     Returns:
-        The id as the tasks have it, or None when no task is meant, or more than one may be.
+        The task's own id; None when no task fits, or several do.
     """
     if isinstance(raw, bool) or not isinstance(raw, str | int):
         return None
     if str(raw) in ids:
         return str(raw)
+    # A bare number fits both benchmarks; in a mixture of them it is ambiguous.
     meant = {name for name in (numbered("MBPP", raw), numbered("APPS", raw)) if name in ids}
     return meant.pop() if len(meant) == 1 else None
 
@@ -136,10 +131,12 @@ def _read_all(
             if isinstance(row, CodingTask):
                 yield place, row
                 continue
+            # From the first row on: one file has one format, and a malformed row could look like another.
             reader = reader or READERS[recognise(row)]
             task = reader(row)
         except ValueError as error:
             placed = ValueError(f"{place}: {error}")
+            # An unknown format is an error of the call, not of a row.
             if skip is None or reader is None:
                 raise placed from error
             skip(placed)
@@ -172,6 +169,7 @@ def _of_difficulty(tasks: list[CodingTask], wanted: Sequence[str], name: str) ->
 
 
 def _with_first_tests(tasks: list[CodingTask], most: int, name: str) -> list[CodingTask]:
+    # Dropping tests changes pass rates, so the log states how many.
     kept, tests, cut = [], 0, 0
     for task in tasks:
         first, dropped = _first_tests(task.tests, most)
@@ -185,7 +183,7 @@ def _with_first_tests(tasks: list[CodingTask], most: int, name: str) -> list[Cod
 def _first_tests(tests: Tests, most: int) -> tuple[Tests, int]:
     if isinstance(tests, StdioTests):
         return replace(tests, cases=tests.cases[:most]), max(0, len(tests.cases) - most)
-    # What counts as a test is for the judge to say; the rest of it is not needed to read tasks.
+    # Only function tests need the parser of test code.
     from trl_pper.tasks.tests import first_tests
 
     code, count = first_tests(tests.code, most)
@@ -203,7 +201,7 @@ READERS: dict[str, Callable[[Row], CodingTask]] = {
 }
 FORMATS = tuple(READERS)
 
-# Alternatives are listed together; a format is recognised when a row has one of each.
+# A row fits a format if it has a column of every group; columns in a group are alternatives.
 _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "native": (("task_id",), ("prompt",), ("tests",)),
     "humaneval": (("task_id",), ("prompt",), ("entry_point",), ("test", "base_input")),
@@ -219,10 +217,10 @@ _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 def recognise(row: Row) -> str:
-    """Return the one format whose columns a row has.
+    """Return the name of the format that a row's columns fit.
 
     Raises:
-        ValueError: No format fits, or more than one.
+        ValueError: No format fits, or several do; the message lists the columns that each format lacks.
     """
     lacking = {
         name: [" or ".join(either) for either in fields if all(row.get(field) is None for field in either)]
@@ -238,13 +236,13 @@ def recognise(row: Row) -> str:
     raise ValueError(f"format not recognised from the fields {found}: {reasons}")
 
 
-#: Where the Hub puts Parquet files of data sets that have none of their own.
+#: Branch where the Hub keeps Parquet copies of data sets that are stored in another form.
 _PARQUET_BRANCH = "refs/convert/parquet"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def source_name(source: object) -> str:
-    """Return how a source is called in errors."""
+    """Return the name of a source for error messages."""
     return str(source) if isinstance(source, str | Path) else "source"
 
 
@@ -255,20 +253,23 @@ def placed_rows(
 
     Args:
         source: See `load_tasks`.
-        subset: Configuration of a data set of the Hub.
+        subset: Configuration of a data set on the Hub.
         split: Split of a data set.
-        bad_row: Called for a line that is not JSON, which is then passed over; None raises instead.
+        bad_row: Called with the error of each line that is not JSON, which is then skipped. None raises the error
+            instead.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A file cannot be read, or a split is missing or out of place.
-        TypeError: The source is nothing that holds rows.
+        FileNotFoundError: The file does not exist.
+        ValueError: A file cannot be read, or a split is missing or does not apply.
+        TypeError: The source holds no rows.
     """
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
             yield from _folder_rows(path, subset=subset, split=split)
             return
+        # Both a path and a Hub id may read a/b. Files come first, and a missing file must not become a request
+        # to the Hub.
         if not path.exists() and _HUB_ID.fullmatch(str(source)) and not str(source).endswith(SUFFIXES):
             yield from _numbered(str(source), _hub_data_set(str(source), subset=subset, split=split))
             return
@@ -276,6 +277,7 @@ def placed_rows(
         for number, row in read_rows(path, bad_row):
             yield f"{source}:{number}", row
         return
+    # A `datasets.DatasetDict`, recognised without importing datasets.
     if isinstance(source, Mapping) and hasattr(source, "column_names"):
         source = _one_split("source", source, split)
     else:
@@ -290,6 +292,7 @@ def placed_rows(
 
 def _folder_rows(folder: Path, *, subset: str | None, split: str | None) -> Iterator[tuple[str, Row | CodingTask]]:
     inside = folder / split if split is not None else folder
+    # The original APPS download has a folder for each problem.
     if next(inside.glob("**/question.txt"), None) is not None:
         for place, row in apps_rows(inside):
             yield str(place), row
@@ -315,17 +318,18 @@ def _hub_data_set(name: str, *, subset: str | None, split: str | None) -> Any:
 
 
 def _is_script(name: str) -> bool:
-    """Return whether a data set of the Hub is a script, as codeparrot/apps is, which `datasets` no longer runs.
+    """Return whether a data set on the Hub is a script, such as codeparrot/apps.
 
-    Asked beforehand, because `datasets` then answers with whatever subset it has in its cache.
+    `datasets` no longer runs scripts.
     """
     import httpx2
     import huggingface_hub
 
     try:
+        # Asked first, because `datasets` would load any subset of the script that its cache holds.
         return huggingface_hub.file_exists(name, f"{name.rpartition('/')[2]}.py", repo_type="dataset")
     except (OSError, httpx2.HTTPError):
-        # Without a connection a copy in the cache may do; if not, `datasets` says what is wrong.
+        # Without a connection `datasets` may still have a copy in its cache, and reports the error if not.
         return False
 
 
@@ -354,14 +358,14 @@ def _numbered(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Row | Codin
 
 
 def write_tasks(path: str | Path, tasks: Sequence[CodingTask]) -> None:
-    """Write tasks as native rows, which `load_tasks` reads back as equal tasks.
+    """Write tasks as native rows; `load_tasks` reads equal tasks back.
 
     Args:
-        path: A file to write, .jsonl or .parquet; Parquet holds either text or chat prompts.
-        tasks: At least one.
+        path: File to write, .jsonl or .parquet. A Parquet file holds either text prompts or chat prompts.
+        tasks: At least one task.
 
     Raises:
-        ValueError: The file is of another kind, there is no task, or one compares by a function.
+        ValueError: The file is of another kind, there is no task, or a task compares with a function.
     """
     path = Path(path)
     if path.suffix == ".parquet":
@@ -377,6 +381,7 @@ def _dataset(rows: list[dict[str, Any]], *, remedy: str) -> datasets.Dataset:
 
     if not rows:
         raise ValueError(f"nothing to export: {remedy}")
+    # A column of an Arrow table has a single type.
     if len({isinstance(row["prompt"], list) for row in rows}) > 1:
         raise ValueError("prompt: a data set holds either text or chat prompts; got both. Export two buffers")
     return datasets.Dataset.from_list(rows)

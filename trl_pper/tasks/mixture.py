@@ -1,8 +1,4 @@
-"""Mixtures of data sets: tasks of several sources in given proportions (C4 of arXiv 2410.12236).
-
-Enters: tasks by source, with weights. Leaves: one list of tasks, each of which names its source, and counts by source.
-No task is there twice.
-"""
+"""Mix tasks of several data sets in given proportions, without repetition (C4 of arXiv 2410.12236)."""
 
 from __future__ import annotations
 
@@ -22,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCount:
-    """How much of a list of tasks comes from one source.
+    """The number of tasks of one source in a list of tasks.
 
     Args:
-        source: Its name, or None for tasks that name none.
+        source: Name of the source; None for tasks without a source.
         tasks: Number of its tasks.
-        share: Their share of all tasks, in [0, 1].
-        difficulties: Number of its tasks of each difficulty; None counts those that state none.
+        share: Number of its tasks divided by the number of all tasks, in [0, 1].
+        difficulties: Number of its tasks by difficulty; the key None counts tasks without a difficulty.
     """
 
     source: str | None
@@ -43,16 +39,16 @@ def mix_tasks(
     """Draw tasks of several sources, in proportion to weights and without repetition.
 
     Args:
-        sources: For each name its tasks and its weight. Weights need not add up to anything.
-        size: Number of tasks drawn; None takes the most that keep the proportions.
-        seed: Seed of which tasks are drawn and of their order.
+        sources: Tasks and weight of each source, by name. Weights need not add up to 1.
+        size: Number of tasks to draw; None draws as many as the proportions allow.
+        seed: Seed of the draw and of the order.
 
     Returns:
-        The tasks, shuffled, with the name as their `source`.
+        The tasks, shuffled, with the source's name as `source`.
 
     Raises:
-        ValueError: A weight is not above 0, two tasks have one id, or there are too few tasks for `size` or too few
-            drawn for every source to have one.
+        ValueError: A weight is not above 0, two tasks have the same id, a source has too few tasks for `size`, or
+            `size` is too small for every source to get a task.
 
     Examples:
         >>> from trl_pper import FunctionTests
@@ -64,6 +60,7 @@ def mix_tasks(
     """
     shares = _shares(sources)
     _check_ids(sources)
+    # The source that runs out first bounds the mixture.
     most = math.floor(min(len(tasks) / shares[name] for name, (tasks, _) in sources.items()))
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most):
         raise ValueError(f"size: must be a whole number in 1..{most}, so that no task repeats; got {size!r}")
@@ -74,6 +71,7 @@ def mix_tasks(
         for name, count in counts.items()
         for index in generator.permutation(len(sources[name][0]))[:count]
     ]
+    # Sources would otherwise follow each other, and training would see them in blocks.
     mixed = [mixed[index] for index in generator.permutation(len(mixed))]
     for name, count in counts.items():
         logger.info(
@@ -100,7 +98,7 @@ def _shares(sources: Mapping[str, tuple[Sequence[CodingTask], float]]) -> dict[s
     for name, (_, weight) in sources.items():
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
             raise ValueError(f"sources[{name!r}]: the weight must be a finite number above 0; got {weight!r}")
-        # Exact, so that thirds and tenths leave no task out.
+        # Fractions are exact: rounded thirds or tenths could cost a task.
         weights[name] = Fraction(weight).limit_denominator(10**9)
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
@@ -118,8 +116,9 @@ def _check_ids(sources: Mapping[str, tuple[Sequence[CodingTask], float]]) -> Non
 
 
 def _apportion(shares: Mapping[str, Fraction], size: int) -> dict[str, int]:
-    """Return whole numbers that add up to `size`, by the method of largest remainders."""
+    """Return the number of tasks of each source, adding up to `size`, by the method of largest remainders."""
     counts = {name: math.floor(share * size) for name, share in shares.items()}
+    # Negative remainders in ascending order: the largest remainder comes first.
     by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name] * size)
     for name in by_remainder[: size - sum(counts.values())]:
         counts[name] += 1

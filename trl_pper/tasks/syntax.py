@@ -1,6 +1,6 @@
-"""What Python's parser says of a text: where it stops being a program, and which names it defines.
+"""Parse Python source, trusted or not, and answer questions about its syntax.
 
-Enters: source text, trusted or not. Leaves: facts about its syntax. Nothing is ever run or compiled to bytecode.
+Nothing is ever run or compiled to bytecode.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class Parser:
-    """Python's parser with a budget, so that no text can keep it busy: when it is spent, nothing parses any more.
+    """Python's parser with a budget: once it is spent, every further text counts as unparsable.
+
+    The budget bounds the time that hostile or very long texts can take.
 
     Args:
-        budget_chars: How many characters may be parsed in total.
+        budget_chars: Number of characters that may be parsed in total.
     """
 
     def __init__(self, budget_chars: int) -> None:
@@ -27,8 +29,9 @@ class Parser:
         """Parse `code`.
 
         Returns:
-            The tree and 0; or None and the line, from 1, at which the text cannot be continued as Python.
+            The tree and 0; or None and the line, counted from 1, where the text stops being Python.
         """
+        # Each call costs time even for an empty text.
         self.left_chars -= len(code) + 100
         if self.left_chars < 0:
             return None, 1
@@ -41,14 +44,20 @@ class Parser:
 
 
 def parse(code: str) -> ast.Module:
-    """Parse `code` and keep quiet about invalid escapes, which are no concern of whoever reads others' programs."""
+    """Parse `code`, without warnings about invalid escapes."""
     with warnings.catch_warnings():
+        # The texts are other people's programs; warnings about them are no use to the user.
         warnings.simplefilter("ignore")
         return ast.parse(code)
 
 
 def parse_open(text: str, parser: Parser) -> ast.Module | None:
-    """Parse code that may end where a body is to follow, as prompts do; None when it is no Python either way."""
+    """Parse code that may end where the body of a function has yet to follow, as prompts do.
+
+    Returns:
+        The tree, which holds a function or class; None when the text is not such code.
+    """
+    # A body on a new line, a body on the same line, or a value, as after `x = `.
     for closing in ("", f"\n{body_indent(text)}pass\n", " pass\n", "0\n"):
         tree = parser.parse(text + closing)[0]
         if tree is not None and any(isinstance(node, _DEFINITIONS) for node in tree.body):
@@ -57,18 +66,22 @@ def parse_open(text: str, parser: Parser) -> ast.Module | None:
 
 
 def body_indent(code: str) -> str:
-    """Return the indent of what follows code that ends in a body, or where one is to begin."""
+    """Return the indentation of the next line of a body that `code` has begun or is about to begin."""
     last = next((line for line in reversed(code.split("\n")) if line.strip()), "")
     indent = last[: len(last) - len(last.lstrip())]
+    # Four spaces where nothing is known: prompts and models follow PEP 8.
     return indent + "    " if last.rstrip().endswith(":") else indent or "    "
 
 
 def with_preamble(program: str, preamble: str | None) -> str:
-    """Return a program with code put before it; `from __future__` imports stay ahead of that, as Python wants them."""
+    """Return a program with `preamble` put before it, but after the program's `from __future__` imports."""
     if preamble is None:
         return program
+    # A byte order mark is legal only at the very beginning of a file.
     head, body = "", program.removeprefix("\ufeff")
+    # Python accepts future imports only at the beginning of a file.
     if "__future__" in program and (tree := Parser(2 * len(program) + 200).parse(body)[0]):
+        # Python counts lines as files do. `str.splitlines` would also split at form feeds and U+2028.
         lines = io.StringIO(body, newline="").readlines()
         end = max((node.end_lineno or 0 for node in tree.body if _is_future(node)), default=0)
         head, body = "".join(lines[:end]), "".join(lines[end:])
@@ -76,15 +89,16 @@ def with_preamble(program: str, preamble: str | None) -> str:
 
 
 def definitions(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """Return the statements that give a module the name `name`, in order, also inside a top-level `if` or `try`."""
+    """Return the statements that define `name` in a module, in order, also inside `if`, `try` and loops."""
     return [statement for statement in _module_statements(tree.body) if name in bound_names(statement)]
 
 
 def bound_names(statement: ast.stmt) -> set[str]:
-    """Return the names a statement defines, imports or assigns."""
+    """Return the names that a statement defines, imports or assigns."""
     if isinstance(statement, _DEFINITIONS):
         return {statement.name}
     if isinstance(statement, ast.Import | ast.ImportFrom):
+        # `import a.b` binds the name `a`.
         return {(alias.asname or alias.name).partition(".")[0] for alias in statement.names}
     if isinstance(statement, ast.Assign):
         targets = [node for target in statement.targets for node in ast.walk(target)]
@@ -95,12 +109,12 @@ def bound_names(statement: ast.stmt) -> set[str]:
 
 
 def module_names(tree: ast.Module) -> set[str]:
-    """Return the names a module defines, imports or assigns."""
+    """Return the names that a module defines, imports or assigns."""
     return set().union(*map(bound_names, _module_statements(tree.body)))
 
 
 def is_stub(statement: ast.stmt) -> bool:
-    """Return whether a function has no body to speak of: a docstring, `pass` or an ellipsis."""
+    """Return whether a function's body holds only a docstring, `pass` or an ellipsis."""
     return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and all(
         isinstance(part, ast.Pass) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
         for part in statement.body
@@ -108,7 +122,8 @@ def is_stub(statement: ast.stmt) -> bool:
 
 
 def is_idle(tree: ast.Module) -> bool:
-    """Return whether a program does nothing: bare names and constants, as a word of English parses."""
+    """Return whether a program does nothing: it consists of bare names and constants."""
+    # A single English word parses as such a program, so that prose would pass for code.
     return all(
         isinstance(statement, ast.Expr)
         and all(isinstance(node, ast.Name | ast.Constant | ast.Tuple | ast.expr_context) for node in _parts(statement))
@@ -118,6 +133,7 @@ def is_idle(tree: ast.Module) -> bool:
 
 def top_level_return(tree: ast.Module) -> int:
     """Return the line of the first `return` outside a function, or 0."""
+    # The parser accepts such a `return`; only the compiler rejects it.
     return next(
         (statement.lineno for statement in _module_statements(tree.body) if isinstance(statement, ast.Return)), 0
     )

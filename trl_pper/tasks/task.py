@@ -1,7 +1,7 @@
-"""A coding task: what the model is asked, and the tests its program is judged by.
+"""Define coding tasks: a prompt for the model, and the tests that judge its programs.
 
-Enters: text. Leaves: frozen records that the judge, the generation sources and the trainer share. Nothing here runs
-code or reads files; `trl_pper.tasks.formats` builds tasks from benchmark files.
+The judge, the generation sources and the trainer share these frozen records. Nothing here runs code or reads files;
+`trl_pper.tasks.formats` builds tasks from the rows of benchmarks.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Prompt: TypeAlias = str | list[Message]
 COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
 _FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
 
-#: Columns that a native row may have beside `task_id`, `prompt` and `tests`.
+#: Columns that a native row may have in addition to `task_id`, `prompt` and `tests`.
 OPTIONAL_COLUMNS = ("source", "difficulty", "cpu_seconds", "reference", "stop", "preamble")
 
-#: A judge of output by the user: `checker(input, output, expected) -> bool`, called in the user's own process.
+#: A user's own comparison: `checker(input, output, expected) -> bool`, called in the user's own process.
 Checker: TypeAlias = Callable[[str, str, str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StdioCase:
-    """One test of a program that reads standard input: the text that goes in and the text expected to come out."""
+    """A test of a program that reads standard input: the text to send in, and the output to expect."""
 
     input: str
     output: str
@@ -41,12 +41,12 @@ class StdioCase:
 
 @dataclass(frozen=True, kw_only=True)
 class StdioTests:
-    """Tests of a whole program: every case is one test.
+    """Tests of a whole program; every case is a test.
 
     Args:
-        cases: The input and expected output of each test, in order.
-        compare: How output is compared with what is expected: one of `COMPARISONS`; "floats(abs, rel)" for tokens of
-            which numbers may differ by max(abs, rel * |expected|); or a `Checker`, which a task in a file cannot have.
+        cases: Input and expected output of each test, in order.
+        compare: How to compare the output with the expected output: a name in `COMPARISONS`; "floats(abs, rel)", which
+            lets numbers differ by max(abs, rel * |expected|); or a `Checker`, which tasks in files cannot have.
 
     Examples:
         >>> StdioTests(cases=(StdioCase(input="2", output="1.41421"),), compare="floats(0, 1e-4)").tolerances
@@ -57,18 +57,20 @@ class StdioTests:
     compare: str | Checker = "tokens"
 
     def __post_init__(self) -> None:
+        # A list would let the caller change frozen tests. Frozen classes can only be set in this way.
         object.__setattr__(self, "cases", tuple(self.cases))
         if not callable(self.compare) and self.compare not in COMPARISONS:
+            # Raises ValueError for an unknown comparison.
             _ = self.tolerances
         if not self.cases:
             raise ValueError("cases: a task needs at least one test; got none. Add a case or drop the task")
 
     @property
     def tolerances(self) -> tuple[float, float]:
-        """The absolute and the relative tolerance of "floats(abs, rel)", 1e-6 each for plain "floats".
+        """The absolute and the relative tolerance of "floats(abs, rel)"; 1e-6 each for plain "floats".
 
         Raises:
-            ValueError: `compare` is something else.
+            ValueError: `compare` is any other comparison.
         """
         match = _FLOATS.fullmatch(self.compare.replace(" ", "")) if isinstance(self.compare, str) else None
         try:
@@ -85,13 +87,13 @@ class StdioTests:
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionTests:
-    """Tests of a function: Python test code whose asserts call the program's function.
+    """Tests of a function: Python test code with asserts that call the function.
 
     Args:
-        code: Test code; each statement that holds an assert, at top level or in the body of a function such as
-            HumanEval's `check` that the top level calls, is one test.
-        entry_point: The name the program must define, or None when the asserts alone name it.
-        setup: Code run before the tests, for instance imports.
+        code: Test code. Each statement that holds an assert is a test, at top level or in the body of a function that
+            the top level calls, such as HumanEval's `check`.
+        entry_point: Name of the function that the program must define; None when only the asserts name it.
+        setup: Code to run before the tests, for instance imports.
     """
 
     code: str
@@ -99,6 +101,7 @@ class FunctionTests:
     setup: str = ""
 
     def __post_init__(self) -> None:
+        # Cheap, as thousands of tasks are built at once. The readers of benchmarks parse the code as well.
         if "assert" not in self.code:
             raise ValueError("code: a task needs at least one test; the test code holds no assert")
 
@@ -108,19 +111,19 @@ Tests: TypeAlias = StdioTests | FunctionTests
 
 @dataclass(frozen=True, kw_only=True)
 class CodingTask:
-    r"""A task X with its test set S (arXiv 2410.12236, section 3).
+    r"""A coding task X with its test set S (arXiv 2410.12236, section 3).
 
     Args:
-        task_id: Unique name within a collection of tasks.
-        prompt: What the model continues or answers: plain text, or a list of chat messages with "role" and "content".
-        tests: What a program must pass.
-        source: Where the task comes from, for figures by source; `mix_tasks` writes it.
-        difficulty: How hard its source says it is, in the words of the source.
-        cpu_seconds: CPU seconds of one test, in place of those of the judge's limits; None leaves them as they are.
-        reference: A program that is said to pass, or None. Nothing shows it to a model.
-        stop: Texts at which a completion of this prompt ends: it is cut before the first of them.
+        task_id: Name, unique within a collection of tasks.
+        prompt: Text for the model to continue, or a list of chat messages with "role" and "content" for it to answer.
+        tests: Tests that a program must pass.
+        source: Name of the data set the task comes from, used to group scores; `mix_tasks` sets it.
+        difficulty: Difficulty label that the source gives, for instance "interview".
+        cpu_seconds: CPU seconds allowed for each test, in place of the judge's own limit; None keeps the judge's.
+        reference: A program that the source states to pass, or None. No model ever sees it.
+        stop: Stop texts: a completion is cut before the first of them that occurs.
         preamble: Code that the benchmark supplies, such as imports. The judge puts it before every program of the
-            task; it is part of neither prompt nor completion.
+            task; it belongs to neither prompt nor completion.
 
     Examples:
         >>> task = CodingTask(
@@ -154,18 +157,20 @@ class CodingTask:
         seconds = self.cpu_seconds
         if seconds is None:
             return
+        # Python counts bool as int, and a YAML or JSON file may hold `true`.
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
             raise ValueError(f"cpu_seconds: must be a finite number above 0, or None; got {seconds!r}")
         object.__setattr__(self, "cpu_seconds", float(seconds))
 
     @property
     def entry_point(self) -> str | None:
-        """The function name a program must define, or None for whole programs."""
+        """Name of the function that a program must define; None when the tests name none or judge whole programs."""
         return self.tests.entry_point if isinstance(self.tests, FunctionTests) else None
 
     def to_row(self) -> dict[str, Any]:
-        """Return the native row: `{"task_id", "prompt", "tests"}`, `tests` as JSON, and what else is known."""
+        """Return the native row: "task_id", "prompt", "tests" (as JSON) and every optional column that is set."""
         row = {"task_id": self.task_id, "prompt": self.prompt, "tests": tests_to_json(self.tests)}
+        # JSON and Arrow have lists, not tuples. An unset column is left out, so that rows stay short.
         known = {name: getattr(self, name) for name in OPTIONAL_COLUMNS} | {"stop": list(self.stop) or None}
         return row | {name: value for name, value in known.items() if value is not None}
 
@@ -180,27 +185,30 @@ class CodingTask:
             if row.get(column) is None:
                 raise ValueError(f"{column}: required in a native task row; the row has {sorted(row)}")
         known = {name: row.get(name) for name in OPTIONAL_COLUMNS} | {"stop": row.get("stop") or ()}
+        # Some data sets number their tasks; ids are text here.
         return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]), **known)
 
 
 def task_rows(tasks: Sequence[CodingTask]) -> list[dict[str, Any]]:
-    """Return native rows that all have the same columns, as a table wants them: those that any of the tasks has."""
+    """Return native rows with the same columns in all of them: every column that any task sets."""
     rows = [task.to_row() for task in tasks]
+    # Arrow tables need the same columns in every row. A dict keeps their order, unlike a set.
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def answer(prompt: Prompt, completion: str) -> str | list[Message]:
-    """Return a completion in the shape TRL wants beside its prompt: text for text, messages for messages."""
+    """Return a completion in the form TRL expects beside its prompt: text for text, messages for messages."""
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
 
 def checked_stop(stop: object) -> tuple[str, ...]:
-    """Return stop sequences as a tuple.
+    """Return stop texts as a tuple.
 
     Raises:
-        ValueError: They are no list of non-empty texts.
+        ValueError: The argument is not a list of non-empty texts.
     """
+    # A string is a sequence of letters, and would cut every completion at the first of them.
     if isinstance(stop, str):
         raise ValueError(f"stop: a list of texts is required; got {stop!r:.80}. Write [{stop!r:.80}]")
     if not isinstance(stop, Sequence) or not all(isinstance(text, str) and text for text in stop):
@@ -215,6 +223,7 @@ def check_prompt(prompt: object) -> None:
     if isinstance(prompt, list) and prompt:
         if all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt):
             return
+        # Prompts can be pages long; the error shows their beginning.
         raise ValueError('prompt: chat messages need the keys "role" and "content"; got ' + repr(prompt)[:200])
     raise ValueError(f"prompt: must be non-empty text or a list of chat messages; got {prompt!r}"[:300])
 
@@ -223,7 +232,7 @@ def tests_to_json(tests: Tests) -> str:
     """Serialise tests as the JSON string of the native `tests` column.
 
     Raises:
-        ValueError: The tests compare with a function, which no file can hold.
+        ValueError: The tests compare with a function, which cannot be written to a file.
     """
     if isinstance(tests, StdioTests):
         if callable(tests.compare):
@@ -239,10 +248,11 @@ def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
     """Parse the native `tests` column.
 
     Args:
-        text: The JSON string, or the object it stands for.
+        text: The JSON string, or the object parsed from it.
 
     Raises:
-        ValueError: Malformed JSON, an unknown type, a missing field or no test at all; the message names the field.
+        ValueError: The JSON is malformed, the type unknown, a field missing or the list of tests empty; the message
+            names the field.
     """
     value = _json_object(text)
     kind = value.get("type")
@@ -252,6 +262,7 @@ def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
         code = value.get("code")
         if not isinstance(code, str):
             raise ValueError(f"tests.code: must be a string of Python test code; got {type(code).__name__}")
+        # Files that other tools wrote may hold null or "" for an absent field.
         return FunctionTests(code=code, entry_point=value.get("entry_point") or None, setup=value.get("setup") or "")
     raise ValueError(f'tests.type: must be "stdio" or "function"; got {kind!r}')
 

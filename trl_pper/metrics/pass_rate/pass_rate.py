@@ -1,4 +1,4 @@
-"""The `evaluate` module of trl_pper's pass rate: what it is called and what it takes; the arithmetic is elsewhere."""
+"""Wrap the pass rate as a metric for `evaluate.load`; the arithmetic is in `trl_pper.metrics.compute`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Examples:
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _INPUTS)
 class PassRate(evaluate.Metric):  # type: ignore[misc]
-    """Pass rate of programs."""
+    """A metric for `evaluate`: pass rate, accuracy, pass@k and compile rate of programs."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -51,27 +51,28 @@ class PassRate(evaluate.Metric):  # type: ignore[misc]
         """Add programs and tests of some tasks.
 
         Args:
-            predictions: For each task its programs, best first.
-            references: For each task its tests.
-            **kwargs: What `evaluate` refuses.
+            predictions: Programs of each task, best first.
+            references: Tests of each task, as native JSON.
+            **kwargs: Passed on to `evaluate`, which refuses them.
         """
-        # Here, since Arrow would take a missing program for one, and what it refuses it names by its own types.
+        # Checked before Arrow, which would accept a missing program, and refuse other values in terms of its
+        # own types.
         check_inputs(predictions, references)
         for index, tests in enumerate(references):
             if not isinstance(tests, str):
                 raise ValueError(
                     f"references[{index}]: must be the JSON text of the native `tests` column; got "
-                    f"{type(tests).__name__}. Write it with trl_pper.task.tests_to_json or json.dumps"
+                    f'{type(tests).__name__}. Write it with `CodingTask.to_row`, which has it under "tests"'
                 )
         super().add_batch(predictions=list(predictions), references=list(references), **kwargs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Add the programs and the tests of one task.
+        """Add programs and tests of a single task.
 
         Args:
-            prediction: Its programs, best first.
-            reference: Its tests.
-            **kwargs: What `evaluate` refuses.
+            prediction: Programs of the task, best first.
+            reference: Tests of the task, as native JSON.
+            **kwargs: Passed on to `evaluate`, which refuses them.
         """
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
@@ -82,5 +83,6 @@ class PassRate(evaluate.Metric):  # type: ignore[misc]
         k: Sequence[int] = (1, 10),
         judge: Judge | None = None,
     ) -> dict[str, Any]:
+        # Only here: results are gathered before, but programs run in `compute`.
         require_consent()
         return compute(predictions, references, k=k, judge=judge)

@@ -1,7 +1,7 @@
-"""A Space that tries the metric `pass_rate` in the browser: programs and tests in, figures and outcomes out.
+"""Serve the metric `pass_rate` as a Space: a page that judges the programs and tests that a visitor enters.
 
-Programs run in the judge, which needs the consent of the Space's owner: `HF_ALLOW_CODE_EVAL=1` among its variables.
-`trl_pper.metrics.space` writes this file into the Space.
+Programs run in the judge. The Space's owner must consent to that with `HF_ALLOW_CODE_EVAL=1` among the Space's
+variables. `trl_pper.metrics.space` writes this file into the Space.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import gradio
 
 from trl_pper import Judge, Limits
 
-#: What visitors may use: far less than a training run.
+#: Limits for the programs of visitors, far below the limits of a training run.
 LIMITS = Limits(cpu_seconds=2.0, memory_bytes=2**29)
 SEPARATOR = "# ---"
 COLUMNS = ["program", "pass_rate", "passed", "total", "outcomes", "message"]
@@ -25,7 +25,7 @@ STDIO_TESTS = '{"type": "stdio", "cases": [{"input": "1 2", "output": "3"}], "co
 
 
 def split_programs(text: str) -> list[str]:
-    """Return the programs of a text, which lines of `# ---` stand between."""
+    """Split a text into programs at lines of `# ---`."""
     programs: list[str] = []
     lines: list[str] = []
     for line in [*text.splitlines(), SEPARATOR]:
@@ -38,24 +38,27 @@ def split_programs(text: str) -> list[str]:
 
 
 def judge_programs(text: str, tests: str) -> tuple[dict[str, Any], list[list[Any]]]:
-    """Judge the programs for one task and return the figures and a row for each program.
+    """Judge the programs of a task, and return the scores and a row for each program.
 
     Args:
-        text: The programs.
-        tests: The tests of the task, as JSON.
+        text: Programs, separated by lines of `# ---`.
+        tests: Tests of the task, as JSON.
 
     Raises:
-        gradio.Error: There is no consent, the tests are malformed, or the judge cannot lock programs in.
+        gradio.Error: Consent is missing, the tests are malformed, or the judge cannot isolate programs.
     """
     programs = split_programs(text)
+    # In memory, because visitors at the same time would share a cache file.
     metric = evaluate.load(str(Path(__file__).with_name("pass_rate.py")), keep_in_memory=True)
     try:
         with Judge(workers=1, limits=LIMITS) as judge:
             figures = metric.compute(
                 predictions=[programs], references=[tests], k=list(range(1, len(programs) + 1)), judge=judge
             )
+    # Gradio shows only errors of its own class to visitors.
     except (ValueError, RuntimeError, OSError) as error:
         raise gradio.Error(str(error)) from error
+    # Shown in a table, not in the JSON of the scores.
     rows = figures.pop("rows")
     shown = [[row["program"] + 1, *(row[name] for name in COLUMNS[1:])] for row in rows]
     return figures, [[", ".join(cell) if isinstance(cell, list) else cell for cell in row] for row in shown]

@@ -1,6 +1,6 @@
-"""APPS: questions whose `input_output` holds what programs read and print, or how a function is called.
+"""Read APPS: questions with a column `input_output` that holds inputs and outputs of programs, or calls of a function.
 
-Enters: rows of codeparrot/apps, folders of the original download, or rows with `test_list`. Leaves: tasks.
+Rows may come from codeparrot/apps, from folders of the original download, or from data sets with `test_list`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trl_pper.tasks.formats.fields import (
 from trl_pper.tasks.formats.test_code import WRAPPED_COMPARISON, call_tests
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests
 
-#: Files of a problem in the original download, and the columns they became on the Hub.
+#: File names of the original download, and the columns of the same content on the Hub.
 _FILES = {
     "question.txt": "question",
     "input_output.json": "input_output",
@@ -67,7 +67,7 @@ def apps_task(row: Row) -> CodingTask:
 
 
 def apps_rows(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the folder of each problem below `folder`, and its row, in the order of their names."""
+    """Yield the folder and the row of each problem below `folder`, sorted by path."""
     for question in sorted(folder.glob("**/question.txt")):
         row: dict[str, Any] = {"problem_id": question.parent.name}
         for name, column in _FILES.items():
@@ -75,11 +75,13 @@ def apps_rows(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             row[column] = path.read_text(encoding="utf-8") if path.is_file() else ""
         metadata = question.with_name("metadata.json")
         if metadata.is_file():
+            # The metadata holds difficulty and url; it must not replace a column read from a file.
             row |= {key: value for key, value in json.loads(metadata.read_bytes()).items() if key not in row}
         yield question.parent, row
 
 
 def _tests(row: Row, starter_code: str, reference: str | None) -> Tests:
+    # Some copies of APPS have `test_list` in place of `input_output`.
     if row.get("input_output") is None and row.get("test_list") is not None:
         if starter_code:
             raise ValueError("test_list: the row asks for a function, but does not say how it is called (fn_name)")
@@ -98,16 +100,18 @@ def _arguments(value: Any, number: int) -> list[Any]:
 
 
 def _with_number_keys(value: Any) -> Any:
-    """Return an object whose keys are all whole numbers with numbers as keys, which JSON made text of."""
+    """Return an object with int keys if all of its keys are whole numbers; any other value unchanged."""
     if not isinstance(value, Mapping) or not all(key.removeprefix("-").isdecimal() for key in value):
         return value
+    # JSON has text keys only, but some functions take dictionaries of ints.
     return {int(key): item for key, item in value.items()}
 
 
 def _first_solution(row: Row) -> str | None:
-    """Return the first human solution, which the file says passes; there may be none, or garbage."""
+    """Return the first human solution, which APPS states to pass; None if the column is empty or malformed."""
     value = row.get("solutions")
     try:
+        # A reference is optional, so that a malformed column must not cost the task.
         found = parse_json(value, "solutions") if isinstance(value, str) else value
     except ValueError:
         return None

@@ -1,7 +1,7 @@
-"""CodeContests: problems of programming contests with public, private and generated tests, and a time limit.
+"""Read CodeContests: contest problems with public, private and generated tests, and a time limit.
 
-Enters: rows of deepmind/code_contests, or of repositories that keep its problems with `tests` or `test`. Leaves:
-tasks, with every test in the order public, private, generated.
+Rows may come from deepmind/code_contests, or from data sets that hold its problems with a column `tests` or `test`.
+Tests keep the order public, private, generated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trl_pper.tasks.formats.fields import (
 from trl_pper.tasks.task import CodingTask
 
 _COLUMNS = ("public_tests", "private_tests", "generated_tests")
-#: What the numbers of the `difficulty` column mean: `Difficulty` in contest_problem.proto of its repository.
+#: Names of the numbers in the `difficulty` column: `Difficulty` in contest_problem.proto of its repository.
 _DIFFICULTIES = ("", "EASY", "MEDIUM", "HARD", "HARDER", "HARDEST", "EXTERNAL", *"ABCDEFGHIJKLMNOPQRSTUV")
-#: `Language` there; 1 is Python 2.
+#: PYTHON3 of `Language` in the same file; 1 is Python 2.
 _PYTHON3 = 3
 
 
@@ -35,13 +35,15 @@ def code_contests_task(row: Row) -> CodingTask:
     """Build a task from a row.
 
     Raises:
-        ValueError: A field is missing or malformed; the message begins with its name.
+        ValueError: A field is missing or malformed, or the problem reads or writes files; the message begins with the
+            name of the field.
     """
     for field in ("input_file", "output_file"):
         if row.get(field):
             raise ValueError(
                 f"{field}: programs use the file {row[field]!r}; only standard input and output are judged"
             )
+    # Some copies of the data set hold name and difficulty in a column `labels`.
     labels = mapping(parsed(row, "labels"), "labels") if row.get("labels") else {}
     named = {**row, **{field: labels[field] for field in ("name", "difficulty") if labels.get(field)}}
     return CodingTask(
@@ -81,14 +83,15 @@ def _difficulty(value: Any) -> str | None:
 
 
 def _seconds(limit: Any) -> float | None:
-    """Return a time limit, given as seconds or as an object of seconds and nanoseconds, in seconds."""
+    """Return a time limit in seconds, from a number or from an object with `seconds` and `nanos`."""
     if isinstance(limit, Mapping):
         limit = (limit.get("seconds") or 0) + (limit.get("nanos") or 0) / 1e9
     return float(limit) if isinstance(limit, int | float) and limit > 0 else None
 
 
 def _python_solution(solutions: Any) -> str | None:
-    """Return the first solution in Python 3."""
+    """Return the first solution in Python 3, or None."""
+    # `datasets` turns a list of objects into an object of lists; other readers leave it a list.
     if isinstance(solutions, Mapping):
         languages, programs = (solutions.get(name) or [] for name in ("language", "solution"))
         pairs = ((language, program) for language, program in zip(languages, programs, strict=False))

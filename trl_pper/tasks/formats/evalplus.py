@@ -1,7 +1,7 @@
-"""The tests of EvalPlus: one loop over inputs becomes one test for each, so that a pass rate has steps.
+"""Read the tests of EvalPlus, with a separate test for each input of its loops, so that pass rates are graded.
 
-Enters: a test script of the Hub editions, or the input lists of EvalPlus's own files. Leaves: function tests. Where
-only inputs are given, the canonical solution, run by the referee, says what is expected.
+EvalPlus's own files list inputs without outputs. There the canonical solution, run by the referee, gives the expected
+value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trl_pper.tasks.formats.test_code import check_function, literal
 from trl_pper.tasks.syntax import parse
 from trl_pper.tasks.task import FunctionTests
 
-#: Equality as EvalPlus has it: numbers in lists of floats within a tolerance, everything else equal.
+#: EvalPlus's comparison: floats and lists of floats within a tolerance, everything else equal.
 _COMPARISON = """\
 import copy
 
@@ -45,13 +45,17 @@ def holds(got, expected, tolerance):
 def expand_loop(tree: ast.Module, entry_point: str | None) -> FunctionTests | None:
     """Return the tests of a script that ends in a loop over its inputs, at top level or in `check(candidate)`.
 
-    The loop is `for i, (inp, exp) in enumerate(zip(inputs, results)): assertion(f(*inp), exp, 0)`, or one over the
-    inputs alone that calls a reference of its own. None when the script is of another shape.
+    Two forms of the loop are known: `for i, (inp, exp) in enumerate(zip(inputs, results)): assertion(f(*inp), exp,
+    0)`, and a loop over the inputs alone that calls a reference of its own.
+
+    Returns:
+        The tests, or None when the script has another form.
     """
     body = tree.body
     bindings: dict[str, ast.expr] = {}
     checks = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if len(checks) == 1 and entry_point is not None and len(checks[0].args.args) == 1:
+        # The loop calls `candidate`; at top level the tests call the function itself.
         bindings[checks[0].args.args[0].arg] = ast.parse(entry_point, mode="eval").body
         body = [node for node in body if node is not checks[0] and not isinstance(node, ast.Expr)] + checks[0].body
     loops = [node for node in body if isinstance(node, ast.For)]
@@ -63,13 +67,15 @@ def expand_loop(tree: ast.Module, entry_point: str | None) -> FunctionTests | No
     if not items or not isinstance(call, ast.Call) or not set(items.values()) <= lists.keys():
         return None
     (length, *others) = {len(lists[name].elts) for name in items.values()}
+    # `zip` would silently drop the rest of the longer list.
     if others or not length:
         return None
     lines = []
     for number in range(length):
         now = {name: ast.parse(f"{of}[{number}]", mode="eval").body for name, of in items.items()}
+        # `visit` changes the tree, which the next input needs unchanged.
         test = _Replace({**bindings, **now}).visit(copy.deepcopy(call))
-        # The script's `assertion` returns nothing and raises what an assert raises.
+        # The script's `assertion` returns None or raises AssertionError.
         lines.append(f"assert {ast.unparse(test)} is None")
     setup = "\n\n".join(ast.unparse(node) for node in body[:-1])
     return FunctionTests(entry_point=entry_point, code="\n".join(lines), setup=setup + "\n")
@@ -80,7 +86,7 @@ def _is_list(node: ast.stmt) -> bool:
 
 
 def _loop_items(loop: ast.For) -> dict[str, str]:
-    """Return the list that each variable of the loop goes through, or nothing for a loop of another shape."""
+    """Return, by loop variable, the name of the list that it iterates over; empty for a loop of another form."""
     match (loop.target, loop.iter):
         case (
             ast.Tuple(elts=[ast.Name(), ast.Tuple(elts=[ast.Name(id=given), ast.Name(id=expected)])]),
@@ -107,14 +113,14 @@ class _Replace(ast.NodeTransformer):
 
 
 def input_tests(row: Row, given: str) -> FunctionTests:
-    """Return one test for each of `base_input` and `plus_input`, answered by `canonical_solution`.
+    """Return a test for each of `base_input` and `plus_input`, with the answers of `canonical_solution`.
 
     Args:
         row: A row of EvalPlus's own file of HumanEval+.
-        given: What the prompt defines besides the function asked for.
+        given: Code that the prompt defines besides the requested function.
 
     Raises:
-        ValueError: A field is missing or malformed, or the row is one of MBPP+, whose inputs lost their tuples.
+        ValueError: A field is missing or malformed, or the row is from MBPP+, where JSON turned tuples into lists.
     """
     if str(row.get("task_id")).lower().startswith("mbpp/"):
         raise ValueError(
@@ -129,6 +135,7 @@ def input_tests(row: Row, given: str) -> FunctionTests:
     if not inputs:
         raise ValueError("base_input: a task needs at least one test; got none. Add one or drop the task")
     tolerance = literal(row.get("atol") or 0)
+    # The inputs are in the setup once, and each test refers to its own by index: some are very long.
     setup = f"{_COMPARISON}\n{_reference(row, name)}\n\n{given}\ninputs = {literal(inputs)}\n"
     return FunctionTests(
         entry_point=name,
@@ -138,15 +145,16 @@ def input_tests(row: Row, given: str) -> FunctionTests:
 
 
 def _input_test(name: str, number: int, tolerance: str) -> str:
+    # The program may change its arguments, which the reference gets as well.
     got = f"{name}(*copy.deepcopy(inputs[{number}]))"
     if name == "find_zero":
-        # HumanEval/32: a polynomial has several zeros, any of which will do.
+        # HumanEval/32: a polynomial may have several zeros, and any of them is right.
         return f"assert abs(poly(*inputs[{number}], {got})) <= {tolerance}"
     return f"assert holds({got}, reference(*copy.deepcopy(inputs[{number}])), {tolerance})"
 
 
 def _reference(row: Row, name: str) -> str:
-    """Return the canonical solution under the name `reference`, with what it needs of the prompt."""
+    """Return the canonical solution, with the code of the prompt that it needs, under the name `reference`."""
     program = text(row, "prompt") + text(row, "canonical_solution")
     try:
         tree = parse(program)

@@ -1,18 +1,10 @@
-"""Fields of benchmark rows, read with errors that name them.
+"""Read the columns of benchmark rows, and build stdin tests and prompts from their values.
 
-Enters: a row. Leaves: text, lists of text and parsed JSON. Numbers too long for Python to convert are kept as
-`LongNumber`, digit by digit.
+Errors name the column. Whole numbers too long for Python to convert stay text, as `LongNumber`.
 
-Test cases as benchmarks write them down: text, lists of lines or numbers for a program, arguments for a function.
-
-Enters: the values of a JSON column. Leaves: `StdioTests` and `FunctionTests`.
-
-The prompt of a problem in words: the question, the code to start from, how the program is called, and ANSWER.
-
-Enters: what a benchmark says. Leaves: text that a base model continues with a program, and the stops at which it has
-begun something else. The layout is the one that the authors of APPS fine-tuned and evaluated with
-(github.com/hendrycks/apps, eval/generate_gpt_codes.py), also for CodeContests and LiveCodeBench, so that a mixture
-asks in one way.
+The prompt layout is that of the APPS authors, who fine-tuned and evaluated with it (github.com/hendrycks/apps,
+eval/generate_gpt_codes.py). CodeContests and LiveCodeBench use it too, so that a mixture of data sets asks in the same
+way everywhere.
 """
 
 from __future__ import annotations
@@ -27,19 +19,19 @@ from trl_pper.tasks.task import StdioCase, StdioTests
 
 Row: TypeAlias = Mapping[str, Any]
 
-#: The longest whole number that Python converts between text and int without being told otherwise.
+#: Most digits that Python converts between text and int by default (`sys.get_int_max_str_digits`).
 _LONGEST_DIGITS = 4300
 
 
 class LongNumber(str):
-    """The digits of a whole number too long to convert, as the JSON of APPS holds some."""
+    """The digits of a whole number that is too long to convert; the JSON of APPS holds some."""
 
 
 def text(row: Row, field: str) -> str:
-    """Return a field that has to hold text.
+    """Return a required text field.
 
     Raises:
-        ValueError: It does not, or is blank.
+        ValueError: The field is missing, blank or not text.
     """
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
@@ -48,16 +40,16 @@ def text(row: Row, field: str) -> str:
 
 
 def optional_text(row: Row, *fields: str) -> str | None:
-    """Return the first of some fields that holds text, or None."""
+    """Return the first of the given fields that holds text, or None."""
     values = (row.get(field) for field in fields)
     return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def texts(row: Row, field: str, *, required: bool = True) -> list[str]:
-    """Return a field that has to hold a list of text.
+    """Return a field that holds a list of texts.
 
     Raises:
-        ValueError: It does not, or is empty though required.
+        ValueError: The field holds anything else, or is empty although `required`.
     """
     value = row.get(field)
     found = [] if value is None else value
@@ -69,10 +61,10 @@ def texts(row: Row, field: str, *, required: bool = True) -> list[str]:
 
 
 def identifier(row: Row, *fields: str) -> str:
-    """Return the first of some fields that holds a name or a number, as text.
+    """Return, as text, the first of the given fields that holds a name or a number.
 
     Raises:
-        ValueError: None of them does.
+        ValueError: No field does.
     """
     for field in fields:
         raw = row.get(field)
@@ -82,7 +74,7 @@ def identifier(row: Row, *fields: str) -> str:
 
 
 def numbered(benchmark: str, raw: object) -> str:
-    """Return "APPS/2" for 2, "2", "0002" and "apps/2" of the benchmark "APPS"; any other id as it is."""
+    """Return a task id with the benchmark's name: "APPS/2" for 2, "2", "0002" and "apps/2"; other ids unchanged."""
     name, _, number = str(raw).rpartition("/")
     if number.isdecimal() and number.isascii() and name.lower() in ("", benchmark.lower()):
         return f"{benchmark}/{int(number)}"
@@ -90,10 +82,10 @@ def numbered(benchmark: str, raw: object) -> str:
 
 
 def parsed(row: Row, field: str) -> Any:
-    """Return a field that holds JSON, or what JSON would hold.
+    """Return the value of a field that holds JSON text, or the value itself when a loader has parsed it already.
 
     Raises:
-        ValueError: Nothing is there, or text that is not JSON.
+        ValueError: The field is missing or its text is not JSON.
     """
     value = row.get(field)
     if isinstance(value, str) and value.strip():
@@ -104,10 +96,10 @@ def parsed(row: Row, field: str) -> Any:
 
 
 def parse_json(value: str | bytes, field: str) -> Any:
-    """Parse JSON, whole numbers of any length included.
+    """Parse JSON, including whole numbers of any length.
 
     Raises:
-        ValueError: It is not JSON; the message begins with `field`.
+        ValueError: The text is not JSON; the message begins with `field`.
     """
     try:
         return json.loads(value, parse_int=_whole_number)
@@ -120,10 +112,10 @@ def _whole_number(digits: str) -> int | LongNumber:
 
 
 def sequence(value: object, field: str) -> Sequence[Any]:
-    """Return a list as it is.
+    """Return a list unchanged.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: The value is not a list.
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise ValueError(f"{field}: must be a list; got {str(value)[:80]!r}")
@@ -131,10 +123,10 @@ def sequence(value: object, field: str) -> Sequence[Any]:
 
 
 def mapping(value: object, field: str) -> Mapping[str, Any]:
-    """Return an object as it is.
+    """Return a JSON object unchanged.
 
     Raises:
-        ValueError: It is not one.
+        ValueError: The value is not an object.
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{field}: must be an object; got {str(value)[:80]!r}")
@@ -142,15 +134,15 @@ def mapping(value: object, field: str) -> Mapping[str, Any]:
 
 
 def unix(value: str) -> str:
-    """Return text with the line ends of Unix."""
+    """Return text with Unix line ends."""
     return value.replace("\r\n", "\n")
 
 
 def stdio_tests(pairs: Iterable[tuple[Any, Any]], field: str) -> StdioTests:
-    """Return tests of a whole program from inputs and outputs, each as text, as lines or as plain values.
+    """Return tests of a whole program from pairs of input and output, each given as text, lines or plain values.
 
     Raises:
-        ValueError: There is no pair, or one is no such thing; the message begins with `field`.
+        ValueError: There is no pair, or a value cannot be written as text; the message begins with `field`.
     """
     cases = tuple(
         StdioCase(input=as_text(given, f"{field}[{number}].input"), output=as_text(out, f"{field}[{number}].output"))
@@ -162,10 +154,10 @@ def stdio_tests(pairs: Iterable[tuple[Any, Any]], field: str) -> StdioTests:
 
 
 def as_text(value: Any, field: str) -> str:
-    """Return what stands for text as text: a list is one line per item, a list in it one line of words.
+    """Return the text that a value stands for: a list has an item on each line, a nested list the words of a line.
 
     Raises:
-        ValueError: It stands for no text.
+        ValueError: The value stands for no text.
     """
     if isinstance(value, str):
         return str(value)
@@ -183,10 +175,10 @@ def _word(value: Any) -> str:
 
 
 def read_pairs(value: object, field: str) -> list[tuple[Any, Any]]:
-    """Return input and output of each case, from a list of objects or an object of two lists.
+    """Return input and output of each case, from a list of objects or from an object with two lists.
 
     Raises:
-        ValueError: It is neither, or an input lacks its output; the message begins with `field`.
+        ValueError: The value has another form, or an input lacks its output; the message begins with `field`.
     """
     if isinstance(value, Mapping):
         inputs, outputs = value.get("input"), value.get("output")
@@ -206,7 +198,7 @@ def zipped(inputs: object, outputs: object, field: str) -> list[tuple[Any, Any]]
     """Return each input with its output.
 
     Raises:
-        ValueError: They are not lists of one length; the message begins with `field`.
+        ValueError: The arguments are not two lists of equal length; the message begins with `field`.
     """
     if not isinstance(inputs, list | tuple) or not isinstance(outputs, list | tuple):
         raise ValueError(f"{field}: inputs and outputs must be lists; got {str(inputs)[:40]!r}, {str(outputs)[:40]!r}")
@@ -216,7 +208,7 @@ def zipped(inputs: object, outputs: object, field: str) -> list[tuple[Any, Any]]
 
 
 def json_lines(value: str, field: str) -> list[Any]:
-    """Return the arguments of a call that are written one to a line, as JSON.
+    """Return the arguments of a call from text that holds a JSON value on each line.
 
     Raises:
         ValueError: A line is not JSON.
@@ -225,43 +217,45 @@ def json_lines(value: str, field: str) -> list[Any]:
 
 
 def solution_class(function: str, *sources: str | None) -> str:
-    """Return how a function is called: as a method of `Solution` when one of the sources defines that class."""
+    """Return the expression that calls a function: a method of `Solution` if a source defines that class."""
     inside = any(source and "class Solution" in source for source in sources)
     return f"Solution().{function}" if inside else function
 
 
 _TYPING = ("Any", "Callable", "Deque", "Dict", "Iterable", "Iterator", "List", "Optional", "Set", "Tuple", "Union")
 _NAMES = re.compile(rf"\b(?:{'|'.join(_TYPING)})\b")
+# Reads back the prompts that `question_prompt` writes.
 _LAYOUT = re.compile(r"\nQUESTION:\n(?P<text>.*)\nUse (?:Call-Based|Standard Input) format\n\nANSWER:\n", re.DOTALL)
 _CODE_LINE = re.compile(r"^(?:from|import|class|def|async|@)\b", re.MULTILINE)
-#: Stands before programs of which a function is called: LeetCode, where many of them come from, needs no imports.
+#: Preamble of tasks that call a function. Many of them come from LeetCode, where programs need no such imports.
 CALL_PREAMBLE = f"from typing import {', '.join(_TYPING)}\n"
-#: Where a model that was asked in the layout of `question_prompt` has begun another problem.
+#: Stop text for prompts of `question_prompt`: the model has begun another problem.
 QUESTION_STOPS = ("\nQUESTION:",)
-# What follows a function that is finished. `def`, `import` and `#` alone do not: they begin a helper that the function
-# calls, or the function once more. `benchmarks/completions.py` counts the right programs that each stop would break.
+# Text that only follows a finished function. `def`, `import` and `#` alone are no stops: a helper function, or the
+# function once more, begins with them. `benchmarks/completions.py` counts the right programs that each stop would
+# break.
 _CODE_STOPS = ("\nif __name__", "\nprint(", "\nassert ", '\n"""', "\ndef test", "\ndef main(", "\ndef check(")
 _PREFIX_STOPS = ("\nclass ", "\n# ")
 
 
 def code_stops(entry_point: str | None, *, opened: bool) -> tuple[str, ...]:
-    """Return where a model that continues code has begun something else.
+    """Return the stop texts for a model that continues code: text that cannot belong to the requested function.
 
     Args:
-        entry_point: The function asked for, whose own definition is no stop.
-        opened: Whether the prompt opens that function, so that a class or a comment comes after it.
+        entry_point: Name of the requested function; its own definition is not a stop.
+        opened: Whether the prompt ends inside that function, so that a class or a comment at the margin ends it.
     """
     stops = (*_CODE_STOPS, *(_PREFIX_STOPS if opened else ()))
     return tuple(stop for stop in stops if not f"\ndef {entry_point}(".startswith(stop))
 
 
 def question_prompt(question: str, *, starter_code: str = "", calls: bool = False) -> str:
-    """Return the prompt.
+    """Return a prompt in the layout of APPS, for a base model to continue with a program.
 
     Args:
-        question: The problem.
-        starter_code: What the program begins with, or ""; it gets the imports from typing that it lacks.
-        calls: Whether a function is called, instead of standard input read.
+        question: Problem statement.
+        starter_code: Code that the program must begin with, or ""; missing imports from typing are added.
+        calls: Whether the tests call a function; otherwise the program reads standard input.
     """
     start = f"\n{with_typing(starter_code)}" if starter_code.strip() else ""
     kind = "Call-Based" if calls else "Standard Input"
@@ -269,11 +263,12 @@ def question_prompt(question: str, *, starter_code: str = "", calls: bool = Fals
 
 
 def question_parts(prompt: str) -> tuple[str, str] | None:
-    """Return question and starter code of a prompt that `question_prompt` made, or None for another prompt."""
+    """Split a prompt written by `question_prompt` into question and starter code; return None for any other prompt."""
     asked = _LAYOUT.fullmatch(prompt)
     if asked is None:
         return None
     text = asked["text"]
+    # Questions may hold lines that look like code; the starter code is the first text that parses to the end.
     for start in _CODE_LINE.finditer(text):
         code = text[start.start() :]
         if parse_open(code, Parser(10 * len(code) + 1000)) is not None:
@@ -282,7 +277,8 @@ def question_parts(prompt: str) -> tuple[str, str] | None:
 
 
 def with_typing(code: str) -> str:
-    """Return code with the imports from typing that it needs: LeetCode runs `def f(x: List[int])` without any."""
+    """Return code with the imports from typing that it uses but lacks."""
+    # LeetCode runs `def f(x: List[int])` without any import.
     names = sorted(set(_NAMES.findall(code)))
     if not names or re.search(r"^\s*(?:from typing import|import typing\b)", code, re.MULTILINE):
         return code

@@ -1,7 +1,7 @@
-"""HumanEval and HumanEval+: the prompt opens a function, and `check(candidate)` or a list of inputs tests it.
+"""Read HumanEval and HumanEval+: the prompt opens a function, and `check(candidate)` or a list of inputs tests it.
 
-Enters: rows of OpenAI's edition, of evalplus/humanevalplus, of EvalPlus's own files, or in that layout, which
-LeetCodeDataset has, too. Leaves: tasks.
+Rows may come from OpenAI's edition, evalplus/humanevalplus, EvalPlus's own files, or data sets in the same layout,
+such as LeetCodeDataset.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def humaneval_task(row: Row) -> CodingTask:
     """
     prompt = text(row, "prompt")
     tests = _check_tests(row, prompt) if row.get("test") is not None else input_tests(row, given_by(row))
+    # LeetCodeDataset has the columns of HumanEval, but its question in a column of its own.
     question = optional_text(row, "problem_description")
     if question is not None and row.get("starter_code") is not None:
         return _question_task(row, question, preamble=prompt, tests=tests)
@@ -47,7 +48,7 @@ def humaneval_task(row: Row) -> CodingTask:
 
 
 def _question_task(row: Row, question: str, *, preamble: str, tests: FunctionTests) -> CodingTask:
-    """Return the task of a row whose prompt only holds what programs may use, as in LeetCodeDataset."""
+    """Return the task of a LeetCodeDataset row, where the prompt holds only imports and helpers for programs."""
     return CodingTask(
         task_id=identifier(row, "task_id"),
         prompt=question_prompt(question.strip(), starter_code=optional_text(row, "starter_code") or "", calls=True),
@@ -60,7 +61,7 @@ def _question_task(row: Row, question: str, *, preamble: str, tests: FunctionTes
 
 
 def given_by(row: Row) -> str:
-    """Return what the prompt of a row defines for the tests; see `_given_definitions`."""
+    """Return the code that a row's prompt defines for the tests; see `_given_definitions`."""
     return _given_definitions(text(row, "prompt"), text(row, "entry_point"))
 
 
@@ -78,15 +79,15 @@ def _check_tests(row: Row, prompt: str) -> FunctionTests:
 
 
 def _given_definitions(prompt: str, entry_point: str) -> str:
-    """Return what a prompt defines, finished, with its imports, or "" when it defines nothing.
-
-    HumanEval/32, 38 and 50 test one function with another that the prompt gives; tasks on linked lists give the class
-    of a node. Those have to come from here, or a program could answer for them by defining them anew.
-    """
+    """Return the finished definitions of a prompt with its imports, or "" when it defines nothing else."""
     parser = Parser(budget_chars=10**6)
+    # Prompts end in an open function, with or without a docstring as its body.
     tree = parser.parse(prompt)[0] or parser.parse(f"{prompt}\n    pass\n")[0]
     body = tree.body if tree is not None else []
+    # The program defines `Solution` where the entry point is `Solution().solve`.
     asked = re.split(r"\W", entry_point)[0]
+    # HumanEval/32, 38 and 50 test a function with another one from the prompt, and tasks on linked lists supply
+    # the class of a node. If the program's own versions were used, it could define them so that any answer passes.
     given = [
         node
         for node in body

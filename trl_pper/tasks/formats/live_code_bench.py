@@ -1,7 +1,7 @@
-"""LiveCodeBench: contest problems whose private tests are JSON, packed by base64, zlib and pickle.
+"""Read LiveCodeBench: contest problems with private tests that are JSON, packed by base64, zlib and pickle.
 
-Enters: rows of livecodebench/code_generation and code_generation_lite. Leaves: tasks with public, then private tests.
-Nothing that is unpickled can be more than plain data: whatever names a class or function is refused.
+Rows may come from livecodebench/code_generation or code_generation_lite. Public tests come first, then private tests.
+Unpickling builds plain data only; a pickle that names a class or function is refused.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from trl_pper.tasks.formats.fields import (
 from trl_pper.tasks.formats.test_code import call_tests
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests
 
+# A small zlib file can unpack to any size.
 _MAX_UNPACKED_BYTES = 1 << 30
 
 
@@ -75,8 +76,9 @@ def _tests(row: Row, starter_code: str) -> Tests:
 
 
 def _private_cases(value: Any) -> list[Any]:
-    """Return the private tests, from a list, from JSON, or from JSON that was pickled and packed."""
+    """Return the private tests, from a list, from JSON, or from packed JSON."""
     field = "private_test_cases"
+    # JSON of a list begins with a bracket, which base64 does not have.
     if isinstance(value, str) and not value.lstrip().startswith("["):
         try:
             packed = base64.b64decode(value, validate=True)
@@ -95,8 +97,9 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds text, numbers, lists and the like, and nothing that would have to be imported."""
+    """An unpickler for plain data such as text, numbers and lists; it refuses everything that would need an import."""
 
+    # A pickle runs code through the classes and functions that it names: a data set from the Hub is not trusted.
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name} is asked for; only plain data is taken")
 

@@ -1,7 +1,6 @@
-"""MBPP and MBPP+: a sentence and asserts, or a script with a loop over many inputs.
+"""Read MBPP and MBPP+: a sentence with asserts, or a script with a loop over many inputs.
 
-Enters: rows of the full edition (`text`), the sanitized one (`prompt`) or evalplus/mbppplus (`prompt`, `test`).
-Leaves: tasks.
+Rows may come from the full edition (`text`), the sanitized edition (`prompt`) or evalplus/mbppplus (`prompt`, `test`).
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from trl_pper.tasks.task import CodingTask, FunctionTests
 def mbpp_task(row: Row) -> CodingTask:
     """Build a task from a row.
 
-    The prompt is a module docstring with the text and the asserts, as base models complete it: without the asserts no
-    model could know the function's name. Imports that come with the tests stand before programs too, as they do for
-    whoever runs program and tests in one file.
+    The prompt is a module docstring with the text and the asserts. Imports that come with the tests become the
+    preamble.
 
     Raises:
         ValueError: A field is missing or malformed; the message begins with its name.
@@ -30,6 +28,7 @@ def mbpp_task(row: Row) -> CodingTask:
     setup = unix(optional_text(row, "test_setup_code") or "\n".join(texts(row, "test_imports", required=False)))
     code = "\n".join(asserts)
     tests_tree("test_list", code)
+    # Without the asserts the model could not know the function's name. The escapes keep the docstring valid.
     described = f"{unix(question).strip()}\n{code}".replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     reference = optional_text(row, "code")
     entry_point = infer_entry_point(code, setup=setup, reference=reference or "")
@@ -38,6 +37,8 @@ def mbpp_task(row: Row) -> CodingTask:
         task_id=numbered("MBPP", identifier(row, "task_id")),
         prompt=f'"""\n{described}\n"""\n',
         stop=code_stops(entry_point, opened=False),
+        # Most harnesses run program and tests in a single file, so that programs may rely on the tests'
+        # imports.
         preamble=setup if _is_imports(setup) else None,
         tests=_script_tests(row, entry_point) or tests,
         reference=unix(reference) if reference else None,
@@ -50,11 +51,9 @@ def _is_imports(code: str) -> bool:
 
 
 def _script_tests(row: Row, entry_point: str | None) -> FunctionTests | None:
-    """Return the tests of MBPP+, which hold those of `test_list` among many more, or None without a script of asserts.
-
-    The script of MBPP+/794 compares and asserts nothing: every program would pass it.
-    """
+    """Return the tests of MBPP+, a superset of `test_list`; None when the row has no script with asserts."""
     code = unix(optional_text(row, "test") or "")
+    # The script of MBPP+/794 compares without asserting: every program would pass.
     if "assert " not in code:
         return None
     return expand_loop(tests_tree("test", code), entry_point) or FunctionTests(entry_point=entry_point, code=code)

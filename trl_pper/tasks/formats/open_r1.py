@@ -1,6 +1,6 @@
-"""The `verification_info` of open-r1: a prompt and test cases of the type stdin_stdout or function_call.
+"""Read open-r1's verifiable coding problems: a prompt and a column `verification_info` with test cases.
 
-Enters: rows of open-r1's verifiable coding data sets, or in their layout. Leaves: tasks.
+Test cases have the type stdin_stdout or function_call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def open_r1_task(row: Row) -> CodingTask:
     """Build a task from a row.
 
     Raises:
-        ValueError: A field is missing or malformed, or the language is not Python; the message begins with its name.
+        ValueError: A field is missing or malformed, or the language is not Python; the message begins with the field's
+            name.
     """
     if row.get("prompt") is None:
         raise ValueError(f"prompt: required, text or messages; the row has {sorted(row)}")
@@ -59,6 +60,7 @@ def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
     kinds, names = set(), set()
     for number, case in enumerate(cases):
         place = f"{field}[{number}]"
+        # Cases without a type are told apart by the name of a function.
         kinds.add(mapping(case, place).get("type") or _TYPES[bool(case.get("fn_name"))])
         names.add(case.get("fn_name"))
         for side in ("input", "output"):
@@ -80,18 +82,19 @@ def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
 
 
 def _arguments(value: Any, field: str) -> list[Any]:
-    """Return the arguments, from a list, from JSON of a list, or from lines of JSON."""
+    """Return the arguments of a call, from a list, from JSON of a list, or from lines of JSON."""
     if not isinstance(value, str):
         return list(sequence(value, field))
     try:
         whole = parse_json(value, field)
     except ValueError:
         return json_lines(value, field)
+    # A single value is the only argument.
     return whole if isinstance(whole, list) else [whole]
 
 
 def _expected(value: Any) -> Any:
-    """Return the expected value, of which a text may be the JSON."""
+    """Return the expected value; text that is JSON is parsed."""
     try:
         return parse_json(value, "output") if isinstance(value, str) else value
     except ValueError:

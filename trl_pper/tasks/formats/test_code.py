@@ -1,6 +1,6 @@
-"""Test code as text: what it asks for, and how values of a benchmark are written in it.
+"""Analyse test code, and write the values of a benchmark as Python source.
 
-Enters: test code and plain values. Leaves: facts about the code, and Python source. Nothing is run.
+Code is parsed, never run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def as_json(value):
 
 def same(got, expected):
 """
-#: Compares what a function returns with what JSON can say: tuples are lists there, and keys are text.
+#: Compares a function's result with a JSON value: JSON has lists for tuples, and only text as keys.
 PLAIN_COMPARISON = _AS_JSON + "    return as_json(got) == as_json(expected)\n"
-#: The same, as the graders of APPS have it: what is expected may also stand alone in a list.
+#: The same with the rule of the APPS graders: the expected value may also be the only item of a list.
 WRAPPED_COMPARISON = (
     _AS_JSON
     + """\
@@ -44,7 +44,7 @@ def tests_tree(field: str, code: str) -> ast.Module:
     """Parse test code.
 
     Raises:
-        ValueError: It is not Python or holds no assert; the message begins with `field`.
+        ValueError: The code is not Python or holds no assert; the message begins with `field`.
     """
     try:
         tree = parse(code)
@@ -56,29 +56,31 @@ def tests_tree(field: str, code: str) -> ast.Module:
 
 
 def called_name(node: ast.AST) -> str | None:
-    """Return the name that a call calls, or None."""
+    """Return the plain name that a call calls, or None for other expressions."""
     return node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
 
 
 def infer_entry_point(tests: str, *, setup: str = "", reference: str = "") -> str | None:
-    """Find the function that asserts are about: the one name they call that the program has to define.
+    """Find the function under test: the only name that the asserts call and that the program has to define.
 
     Args:
         tests: Test code.
-        setup: Code run before it; what it defines or imports is not asked of the program.
-        reference: A solution, if one is known: then only a name it defines counts, also one that shadows a builtin.
+        setup: Code run before the tests; the program need not define the names that it defines.
+        reference: A known solution, or "". With it only names that it defines count, even if they shadow a builtin.
 
     Returns:
-        The name, or None when there is none or more than one.
+        The name; None when no name fits, or several do.
     """
     asserts = [node for node in ast.walk(parse(tests)) if isinstance(node, ast.Assert)]
     called = {name for test in asserts for node in ast.walk(test) if (name := called_name(node))}
+    # MBPP asks for functions such as `sum`; only the solution tells them from builtins that the asserts use.
     wanted = called & _defined(reference) if reference else set()
     wanted = wanted or called - set(dir(builtins))
     wanted -= _defined(setup) | _defined(tests)
     return wanted.pop() if len(wanted) == 1 else None
 
 
+# Setup and solution only help to guess: code that does not parse defines nothing.
 def _defined(code: str) -> set[str]:
     try:
         return module_names(parse(code))
@@ -87,11 +89,12 @@ def _defined(code: str) -> set[str]:
 
 
 def check_function(field: str, function: object) -> str:
-    """Return how a function is called: by a name, or as in `Solution().solve`.
+    """Return the expression that calls a function: a name, or a form such as `Solution().solve`.
 
     Raises:
-        ValueError: It is neither; the message begins with `field`.
+        ValueError: The value is neither; the message begins with `field`.
     """
+    # The text becomes part of test code, so nothing but names may pass.
     if not isinstance(function, str) or not _FUNCTION.fullmatch(function):
         raise ValueError(f"{field}: must be the name of a function, or like Solution().name; got {function!r:.80}")
     return function
@@ -100,15 +103,15 @@ def check_function(field: str, function: object) -> str:
 def call_tests(
     function: str, cases: Iterable[tuple[Sequence[Any], Any]], *, comparison: str = PLAIN_COMPARISON
 ) -> FunctionTests:
-    """Return one assert per call of a function.
+    """Return tests with an assert for each call of a function.
 
     Args:
         function: A name, or an expression such as `Solution().solve`.
-        cases: Arguments and expected value of each call, of the types that JSON has.
+        cases: Arguments and expected value of each call, as JSON types.
         comparison: Code that defines `same(got, expected)`.
 
     Raises:
-        ValueError: `function` is neither, or there is no case.
+        ValueError: `function` is not a call expression, or there is no case.
     """
     check_function("fn_name", function)
     lines = [
@@ -121,9 +124,10 @@ def call_tests(
 
 
 def literal(value: Any) -> str:
-    """Return Python source of a value as JSON has it; `float("inf")` and numbers of any length included."""
+    """Return Python source for a JSON value, including infinities and numbers of any length."""
     if isinstance(value, LongNumber):
-        # Hexadecimal digits have no limit; decimal ones are converted in pieces that stay below it.
+        # Python limits the length of decimal literals, not of hexadecimal ones. Pieces of 4000 digits stay
+        # below the limit.
         sign, digits = ("-", value[1:]) if value.startswith("-") else ("", value)
         number = 0
         for start in range(0, len(digits), 4000):
@@ -131,6 +135,7 @@ def literal(value: Any) -> str:
             number = number * 10 ** len(piece) + int(piece)
         return f"{sign}{number:#x}"
     if isinstance(value, float) and not math.isfinite(value):
+        # `repr` gives `inf` and `nan`, which are not Python source.
         return f'float("{value}")'
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
