@@ -19,6 +19,7 @@ Public names such as `trl_pper.PPERTrainer` load on first use. The package, in r
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 # A table instead of imports: importing the package must cost neither torch nor transformers, which take seconds.
@@ -66,6 +67,12 @@ _EXPORTS = {
 }
 #: Sub-packages that users reach as `trl_pper.demo` and `trl_pper.metrics` without importing them.
 _ROOMS = ("demo", "metrics")
+
+# PEFT imports bitsandbytes wherever that is installed, quantised model or not, and bitsandbytes then warns of a kernel
+# for 4-bit weights on a CPU: it would be the first line of every run. Nothing else of bitsandbytes is silenced.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+)
 
 __all__ = [*sorted(_EXPORTS)]
 __version__ = "0.1.0"

@@ -45,6 +45,13 @@ def test_every_public_name_loads_and_they_are_sorted():
     assert set(trl_pper.__all__) <= set(dir(trl_pper))
 
 
+def test_the_trainer_is_imported_without_a_word():
+    pytest.importorskip("bitsandbytes")
+    code = "import sys; from trl_pper import PPERTrainer; assert 'bitsandbytes' in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing_here"):
         trl_pper.nothing_here  # noqa: B018
