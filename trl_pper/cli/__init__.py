@@ -3,8 +3,7 @@
 - `commands`: the commands with their options, and the function that each of them calls
 - `options`: declare options; parse and check them; list them in help and documentation
 - `yaml_file`: read a YAML file of options, with line numbers
-- `tasks`: the options that name tasks; mixtures of tasks
-- `sources`: the options that say who writes programs, and the source they describe
+- `sources`: the options that name tasks, mixtures of tasks, and sources of programs
 - `judge`, `collect`, `evaluate`, `amplify`: the commands of these names; `collect` has `merge` and `rescore` as well
 - `train`: `trl-pper train`, here or in several processes
 - `train_options`: the options of `train`

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from trl_pper.amplify.tasks import AmplifiedTask, Exposure, amplify_tasks, check_options, expose
 from trl_pper.cli.judge import make_judge, read_programs
-from trl_pper.cli.tasks import read_given_tasks
+from trl_pper.cli.sources import read_given_tasks
 from trl_pper.files import atomic_file
 from trl_pper.tasks.loading import write_tasks
 from trl_pper.tasks.task import CodingTask, StdioTests

@@ -13,8 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from trl_pper.cli.judge import make_judge
-from trl_pper.cli.sources import build_source
-from trl_pper.cli.tasks import read_given_tasks
+from trl_pper.cli.sources import build_source, read_given_tasks
 from trl_pper.generation.local_model import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from trl_pper import __version__
 from trl_pper.cli.options import Option, make_parser, read_file, read_line, split_config
-from trl_pper.cli.sources import source_options
-from trl_pper.cli.tasks import TASK_OPTIONS, TASKS
+from trl_pper.cli.sources import TASK_OPTIONS, TASKS, source_options
 from trl_pper.cli.yaml_file import read_entries
 from trl_pper.generation.extraction import LEARNED
 
@@ -220,7 +219,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from trl_pper.cli.tasks import read_given_tasks, task_options
+    from trl_pper.cli.sources import read_given_tasks, task_options
     from trl_pper.replay import export
     from trl_pper.replay.buffer import ReplayBuffer
     from trl_pper.tasks.loading import write_tasks

@@ -20,8 +20,7 @@ from accelerate import PartialState
 
 from trl_pper import __version__
 from trl_pper.cli.judge import VerdictRows, make_judge
-from trl_pper.cli.sources import build_source
-from trl_pper.cli.tasks import read_given_tasks, task_options
+from trl_pper.cli.sources import build_source, read_given_tasks, task_options
 from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource

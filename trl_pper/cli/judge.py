@@ -20,7 +20,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from trl_pper.cli.tasks import read_given_tasks
+from trl_pper.cli.sources import read_given_tasks
 from trl_pper.files import atomic_file, read_rows
 from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.judge.judge import Judge

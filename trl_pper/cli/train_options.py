@@ -15,7 +15,7 @@ from trl import ModelConfig, SFTConfig
 
 from trl_pper.cli.launch import ACCELERATE_CONFIG_HELP, launch_options
 from trl_pper.cli.options import Option, list_options, make_parser, read_file, read_line, split_config, typed
-from trl_pper.cli.tasks import PROMPTS, is_mixture
+from trl_pper.cli.sources import PROMPTS, is_mixture
 from trl_pper.cli.yaml_file import read_entries
 from trl_pper.generation.extraction import LEARNED
 from trl_pper.tasks.loading import FORMATS

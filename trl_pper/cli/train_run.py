@@ -12,7 +12,7 @@ import datasets
 from transformers import AutoTokenizer
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from trl_pper.cli.tasks import is_mixture, read_tasks
+from trl_pper.cli.sources import is_mixture, read_tasks
 from trl_pper.cli.train_options import DataArguments
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.local_model import LocalModel

@@ -7,7 +7,7 @@ import pytest
 
 from trl_pper import load_tasks
 from trl_pper.cli.commands import main
-from trl_pper.cli.tasks import read_tasks
+from trl_pper.cli.sources import read_tasks
 
 
 @pytest.fixture
