@@ -1,6 +1,6 @@
 """Read the tasks and the sources of programs that a command line names.
 
-Tasks are a file, a folder, a data set of the Hub, or a YAML file that mixes several of them (C4). A mixture file holds:
+Tasks are a file, a folder, a data set of the Hub, or a YAML file that mixes several of them (C4):
 
     size: 500                     # optional: tasks drawn in all; as many as the proportions allow without it
     seed: 0                       # optional: of the draw
