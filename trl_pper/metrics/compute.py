@@ -100,8 +100,7 @@ def compute(
         - "pass@<k>": mean over tasks of `trl_pper.pass_at_k`; absent if any task has too few programs;
         - "compile_rate": fraction of programs without a syntax error;
         - "unjudged": number of programs that could not be judged, and count in no score above;
-        - "rows": for each program its "task" and "program" (indices) and the fields of its verdict, as `trl-pper
-          judge` writes them.
+        - "rows": for each program its "task" and "program" (indices), and its verdict as `trl-pper judge` writes it.
 
         A score over nothing is None.
 
