@@ -76,7 +76,7 @@ def test_no_program_forges_a_verdict(kind):
     assert found["passed"] > 60
 
 
-def test_the_command_line_says_what_is_missing_and_runs_at_the_level_named():
+def test_the_command_line_says_what_is_missing_and_runs_without():
     said = run_python("-m", START, "judge", "--selftest", emulated=True)
     assert said.returncode != 0
     assert "isolation: 'auto' cannot be had on this machine (namespaces: it needs Linux; landlock: it" in said.stderr
@@ -111,7 +111,7 @@ def test_root_is_refused_since_programs_would_be_root():
 
 
 @pytest.mark.parametrize("kind", [PacketLine, StreamLine])
-def test_messages_arrive_whole_and_one_by_one_with_their_descriptors(kind):
+def test_messages_arrive_whole_with_their_descriptors(kind):
     ours, theirs = socket.socketpair(*kind.kind)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
     messages = [b"one", b"2" * MAX_MESSAGE_BYTES, b"three"]
@@ -146,7 +146,7 @@ def test_a_message_that_comes_in_pieces_is_put_together():
         sending.join()
 
 
-def test_a_stream_that_breaks_off_or_announces_too_much_is_at_its_end():
+def test_a_stream_cut_off_or_announcing_too_much_is_at_its_end():
     for sent in (b"\5\0", b"\5\0\0\0four", (MAX_MESSAGE_BYTES + 1).to_bytes(4, "little") + b"x"):
         ours, theirs = socket.socketpair()
         with ours:
@@ -188,7 +188,7 @@ def _inode(number):
         return None
 
 
-def test_cores_are_counted_where_nobody_knows_which_of_them_are_ours(monkeypatch):
+def test_cores_are_counted_where_affinity_is_unknown(monkeypatch):
     assert usable_cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)

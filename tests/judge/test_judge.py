@@ -298,7 +298,7 @@ def test_an_abandoned_stream_breaks_off_what_is_in_flight():
         assert judge.run([(task_adding(2), ["def add(x): return x + 2"])])[0][0].accepted
 
 
-def test_a_deadline_leaves_the_rest_unjudged_and_the_judge_usable():
+def test_a_deadline_leaves_the_rest_unjudged_and_a_usable_judge():
     slow = "import time\ntime.sleep(30)\ndef add(x): return x + 1"
     with Judge(workers=1) as judge:
         judge.run([(ECHO, ["print(input())"])])
@@ -417,7 +417,7 @@ def test_cpu_seconds_of_a_task_take_the_place_of_the_judges(tests, program):
     assert [verdict.outcomes[0].value for [verdict] in verdicts] == ["passed", "timeout", "timeout", "passed"]
 
 
-def test_verdicts_under_other_cpu_seconds_are_not_remembered_as_the_same(monkeypatch):
+def test_verdicts_under_other_cpu_seconds_are_not_the_same(monkeypatch):
     judged = counting(monkeypatch)
     tasks = [dataclasses.replace(task_adding(1), cpu_seconds=seconds) for seconds in (None, 5.0, 5.0, 10.0)]
     with Judge(workers=1) as judge:

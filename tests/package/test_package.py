@@ -32,7 +32,7 @@ FLOORS = (
 
 
 @pytest.mark.parametrize("module", FLOORS.split())
-def test_floors_0_to_2_load_neither_torch_nor_transformers_nor_evaluate(module):
+def test_the_lower_floors_load_no_heavy_library(module):
     heavy = ("torch", "transformers", "evaluate", "trl")
     code = f"import sys, trl_pper.{module}; print([m for m in {heavy} if m in sys.modules])"
     assert run(code) == "[]"

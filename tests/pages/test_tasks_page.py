@@ -45,7 +45,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert len(load_tasks("tasks.jsonl")) == 9
 
 
-def test_the_table_of_formats_has_all_with_the_columns_they_are_told_by():
+def test_the_table_of_formats_has_all_with_their_columns():
     rows = {row[0].strip("`"): row[1] for row in table_after("Formats")[: len(FORMATS)]}
     assert list(rows) == list(FORMATS)
     for name, columns in rows.items():
@@ -70,7 +70,7 @@ def test_the_stops_of_the_page_are_those_of_the_formats():
     )
 
 
-def test_figures_of_completions_are_those_measured_and_no_stop_breaks_a_right_program():
+def test_figures_of_completions_are_those_measured():
     measured = json.loads((ROOT / "benchmarks" / "results" / "completions.json").read_text())["samples"]
     columns = ("sample", "completions", "without_a_program", "right", "with_a_stop", "broken")
     expected = [[f"{one[c]:,}" if isinstance(one[c], int) else one[c] for c in columns] for one in measured]

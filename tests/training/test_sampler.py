@@ -75,7 +75,7 @@ def test_probabilities_stay_fixed_within_a_round(buffer):
     assert [*drawn, *iterator] == expected
 
 
-def test_a_round_is_prepared_once_and_whole_before_its_first_draw(buffer):
+def test_a_round_is_prepared_once_before_its_first_draw(buffer):
     prepared = []
 
     def prepare(positions):
@@ -89,7 +89,7 @@ def test_a_round_is_prepared_once_and_whole_before_its_first_draw(buffer):
     assert len(prepared) == 1
 
 
-def test_draws_of_a_step_come_in_order_of_length_and_equal_ones_as_drawn(buffer):
+def test_draws_of_a_step_come_by_length_and_equal_ones_as_drawn(buffer):
     drawn = by_step(sampler(buffer))
     ordered = by_step(sampler(buffer, prepare=of_many_lengths))
     assert ordered == [sorted(step, key=lambda position: LENGTHS[position]) for step in drawn]
@@ -153,7 +153,7 @@ def test_grouped_steps_hold_the_same_draws_and_pad_less(buffer):
     assert max(step.max() - step.min() for step in all_together) > 30
 
 
-def test_a_round_that_groups_do_not_divide_ends_with_a_smaller_group(buffer):
+def test_a_round_not_divided_by_groups_ends_with_a_smaller_one(buffer):
     grouped = by_step(sampler(buffer, prepare=of_many_lengths, grouping_steps=2, micro_batch_size=4))
     last = sampler(buffer, prepare=of_many_lengths)
     assert grouped[2] == by_step(last)[2]
@@ -178,7 +178,7 @@ def test_the_deal_is_drawn_from_a_stream_of_its_own(buffer):
     assert dealt != np.argsort(fine).tolist()
 
 
-def test_each_place_of_a_grouped_step_still_holds_a_program_with_its_probability(buffer):
+def test_each_place_of_a_grouped_step_keeps_its_probability(buffer):
     """Over rounds the programs of the first step occur as drawn, the long ones no more often than the short."""
     rounds = 400
     chosen = [

@@ -146,7 +146,7 @@ def test_sleep_without_end_is_ended_by_the_wall_clock(hurried, program):
     assert "wall" in verdict.message or "took more than 1.3 seconds" in verdict.message
 
 
-def test_a_program_that_ignores_its_cpu_limit_is_ended_by_the_wall_clock(hurried):
+def test_a_program_that_ignores_cpu_limits_meets_the_wall_clock(hurried):
     program = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
     assert outcomes(hurried, program, NEXT) == ["timeout"] * 3
 
@@ -190,7 +190,7 @@ def test_a_host_that_dies_takes_everything_along(tmp_path):
     assert_gone(int(done.stdout), int(left.read_text()[:-1]))
 
 
-def test_a_worker_that_is_killed_leaves_no_program_and_is_replaced(tmp_path):
+def test_a_killed_worker_leaves_no_program_and_is_replaced(tmp_path):
     left = tmp_path / "pid"
     program = "import os, time\nopen(input(), 'a').write(f'{os.getpid()}.')\ntime.sleep(600)"
     tests = StdioTests(cases=(StdioCase(input=str(left), output=""),))

@@ -66,7 +66,7 @@ def test_bytes_that_keep_coming_do_not_stop_the_wall_clock(pair, clock):
         wait(ours, select.POLLIN)
 
 
-def test_all_tests_together_have_an_end_where_their_number_is_given(clock):
+def test_all_tests_together_have_an_end_if_their_number_is_given(clock):
     bounded = Allowance(cpu_seconds=2.0, wall_seconds=3.0, tests=4)
     unbounded = Allowance(cpu_seconds=2.0, wall_seconds=3.0)
     for _ in range(5):

@@ -227,7 +227,7 @@ def answering(*words: Any) -> Callable[[socket.socket, bytes], None]:
     return speak
 
 
-def test_a_candidate_that_says_nothing_is_stopped_by_the_wall_clock():
+def test_a_silent_candidate_is_stopped_by_the_wall_clock():
     with conversation(answering(), {}) as talk:
         result = ask(talk)
     assert isinstance(result, Failure)
@@ -258,7 +258,7 @@ def test_a_function_that_was_never_given_cannot_be_called(number):
     assert result.outcome is Outcome.RUNTIME_ERROR
 
 
-def test_instances_with_numbers_or_classes_that_do_not_exist_are_refused():
+def test_instances_of_unknown_numbers_or_classes_are_refused():
     for number, name in ((7, "Node"), (0, "Other"), (0, "__builtins__"), (0, "")):
         data = b"O" + COUNT.pack(number) + codec.encode(name, max_bytes=100)
         with pytest.raises(CodecError):
