@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits
@@ -18,6 +16,8 @@ def judge():
 def outcomes(judge: Judge, program: str, code: str, **fields: str) -> list[str]:
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, **fields))
     [[verdict]] = judge.run([(task, [program])])
+    # Never more than two tests that ran out of time, and a test more.
+    assert verdict.cpu_seconds < 4 * judge.limits.cpu_seconds
     return [str(outcome) for outcome in verdict.outcomes]
 
 
@@ -172,12 +172,10 @@ def both(x):
 @pytest.mark.parametrize("function", ["lambda x: x", "lambda x: [1] * 1000", "seen.append"])
 def test_calling_back_for_ever_is_a_timeout(judge, function):
     program = "def run(f):\n    while True: f(1)\ndef ok(): return 1"
-    started = time.monotonic()
     assert outcomes(judge, program, f"seen = []\nassert run({function}) == 1\nassert ok() == 1") == [
         "timeout",
         "passed",
     ]
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.hostile
@@ -185,9 +183,7 @@ def test_tests_inside_a_callback_renew_no_allowance(judge):
     # All tests together may take the longer the more there are.
     code = "def check(x):\n    assert x == 1\nrun(check)" + "\nassert ok() == 1" * 60
     program = "def run(f):\n    while True: f(1)\ndef ok(): return 1"
-    started = time.monotonic()
     outcomes(judge, program, code)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.hostile
