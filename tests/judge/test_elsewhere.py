@@ -16,10 +16,9 @@ import pytest
 
 from tests.judge.elsewhere import run_pytest, run_python
 from trl_pper import CodingTask, FunctionTests, Judge
-from trl_pper.judge import levels as ladder
 from trl_pper.judge.host import function
 from trl_pper.judge.host.system import usable_cores
-from trl_pper.judge.levels import IsolationUnavailable
+from trl_pper.judge.levels import IsolationUnavailable, choose_level
 from trl_pper.judge.wire.channel import MAX_MESSAGE_BYTES, PacketLine, StreamLine
 
 pytestmark = pytest.mark.hostile
@@ -164,20 +163,23 @@ def test_a_channel_stays_open_until_the_referee_has_it(monkeypatch):
             lent.append((descriptors[0], os.fstat(descriptors[0]).st_ino))
         return real(sock, buffers, descriptors)
 
-    def collect(run):
-        time.sleep(0.05)
-        assert os.fstat(lent[-1][0]).st_ino == lent[-1][1]
-        return collected(run)
+    def receive_frame(*args, **options):
+        if lent:
+            time.sleep(0.05)
+            assert os.fstat(lent[-1][0]).st_ino == lent[-1][1]
+            listened.append(lent[-1])
+        return received(*args, **options)
 
-    collected = function._Run.collect
+    listened, received = [], function.receive_frame
     monkeypatch.setattr(socket, "send_fds", send_fds)
-    monkeypatch.setattr(function._Run, "collect", collect)
     with Judge(workers=1) as judge:
+        monkeypatch.setattr(function, "receive_frame", receive_frame)
         lent.clear()
         # One for each program, and one for each candidate that takes the place of one that crashed.
         [verdicts] = judge.run([(FUNCTION, ["def f(x): return x", "import os\ndef f(x): os._exit(0)"])])
         assert [verdict.pass_rate for verdict in verdicts] == [1.0, 0.0]
         assert len(lent) == 4
+        assert {*listened} >= {lent[0], lent[1]}
         assert [number for number, inode in lent if _inode(number) == inode] == []
 
 
@@ -198,11 +200,13 @@ def test_cores_are_counted_where_affinity_is_unknown(monkeypatch):
 
 
 def test_a_weaker_level_is_named_only_where_there_is_one(monkeypatch):
-    monkeypatch.setattr(ladder, "_why_not", lambda level: "no")
+    def refuse(level):
+        return "no"
+
     with pytest.raises(IsolationUnavailable, match=r"name a weaker level \(seccomp, rlimits, processes\)"):
-        ladder.choose_level("auto")
+        choose_level("auto", probe=refuse)
     with pytest.raises(IsolationUnavailable, match=r"\(processes: no\)$"):
-        ladder.choose_level("processes")
+        choose_level("processes", probe=refuse)
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(IsolationUnavailable, match=r"name a weaker level \(processes\).*bounds neither memory nor"):
-        ladder.choose_level("seccomp")
+        choose_level("seccomp", probe=refuse)
