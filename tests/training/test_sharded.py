@@ -19,7 +19,11 @@ from trl_pper.demo.run import MODEL
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 LAYERWISE = "zero3, layer by layer"
 KINDS = ["fsdp", "zero2", "zero3"]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.runs(*(f"examples/accelerate/{launch}.yaml" for launch in ("ddp", *KINDS))),
+]
 
 
 def run(name: str, launch: str, **plan) -> dict:
