@@ -80,17 +80,17 @@ def test_a_task_read_whole_comes_once_with_its_last_verdicts(tmp_path, tasks):
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_more_programs_than_are_read_at_once_come_back_in_order(tmp_path, tasks, finished):
-    # 1024 rows are read at once, so that a task begins among those of the second time and ends among the third.
-    many = [judged(tasks[0], number) for number in range(1025)]
+def test_more_programs_than_are_read_at_once_come_back_in_order(tmp_path, tasks, monkeypatch, finished):
+    monkeypatch.setattr(journal_module, "_ROWS_AT_ONCE", 4)
+    many = [judged(tasks[0], number) for number in range(9)]
     journal = Journal(tmp_path)
     for task in tasks[:2]:
         journal.append(task, many, judged_by="limits")
     if finished:
         journal.close()
         (shard,) = tmp_path.iterdir()
-        assert pq.ParquetFile(shard).num_row_groups == 3
-    assert {position: len(entry.programs) for position, entry in journal.entries(tasks)} == {0: 1025, 1: 1025}
+        assert pq.ParquetFile(shard).num_row_groups == 5
+    assert {position: len(entry.programs) for position, entry in journal.entries(tasks)} == {0: 9, 1: 9}
     assert journal.read(tasks[:1])[0].programs == tuple(many)
     journal.close()
 
