@@ -30,6 +30,8 @@ def test_a_reply_that_comes_too_late_is_asked_for_again(server, tasks):
     server.faults[tasks[0].prompt] = [Fault(late_seconds=60.0)]
     source = source_of(server, timeout_seconds=1.0)
     assert len(*source.generate(tasks[:1])) == 2
+    while server.at_work > 1:
+        time.sleep(0.01)
     # The server is still at the late reply, for which nobody waited.
     assert server.at_work == 1
     assert source.usage.retries == 1
