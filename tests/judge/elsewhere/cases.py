@@ -183,7 +183,11 @@ def test_processes_in_the_group_of_a_program_end_with_it(tmp_path):
 def test_a_host_that_dies_takes_everything_along(tmp_path):
     left = tmp_path / "pid"
     done = subprocess.run(
-        [sys.executable, "-m", "elsewhere.host", left], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "tests.judge.elsewhere.host", left],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert_gone(int(done.stdout), int(left.read_text()[:-1]))
 
