@@ -20,8 +20,9 @@ setup: $(STAMP)  ## make .venv with the tested versions
 demo: $(STAMP)  ## improve a tiny code model from its own judged programs, under three minutes
 	$(BIN)/trl-pper demo --output outputs/demo
 
+# Three workers for two cores: a fifth of the time of a worker is waiting for a judge, a server or a clock.
 test: $(STAMP)  ## the fast tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)  ## the tests that `make test` leaves out
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

@@ -14,7 +14,20 @@ import pytest
 
 from tests.judge.hostile.arena import Arena, open_arena
 from tests.judge.hostile.attack import LEVELS
+from tests.support.pages import ROOT
 from trl_pper.tasks.task import CodingTask, FunctionTests
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage among what the libraries leave for good: not while they load, nor in what tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +39,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Find a file of real benchmark data beside the checkout; skip where there is none, fail where CI promises it."""
-    folder = Path(__file__).parents[2] / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
 
     def find(name: str) -> Path:
         if not (folder / name).exists():
@@ -36,6 +49,13 @@ def shared() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest) -> Path:
+    """The one page whose code the test is marked to run."""
+    (name,) = request.node.get_closest_marker("runs").args
+    return ROOT / name
 
 
 @pytest.fixture(scope="module", params=LEVELS)
@@ -66,9 +86,6 @@ def make_model(tokenizer):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.set_num_threads(1)
-    # Every run of the Trainer collects garbage; what the libraries loaded stays out of that from here on.
-    gc.collect()
-    gc.freeze()
 
     def build(seed: int = 0, dropout: float = 0.0, **overrides):
         torch.manual_seed(seed)

@@ -50,7 +50,7 @@ def arguments(one):
     return [tuple(call.arguments) for call in test_calls(one.added)]
 
 
-def test_new_tests_are_added_to_the_old_ones_and_the_reference_passes_all(judge):
+def test_tests_are_added_and_the_reference_passes_old_and_new(judge):
     for task in (DOUBLE, LONGEST, SUM):
         one = amplify(judge, task, new_tests=7)
         assert (one.reason, one.added_tests) == ("", 7)
@@ -67,7 +67,7 @@ def test_new_inputs_are_distinct_and_none_of_the_old_ones(judge):
     assert all(type(given) is int and 0 <= given <= 40 for given in found)
 
 
-def test_the_seed_decides_the_tests_whatever_other_tasks_there_are(judge):
+def test_the_seed_decides_the_tests_whatever_the_other_tasks(judge):
     forward = amplify_tasks([DOUBLE, LONGEST, SUM], judge, new_tests=5, seed=3)
     backward = amplify_tasks([SUM, LONGEST, DOUBLE], judge, new_tests=5, seed=3)
     assert forward == backward[::-1]
@@ -188,14 +188,14 @@ def one_task(one):
     return replace(one.task, tests=one.added)
 
 
-def test_what_a_test_does_to_the_result_it_does_to_what_is_expected(judge):
+def test_a_test_treats_what_is_expected_as_it_treats_the_result(judge):
     code = "assert set(f([1, 2])) == set([2, 1])\nassert set(f([5, 3, 1])) == {1, 3, 5}"
     one = amplify(judge, function_task("def f(x): return sorted(x)", code))
     [[other]] = judge.run([(one.task, ["def f(x): return sorted(x, reverse=True)"])])
     assert other.accepted
 
 
-def test_floats_inside_other_values_are_compared_with_a_tolerance(judge):
+def test_floats_inside_other_values_have_a_tolerance(judge):
     code = "assert f([1.5, 2.0]) == {'a': [(1.5, 1)]}\nassert f([2.0, 0.5]) == {'a': [(2.0, 1)]}"
     one = amplify(judge, function_task("def f(x): return {'a': [(x[0], 1)]}", code))
     assert NEAR in one.added.code
@@ -205,7 +205,7 @@ def test_floats_inside_other_values_are_compared_with_a_tolerance(judge):
     assert far.passed == 0
 
 
-def test_methods_named_arguments_and_spread_lists_are_called_as_they_were(judge):
+def test_methods_names_and_spread_lists_are_called_as_they_were(judge):
     code = (
         "def check(candidate):\n    assert candidate(a=3, b='x') == 'xxx'\n    assert candidate(a=1, b='yy') == 'yy'\n"
     )
@@ -262,7 +262,7 @@ def test_bad_options_are_named(judge, options, message):
         amplify_tasks([DOUBLE], judge, **options)
 
 
-def test_what_the_benchmark_supplies_is_there_for_the_reference_too(judge):
+def test_the_reference_has_what_the_benchmark_supplies(judge):
     call = function_task(
         "def f(x): return sqrt(x)", "assert f(4) == 2\nassert f(9) == 3", preamble="from math import sqrt"
     )

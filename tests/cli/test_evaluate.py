@@ -98,9 +98,7 @@ def test_one_program_a_task_is_the_most_probable_one(evaluate, folder, tmp_path,
         (["--n", 2, "--num_beam_groups", 2], "beam", {"num_beams": 2, "num_beam_groups": 2}),
     ],
 )
-def test_the_options_decide_how_programs_are_written_and_the_scores_say_it(
-    evaluate, folder, options, decoding, expected
-):
+def test_options_decide_how_programs_are_written_and_scores_say(evaluate, folder, options, decoding, expected):
     code, scores, rows = evaluate("--model", folder / "model", "--max_completion_length", 3, *options)
     assert code == 0
     assert scores["programs"]["decoding"] == decoding
@@ -173,7 +171,7 @@ def test_tasks_are_grouped_by_difficulty_and_source(evaluate, programs, tasks, t
     assert (scores["by_difficulty"], scores["tasks"]["difficulty"]) == ({}, ["hard"])
 
 
-def test_programs_and_tasks_without_a_verdict_are_seen_and_count_in_no_rate(evaluate, tasks, tmp_path, capsys):
+def test_what_has_no_verdict_is_seen_and_counts_in_no_rate(evaluate, tasks, tmp_path, capsys):
     odd = replace(tasks[3], tests=FunctionTests(entry_point="f", code="import io\nassert f(io.StringIO('a')) == 'a'"))
     rows = write(tmp_path / "odd.jsonl", [task.to_row() for task in (*tasks[:3], odd)])
     programs = [
@@ -241,7 +239,7 @@ def test_nothing_to_evaluate_is_refused(evaluate, tmp_path, capsys):
     assert "none.jsonl" in capsys.readouterr().err
 
 
-def test_without_a_file_to_write_the_figures_are_shown_and_nothing_stays(folder, programs, tmp_path, capsys):
+def test_without_an_output_figures_are_shown_and_nothing_stays(folder, programs, tmp_path, capsys):
     (tmp_path / "options.yaml").write_text(f"tasks: {folder / 'tasks.jsonl'}\nk: [1, 3]\nworkers: 1\n")
     assert main(["evaluate", "--config", str(tmp_path / "options.yaml"), "--programs", str(programs)]) == 0
     assert "pass@3 0.750 ± 0.250, solved@3" in capsys.readouterr().out

@@ -124,7 +124,7 @@ def test_what_people_write_becomes_what_they_mean(tmp_path, hint, text, value):
         (Literal["a", "b"], "c", "must be one of a, b; got c"),
     ],
 )  # fmt: skip
-def test_anything_else_is_refused_with_what_is_required_and_what_came(tmp_path, hint, text, said):
+def test_anything_else_is_refused_with_what_is_required(tmp_path, hint, text, said):
     with pytest.raises(ValueError, match=r"x\.yaml:1: name: must") as refused:
         typed(entry(tmp_path, text), wanted_of_hint(hint))
     assert said in str(refused.value)

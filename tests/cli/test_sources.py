@@ -33,7 +33,7 @@ mixture:
 """
 
 
-def test_a_mixture_draws_from_its_sources_by_their_weights_and_options(folder):
+def test_a_mixture_draws_from_sources_by_weights_and_options(folder):
     mixed = read_tasks(mixture(folder, MIXTURE))
     assert sorted(task.source for task in mixed) == ["first"] * 4 + ["second"]
     assert {task.tests.code.count("assert") for task in mixed if task.source == "first"} == {1}

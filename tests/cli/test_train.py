@@ -123,7 +123,7 @@ def test_what_goes_wrong_in_training_is_raised_as_it_is(folder, monkeypatch, err
         main(["train", "--config", "run.yaml"])
 
 
-def test_options_of_a_launch_go_to_accelerate_and_override_the_file(folder, launched):
+def test_launch_options_go_to_accelerate_and_override_the_file(folder, launched):
     (folder / "run.yaml").write_text(
         f"{RUN}num_processes: 4\nmulti_gpu: true\nsame_network: false\nmain_process_port: 1234\nnum_beams: 2\n"
     )
@@ -205,7 +205,7 @@ def test_inside_a_launcher_nothing_is_launched_again(folder, launched, capsys, m
         (ChildFailedError("x", {0: ProcessFailure(local_rank=0, pid=1, exitcode=-15, error_file="none")}), 143),
     ],
 )
-def test_a_launch_that_failed_ends_with_the_exit_code_of_its_process(folder, monkeypatch, failure, code):
+def test_a_failed_launch_ends_with_the_exit_code_of_its_process(folder, monkeypatch, failure, code):
     def fail(chosen):
         raise failure
 
@@ -228,7 +228,7 @@ def test_a_launch_that_cannot_start_says_why_in_one_line(folder, monkeypatch, ca
     assert refused(capsys, "--config", "run.yaml", "--accelerate_config", "zero2").startswith(said)
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused_in_one_line(folder, monkeypatch, capsys):
+def test_processes_unaware_of_each_other_are_refused_in_a_line(folder, monkeypatch, capsys):
     configurations = train_options(["--config", "run.yaml"]).configurations()
     monkeypatch.setattr("trl_pper.cli.train_options.TrainOptions.configurations", lambda self: configurations)
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -245,7 +245,7 @@ def test_the_environment_of_the_file_is_set(folder, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(("rank", "waits"), [(None, 0), ("0", 0), ("1", 1)])
-def test_the_first_process_prints_an_error_and_the_others_wait_to_be_ended(folder, capsys, monkeypatch, rank, waits):
+def test_the_first_process_prints_an_error_the_others_wait(folder, capsys, monkeypatch, rank, waits):
     waited = []
     monkeypatch.setattr("time.sleep", waited.append)
     if rank is not None:
@@ -271,7 +271,7 @@ def test_prompts_that_are_too_long_are_left_out_with_a_warning(tasks, tokenizer,
         shorten(tasks, tokenizer, 0)
 
 
-def test_help_has_every_option_once_with_its_description_ours_first(capsys):
+def test_help_has_every_option_once_ours_first(capsys):
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert "%%" not in text
@@ -296,7 +296,7 @@ def test_help_comes_without_arguments_and_as_a_short_option(capsys):
         assert capsys.readouterr().out.startswith("usage: trl-pper train [--config FILE.yaml]")
 
 
-def test_the_parser_of_accelerate_is_what_the_launch_takes_it_for():
+def test_the_parser_of_accelerate_is_what_the_launch_expects():
     from accelerate.commands.launch import launch_command_parser
 
     parser = launch_command_parser()

@@ -62,9 +62,7 @@ def test_the_sizes_are_those_the_demo_relies_on(train: list[CodingTask], held_ou
         assert 6 <= len(passed(reference_program(task.task_id), task)) <= 10
 
 
-def test_no_composition_is_in_both_splits_and_every_component_is_trained_on(
-    train: list[CodingTask], held_out: list[CodingTask]
-) -> None:
+def test_splits_share_components_and_no_composition(train: list[CodingTask], held_out: list[CodingTask]) -> None:
     seen = {composition(task.task_id).kinds for task in train}
     asked = {composition(task.task_id).kinds for task in held_out}
     assert seen

@@ -125,7 +125,7 @@ def test_whole_programs_need_no_entry_point():
         assert extract_program(completion) == program
 
 
-def test_without_an_entry_point_the_longest_block_that_parses_wins():
+def test_without_an_entry_point_the_longest_valid_block_wins():
     longer = OTHER.replace("g", "h") + "h(1)\n"
     assert extract_program(f"```\n{SOLUTION}```\n```\n{longer}```\n```\n{longer}(\n```") == longer
 
@@ -260,7 +260,7 @@ def test_real_raw_completions_become_programs_that_parse(shared):
 
 
 @pytest.mark.slow
-def test_real_chat_replies_give_the_program_their_publishers_took(shared):
+def test_real_chat_replies_give_the_programs_published(shared):
     same = total = 0
     files = [*sorted(shared("apps_mapcoder").glob("ChatGPT-*.jsonl")), shared("atcoder/lcb_o1-prev.dev.jsonl.gz")]
     for file in files:

@@ -18,7 +18,7 @@ def naive_logprob(model, prompt: list[int], completion: list[int]) -> float:
     return total
 
 
-def test_logprobs_equal_a_token_by_token_twin_for_unequal_lengths(local):
+def test_logprobs_equal_a_naive_twin_for_unequal_lengths(local):
     prompts = local.encode(["a", "abcdef", "xyz"])
     completions = local.encode(["hello", "b", "0123456789"])
     expected = [naive_logprob(local.model, p, c) for p, c in zip(prompts, completions, strict=True)]
@@ -86,7 +86,7 @@ def test_an_inherited_generation_config_changes_nothing(make_model, tokenizer, t
     assert odd.generation_config.repetition_penalty == 5.0
 
 
-def test_train_mode_and_gradient_checkpointing_change_nothing_and_come_back(make_model, tokenizer, tasks):
+def test_train_mode_and_checkpointing_change_nothing_and_return(make_model, tokenizer, tasks):
     model = make_model(dropout=0.5)
     source = BeamSearchSource(max_completion_length=5)
     expected = list(source.generate(tasks, student=LocalModel(model=model.eval(), processing_class=tokenizer)))
@@ -165,7 +165,7 @@ def test_bad_arguments_are_named(arguments, named):
         BeamSearchSource(**arguments)
 
 
-def test_more_beams_than_tokens_or_than_context_is_refused_before_generation(local, tasks):
+def test_more_beams_than_tokens_or_context_are_refused_at_once(local, tasks):
     with pytest.raises(ValueError, match="num_beams: must be below the vocabulary size"):
         next(BeamSearchSource(num_beams=500).generate(tasks, student=local))
     with pytest.raises(ValueError, match="max_completion_length: 250 tokens after"):

@@ -22,7 +22,7 @@ def chat_of(pieces, *, spelled=False):
 
 
 @given(PIECES, st.integers(min_value=0, max_value=24))
-def test_what_is_kept_is_whole_tokens_and_misses_at_most_white_space(pieces, cut):
+def test_what_is_kept_is_whole_tokens_but_for_white_space(pieces, cut):
     text = "".join(pieces)
     cut = min(cut, len(text))
     kept = kept_before(text, cut, token_ends(text, {"tokens": pieces}))
@@ -87,7 +87,7 @@ def test_a_program_cut_here_has_the_probability_of_what_is_kept(shape):
     assert (whole.completion, whole.logprob, whole.num_tokens) == ("return x\n# end", -15.0, 5)
 
 
-def test_a_cut_moves_to_the_end_of_a_token_over_white_space_and_over_nothing_else():
+def test_a_cut_moves_to_the_end_of_a_token_over_space_alone():
     one = read_program(completion_of(["return x", "\n\n\n", "# end"]), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", -1.0, 1)
     one = read_program(completion_of(["return ", "x\n", "# end"]), source="m", stops=["\n#"])
@@ -97,7 +97,7 @@ def test_a_cut_moves_to_the_end_of_a_token_over_white_space_and_over_nothing_els
         assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
 
 
-def test_a_stop_the_server_left_out_of_the_text_is_no_part_of_the_probability_either():
+def test_a_stop_left_out_of_the_text_is_left_out_of_the_logprob():
     choice = completion_of(["return x", "\n", "# ", "end"])
     cut = read_program({**choice, "text": "return x"}, source="m", stops=["\n# "])
     assert (cut.completion, cut.logprob, cut.num_tokens) == ("return x", -1.0, 1)
@@ -107,7 +107,7 @@ def test_a_stop_the_server_left_out_of_the_text_is_no_part_of_the_probability_ei
 
 
 @pytest.mark.parametrize("changes", [{"tokens": None}, {"tokens": ["?"] * 3}, {"token_logprobs": [-1.0, None, -1.0]}])
-def test_a_cut_that_no_token_is_known_of_leaves_the_probability_unknown(changes):
+def test_a_cut_inside_an_unknown_token_has_no_probability(changes):
     one = read_program(completion_of(["return x", "\n", "# end"], **changes), source="m", stops=["\n#"])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", None, None)
 

@@ -79,7 +79,7 @@ def test_a_stop_saves_the_steps_behind_it(says, tasks, make_source, monkeypatch)
     assert lengths[0] - prompt <= len("    return x\n# END") + 2
 
 
-def test_a_stop_at_the_very_start_leaves_an_empty_program_without_a_probability(says, tasks):
+def test_a_stop_at_the_start_leaves_an_empty_unscored_program(says, tasks):
     local = says("\n# END", tasks[:1])
     ((one,),) = NucleusSource(num_programs=1, max_completion_length=9, stop=["\n#"]).generate(tasks[:1], student=local)
     assert (one.completion, one.logprob, one.num_tokens, one.scorer) == ("", None, None, "")
@@ -95,7 +95,7 @@ def test_a_stop_at_the_very_start_leaves_an_empty_program_without_a_probability(
         (["f(\u00e9)", "\n# end"], "f(\u00e9)", 1),
     ],
 )
-def test_a_cut_moves_to_the_end_of_a_token_or_leaves_the_probability_unknown(tokens, kept, number):
+def test_a_cut_ends_at_a_token_or_leaves_no_probability(tokens, kept, number):
     class Tokenizer:
         def decode(self, ids, **options):
             return "".join(tokens[i] for i in ids)
@@ -125,7 +125,7 @@ def test_rows_of_several_prompts_have_their_own_stops(tokenizer):
     assert stops(torch.tensor(rows), None).tolist() == [True, False, False, False, True, False]
 
 
-def test_a_group_pays_for_what_earlier_groups_chose_in_the_same_place():
+def test_a_group_pays_for_what_earlier_groups_chose_there():
     apart = EarlierGroups([[[7, 3], [7]], [[5]]], start=2, penalty=0.5)
     scores = torch.zeros(4, 10)
     first = apart(torch.zeros(4, 2, dtype=torch.long), scores)
@@ -138,7 +138,7 @@ def test_a_group_pays_for_what_earlier_groups_chose_in_the_same_place():
     assert scores.sum() == 0.0
 
 
-def test_groups_differ_more_than_beams_and_keep_true_probabilities(tasks, local, generated):
+def test_groups_differ_more_than_beams_with_true_probabilities(tasks, local, generated):
     plain = BeamSearchSource(num_beams=4, max_completion_length=6)
     list(plain.generate(tasks, student=local))
     diverse = BeamSearchSource(num_beams=4, num_beam_groups=4, diversity_penalty=5.0, max_completion_length=6)

@@ -15,7 +15,7 @@ def texts(source, tasks, local):
     return [[one.completion for one in programs] for programs in source.generate(tasks, student=local)]
 
 
-def test_first_tokens_are_drawn_as_often_as_temperature_and_nucleus_say(tasks, local, generated):
+def test_tokens_are_drawn_as_temperature_and_nucleus_say(tasks, local, generated):
     with torch.no_grad():
         # Far apart, so that a nucleus leaves few tokens.
         local.model.lm_head.weight.mul_(15.0)
@@ -43,7 +43,7 @@ def test_first_tokens_are_drawn_as_often_as_temperature_and_nucleus_say(tasks, l
     assert chi_square < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 
-def test_log_probabilities_are_those_of_the_model_whatever_the_temperature(tasks, local, generated):
+def test_logprobs_are_the_models_whatever_the_temperature(tasks, local, generated):
     source = NucleusSource(num_programs=3, max_completion_length=6, temperature=2.0, top_p=0.5)
     programs = [one for each in source.generate(tasks, student=local) for one in each]
     prompts = [ids for ids in local.encode([task.prompt for task in tasks]) for _ in range(3)]
@@ -51,7 +51,7 @@ def test_log_probabilities_are_those_of_the_model_whatever_the_temperature(tasks
     assert [one.logprob for one in programs] == pytest.approx(local.logprobs(prompts, kept), abs=1e-3)
 
 
-def test_the_same_seed_draws_the_same_and_another_seed_or_round_does_not(tasks, local):
+def test_a_seed_and_a_round_decide_what_is_drawn(tasks, local):
     source = NucleusSource(num_programs=4, max_completion_length=8, seed=1)
     first = texts(source, tasks, local)
     torch.rand(7)
@@ -67,7 +67,7 @@ def test_programs_of_a_task_do_not_repeat_each_other(tasks, local):
         assert len(set(programs)) == 8
 
 
-def test_whole_batches_dealt_out_to_processes_draw_what_one_process_draws(tasks, local):
+def test_batches_dealt_to_processes_draw_what_one_process_draws(tasks, local):
     source = NucleusSource(num_programs=2, max_completion_length=6, batch_size=2)
     alone = texts(source, tasks[:3], local)
     shared = {}
@@ -133,7 +133,7 @@ def test_bad_arguments_are_named(arguments, named):
         NucleusSource(**arguments)
 
 
-def test_a_prompt_without_room_is_refused_before_anything_is_generated(tasks, local):
+def test_a_prompt_without_room_is_refused_before_generation(tasks, local):
     with pytest.raises(ValueError, match=r"^max_completion_length: 250 tokens"):
         NucleusSource(max_completion_length=250).check(tasks, student=local)
     with pytest.raises(ValueError, match=r"^model: this source has none"):

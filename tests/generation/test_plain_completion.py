@@ -49,7 +49,7 @@ def collected(reply, learn, prompt="Write f that adds one.", **options):
     return one
 
 
-def test_a_chatty_reply_is_learned_as_its_program_and_scored_as_such(local):
+def test_a_chatty_reply_is_learned_and_scored_as_its_program(local):
     scorer = Scorer(local.model, local.processing_class, name="tiny")
     one = collected(CHAT, "program", scorer=scorer)
     assert (one.completion, one.pass_rate, one.source, one.scorer) == (
@@ -60,7 +60,7 @@ def test_a_chatty_reply_is_learned_as_its_program_and_scored_as_such(local):
     assert (unscored.logprob, unscored.scorer) == (None, "")
 
 
-def test_a_reply_stays_as_it_is_where_it_is_plain_or_no_program_or_nobody_asked():
+def test_a_reply_that_is_plain_or_no_program_stays_as_it_is():
     assert (one := collected(CHAT, "completion")).completion == CHAT
     assert (one.logprob, one.scorer) == (-3.0, "chatty")
     plain = "def f(x):\n    return x + 1\n"

@@ -75,13 +75,13 @@ def test_what_the_source_knows_is_not_scored_again(tasks, judge, local):
     assert json.loads(buffer[0].settings) == {"temperature": 0.2}
 
 
-def test_without_any_model_it_stays_missing_and_the_pass_rate_stands_alone(tasks, judge):
+def test_without_a_model_the_pass_rate_stands_alone(tasks, judge):
     buffer = collected(tasks, judge, None, [{"task_id": "add-1", "completion": "    return 2\n"}])
     assert (buffer[0].logprob, buffer[0].scorer) == (None, "")
     assert buffer.p2values().tolist() == [pytest.approx(1 / 3)]
 
 
-def test_what_does_not_fit_the_context_has_none_and_the_rest_its_own(tasks, judge, local, caplog):
+def test_only_what_fits_the_context_has_a_probability(tasks, judge, local, caplog):
     rows = [{"task_id": "add-1", "completions": ["    return x\n", "    # long\n" * 40 + "    return x + 1\n"]}]
     with caplog.at_level(logging.WARNING, logger="trl_pper"):
         buffer = collected(tasks, judge, Scorer(local.model, local.processing_class, name="tiny"), rows)
@@ -149,7 +149,7 @@ def test_a_rescored_buffer_is_of_the_tokenizer_of_its_scorer(tasks, judge, local
         claim_buffer(rescore(scored, other, only_missing=False), local.processing_class)
 
 
-def test_what_no_longer_fits_loses_the_probability_of_another_model(tasks, judge, local):
+def test_what_no_longer_fits_loses_another_models_probability(tasks, judge, local):
     long = "    # long\n" * 40 + "    return x + 1\n"
     rows = [{"task_id": "add-1", "completion": long, "logprob": -2.5, "num_tokens": 5}]
     buffer = rescore(

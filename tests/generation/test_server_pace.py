@@ -41,7 +41,7 @@ def run(coroutine):
         coroutine.send(None)
 
 
-def test_requests_keep_their_distance_and_a_pause_holds_all_of_them():
+def test_requests_keep_their_distance_and_a_pause_holds_all():
     clock = Clock()
     pace = Pace(requests_per_minute=120, clock=clock, sleep=clock.sleep)
     sent = []

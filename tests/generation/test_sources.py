@@ -48,13 +48,13 @@ def test_bad_rows_are_named(row, named):
         DatasetSource([row])
 
 
-def test_completions_written_earlier_are_not_cut_at_the_stops_of_their_task(tasks):
+def test_completions_written_earlier_are_not_cut_at_stops(tasks):
     rows = [{"task_id": "add-1", "completion": "Sure:\ndef f(x): ...", "logprob": -3.0, "num_tokens": 6}]
     ((one,),) = DatasetSource(rows).generate([dataclasses.replace(tasks[0], stop=("\ndef ",))])
     assert (one.completion, one.logprob, one.num_tokens) == (rows[0]["completion"], -3.0, 6)
 
 
-def test_programs_of_other_tasks_are_left_out_with_a_warning_and_nothing_but_them_is_refused(tasks, caplog):
+def test_programs_of_other_tasks_are_left_out_or_refused_alone(tasks, caplog):
     rows = [{"task_id": "add-1", "completion": "a"}, {"task_id": "sub-1", "completions": ["b", "c"]}]
     with caplog.at_level("WARNING", logger="trl_pper"):
         DatasetSource(rows, name="file").check(tasks)

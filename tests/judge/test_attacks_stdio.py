@@ -27,7 +27,7 @@ def test_an_output_is_what_was_printed_before_the_end(arena):
 
 
 @pytest.mark.parametrize("name", ["print", "input"])
-def test_a_program_that_replaces_a_builtin_is_judged_by_what_it_prints(arena, name):
+def test_replacing_a_builtin_changes_nothing_of_the_judgement(arena, name):
     """What undoes attacks on later tests must not fail an honest program."""
     program = (
         f"import builtins, sys\nreal = builtins.{name}\nbuiltins.{name} = lambda *a: real(*a)\nprint(int(input()) + 1)"

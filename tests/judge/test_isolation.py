@@ -138,7 +138,7 @@ def test_every_process_of_a_worker_is_a_child_of_its_zygote(isolation):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at another process's namespaces")
-def test_a_worker_shares_neither_network_nor_file_system_with_its_host():
+def test_a_worker_shares_neither_network_nor_files_with_its_host():
     """What else keeps programs from both must not be all there is."""
     with Judge(workers=1, isolation="namespaces") as judge:
         assert run_function(judge, "def f(): return 1", "assert f() == 1").accepted

@@ -16,8 +16,7 @@ import time
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
-from trl_pper.judge import levels as ladder
-from trl_pper.judge import selftest
+from trl_pper.judge import levels, selftest
 from trl_pper.judge.host import slot as slots
 from trl_pper.judge.host.worker import WorkerError
 from trl_pper.judge.levels import IsolationUnavailable
@@ -178,33 +177,34 @@ def test_a_caller_that_dies_takes_its_workers_along():
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_auto_takes_the_strongest_level_that_holds(monkeypatch):
+def test_auto_takes_the_strongest_level_that_holds():
     refused = {"namespaces": "no", "landlock": ""}
-    monkeypatch.setattr(ladder, "_why_not", refused.__getitem__)
-    assert Judge().isolation == "landlock"
+    assert levels.choose_level("auto", probe=refused.__getitem__) == "landlock"
     refused["namespaces"] = ""
-    assert Judge().isolation == "namespaces"
+    assert levels.choose_level("auto", probe=refused.__getitem__) == "namespaces"
+    assert levels.choose_level("landlock", probe=refused.__getitem__) == "landlock"
+    # Every level but the strongest is to be asked for by name.
     assert Judge(isolation="landlock").isolation == "landlock"
 
 
-def test_auto_refuses_to_go_below_landlock(monkeypatch):
+def test_auto_refuses_to_go_below_landlock():
     reasons = {"namespaces": "unshare failed", "landlock": "no Landlock", "rlimits": ""}
-    monkeypatch.setattr(ladder, "_why_not", reasons.__getitem__)
     with pytest.raises(IsolationUnavailable, match=r"unshare failed.*no Landlock.*name a weaker level"):
-        Judge()
+        levels.choose_level("auto", probe=reasons.__getitem__)
     with pytest.raises(IsolationUnavailable, match="'landlock' cannot be had"):
-        Judge(isolation="landlock")
+        levels.choose_level("landlock", probe=reasons.__getitem__)
+    assert levels.choose_level("rlimits", probe=reasons.__getitem__) == "rlimits"
     assert Judge(isolation="rlimits").isolation == "rlimits"
 
 
 def test_a_level_whose_canary_gets_out_does_not_hold(monkeypatch):
     monkeypatch.setitem(selftest._PROMISES, "rlimits", ("files unread",))
-    ladder._why_not.cache_clear()
+    levels._why_not.cache_clear()
     try:
         with pytest.raises(IsolationUnavailable, match="programs got past: files unread"):
             Judge(isolation="rlimits")
     finally:
-        ladder._why_not.cache_clear()
+        levels._why_not.cache_clear()
 
 
 def test_an_unknown_level_is_refused():
@@ -382,7 +382,7 @@ def test_an_abandoned_stream_breaks_off_what_is_in_flight():
         assert judge.run([(task_adding(2), ["def add(x): return x + 2"])])[0][0].accepted
 
 
-def test_a_deadline_leaves_the_rest_unjudged_and_the_judge_usable():
+def test_a_deadline_leaves_the_rest_unjudged_and_a_usable_judge():
     slow = "import time\ntime.sleep(30)\ndef add(x): return x + 1"
     with Judge(workers=1) as judge:
         judge.run([(ECHO, ["print(input())"])])
@@ -501,7 +501,7 @@ def test_cpu_seconds_of_a_task_take_the_place_of_the_judges(tests, program):
     assert [verdict.outcomes[0].value for [verdict] in verdicts] == ["passed", "timeout", "timeout", "passed"]
 
 
-def test_verdicts_under_other_cpu_seconds_are_not_remembered_as_the_same(monkeypatch):
+def test_verdicts_under_other_cpu_seconds_are_not_the_same(monkeypatch):
     judged = counting(monkeypatch)
     tasks = [dataclasses.replace(task_adding(1), cpu_seconds=seconds) for seconds in (None, 5.0, 5.0, 10.0)]
     with Judge(workers=1) as judge:

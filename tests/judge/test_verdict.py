@@ -15,7 +15,7 @@ def test_a_program_without_tests_has_no_pass_rate():
 
 
 @pytest.mark.parametrize("outcome", sorted(UNJUDGED))
-def test_one_unjudged_test_leaves_the_program_without_a_pass_rate(outcome):
+def test_one_unjudged_test_leaves_no_pass_rate(outcome):
     verdict = Verdict(outcomes=(Outcome.PASSED, outcome))
     assert verdict.pass_rate is None
     assert not verdict.accepted

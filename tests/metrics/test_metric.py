@@ -27,7 +27,7 @@ def passed(*marks):
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 7])
-def test_pass_at_k_is_the_share_of_choices_that_hold_a_correct_program(total):
+def test_pass_at_k_is_the_share_of_choices_with_a_right_program(total):
     for correct in range(total + 1):
         for k in range(1, total + 1):
             choices = list(itertools.combinations([True] * correct + [False] * (total - correct), k))
@@ -75,7 +75,7 @@ def test_figures_over_nothing_are_none(verdicts):
     assert not any(name.startswith("pass@") for name in figures)
 
 
-def test_real_programs_are_judged_whatever_the_shape_of_their_tests():
+def test_real_programs_are_judged_whatever_their_tests_look_like():
     good, half, broken = "def f(x): return 2 * x", "def f(x): return x * x", "def f(x: return"
     task = CodingTask(task_id="double", prompt="Double.", tests=DOUBLE)
     with Judge(workers=1) as judge:
@@ -365,7 +365,7 @@ result = [figures["length"], figures["accuracy"], named["a_accuracy"], named["b_
 
 
 @pytest.mark.slow
-def test_a_registered_metric_is_found_by_name_when_the_hub_has_none(client, hub):
+def test_a_registered_metric_is_found_when_the_hub_has_none(client, hub):
     assert client(indented("""
 before = refusal(evaluate.load, path="trl_pper/pass_rate")
 name = trl_pper.metrics.register()

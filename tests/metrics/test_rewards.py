@@ -153,7 +153,7 @@ SMALL = dict(
 
 
 @pytest.mark.slow
-def test_grpo_learns_by_it_beside_an_asynchronous_reward_on_mixed_data(judge, tmp_path):
+def test_grpo_learns_by_it_beside_an_asynchronous_reward(judge, tmp_path):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 

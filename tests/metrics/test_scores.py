@@ -82,7 +82,7 @@ def test_a_figure_over_nothing_is_none(counts):
     assert set(told["over_tasks"].values()) == {0}
 
 
-def test_the_standard_error_is_that_of_evaluations_repeated_on_other_tasks():
+def test_the_standard_error_is_that_of_repeated_evaluations():
     draw = random.Random(0)
 
     def evaluation():
@@ -101,7 +101,7 @@ def test_the_standard_error_is_that_of_evaluations_repeated_on_other_tasks():
     assert sum_up([count_task([RIGHT, WRONG])], k=[1]).pass_at_k[1].standard_error is None
 
 
-def test_groups_are_those_of_one_difficulty_and_only_where_there_are_several():
+def test_groups_are_difficulties_where_there_are_several():
     kinds = [("easy", "apps"), ("hard", "apps"), (None, "apps"), ("easy", "apps")]
     counts = [count_task([RIGHT], difficulty=difficulty, source=source) for difficulty, source in kinds]
     assert {name: len(group) for name, group in group_by(counts, "difficulty").items()} == {

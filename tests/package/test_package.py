@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -20,9 +19,9 @@ def test_importing_the_package_loads_no_library():
     assert run(code) == "[]"
 
 
-def test_importing_the_package_takes_under_a_tenth_of_a_second():
-    code = "import time; t = time.perf_counter(); import trl_pper; print(time.perf_counter() - t)"
-    assert min(float(run(code)) for _ in range(3)) < 0.1
+def test_importing_the_package_loads_one_module():
+    loaded = run("import sys; before = {*sys.modules}; import trl_pper; print(*{*sys.modules} - before)").split()
+    assert [name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names] == ["trl_pper"]
 
 
 FLOORS = (
@@ -32,7 +31,7 @@ FLOORS = (
 
 
 @pytest.mark.parametrize("module", FLOORS.split())
-def test_floors_0_to_2_load_neither_torch_nor_transformers_nor_evaluate(module):
+def test_the_lower_floors_load_no_heavy_library(module):
     heavy = ("torch", "transformers", "evaluate", "trl")
     code = f"import sys, trl_pper.{module}; print([m for m in {heavy} if m in sys.modules])"
     assert run(code) == "[]"
@@ -62,10 +61,9 @@ def test_an_unknown_name_is_an_attribute_error():
     "command",
     [[], ["judge"], ["collect"], ["demo"], ["evaluate"], ["report"], ["export"]],
 )
-def test_help_answers_at_once_and_loads_no_library(command):
+def test_help_loads_no_library_but_that_for_yaml(command):
     script = f"""
-import sys, time
-started = time.perf_counter()
+import sys
 from trl_pper.cli.commands import main
 try:
     code = main([*{command}, "--help"])
@@ -73,9 +71,12 @@ except SystemExit as stop:
     code = stop.code
 assert not code, code
 print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)
+files = {{name.partition(".")[0]: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}}
+print(*(name for name, file in files.items() if "site-packages" in file), file=sys.stderr)
 """
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 2  # the budget of 0.3 s is measured on an idle machine, this bounds imports
-    assert done.stderr.strip() == "[]"
+    heavy, installed = done.stderr.splitlines()
+    assert heavy == "[]"
+    # The second belongs to the environment, the third is installed where it is no checkout.
+    assert {*installed.split()} <= {"yaml", "_distutils_hack", "trl_pper"}
     assert "trl-pper" in done.stdout

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from trl_pper.amplify.answers import CPU_SHARE
 from trl_pper.amplify.calls import TOLERANCE
 from trl_pper.cli.commands import main, parse
@@ -13,16 +15,17 @@ PAGE = (ROOT / "docs" / "amplify.md").read_text()
 MEASURED = json.loads((ROOT / "benchmarks" / "results" / "amplify.json").read_text())
 
 
-def test_the_code_and_the_command_of_the_page_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.runs("docs/amplify.md")
+def test_the_code_and_the_command_of_the_page_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     names: dict = {}
     exec(code, names)
     assert capsys.readouterr().out.startswith("10 {")
     Path("tasks.jsonl").write_text(json.dumps(names["task"].to_row()) + "\n")
     program = "def f(words): return max(reversed(words), key=len)"
     Path("programs.jsonl").write_text(json.dumps({"task_id": "longest", "program": program}) + "\n")
-    [command] = re.findall(r"```bash\ntrl-pper (.*?)\n```", PAGE)
+    [command] = re.findall(r"```bash\ntrl-pper (.*?)\n```", page.read_text())
     assert main(command.split()) == 0
     report = json.loads(Path("report.json").read_text())
     assert (report["tests_added"], report["passed_before"], report["exposed"]) == (20, 1, 1)

@@ -1,35 +1,38 @@
 """The commands of docs/collecting.md are commands: they parse, and they run on a tiny model."""
 
 import json
-import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from tests.support.pages import DOCS, blocks
 from trl_pper import ReplayBuffer
 from trl_pper.cli.commands import main, parse
 
-TEXT = (Path(__file__).parents[2] / "docs" / "collecting.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for block in BLOCKS
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith(("trl-pper", "accelerate"))
-]
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of each command of the page, those of `accelerate launch` too."""
+    return [
+        shlex.split(line, comments=True)
+        for block in blocks(page, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.startswith(("trl-pper", "accelerate"))
+    ]
 
 
 def test_every_command_of_the_page_has_known_options():
-    assert len(COMMANDS) == 10
-    for words in COMMANDS:
+    commands = commands_of(DOCS / "collecting.md")
+    assert len(commands) == 10
+    for words in commands:
         command = words[words.index("trl_pper.cli") + 1 :] if words[0] == "accelerate" else words[1:]
         if command[0] != "train" and "..." not in command:
             parse(command)
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_run(tmp_path, monkeypatch, make_model, tokenizer, tasks, server):
+@pytest.mark.runs("docs/collecting.md")
+def test_the_commands_of_the_page_run(page, tmp_path, monkeypatch, make_model, tokenizer, tasks, server):
     monkeypatch.chdir(tmp_path)
     rows = "".join(json.dumps(task.to_row()) + "\n" for task in tasks)
     Path("tasks.jsonl").write_text(rows)
@@ -43,7 +46,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, make_model, tokeniz
         "http://localhost:8000/v1": server.address,
     }  # fmt: skip
     small = ["--max_completion_length", "4"]
-    for words in COMMANDS:
+    for words in commands_of(page):
         if words[0] == "accelerate":
             continue  # tests/rounds/test_collect_processes.py
         command = [stands_for.get(word, word) for word in words[1:]]

@@ -26,7 +26,7 @@ def test_the_tables_are_those_of_the_configuration():
     assert "| `learning_rate` |" not in text
 
 
-def test_a_table_tells_changed_defaults_of_the_base_and_escapes_bars():
+def test_a_table_tells_changed_defaults_and_escapes_bars():
     @dataclass
     class Base:
         kept: int = field(default=1, metadata={"help": "Stays."})

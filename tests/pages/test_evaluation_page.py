@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from trl_pper.cli.commands import main
 
 ROOT = Path(__file__).parents[2]
@@ -24,12 +26,13 @@ def test_figures_are_those_measured():
     ] * 7
 
 
-def test_the_code_of_the_page_runs(tmp_path, monkeypatch, make_model, tokenizer, tasks, capsys):
+@pytest.mark.runs("docs/evaluation.md")
+def test_the_code_of_the_page_runs(page, tmp_path, monkeypatch, make_model, tokenizer, tasks, capsys):
     monkeypatch.chdir(tmp_path)
     Path("tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
     make_model().save_pretrained("model")
     tokenizer.save_pretrained("model")
-    (command,) = re.findall(r"```bash\ntrl-pper (.*?)\n```", PAGE, flags=re.DOTALL)
+    (command,) = re.findall(r"```bash\ntrl-pper (.*?)\n```", page.read_text(), flags=re.DOTALL)
     # A tiny model, few samples, short ones; everything else is the text of the page.
     small = {
         "HumanEval.jsonl.gz": "tasks.jsonl", "Qwen/Qwen2.5-Coder-0.5B": "model", "1000": "10", " 1 10 100": " 1 10",
@@ -41,13 +44,13 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, make_model, tokenizer,
     assert main(command.split()) == 0
     scores = json.loads(Path("scores.json").read_text())
     named = {name for name in scores["figures"] if name not in ("tasks", "programs", "standard_errors", "over_tasks")}
-    documented = set(re.findall(r"^\| `([^`]+)` \| [a-z]", PAGE, flags=re.MULTILINE))
+    documented = set(re.findall(r"^\| `([^`]+)` \| [a-z]", page.read_text(), flags=re.MULTILINE))
     assert {re.sub("@10?$", "@n" if name.startswith("solved") else "@k", name) for name in named} == documented
     assert len(Path("verdicts.jsonl").read_text().splitlines()) == 40
     for name, solved in (("before", 0), ("after", 5)):
         scores["per_task"][0]["accepted"] = solved
         Path(f"{name}.json").write_text(json.dumps(scores))
     capsys.readouterr()
-    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
-        exec(compile(block, "evaluation.md", "exec"), {})
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, page, "exec"), {})
     assert capsys.readouterr().out.splitlines() == ["+0.125 ± 0.125 over 4 tasks", "0.25 0.5"]

@@ -5,36 +5,28 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from tests.support.loopback_hub import TOKEN, LoopbackHub
+from tests.support.pages import ROOT, launched, marked_to_run
 from trl_pper.demo import MODEL
 from trl_pper.demo.tasks import demo_tasks, reference_program
 
-TESTS = Path(__file__).parents[1]
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = ROOT / "examples"
 README = EXAMPLES / "README.md"
-#: Which test runs what is not run here.
-ELSEWHERE = {
-    "quickstart.ipynb": "pages/test_notebook.py",
-    "train_pper.py": "cli/test_launch.py",
-    "accelerate/ddp_cpu.yaml": "cli/test_launch.py",
-    **{f"accelerate/{name}.yaml": "training/test_sharded.py" for name in ("ddp", "fsdp", "zero2", "zero3")},
-    **{path.relative_to(EXAMPLES).as_posix(): "pages/test_recipes.py" for path in EXAMPLES.glob("recipes/*.yaml")},
-}
 slow = pytest.mark.slow
 long = pytest.mark.timeout(400)
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, request):
     """Run an example in an empty folder, offline unless the environment given says else; return what it prints."""
 
     def example(name: str, *arguments: str, status: int = 0, **environment: str) -> str:
+        assert f"examples/{name}" in request.node.get_closest_marker("runs").args
         command = [sys.executable, str(EXAMPLES / name), *arguments]
         surroundings = {name: value for name, value in {**os.environ, **environment}.items() if value}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=350, env=surroundings)
@@ -55,6 +47,7 @@ def last_line(text: str) -> str:
 
 @slow
 @long
+@pytest.mark.runs("examples/sft_swap.py")
 def test_sft_swap(run):
     lines = run("sft_swap.py").splitlines()
     [before], [sft], [pper] = (
@@ -66,6 +59,7 @@ def test_sft_swap(run):
 @slow
 @long
 @pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.runs("examples/lora.py", "examples/qlora.py")
 def test_adapters(run, tmp_path, adapter):
     before, after, merged = shares(last_line(run("lora.py" if adapter == "lora" else "qlora.py")))
     assert before + 20 < after
@@ -82,6 +76,7 @@ def test_adapters(run, tmp_path, adapter):
 
 @slow
 @long
+@pytest.mark.runs("examples/teacher_file.py")
 def test_teacher_file(run, tmp_path):
     output = run("teacher_file.py")
     assert "60 replies, of which 80% are right" in output
@@ -94,6 +89,7 @@ def test_teacher_file(run, tmp_path):
 
 @slow
 @long
+@pytest.mark.runs("examples/grpo_reward.py")
 def test_grpo_reward(run):
     found = [shares(line) for line in run("grpo_reward.py").splitlines() if line.startswith("step ")]
     assert len(found) == 3
@@ -103,6 +99,7 @@ def test_grpo_reward(run):
 
 @slow
 @long
+@pytest.mark.runs("examples/custom_priority.py")
 def test_custom_priority(run):
     lines = run("custom_priority.py").splitlines()
     rows = [re.fullmatch(r"(\w[\w ]*\w) +(\d+)% +([\d.]+) +(\d+)", line) for line in lines]
@@ -116,6 +113,7 @@ def test_custom_priority(run):
     assert before + 20 < after
 
 
+@pytest.mark.runs("examples/custom_checker.py")
 def test_custom_checker(run):
     rows = {line[:22].strip(): shares(line) for line in run("custom_checker.py").splitlines()[1:]}
     assert rows == {
@@ -128,6 +126,7 @@ def test_custom_checker(run):
 
 @slow
 @long
+@pytest.mark.runs("examples/hub_push.py")
 def test_hub_push(run, tmp_path):
     with LoopbackHub() as hub:
         printed = run(
@@ -148,6 +147,7 @@ def test_hub_push(run, tmp_path):
 
 
 @slow
+@pytest.mark.runs("examples/hub_push.py")
 def test_hub_push_says_what_it_needs(run):
     assert "usage: python examples/hub_push.py YOUR_NAME/coder" in run("hub_push.py", status=1)
 
@@ -158,12 +158,12 @@ def files() -> set[str]:
 
 
 def test_every_file_is_run_by_a_test():
-    run_here = set(re.findall(r"\"(\w+\.py)\"", Path(__file__).read_text())) - set(ELSEWHERE.values())
-    assert files() == run_here | ELSEWHERE.keys()
-    assert len(run_here) >= 8
-    for name, test in ELSEWHERE.items():
-        text = (TESTS / test).read_text()
-        assert Path(name).stem in text or f'"{Path(name).parent}"' in text, name
+    marked = {name.removeprefix("examples/") for name in marked_to_run() if name.startswith("examples/")}
+    assert len([name for name in marked if name.endswith(".py")]) >= 8
+    words = {word for command in launched() for word in command.split()}
+    by_launches = {name for name in files() if f"examples/{name}" in words}
+    assert {"train_pper.py", "accelerate/ddp_cpu.yaml"} <= by_launches
+    assert files() == marked | by_launches
 
 
 def test_the_gallery_lists_every_file_with_its_command():

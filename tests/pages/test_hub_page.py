@@ -29,8 +29,9 @@ LORA = "peft_config=LoraConfig(target_modules=['c_attn'], fan_in_fan_out=True),"
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_code_of_the_page_runs(make_model, tokenizer, tasks, tmp_path):
-    push, merge, buffer = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+@pytest.mark.runs("docs/hub.md")
+def test_the_code_of_the_page_runs(page, make_model, tokenizer, tasks, tmp_path):
+    push, merge, buffer = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     for name, chosen in (("tasks", tasks), ("held_out", tasks[:1])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in chosen))
     make_model().save_pretrained(tmp_path / "base")

@@ -12,8 +12,9 @@ PAGE = (ROOT / "docs" / "metric.md").read_text()
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_runs(tmp_path):
-    code = "".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+@pytest.mark.runs("docs/metric.md")
+def test_the_code_of_the_page_runs(page, tmp_path):
+    code = "".join(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
     environment = {
         "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HOME": str(tmp_path),
         "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
@@ -24,7 +25,7 @@ def test_the_code_of_the_page_runs(tmp_path):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    documented = re.findall(r"^\| `([^`]+)` \| ", PAGE, flags=re.MULTILINE)
+    documented = re.findall(r"^\| `([^`]+)` \| ", page.read_text(), flags=re.MULTILINE)
     assert set(done.stdout.split()) == set(documented)
 
 

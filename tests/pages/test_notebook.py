@@ -55,6 +55,7 @@ def test_the_notebook_is_valid_and_holds_no_path_and_no_secret(cells):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.runs("examples/quickstart.ipynb")
 def test_the_cells_print_what_is_stored(cells, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", KERNEL], input=json.dumps(["".join(cell["source"]) for cell in cells]),

@@ -9,16 +9,11 @@ from pathlib import Path
 import pytest
 
 import trl_pper
-from tests.support.pages import DOCS, ROOT, SMALL_COMMAND, blocks, commands, small
+from tests.support.pages import DOCS, ROOT, SMALL_COMMAND, blocks, commands, launched, marked_to_run, small
 from trl_pper import CodingTask, Judge, ReplayBuffer
 from trl_pper.cli.commands import main
 from trl_pper.rounds.collection_report import CollectionReport
 
-#: Pages whose code has a test of its own, test_<page>_page.py.
-OWN = {"amplify", "collecting", "evaluation", "hub", "metric", "report", "rewards", "tasks", "training"}
-#: Pages whose commands start several processes; test_launch.py runs them.
-LAUNCHED = {"multi-gpu"}
-HERE = {"concepts", "from-sfttrainer", "getting-started", "judge", "sources", "teacher-runs"}
 MODEL = "Qwen/Qwen2.5-Coder-0.5B"
 
 
@@ -50,22 +45,17 @@ def execute(page: Path, code: str, names: dict) -> None:
 
 def test_every_page_with_code_is_run_by_a_test():
     pages = list(DOCS.glob("*.md"))
-    with_code = {one.stem for one in pages if blocks(one, "python") or blocks(one, "diff") or [*commands(one)]}
+    with_code = {one for one in pages if blocks(one, "python") or blocks(one, "diff") or [*commands(one)]}
     assert len(with_code) > 10
-    assert with_code == OWN | LAUNCHED | HERE
-    for name in LAUNCHED:
-        assert f'"{name}.md"' in (ROOT / "tests" / "cli" / "test_launch.py").read_text()
-    for name in OWN:
-        (test,) = (ROOT / "tests").rglob(f"test_{name}_page.py")
-        assert f'"{name}.md"' in test.read_text()
-    own_source = Path(__file__).read_text()
-    for name in HERE:
-        assert own_source.count(f'"{name}.md"') == 1, name
+    several_processes = DOCS / "multi-gpu.md"
+    assert launched() == [line for block in blocks(several_processes, "bash") for line in block.splitlines()] != []
+    run = {ROOT / name for name in marked_to_run() if name.endswith(".md")} | {several_processes}
+    assert with_code == run
 
 
 @pytest.mark.slow
-def test_getting_started(folder, capsys):
-    page = DOCS / "getting-started.md"
+@pytest.mark.runs("docs/getting-started.md")
+def test_getting_started(page, folder, capsys):
     (tasks,) = blocks(page, "json")
     Path("tasks.jsonl").write_text(tasks)
     names: dict = {}
@@ -87,10 +77,10 @@ def test_getting_started(folder, capsys):
 
 
 @pytest.mark.slow
-def test_from_sfttrainer(folder):
+@pytest.mark.runs("docs/from-sfttrainer.md")
+def test_from_sfttrainer(page, folder):
     import datasets
 
-    page = DOCS / "from-sfttrainer.md"
     (diff,) = blocks(page, "diff")
     lines = diff.splitlines()
     for removed, trainer in (("+", "SFTTrainer"), ("-", "PPERTrainer")):
@@ -111,16 +101,16 @@ def test_from_sfttrainer(folder):
         Path("outputs/run/adapter_model.safetensors").unlink()
 
 
-def test_concepts(capsys):
-    page = DOCS / "concepts.md"
+@pytest.mark.runs("docs/concepts.md")
+def test_concepts(page, capsys):
     (code,) = blocks(page, "python")
     execute(page, code, {})
     (shown,) = blocks(page, "text")
     assert capsys.readouterr().out == shown
 
 
-def test_the_judge():
-    page = DOCS / "judge.md"
+@pytest.mark.runs("docs/judge.md")
+def test_the_judge(page):
     judging, checker = blocks(page, "python")
     names: dict = {}
     execute(page, judging, names)
@@ -132,8 +122,8 @@ def test_the_judge():
     assert (right.pass_rate, wrong.pass_rate) == (1.0, 0.0)
 
 
-def test_sources(folder, tasks, local):
-    page = DOCS / "sources.md"
+@pytest.mark.runs("docs/sources.md")
+def test_sources(page, folder, tasks, local):
     names: dict = {}
     for code in blocks(page, "python"):
         execute(page, code, names)
@@ -147,8 +137,8 @@ def test_sources(folder, tasks, local):
 
 
 @pytest.mark.slow
-def test_teacher_runs(folder, tasks, server):
-    page = DOCS / "teacher-runs.md"
+@pytest.mark.runs("docs/teacher-runs.md")
+def test_teacher_runs(page, folder, tasks, server):
     written = [{"task_id": task.task_id, "completion": f"    return x + {n}\n"} for n, task in enumerate(tasks, 1)]
     write("teacher.jsonl", written)
     write("chatty_teacher.jsonl", written)

@@ -86,6 +86,7 @@ def run(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.runs("examples/recipes/c1_collect.yaml", "examples/recipes/c1_train.yaml")
 def test_c1_a_teacher_writes_for_apps_and_gpt2_learns(run, folder, make_model, tokenizer):
     buffer = folder / "c1.parquet"
     with serve(make_model(seed=2, n_positions=2048).eval(), tokenizer) as server:
@@ -113,6 +114,7 @@ def test_c1_a_teacher_writes_for_apps_and_gpt2_learns(run, folder, make_model, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "sources"), [("c2", None), ("c4", {"apps", "code_contests"})])
+@pytest.mark.runs(*(f"examples/recipes/{name}.yaml" for name in ("c2_train", "c4_train", "c4_tasks", "humaneval")))
 def test_c2_and_c4_a_model_learns_from_itself(run, folder, recipe, sources, monkeypatch):
     text = (RECIPES / f"{recipe}_train.yaml").read_text().replace("examples/recipes/", f"{RECIPES}/")
     (folder / f"{recipe}.yaml").write_text(text)

@@ -2,14 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from trl_pper.demo import MODEL
 from trl_pper.demo.tasks import demo_tasks, reference_program
 
-PAGE = Path(__file__).parents[2] / "docs" / "rewards.md"
 #: No GPU here, few steps, no tracker; everything else is the text of the page.
 SMALL = (
     "max_completion_length=64, max_steps=2, num_generations=4, logging_steps=1, report_to=[], use_cpu=True, "
@@ -18,18 +16,19 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+@pytest.mark.runs("docs/rewards.md")
+def test_the_code_of_the_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    training, accepted = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    training, accepted = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     tasks = demo_tasks("train")[:4]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
     names: dict = {}
     code = training.replace("me/base", str(MODEL)).replace("max_completion_length=256", SMALL)
-    exec(compile(code, PAGE, "exec"), names)
+    exec(compile(code, page, "exec"), names)
     found = [entry for entry in names["trainer"].state.log_history if "reward" in entry]
     assert [entry["step"] for entry in found] == [1, 2]
     assert all({"rewards/pass_rate_reward/mean", "accepted"} <= entry.keys() for entry in found)
-    exec(compile(accepted, PAGE, "exec"), names)
+    exec(compile(accepted, page, "exec"), names)
     task = tasks[0]
     written = [reference_program(task.task_id).removeprefix(task.prompt), "    return 0\n"]
     with names["judge"]:

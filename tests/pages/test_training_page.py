@@ -9,13 +9,12 @@ import pytest
 
 from trl_pper import ReplayBuffer
 
-PAGE = Path(__file__).parents[2] / "docs" / "training.md"
-
 
 @pytest.mark.slow
-def test_the_code_of_the_page_runs(make_model, tokenizer, tasks, tmp_path, monkeypatch):
+@pytest.mark.runs("docs/training.md")
+def test_the_code_of_the_page_runs(page, make_model, tokenizer, tasks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resume, again, evaluation = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    resume, again, evaluation = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     for name, chosen in (("tasks", tasks), ("held_out", tasks[:1]), ("stricter_tasks", tasks)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in chosen))
     make_model().save_pretrained("model")
@@ -24,19 +23,19 @@ def test_the_code_of_the_page_runs(make_model, tokenizer, tasks, tmp_path, monke
     small = "use_cpu=True, bf16=False, report_to=[], max_completion_length=8, steps_per_round=1, disable_tqdm=True,"
     names: dict = {}
     exec(
-        compile(evaluation.replace('output_dir="outputs/run",', f'output_dir="outputs/run", {small}'), PAGE, "exec"),
+        compile(evaluation.replace('output_dir="outputs/run",', f'output_dir="outputs/run", {small}'), page, "exec"),
         names,
     )
     trainer = names["trainer"]
     trainer.train()
     assert any("eval_accuracy" in entry for entry in trainer.state.log_history)
     steps = trainer.state.global_step
-    exec(compile(resume, PAGE, "exec"), names)
+    exec(compile(resume, page, "exec"), names)
     assert trainer.state.global_step >= steps
     saved = next(Path("outputs/run").glob("checkpoint-*/_pper/buffer.parquet"))
     if not Path("outputs/run/checkpoint-500").exists():
         Path("outputs/run/checkpoint-500/_pper").mkdir(parents=True)
         shutil.copy(saved, "outputs/run/checkpoint-500/_pper/buffer.parquet")
-    exec(compile(again, PAGE, "exec"), names)
+    exec(compile(again, page, "exec"), names)
     assert ReplayBuffer.load("stricter.parquet").pass_rates().tolist() == [0.0] * len(ReplayBuffer.load(saved))
     trainer.judge.close()

@@ -79,7 +79,7 @@ def test_probabilities_are_those_of_the_pure_functions():
         buffer.check_valid()
 
 
-def test_arrays_follow_the_content_and_the_settings_and_are_read_only():
+def test_arrays_follow_content_and_settings_and_are_read_only():
     buffer = ReplayBuffer()
     assert buffer.probabilities().shape == (0,)
     buffer.add([make(1, pass_rate=1.0, logprob=-1.0, num_tokens=1)])

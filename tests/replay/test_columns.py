@@ -108,7 +108,7 @@ def test_refreshing_the_same_programs_for_ever_keeps_no_garbage():
     assert [one.round_index for one in buffer] == [99, 99, 99, 98, 98]
 
 
-def test_a_buffer_filled_one_program_at_a_time_lies_in_few_pieces():
+def test_a_buffer_filled_one_by_one_lies_in_few_pieces():
     buffer = ReplayBuffer()
     for number in range(300):
         buffer.add([make(number)])
@@ -254,7 +254,7 @@ def table_of_rows(rows):
 
 @given(st.lists(NEARLY_GOOD, min_size=1, max_size=5))
 @settings(max_examples=100, deadline=None)
-def test_rows_of_a_table_become_what_from_row_makes_of_them_with_the_same_errors(rows):
+def test_rows_of_a_table_become_what_from_row_makes_of_them(rows):
     expected = outcome_of(lambda: map(naive_row, rows))
     found = outcome_of(lambda: read(table_of_rows(rows)))
     assert found == expected
@@ -263,7 +263,7 @@ def test_rows_of_a_table_become_what_from_row_makes_of_them_with_the_same_errors
         assert [one.cpu_seconds for one in found] == [one.cpu_seconds for one in expected]
 
 
-def test_every_value_of_a_field_and_of_fields_that_belong_together_is_judged_as_from_row_judges_it():
+def test_every_value_of_related_fields_is_taken_as_by_from_row():
     seen = set()
     together = [("logprob", "num_tokens"), ("prompt", "chat"), ("prompt", "task_id"), ("completion", "program")]
     for one, other in [*zip(VALUES, VALUES, strict=True), *together]:
@@ -334,7 +334,7 @@ def test_text_that_is_not_unicode_is_refused():
 
 
 @pytest.mark.parametrize("prompt", ["text", PROMPTS[2][:1]])
-def test_a_dataset_without_the_optional_columns_gets_their_defaults(prompt):
+def test_a_dataset_without_optional_columns_gets_their_defaults(prompt):
     import datasets
 
     rows = [{"prompt": prompt, "completion": f"c{n}", "pass_rate": n / 2} for n in range(3)]
@@ -345,7 +345,7 @@ def test_a_dataset_without_the_optional_columns_gets_their_defaults(prompt):
     assert list(ReplayBuffer.from_dataset(chosen)) == [Experience.from_row(rows[2]), Experience.from_row(rows[0])]
 
 
-def test_cpu_time_is_kept_wherever_experiences_go_and_changes_no_digest(tmp_path):
+def test_cpu_time_is_kept_everywhere_and_changes_no_digest(tmp_path):
     times = [0.5, None, 0.0, 1.25]
     experiences = [make(number, cpu_seconds=seconds) for number, seconds in enumerate(times)]
     buffer = buffer_of(experiences)

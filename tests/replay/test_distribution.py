@@ -40,13 +40,16 @@ def buffer_with(priority):
     return buffer
 
 
-def chi_square(buffer, name):
-    """Return the statistic of what the buffer draws against naive probabilities, and its degrees of freedom."""
+def drawn_by(buffer):
+    return np.concatenate([buffer.draw(DRAWS, round_index=2, step=step) for step in range(STEPS)])
+
+
+def chi_square(buffer, name, drawn):
+    """Return the statistic of what was drawn against naive probabilities, and its degrees of freedom."""
     rates = [one.pass_rate for one in buffer]
     values = [0.5 * one.possibility() + 0.5 * one.pass_rate for one in buffer]
     weights = np.array(naive_priorities(values, rates)[name])
     expected = weights / weights.sum() * DRAWS * STEPS
-    drawn = np.concatenate([buffer.draw(DRAWS, round_index=2, step=step) for step in range(STEPS)])
     counts = np.bincount(drawn, minlength=PROGRAMS)
     assert counts[expected == 0].sum() == 0
     possible = expected > 0
@@ -64,24 +67,30 @@ EVERY_PRIORITY = [*((name, name) for name in priorities.PRIORITIES), ("own", har
 
 @pytest.mark.parametrize(("name", "priority"), EVERY_PRIORITY)
 def test_draws_are_as_frequent_as_their_probabilities(name, priority):
-    statistic, freedom = chi_square(buffer_with(priority), name)
+    buffer = buffer_with(priority)
+    statistic, freedom = chi_square(buffer, name, drawn_by(buffer))
     assert statistic < critical_value(freedom)
     # Neither too good to be true: a sampler that deals out quotas would be.
     assert statistic > freedom - 4 * math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize(("name", "priority"), EVERY_PRIORITY)
-def test_a_sampler_that_leans_to_one_side_would_be_found(monkeypatch, name, priority):
-    fair = priorities._uniforms
-    monkeypatch.setattr(priorities, "_uniforms", lambda *size, **stream: fair(*size, **stream) ** 1.06)
-    statistic, freedom = chi_square(buffer_with(priority), name)
+def test_a_sampler_that_leans_to_one_side_would_be_found(name, priority):
+    buffer = buffer_with(priority)
+    uniforms = np.random.default_rng(5).random(DRAWS * STEPS)
+    sampled = {
+        lean: np.searchsorted(np.cumsum(buffer.probabilities()), uniforms**lean, side="right") for lean in (1, 1.06)
+    }
+    statistic, freedom = chi_square(buffer, name, sampled[1.06])
     assert statistic > critical_value(freedom)
+    # It is the leaning that is found.
+    assert chi_square(buffer, name, sampled[1])[0] < critical_value(freedom)
 
 
 def test_a_sampler_of_another_exponent_would_be_found():
     buffer = buffer_with("proportional")
     buffer.priority_exponent = 1.1
-    statistic, freedom = chi_square(buffer, "proportional")
+    statistic, freedom = chi_square(buffer, "proportional", drawn_by(buffer))
     assert statistic > critical_value(freedom)
 
 

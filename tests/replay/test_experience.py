@@ -12,7 +12,7 @@ def make(**fields):
     return Experience(**{"task_id": "t", "prompt": "p", "completion": "c", "program": "g", "pass_rate": 0.5, **fields})
 
 
-def test_mean_possibility_is_the_geometric_mean_of_token_probabilities():
+def test_mean_possibility_is_the_geometric_mean_over_tokens():
     tokens = [0.9, 0.5, 0.1, 0.7]
     item = make(logprob=sum(map(math.log, tokens)), num_tokens=4)
     assert item.possibility() == pytest.approx(math.prod(tokens) ** (1 / 4))

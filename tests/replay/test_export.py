@@ -30,7 +30,7 @@ def test_sft_keeps_what_passes_enough():
     assert len(to_sft(filled(MIXED), 0.0)) == 6
 
 
-def test_preference_pairs_the_first_best_with_the_first_worst_where_they_differ():
+def test_preference_pairs_the_first_best_with_the_first_worst():
     rows = to_preference(filled([*MIXED, ("b", "b2", 0.5)])).to_list()
     assert rows == [{"prompt": "p", "chosen": "a2", "rejected": "a3"}]
 

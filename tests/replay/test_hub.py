@@ -140,7 +140,7 @@ def test_a_wrong_token_loads_nothing_and_says_so(hub, client, file):
     assert "PermissionError: me/programs: the Hub refuses the token" in client(LOAD, token="hf_wrong")["error"]
 
 
-def test_a_missing_data_set_and_one_that_may_not_be_seen_are_told_alike(hub, client, file):
+def test_missing_and_forbidden_data_sets_are_told_alike(hub, client, file):
     missing = "FileNotFoundError: me/programs: no such data set"
     assert missing in client(LOAD)["error"]
     client(PUSH, file)

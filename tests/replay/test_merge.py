@@ -35,13 +35,13 @@ def test_of_equal_rounds_the_buffer_named_later_wins():
     assert [one.source for one in buffer] == ["first"]
 
 
-def test_adding_a_buffer_takes_what_comes_later_whatever_its_round():
+def test_a_buffer_added_later_wins_whatever_its_round():
     buffer = buffer_of(make(1, round_index=2))
     buffer.add(buffer_of(make(1, round_index=1)))
     assert rounds(buffer) == [("g1", 1)]
 
 
-def test_any_order_of_the_shards_of_a_run_gives_the_same_experiences():
+def test_any_order_of_shards_gives_the_same_experiences():
     shards = [buffer_of(*(make(n, round_index=shard) for n in range(shard, shard + 4))) for shard in range(3)]
     merged = []
     for order in itertools.permutations(shards):
@@ -65,7 +65,7 @@ def test_a_merge_evicts_once_everything_is_there():
     assert [one.pass_rate for one in buffer] == [0.4, 0.9]
 
 
-def test_a_buffer_merged_with_itself_or_with_nothing_stays_as_it_is():
+def test_a_buffer_merged_with_itself_or_nothing_stays_as_it_is():
     buffer = buffer_of(make(1), make(2))
     digest = buffer.digest()
     assert buffer.merge(buffer) == AddReport(added=0, refreshed=2, evicted=0)
@@ -118,7 +118,7 @@ def test_the_tokenizer_is_saved_and_is_no_setting(tmp_path):
     assert buffer.digest() == buffer_of(make(1)).digest()
 
 
-def test_age_lets_the_earliest_round_go_and_of_one_round_the_program_stored_first():
+def test_age_lets_the_earliest_round_and_then_the_oldest_go():
     buffer = ReplayBuffer(3, eviction="age")
     buffer.add([make(1, round_index=3), make(2, round_index=0, pass_rate=1.0), make(3, round_index=0)])
     buffer.add([make(4, round_index=3, pass_rate=0.0)])
@@ -130,7 +130,7 @@ def test_age_lets_the_earliest_round_go_and_of_one_round_the_program_stored_firs
 
 
 @pytest.mark.parametrize("eviction", ["p2value", "age"])
-def test_ties_of_any_number_leave_in_the_order_in_which_they_were_stored(eviction):
+def test_ties_of_any_number_leave_in_the_order_stored(eviction):
     buffer, twin = ReplayBuffer(4, eviction=eviction), NaiveBuffer(4, eviction)
     for first in range(0, 30, 5):
         batch = [make(number, pass_rate=0.5, round_index=number // 10) for number in range(first, first + 5)]

@@ -43,7 +43,7 @@ def test_p2value_is_the_papers_mixture():
     assert p2value([0.5, 0.2], [1.0, 0.0], possibility_weight=0.25).tolist() == pytest.approx([0.875, 0.05])
 
 
-def test_p2value_weight_0_is_the_pass_rate_and_weight_1_the_possibility():
+def test_weight_0_is_the_pass_rate_and_weight_1_the_possibility():
     assert p2value([0.3, 0.4], [1.0, 0.1], possibility_weight=0).tolist() == [1.0, 0.1]
     assert p2value([0.3, 0.4], [1.0, 0.1], possibility_weight=1).tolist() == [0.3, 0.4]
 

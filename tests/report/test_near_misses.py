@@ -44,7 +44,7 @@ def test_the_nearest_passing_program_of_the_same_task_is_chosen():
     assert (found.tasks, found.searched) == (1, 1)
 
 
-def test_every_task_has_one_before_any_has_two_and_the_most_alike_come_first():
+def test_tasks_take_turns_and_the_most_alike_come_first():
     texts = [(task, f"f(x, {i}, {task * 3})", float(i == 0)) for task in "ab" for i in range(4)]
     texts += [("c", "entirely different = 1", 1.0), ("c", "import os; os.exit()", 0.0)]
     buffer = buffer_of(*texts)
@@ -55,7 +55,7 @@ def test_every_task_has_one_before_any_has_two_and_the_most_alike_come_first():
     assert tasks[-1] == "c"
 
 
-def test_equal_pass_rates_and_programs_without_tokens_are_no_obstacle():
+def test_equal_pass_rates_and_no_tokens_are_no_obstacle():
     buffer = buffer_of(("a", "", 0.0), ("a", " ", 1.0), ("a", "  ", 1.0), ("b", "x", 0.0), ("b", "x ", 0.0))
     assert pairs(buffer) == [("", " ")]
     assert pairs(buffer_of(("a", "x", 0.5))) == []
@@ -86,7 +86,7 @@ def test_similarity_is_a_share_that_is_one_for_equal_texts_only(one, other):
     assert share >= SequenceMatcher(None, one, other, autojunk=False).ratio() / 2
 
 
-def test_what_long_texts_begin_and_end_with_together_counts_in_full():
+def test_common_beginnings_and_ends_of_long_texts_count_in_full():
     long = [str(i) for i in range(5_000)]
     assert similarity([*long, "x", *long], [*long, "y", *long]) == pytest.approx(1 - 1 / 10_001)
 
@@ -124,7 +124,7 @@ def test_parts_are_in_turn_the_same_and_different():
     assert difference("one", "two(3, 4)") == [["~", ["", "one"], ["", "two(3, 4)"]]]
 
 
-def test_far_lines_are_left_out_and_long_texts_are_cut_and_say_so():
+def test_far_lines_are_left_out_and_cut_texts_say_so():
     lines = [str(i) for i in range(100)]
     rows = difference("\n".join(lines), "\n".join([*lines, "more"]))
     assert rows[0] == ["...", 97]

@@ -58,7 +58,7 @@ def test_what_models_and_users_write_is_text(tmp_path):
     assert data["tasks"][0]["prompt"] == names["prompt"]
 
 
-def test_nothing_is_fetched_and_only_its_own_script_and_style_may_run(tmp_path):
+def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path):
     page = report(tmp_path, filled(), history=history_of(evaluations=[(0, {"eval_accuracy": 0.2})]))
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
     for tag, directive in (("script", "script-src"), ("style", "style-src")):
@@ -71,7 +71,7 @@ def test_nothing_is_fetched_and_only_its_own_script_and_style_may_run(tmp_path):
     assert re.findall(r'(?:src|href)="(?!#)([^"]*)"', page) == []
 
 
-def test_charts_have_names_of_their_own_and_say_in_words_what_they_show(tmp_path):
+def test_charts_have_names_and_say_in_words_what_they_show(tmp_path):
     page = report(tmp_path, filled(), history=history_of(evaluations=[(0, {"eval_accuracy": 0.2})]))
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
     assert len(charts) == 5
@@ -84,7 +84,7 @@ def test_charts_have_names_of_their_own_and_say_in_words_what_they_show(tmp_path
         assert "var(--" in chart
 
 
-def test_the_same_buffer_gives_the_same_page_and_another_program_another(tmp_path):
+def test_the_buffer_decides_the_page(tmp_path):
     first, again = report(tmp_path, filled()), report(tmp_path, filled())
     assert first == again
     assert report(tmp_path, filled(31)) != first
@@ -154,7 +154,7 @@ def test_a_page_holds_as_many_programs_as_asked_for_and_says_so(tmp_path):
     assert "No program is embedded in this page" in none
 
 
-def test_near_misses_stand_in_the_page_whatever_the_number_of_programs(tmp_path):
+def test_near_misses_stand_in_a_page_of_any_number_of_programs(tmp_path):
     buffer = ReplayBuffer()
     buffer.add(experience(i, task_id="t", program=f"x = {i}", pass_rate=float(i == 7)) for i in range(50))
     data = unpacked(report(tmp_path, buffer, programs=3))
@@ -186,7 +186,7 @@ def test_png_files_are_written_where_asked_for(tmp_path, capsys):
     assert "report of 30 programs in" in capsys.readouterr().out
 
 
-def test_a_run_is_found_by_its_output_folder_and_by_its_checkpoint(tmp_path, make_model, tokenizer, tasks):
+def test_a_run_is_found_by_its_folder_and_by_its_checkpoint(tmp_path, make_model, tokenizer, tasks):
     from trl_pper import DatasetSource, PPERConfig, PPERTrainer
     from trl_pper.rounds.collector import BeamSampleCollector
 
@@ -220,7 +220,7 @@ def test_a_run_is_found_by_its_output_folder_and_by_its_checkpoint(tmp_path, mak
 
 
 @pytest.mark.filterwarnings("ignore:.*killed while writing")
-def test_where_nothing_is_to_be_found_the_message_says_what_was_looked_for(tmp_path, capsys):
+def test_where_nothing_is_found_it_says_what_was_looked_for(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "a folder with _pper/buffer.parquet or a complete checkpoint" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none.parquet")]) == 2

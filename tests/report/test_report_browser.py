@@ -103,7 +103,7 @@ def test_hostile_text_is_shown_and_never_runs(browser, tmp_path):
     assert browser.run(hidden) is False
 
 
-def test_a_program_is_found_opened_and_has_an_outcome_for_every_test(browser, calm):
+def test_a_program_found_and_opened_has_every_outcome(browser, calm):
     address, buffer = calm
     browser.open(address)
     field = "document.querySelectorAll('[data-list=programs] input')[0]"
@@ -145,7 +145,7 @@ def test_lists_are_filtered_sorted_and_turned(browser, calm):
     assert browser.run(status) == "1 to 3 of 3"
 
 
-def test_a_near_miss_shows_both_programs_side_by_side_or_one_below_the_other(browser, calm):
+def test_a_near_miss_shows_both_programs_beside_or_below(browser, calm):
     address, _ = calm
     for width, beside in ((1280, True), (375, False)):
         browser.open(address, width=width)

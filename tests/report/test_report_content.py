@@ -46,7 +46,7 @@ def test_each_pass_rate_has_one_class(fraction):
         assert round(10 * least) * total <= 10 * passed < round(10 * most) * total
 
 
-def test_tasks_with_no_some_and_only_passing_programs_are_counted():
+def test_tasks_with_no_some_and_all_programs_passing_are_counted():
     content = read_content(
         buffer_of(("none", 0.0), ("some", 1.0), ("none", 0.5), ("only", 1.0), ("some", 0.9), ("only", 1.0))
     )
@@ -55,7 +55,7 @@ def test_tasks_with_no_some_and_only_passing_programs_are_counted():
     assert buffer_facts(content)["tasks with a passing program"] == "66.7 %"
 
 
-def test_the_tasks_that_took_longest_come_first_with_what_took_so_long():
+def test_the_slowest_tasks_come_first_with_what_took_so_long():
     programs = [("quick", 1.0), ("loops", 0.0), ("tie", 1.0), ("loops", 1.0), ("unknown", 1.0), ("free", 1.0)]
     ends = [("passed",), ("passed", "timeout"), ("passed",), ("passed",), ("passed",), ("passed",)]
     content = read_content(
@@ -123,7 +123,7 @@ def test_groups_have_the_figures_of_their_own_programs():
     assert scorer.name == "not stated"
 
 
-def test_the_smallest_of_many_groups_and_the_earliest_of_many_rounds_are_put_together():
+def test_small_groups_and_early_rounds_are_put_together():
     buffer = buffer_of(
         *[("a", 0.5)] * 31, source=[f"s{max(0, i - 1)}" for i in range(31)], round_index=list(range(31))
     )
@@ -134,7 +134,7 @@ def test_the_smallest_of_many_groups_and_the_earliest_of_many_rounds_are_put_tog
     assert sum(one.programs for one in rounds) == sum(one.programs for one in sources) == 31
 
 
-def test_a_log_is_read_by_names_and_what_is_logged_twice_counts_once():
+def test_a_log_is_read_by_names_and_repetitions_count_once():
     log = [
         {"epoch": 0, "pper/round_index": 0.0, "pper/pass_rate": 0.1},
         {"epoch": 0.5, "loss": 1.0},
@@ -152,7 +152,7 @@ def test_a_log_is_read_by_names_and_what_is_logged_twice_counts_once():
     assert first is last
 
 
-def test_points_of_a_cell_become_one_dot_where_they_lie_on_average():
+def test_points_of_a_cell_become_one_dot_at_their_average():
     x, y, counts = charts._cells(np.array([0.5, 0.51, 1.0, 0.5]), np.array([0.125, 0.125, 1.0, 0.125]))
     assert sorted(zip(x.round(6).tolist(), y.tolist(), counts.tolist(), strict=True)) == [
         (0.5, 0.125, 2), (0.51, 0.125, 1), (1.0, 1.0, 1),
@@ -174,7 +174,7 @@ def test_charts_are_drawn_of_possibilities_without_a_span(possibilities, fields)
     assert rows[1][3:] == ["none"] * 3
 
 
-def test_the_learning_chart_has_a_row_for_each_round_and_each_evaluation():
+def test_the_learning_chart_has_a_row_a_round_and_an_evaluation():
     log = [{"epoch": 0, "pper/round_index": 0.0, "pper/pass_rate": 0.1, "pper/solved": 0.5, "pper/programs": 1200.0}]
     content = read_content(buffer_of(("a", 0.0)))
     history = history_of(log=log, evaluations=[(1.5, {"eval_$x_accuracy": 0.25})])

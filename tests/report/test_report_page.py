@@ -18,19 +18,20 @@ PAGE = (ROOT / "docs" / "report.md").read_text()
 SCRIPT = (ROOT / "trl_pper" / "report" / "templates" / "report.js").read_text()
 
 
-def test_the_commands_and_the_code_of_the_page_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.runs("docs/report.md")
+def test_the_commands_and_the_code_of_the_page_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     buffer = ReplayBuffer()
     buffer.add([Experience(task_id="a", prompt="p", completion="c", program="c", pass_rate=1.0)])
     buffer.save("buffer.parquet")
     buffer.save("outputs/run/_pper/buffer.parquet")
-    (commands,) = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    (commands,) = re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
     for command in commands.splitlines():
         assert main(command.removeprefix("trl-pper ").split()) == 0
     assert "<title>outputs/run</title>" in Path("report.html").read_text()
     assert Path("charts/draw.png").is_file()
-    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
-        exec(compile(block, "report.md", "exec"), {})
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, page, "exec"), {})
     assert "<dt>learning rate</dt><dd>1e-5</dd>" in Path("report.html").read_text()
 
 

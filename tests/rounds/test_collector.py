@@ -46,7 +46,7 @@ def test_a_repeated_program_is_stored_once(judge, tasks):
     assert made.next_round == 2
 
 
-def test_completions_without_a_program_are_counted_and_one_is_named(judge, tasks, caplog):
+def test_completions_without_a_program_are_counted(judge, tasks, caplog):
     rows = [
         {"task_id": "add-1", "completion": "    return x + 1\n"},
         {"task_id": "add-2", "completions": ["I cannot.", "    return x + 2\n", "    return ("]},
@@ -93,7 +93,7 @@ def test_a_whole_program_is_judged_on_its_output(judge):
     assert made.collect().pass_rate == 1.0
 
 
-def test_missing_log_probabilities_are_those_of_the_model_in_training(judge, tasks, make_model, tokenizer):
+def test_missing_logprobs_are_those_of_the_model_in_training(judge, tasks, make_model, tokenizer):
     local = LocalModel(model=make_model().eval(), processing_class=tokenizer)
     rows = [{"task_id": task.task_id, "completion": "    return x\n" * n} for n, task in enumerate(tasks, start=1)]
     made = collector(DatasetSource(rows), judge, tasks, lambda: local)
@@ -116,7 +116,7 @@ def test_a_stdio_case_is_text():
         StdioCase(input="1", output=3)
 
 
-def test_the_first_program_speaks_for_the_model_and_all_tell_what_search_would_find(judge, tasks):
+def test_the_first_program_speaks_for_the_model_all_for_search(judge, tasks):
     rows = [
         {"task_id": "add-1", "completions": ["    return x or 1\n", "    return x + 1\n"]},  # 1 of 3, then all
         {"task_id": "add-2", "completions": ["    return x + 2\n", "    return 9\n"]},

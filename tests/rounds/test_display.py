@@ -88,7 +88,7 @@ def show(columns: int = 100, **options) -> Screen:
     return screen
 
 
-def test_a_terminal_shows_tasks_time_left_and_programs_and_nothing_of_it_stays():
+def test_a_terminal_shows_progress_and_nothing_of_it_stays():
     screen = show(columns=130)
     (last,) = screen.busy[-1]
     assert re.fullmatch(
@@ -165,7 +165,7 @@ def test_many_threads_draw_one_bar():
     assert screen.lines == []
 
 
-def test_training_on_a_terminal_keeps_one_whole_trainer_bar_with_ours_below_it(make_trainer, tasks):
+def test_training_keeps_one_trainer_bar_with_ours_below_it(make_trainer, tasks):
     source = teacher(tasks)
     source.warns = True
     trainer = make_trainer(source)

@@ -65,7 +65,7 @@ def test_everything_comes_back_the_unjudged_programs_too(tmp_path, tasks, write,
     assert all(entry.judged_by == ("limits",) * 3 for entry in entries.values())
 
 
-def test_a_task_comes_once_with_its_last_verdicts_when_all_of_it_was_read(tmp_path, tasks):
+def test_a_task_read_whole_comes_once_with_its_last_verdicts(tmp_path, tasks):
     fill(tmp_path, tasks[:3])
     again = [dataclasses.replace(one, verdict=Verdict(outcomes=OUTCOMES[0])) for one in programs(tasks[0])]
     with Journal(tmp_path) as journal:
@@ -101,7 +101,7 @@ def test_nothing_written_is_nothing_read(tmp_path, tasks):
     assert not (tmp_path / "none").exists()
 
 
-def test_unknown_log_probabilities_and_chat_prompts_and_any_text_survive(tmp_path, tasks):
+def test_unknown_logprobs_chat_prompts_and_any_text_survive(tmp_path, tasks):
     chat = CodingTask(task_id="chat", prompt=[{"role": "user", "content": "é\u2028 \x00"}], tests=tasks[0].tests)
     one = judged(chat, 0, completion="\x00\n\u2029'\"", logprob=None, num_tokens=None)
     journal = Journal(tmp_path)
@@ -185,7 +185,7 @@ def test_a_later_verdict_replaces_an_earlier_one(tmp_path, tasks):
     assert entry.judged_by == ("other limits",) * 3
 
 
-def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
+def test_verdicts_compare_only_under_equal_tests_and_limits(tasks):
     limits = Limits()
     assert judging_identity(tasks[0], limits) == judging_identity(tasks[0], Limits())
     assert judging_identity(tasks[0], limits) != judging_identity(tasks[1], limits)
@@ -200,14 +200,14 @@ def test_verdicts_are_comparable_only_under_equal_tests_and_limits(tasks):
     assert judging_identity(by_function, limits) is None
 
 
-def test_identities_from_before_stops_and_preambles_stay_what_they_were():
+def test_identities_older_than_stops_and_preambles_stay_the_same():
     task = CodingTask(task_id="a", prompt="p", tests=FunctionTests(code="assert f(1) == 2"))
     assert task_identity(task) == digest(["a", "p"])
     limits = Limits()
     assert judging_identity(task, limits) == digest([to_json(task.tests), limits.to_dict()])
 
 
-def test_stops_are_part_of_what_a_model_sees_and_a_preamble_of_what_is_judged(tasks):
+def test_models_see_stops_and_the_judge_sees_preambles(tasks):
     task, limits = tasks[0], Limits()
     stopped, helped = dataclasses.replace(task, stop=("\ndef ",)), dataclasses.replace(task, preamble="import math")
     assert len({task_identity(one) for one in (task, stopped, dataclasses.replace(task, stop=("\n#",)))}) == 3
@@ -217,7 +217,7 @@ def test_stops_are_part_of_what_a_model_sees_and_a_preamble_of_what_is_judged(ta
     assert len({judging_identity(one, limits) for one in (task, helped, other)}) == 3
 
 
-def test_whether_there_was_a_program_comes_back_and_older_journals_are_looked_at_anew(tmp_path, tasks, monkeypatch):
+def test_no_program_comes_back_and_old_journals_are_read_anew(tmp_path, tasks, monkeypatch):
     task = tasks[0]
     missing = dataclasses.replace(judged(task, 0, completion="I cannot."), extracted=False)
     # Not what looking anew would say, to tell the two apart.

@@ -198,7 +198,7 @@ def test_a_buffer_is_judged_again_by_other_tests(judge, tasks):
     assert len(rejudge(ReplayBuffer(), [], judge)) == 0
 
 
-def test_judging_again_names_missing_tasks_and_leaves_out_what_cannot_be_judged(judge, tasks, caplog):
+def test_judging_again_names_missing_tasks_and_skips_unjudgeable(judge, tasks, caplog):
     buffer = ReplayBuffer()
     buffer.add(
         Experience(task_id=task.task_id, prompt="p", completion="c", program="def f(x): return 0", pass_rate=0.0)

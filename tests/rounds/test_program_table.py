@@ -40,7 +40,7 @@ def filled(*experiences: Experience, **settings) -> ReplayBuffer:
     return buffer
 
 
-def test_rows_are_those_of_the_round_with_the_highest_p2value_first():
+def test_rows_of_a_round_come_with_the_highest_p2value_first():
     buffer = filled(
         experience("old", pass_rate=1.0, outcomes=("passed",)),
         experience("low", round_index=3),

@@ -14,7 +14,7 @@ from trl_pper.cli.commands import main
 KEY = "sk-never-to-be-seen"
 
 
-def test_a_restarted_collection_asks_only_for_what_its_journal_lacks(server, tasks, tmp_path):
+def test_a_restarted_collection_asks_for_what_its_journal_lacks(server, tasks, tmp_path):
     def collect(**options):
         with Judge(workers=1) as judge:
             source = source_of(server, concurrency=2, max_retries=1, **options)
@@ -52,7 +52,7 @@ def collect_command(server, task_file, *options):
     ]  # fmt: skip
 
 
-def test_collect_asks_a_server_with_its_options_and_shows_what_it_took(server, tasks, task_file, capsys, monkeypatch):
+def test_collect_asks_a_server_with_its_options(server, tasks, task_file, capsys, monkeypatch):
     monkeypatch.setenv("TINY_KEY", KEY)
     server.key = KEY
     options = [
@@ -181,7 +181,7 @@ def test_options_are_checked_at_the_door(options, said):
         "http://x:y",
     ],
 )
-def test_addresses_that_cannot_be_asked_or_hold_a_secret_are_refused(address):
+def test_unusable_addresses_and_those_with_secrets_are_refused(address):
     with pytest.raises(ValueError, match="base_url: ") as caught:
         ServerSource(address, model="m")
     assert KEY not in str(caught.value)

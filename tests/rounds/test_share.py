@@ -65,7 +65,7 @@ def collector(source, judge, tasks, folder) -> BeamSampleCollector:
 
 
 @given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 5))
-def test_every_task_falls_to_one_process_in_batches_that_do_not_depend_on_their_number(tasks, size, processes):
+def test_tasks_fall_to_one_process_each_in_batches_of_any_number(tasks, size, processes):
     shares = [own_batches(tasks, size, process_index=i, num_processes=processes) for i in range(processes)]
     batches = sorted(batch for share in shares for batch in share)
     assert batches == own_batches(tasks, size, process_index=0, num_processes=1)
@@ -92,7 +92,7 @@ def test_processes_keep_step_only_where_a_sharded_student_writes(make_model, tok
 
 
 @pytest.mark.parametrize(("index", "total"), [(0, 8), (1, 1)])
-def test_the_display_counts_the_tasks_that_a_process_generates_for(judge, tasks, rows, monkeypatch, index, total):
+def test_the_display_counts_the_tasks_of_its_own_process(judge, tasks, rows, monkeypatch, index, total):
     totals = []
 
     class Noted(CollectionProgress):
@@ -124,7 +124,7 @@ def test_a_collection_that_failed_goes_on_where_it_was(judge, tasks, rows, tmp_p
     assert whole.collection.buffer.digest() == second.collection.buffer.digest()
 
 
-def test_a_finished_round_is_not_generated_again_and_the_next_one_is(judge, tasks, rows, tmp_path):
+def test_a_finished_round_is_not_generated_again_but_the_next_is(judge, tasks, rows, tmp_path):
     collector(Counting(rows), judge, tasks, tmp_path).collect(0)
     again = collector(Counting(rows), judge, tasks, tmp_path)
     assert again.collect(0).restored == 8
@@ -175,7 +175,7 @@ def test_other_limits_judge_anew(tasks, rows, tmp_path):
     assert wide.collection.buffer.pass_rates().tolist() == [1.0]
 
 
-def test_programs_the_sandbox_failed_on_are_kept_and_judged_later(judge, tasks, rows, tmp_path):
+def test_programs_the_sandbox_failed_on_are_judged_later(judge, tasks, rows, tmp_path):
     with BrokenJudge() as broken:
         report = collector(Counting(rows), broken, tasks, tmp_path).collect()
     assert (report.programs, report.judged, report.unjudged, report.added) == (8, 0, 8, 0)

@@ -7,7 +7,6 @@ It answers `/v1/completions` and `/v1/chat/completions` as vLLM does: `n`, `max_
 import contextlib
 import json
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +55,7 @@ class OpenAIServer(ThreadingHTTPServer):
         self.served = []
         self.at_work = self.most_at_work = 0
         self.lock = threading.Lock()
+        self.closing = threading.Event()
 
     def prompts(self):
         return [body.get("prompt") or body["messages"][-1]["content"] for _, body in self.asked]
@@ -143,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, fault, body):
         server = self.server
-        time.sleep(fault.late_seconds)
+        if server.closing.wait(fault.late_seconds):
+            self.close_connection = True
+            return
         refused = [
             message for name, message in server.refuses.items() if name in body and (name, body[name]) != ("n", 1)
         ]
@@ -186,6 +188,7 @@ def serve(model, tokenizer):
         try:
             yield server
         finally:
+            server.closing.set()
             server.shutdown()
             thread.join()
 

@@ -1,5 +1,6 @@
 """The pages of the documentation as code: their blocks and commands, made small enough to run here."""
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -32,3 +33,24 @@ def commands(page: Path) -> Iterator[list[str]]:
             words = shlex.split(line, comments=True)
             if words[:1] == ["trl-pper"]:
                 yield words[1:]
+
+
+def marked_to_run() -> set[str]:
+    """Return the pages and examples that tests are marked to run, as paths in the repository."""
+    found: set[str] = set()
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+        for marked in (module, *tests):
+            marks = getattr(marked, "pytestmark", [])
+            for mark in marks if isinstance(marks, list) else [marks]:
+                found.update(mark.args if mark.name == "runs" else ())
+    return found
+
+
+def launched() -> list[str]:
+    """Return the commands of several processes that are run, as `test_launch.py` is given them."""
+    from tests.cli.test_launch import test_a_documented_command_trains_with_two_processes as test
+
+    (commands,) = (mark.args[1] for mark in test.pytestmark if mark.name == "parametrize")
+    return list(commands)

@@ -38,7 +38,7 @@ def said(one) -> str:
     return message["content"]
 
 
-def test_a_function_that_is_opened_is_shown_in_a_fence_and_what_stands_before_it_is_given():
+def test_an_opened_function_is_fenced_and_the_text_before_given():
     [chat] = as_chat([task(PREFIX, stop=("\nclass ",), preamble="import cmath")])
     assert said(chat).startswith("Complete the function `floors` below. Answer with one Python code block")
     assert said(chat).endswith(f"\n\n```python\n{PREFIX.strip()}\n```")
@@ -95,7 +95,7 @@ def test_a_docstring_is_asked_without_its_quotes():
 
 
 @pytest.mark.parametrize("edition", sorted(ROWS))
-def test_every_format_can_be_asked_as_a_chat_and_its_right_programs_pass(edition):
+def test_every_format_can_be_a_chat_and_its_right_programs_pass(edition):
     row, _, right, _ = ROWS[edition]
     [chat] = as_chat(load_tasks([row], format=edition.split()[0]))
     assert isinstance(chat.prompt, list)
@@ -119,7 +119,7 @@ def test_messages_stay_as_they_are():
         chat_parts(chat)
 
 
-def test_the_words_may_be_the_users_own_and_a_system_message_comes_first():
+def test_words_may_be_the_users_and_a_system_message_comes_first():
     [chat] = as_chat(
         [task(PREFIX)], system="Be short.", instruction="{{{kind}}} {entry_point}:{starter_code}\n{question}"
     )
@@ -220,7 +220,7 @@ def test_training_takes_chat_prompts_by_the_same_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_replies_without_the_imports_of_their_prompt_pass_on_real_problems(shared):
+def test_replies_without_the_prompts_imports_pass_on_real_tasks(shared):
     tasks = load_tasks(shared("humaneval/HumanEval.dev.jsonl.gz"))
     chats = as_chat(tasks)
     given = [chat.preamble for chat in chats]

@@ -75,7 +75,7 @@ def find_zero(xs):
     assert [verdict.pass_rate for verdict in verdicts] == [0.0, 1.0]
 
 
-def test_humaneval_tests_that_call_check_themselves_are_not_called_twice():
+def test_humaneval_tests_that_call_check_are_not_called_twice():
     [task] = load_tasks([{**HUMANEVAL, "test": HUMANEVAL["test"] + "\ncheck(half)\n"}])
     assert task.tests.code.count("check(half)") == 1
 

@@ -45,7 +45,7 @@ def rejected(tasks: list[CodingTask]) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HELD))
-def test_every_task_and_test_is_read_and_comes_back_from_native_rows(shared, tmp_path, name):
+def test_every_task_and_test_comes_back_from_native_rows(shared, tmp_path, name):
     tasks = load_tasks(shared(name))
     assert summary(tasks) == HELD[name]
     write_tasks(tmp_path / "tasks.jsonl", tasks)

@@ -90,7 +90,7 @@ def test_max_tests_is_at_least_one(most):
         load_tasks(LEVELS, max_tests=most)
 
 
-def test_malformed_rows_are_left_out_on_request_with_a_count_and_a_list(tmp_path, caplog):
+def test_malformed_rows_are_left_out_on_request_and_listed(tmp_path, caplog):
     path = write(
         tmp_path / "a.jsonl",
         [apps(1), "{", apps(2, input_output=""), apps(1), apps(3, question=None), apps(4), "[1]"],
@@ -222,7 +222,7 @@ def test_a_data_set_of_the_hub_is_read_by_its_id(connection, split):
 
 
 @pytest.mark.slow
-def test_a_data_set_that_is_a_script_is_read_from_the_parquet_files_of_its_subset(connection):
+def test_a_data_set_script_is_read_from_its_subsets_parquet(connection):
     hub, client = connection
     export = {
         f"{subset}/{split}/0000.parquet": parquet("apps", problem_id=number)
@@ -241,7 +241,7 @@ def test_a_data_set_that_is_a_script_is_read_from_the_parquet_files_of_its_subse
     assert missing["error"].startswith("DatasetNotFoundError: ")
 
 
-def test_long_lines_of_rows_keep_their_numbers_when_others_are_left_out(tmp_path):
+def test_rows_keep_their_numbers_when_others_are_left_out(tmp_path):
     path = write(tmp_path / "a.jsonl", ["{}", "x", "", '{"a": 1}'])
     bad = []
     assert list(read_rows(path, bad.append)) == [(1, {}), (4, {"a": 1})]

@@ -141,7 +141,7 @@ def test_ids_and_what_is_known_of_tasks():
     assert task_of("humaneval").reference == ROWS["humaneval"][0]["prompt"] + "    return x / 2\n"
 
 
-def test_all_tests_of_code_contests_are_kept_in_the_order_public_private_generated():
+def test_code_contests_tests_stay_public_private_generated():
     private = {"input": ["8"] * 300, "output": ["8"] * 300}
     cases = task_of("code_contests", private_tests=private).tests.cases
     assert [case.input for case in cases] == ["1 2\n", *["8"] * 300, "3 4\n", "5\n"]
@@ -199,7 +199,7 @@ class Exploit:
         (packed({"a": 1}), "must be a list"),
     ],
 )  # fmt: skip
-def test_private_tests_are_never_unpickled_into_anything_but_plain_data(private, message, capsys):
+def test_private_tests_are_unpickled_into_plain_data_alone(private, message, capsys):
     with pytest.raises(ValueError, match=f"row 1: private_test_cases: .*{message}"):
         task_of("live_code_bench", private_test_cases=private)
     assert capsys.readouterr().out == ""
@@ -279,7 +279,7 @@ def test_a_script_of_evalplus_that_has_no_loop_is_taken_as_it_is():
     assert task.tests.code == script
 
 
-def test_a_script_of_evalplus_that_asserts_nothing_gives_way_to_the_asserts():
+def test_an_evalplus_script_without_asserts_gives_way_to_asserts():
     task = task_of("mbpp plus", test="def assertion(out, exp, atol):\n    out == exp\n" + "assertion(half(4), 2, 0)\n")
     assert task.tests.code == "assert half(4) == 2"
 
@@ -315,7 +315,7 @@ def test_rows_of_programs_find_the_tasks_of_apps():
 @pytest.mark.parametrize("edition", EDITIONS)
 @settings(deadline=None)
 @given(st.data())
-def test_whatever_a_field_holds_the_row_is_read_or_refused_as_malformed(edition, data):
+def test_whatever_a_field_holds_a_row_is_read_or_malformed(edition, data):
     row = ROWS[edition][0]
     field = data.draw(st.sampled_from(sorted(row)))
     value = data.draw(
@@ -335,7 +335,7 @@ def test_whatever_a_field_holds_the_row_is_read_or_refused_as_malformed(edition,
 )
 @settings(deadline=None)
 @given(st.data())
-def test_whatever_is_inside_the_tests_the_row_is_read_or_refused_as_malformed(edition, data):
+def test_whatever_its_tests_hold_a_row_is_read_or_malformed(edition, data):
     row = ROWS[edition][0]
     field = {"apps": "input_output", "open_r1": "verification_info", "code_contests": "public_tests"}[
         edition.split()[0]
@@ -361,7 +361,7 @@ LEETCODE = {
 }  # fmt: skip
 
 
-def test_a_row_of_leetcode_asks_its_question_and_supplies_its_imports(judge):
+def test_a_leetcode_row_asks_its_question_with_its_imports(judge):
     [task] = load_tasks([LEETCODE])
     assert task.prompt == (
         "\nQUESTION:\nFind the most.\n\nfrom typing import List\n\nclass Solution:\n"
@@ -402,7 +402,7 @@ STOPS = {
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_prompts_that_are_continued_say_where_the_model_has_begun_something_else(edition):
+def test_continued_prompts_say_where_something_else_begins(edition):
     stop, expected = task_of(edition).stop, STOPS[edition.split()[0]]
     assert set(expected) <= set(stop)
     assert bool(stop) == bool(expected)
@@ -423,7 +423,7 @@ def test_the_function_asked_for_is_no_stop(name, stop):
     assert "\n# " not in task.stop
 
 
-def test_imports_of_mbpp_stand_before_programs_but_other_setup_only_before_tests(judge):
+def test_mbpp_imports_precede_programs_and_other_setup_the_tests(judge):
     row = {"task_id": 1, "text": "A root.", "test_list": ["assert root(4) == 2"]}
     [helped] = load_tasks([{**row, "test_setup_code": "import math"}])
     assert helped.preamble == "import math"

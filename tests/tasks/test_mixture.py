@@ -21,7 +21,7 @@ def test_weights_are_proportions_and_no_task_repeats():
     assert {task.task_id[0] for task in mixed if task.source == "apps"} == {"a"}
 
 
-def test_a_size_cuts_all_sources_alike_and_remainders_go_to_the_largest():
+def test_a_size_cuts_sources_alike_the_largest_get_remainders():
     sources = {"a": (make("a", 50), 1), "b": (make("b", 50), 1), "c": (make("c", 50), 1.5)}
     assert Counter(task.source for task in mix_tasks(sources, size=7)) == {"a": 2, "b": 2, "c": 3}
     assert Counter(task.source for task in mix_tasks(sources, size=8)) == {"a": 2, "b": 2, "c": 4}
@@ -47,7 +47,7 @@ def test_one_source_alone_is_shuffled_whole():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(10, 30), st.floats(1, 3)), min_size=1, max_size=4))
-def test_shares_differ_from_weights_by_less_than_one_task_and_no_larger_mixture_would_do(parts):
+def test_shares_miss_weights_by_under_a_task_at_the_largest_size(parts):
     sources = {str(i): (make(str(i), n), weight) for i, (n, weight) in enumerate(parts)}
     mixed = mix_tasks(sources)
     total = sum(weight for _, weight in parts)

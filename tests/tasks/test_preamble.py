@@ -41,7 +41,7 @@ def test_a_program_that_does_not_parse_gets_it_too():
     assert with_preamble("from __future__ import (", PREAMBLE) == f"{PREAMBLE}\nfrom __future__ import ("
 
 
-def test_the_judge_runs_programs_after_the_preamble_of_their_task():
+def test_the_judge_runs_programs_after_their_tasks_preamble():
     code, program = "assert f([1]) == 1", "def f(x: List[int]) -> int:\n    return HELP(x)\n"
     bare = CodingTask(task_id="a", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
     helped = CodingTask(

@@ -74,7 +74,7 @@ def test_what_else_is_known_of_a_task_comes_back_too():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_rows_of_different_tasks_have_the_same_columns_in_a_table(order):
+def test_rows_of_different_tasks_have_the_same_columns(order):
     datasets = pytest.importorskip("datasets")
     bare, full = (
         CodingTask(task_id=name, prompt="p", tests=CALLS, **more) for name, more in (("a", {}), ("b", KNOWN))

@@ -124,7 +124,7 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LORA)
-def test_adapters_learn_from_the_first_step_and_merge_into_a_full_precision_base(name, train, base, tokenizer):
+def test_adapters_learn_at_once_and_merge_into_the_full_base(name, train, base, tokenizer):
     variant = LORA[name]
     trainer, gradients = train(quantization=variant.quantization, **variant.options)
     assert gradients.missing == [0] * 12
@@ -174,7 +174,7 @@ def test_full_fine_tuning_learns_and_reloads(name, train, tokenizer):
 
 
 @pytest.mark.slow
-def test_checkpointing_is_on_by_default_and_changes_nothing_of_what_is_learned(train):
+def test_checkpointing_is_the_default_and_changes_no_learning(train):
     (with_it, _), (without, _) = (train(**options) for options in ({}, {"gradient_checkpointing": False}))
     assert getattr(with_it.model.get_base_model(), f"is_{CHECKPOINTING}")
     assert not getattr(without.model.get_base_model(), f"is_{CHECKPOINTING}")
@@ -187,7 +187,7 @@ def lora_trainer(train):
     return trainer
 
 
-def test_the_base_answers_below_the_adapter_and_from_the_same_weights(lora_trainer, base, tokenizer, tasks):
+def test_the_base_answers_below_the_adapter_from_one_copy(lora_trainer, base, tokenizer, tasks):
     untouched = LocalModel(model=LlamaForCausalLM.from_pretrained(base).eval(), processing_class=tokenizer)
     pairs = [untouched.encode_completion(one.prompt, one.completion) for one in lora_trainer.buffer]
     prompts, completions = zip(*pairs, strict=True)
@@ -206,7 +206,7 @@ def test_the_base_answers_below_the_adapter_and_from_the_same_weights(lora_train
     assert by_base == by_untouched != by_student
 
 
-def test_the_adapter_is_back_after_an_exception_and_frozen_weights_stay_frozen(lora_trainer, tokenizer):
+def test_after_an_exception_adapters_are_back_and_weights_frozen(lora_trainer, tokenizer):
     model = lora_trainer.model
     frozen = next(parameter for name, parameter in model.named_parameters() if "lora_A" in name)
     frozen.requires_grad_(False)

@@ -76,7 +76,7 @@ def test_the_buffer_is_counted_and_not_quoted(card):
     assert "this run collected none" in text
 
 
-def test_an_empty_buffer_and_a_run_without_a_judge_are_said_to_be_so(card):
+def test_an_empty_buffer_and_a_run_without_a_judge_say_so(card):
     text = card(held=ReplayBuffer())
     assert "| mean pass rate | none |" in text
     assert "| written by | unknown |" in text
@@ -93,7 +93,7 @@ def test_tasks_are_listed_by_source_and_difficulty(card):
     assert "| not named | 3 | not named |" in text
 
 
-def test_what_trl_writes_into_metadata_links_and_citations_is_kept(card):
+def test_what_trl_writes_into_a_card_is_kept(card):
     text = card()
     data = ModelCard(text).data
     assert data.base_model == "org/base"

@@ -40,7 +40,7 @@ def test_a_buffer_comes_back_with_the_next_round(tmp_path):
     restored.check_valid()
 
 
-def test_checkpoints_share_a_file_while_the_buffer_stays_the_same(tmp_path):
+def test_checkpoints_share_a_file_while_the_buffer_is_the_same(tmp_path):
     buffer = filled("a", "b")
     first, second = save(tmp_path, buffer, 1), save(tmp_path, buffer, 2)
     assert (first / BUFFER_FILE).samefile(second / BUFFER_FILE)
@@ -53,7 +53,7 @@ def test_checkpoints_share_a_file_while_the_buffer_stays_the_same(tmp_path):
         assert [one.program for one in ReplayBuffer.load(checkpoint / BUFFER_FILE)] == programs
 
 
-def test_what_could_not_be_continued_is_refused_and_changes_nothing(tmp_path):
+def test_what_cannot_be_continued_is_refused_and_changes_nothing(tmp_path):
     checkpoint = save(tmp_path, filled("a", "b"), 1)
     for run, draws, named in (
         (filled("x"), {**DRAWS, "draws_per_step": 16}, "its draws are those of .*'draws_per_step': 8.*this run has"),

@@ -134,7 +134,7 @@ def test_the_hub_token_is_not_pickled():
     assert b"hf_secret" not in pickle.dumps(config(hub_token="hf_secret"))
 
 
-def test_tokens_among_passed_on_options_are_neither_pickled_nor_logged_and_still_used():
+def test_tokens_passed_on_are_used_but_not_pickled_nor_logged():
     chosen = config(model_init_kwargs={"token": "hf_secret", "nested": {"api_key": "hf_secret"}, "dtype": "float32"})
     assert b"hf_secret" not in pickle.dumps(chosen)
     assert "hf_secret" not in chosen.to_json_string()

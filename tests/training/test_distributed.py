@@ -94,7 +94,7 @@ def test_a_run_of_two_processes_goes_on_with_another_number(carried, processes):
     assert resumed[0]["steps"] == 4
 
 
-def test_a_judge_that_takes_longer_than_a_collective_may_holds_nobody_up(carried):
+def test_a_judge_slower_than_a_collective_holds_nobody_up(carried):
     assert carried.exits["late, with a barrier"] != [0, 0]
     assert "Timed out" in carried.errors
     first, second = carried.seen("late")
@@ -102,7 +102,7 @@ def test_a_judge_that_takes_longer_than_a_collective_may_holds_nobody_up(carried
     assert first["programs"] == PROGRAMS
 
 
-def test_a_failure_ends_all_processes_and_costs_the_others_nothing(carried):
+def test_a_failure_ends_all_processes_and_costs_nothing_else(carried):
     failed, healthy = carried.seen("failed")
     assert failed["error"] == "ConnectionError: the server is gone"
     assert healthy["error"] == (
@@ -133,7 +133,7 @@ def launch(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_torchrun_starts_two_processes_that_share_training_and_evaluation(tmp_path, make_model, tokenizer, tasks):
+def test_torchrun_processes_share_training_and_evaluation(tmp_path, make_model, tokenizer, tasks):
     # Five tasks for two processes: the shares are unequal.
     tasks = [*tasks, type(tasks[0])(task_id="more", prompt="# more\ndef f(x):\n", tests=tasks[0].tests)]
     (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))

@@ -243,7 +243,7 @@ result = [write(AutoModelForCausalLM.from_pretrained(one)) for one in (folder, "
 
 
 @pytest.mark.parametrize("source", ["folder", "Hub"])
-def test_a_merged_model_is_pushed_and_writes_the_same_without_its_adapter(hub, run, connection, tmp_path, source):
+def test_a_merged_model_is_pushed_and_writes_the_same(hub, run, connection, tmp_path, source):
     done = run(lora=True)
     argument = {"from": str(tmp_path / "run") if source == "folder" else "me/run", "folder": str(tmp_path / "merged")}
     assert connection[1].run(MERGE, argument) == [done["written"]] * 2
@@ -283,7 +283,7 @@ def test_the_card_on_the_hub_tells_the_run(hub, run):
     assert b"id: me/set" in model_files(hub)[".eval_results/trl_pper.yaml"]
 
 
-def test_an_upload_that_fails_in_the_background_is_told_and_the_run_goes_on(hub, run, tmp_path):
+def test_a_failed_background_upload_is_told_and_the_run_goes_on(hub, run, tmp_path):
     hub.faults[r"POST /api/models/me/run/commit/.*"] = 503
     done = run()
     assert done["steps"] == 2
@@ -301,7 +301,7 @@ def test_an_upload_that_fails_in_the_background_is_told_and_the_run_goes_on(hub,
     assert "model.safetensors" in model_files(hub)
 
 
-def test_a_token_without_the_right_to_write_is_told_of_before_training(hub, run):
+def test_a_token_that_may_not_write_is_told_of_before_training(hub, run):
     assert "401" in run(token="hf_wrong")["error"]
     hub.faults[r"POST /api/repos/create"] = 403
     assert "403" in run()["error"]
@@ -317,7 +317,7 @@ def test_rows_in_the_folder_of_the_run_are_not_published(hub, run, tmp_path):
     assert ("models", "me/run") not in hub.repositories
 
 
-def test_rows_that_appear_during_the_run_stop_the_pushes_and_not_the_run(hub, run, tmp_path):
+def test_rows_that_appear_in_a_run_stop_its_pushes_alone(hub, run, tmp_path):
     report = 'Path(argument["folder"], "report.html").write_text("rows")\n'
     done = run(START + report + RUN.removeprefix(START))
     assert done["steps"] == 2
@@ -326,7 +326,7 @@ def test_rows_that_appear_during_the_run_stop_the_pushes_and_not_the_run(hub, ru
     assert model_files(hub) == {}
 
 
-def test_checkpoints_are_not_pushed_even_if_the_strategy_is_changed_later(hub, run):
+def test_checkpoints_are_not_pushed_by_a_later_strategy_either(hub, run):
     changed = "trainer.args.hub_strategy = 'all_checkpoints'\n"
     done = run(START + changed + RUN.removeprefix(START))
     assert done["steps"] == 2

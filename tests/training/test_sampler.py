@@ -75,7 +75,7 @@ def test_probabilities_stay_fixed_within_a_round(buffer):
     assert [*drawn, *iterator] == expected
 
 
-def test_a_round_is_prepared_once_and_whole_before_its_first_draw(buffer):
+def test_a_round_is_prepared_once_before_its_first_draw(buffer):
     prepared = []
 
     def prepare(positions):
@@ -89,7 +89,7 @@ def test_a_round_is_prepared_once_and_whole_before_its_first_draw(buffer):
     assert len(prepared) == 1
 
 
-def test_draws_of_a_step_come_in_order_of_length_and_equal_ones_as_drawn(buffer):
+def test_draws_of_a_step_come_by_length_and_equal_ones_as_drawn(buffer):
     drawn = by_step(sampler(buffer))
     ordered = by_step(sampler(buffer, prepare=of_many_lengths))
     assert ordered == [sorted(step, key=lambda position: LENGTHS[position]) for step in drawn]
@@ -126,18 +126,28 @@ def test_the_minibatch_does_not_depend_on_how_it_is_cut(buffer, processes):
     assert list(cut) == list(sampler(buffer, prepare=of_many_lengths))
 
 
+class DrawsInTurn:
+    """Stands in for a buffer, whose positions repeat: draws 0, 1, 2 and so on, so that a position tells its draw."""
+
+    def distribution(self):
+        return self
+
+    def draw(self, size, *, seed, round_index, step):
+        return np.arange(step * size, (step + 1) * size)
+
+
 def padded(lengths, rows: int) -> int:
     return int(sum(batch.max() * rows for batch in np.asarray(lengths).reshape(-1, rows)))
 
 
-def test_grouped_steps_hold_the_same_draws_and_pad_less(buffer):
+def test_grouped_steps_hold_the_same_draws_and_pad_less():
     """Each draw gets a length of its own, so that a length tells which draw it is."""
     unique = np.random.default_rng(0).permutation(8 * 12) + 1
 
     def lengths_of(**settings) -> np.ndarray:
-        chosen = sampler(buffer, prepare=lambda positions: unique, steps_per_round=12, micro_batch_size=2, **settings)
-        # Positions repeat; run the same order over draw numbers instead.
-        chosen._draw = lambda round_index: np.arange(8 * 12).reshape(12, 8)
+        chosen = sampler(
+            DrawsInTurn(), prepare=lambda positions: unique, steps_per_round=12, micro_batch_size=2, **settings
+        )
         return unique[np.array(list(chosen))].reshape(12, 8)
 
     alone, grouped, all_together = (lengths_of(grouping_steps=steps) for steps in (1, 4, 12))
@@ -153,32 +163,29 @@ def test_grouped_steps_hold_the_same_draws_and_pad_less(buffer):
     assert max(step.max() - step.min() for step in all_together) > 30
 
 
-def test_a_round_that_groups_do_not_divide_ends_with_a_smaller_group(buffer):
+def test_a_round_not_divided_by_groups_ends_with_a_smaller_one(buffer):
     grouped = by_step(sampler(buffer, prepare=of_many_lengths, grouping_steps=2, micro_batch_size=4))
     last = sampler(buffer, prepare=of_many_lengths)
     assert grouped[2] == by_step(last)[2]
 
 
-def test_grouping_changes_from_round_to_round_and_with_the_seed(buffer):
+def test_grouping_changes_from_round_to_round_and_with_the_seed():
     def deal(**settings) -> list[int]:
-        chosen = sampler(buffer, grouping_steps=3, micro_batch_size=2, **settings)
-        chosen._draw = lambda round_index: np.arange(24).reshape(3, 8)
-        return list(chosen)
+        return list(sampler(DrawsInTurn(), grouping_steps=3, micro_batch_size=2, **settings))
 
     assert deal() == deal() == deal(step=2)
     assert len({tuple(deal(step=3 * round_index, seed=seed)) for round_index in range(3) for seed in (1, 2)}) == 6
 
 
-def test_the_deal_is_drawn_from_a_stream_of_its_own(buffer):
-    chosen = sampler(buffer, draws_per_step=2, steps_per_round=12, grouping_steps=12, micro_batch_size=2)
-    chosen._draw = lambda round_index: np.arange(24).reshape(12, 2)
+def test_the_deal_is_drawn_from_a_stream_of_its_own():
+    chosen = sampler(DrawsInTurn(), draws_per_step=2, steps_per_round=12, grouping_steps=12, micro_batch_size=2)
     dealt = [first // 2 for first in list(chosen)[::2]]
     fine = Distribution(np.full(10**6, 1e-6)).draw(12, seed=1, round_index=0, step=0)
     assert sorted(dealt) == list(range(12))
     assert dealt != np.argsort(fine).tolist()
 
 
-def test_each_place_of_a_grouped_step_still_holds_a_program_with_its_probability(buffer):
+def test_each_place_of_a_grouped_step_keeps_its_probability(buffer):
     """Over rounds the programs of the first step occur as drawn, the long ones no more often than the short."""
     rounds = 400
     chosen = [

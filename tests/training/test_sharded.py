@@ -19,7 +19,11 @@ from trl_pper.demo.run import MODEL
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 LAYERWISE = "zero3, layer by layer"
 KINDS = ["fsdp", "zero2", "zero3"]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.runs(*(f"examples/accelerate/{launch}.yaml" for launch in ("ddp", *KINDS))),
+]
 
 
 def run(name: str, launch: str, **plan) -> dict:
@@ -77,7 +81,7 @@ def test_two_processes_shard_and_hold_the_same_buffer(carried, seen, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_journal_is_known_again_however_the_weights_are_sharded(carried, seen, kind):
+def test_a_journal_is_known_however_the_weights_are_sharded(carried, seen, kind):
     def journals(name: str) -> set[str]:
         return {folder.name for folder in (carried.folder / name / "_pper" / "journal").glob("round-00000-*")}
 
@@ -95,7 +99,7 @@ def test_weights_come_together_for_generation_unless_told_not_to(carried, seen):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sharded_model_writes_and_learns_what_an_unsharded_one_does(carried, seen, kind):
+def test_a_sharded_model_writes_and_learns_like_a_whole_one(carried, seen, kind):
     expected = carried.seen("ddp")
     for one, other in zip(seen, expected, strict=True):
         assert one["batches"] == other["batches"]

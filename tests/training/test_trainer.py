@@ -95,7 +95,7 @@ def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(trained, tasks):
+def test_each_epoch_is_one_round_that_keeps_failed_programs_too(trained, tasks):
     trainer = trained
     assert trainer.state.global_step == 4
     assert [report.round_index for report in trainer.collector.reports] == [0, 1]
@@ -109,7 +109,7 @@ def test_each_epoch_is_one_round_and_keeps_every_program_the_failed_ones_too(tra
     assert all(experience.logprob is not None and experience.logprob < 0 for experience in trainer.buffer)
 
 
-def test_samples_are_collected_anew_in_each_round_and_the_same_in_another_run(make_trainer, tasks):
+def test_samples_differ_between_rounds_and_not_between_runs(make_trainer, tasks):
     runs = []
     for _ in range(2):
         # Without learning the weights stay, so that only the round tells the samples apart.
@@ -143,7 +143,7 @@ def test_rounds_are_logged_like_every_other_metric(trained):
     assert sum("loss" in entry for entry in trained.state.log_history) >= 4
 
 
-def test_a_rounds_entry_takes_nothing_from_the_training_means_around_it(make_trainer):
+def test_a_rounds_entry_takes_nothing_from_the_means_around_it(make_trainer):
     # Two steps of the first round are not logged yet when the second round begins.
     trainer = make_trainer(logging_steps=3)
     trainer.train()
@@ -212,7 +212,7 @@ def test_judged_programs_are_replayed_without_collecting(make_trainer, tokenizer
     assert any(not torch.equal(before[name], value) for name, value in weights(trainer).items())
 
 
-def test_a_judged_program_that_max_length_leaves_nothing_of_is_refused(make_trainer):
+def test_a_program_that_max_length_leaves_nothing_of_is_refused(make_trainer):
     rows = [{"prompt": "#" * length, "completion": "x = 1", "logprob": None, "pass_rate": 1.0} for length in (9, 60)]
     with pytest.raises(ValueError, match="max_length: leaves no completion token of 1 experiences"):
         make_trainer(train_dataset=datasets.Dataset.from_list(rows), max_length=50)
@@ -257,7 +257,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_trainer, make_model, tea
     assert_equal(weights(resumed), weights(whole))
 
 
-def test_a_checkpoint_without_its_buffer_or_with_another_is_refused(make_trainer, trained, tmp_path):
+def test_a_checkpoint_without_its_own_buffer_is_refused(make_trainer, trained, tmp_path):
     options = {"save_strategy": "epoch"}
     checkpoint = tmp_path / "checkpoint-2"
     shutil.copytree(Path(trained.args.output_dir) / checkpoint.name, checkpoint)
@@ -305,7 +305,7 @@ def test_evaluation_on_tasks_generates_judges_and_logs(make_trainer, tasks):
 
 
 @pytest.mark.slow
-def test_evaluation_takes_named_sets_and_finds_the_best_checkpoint(make_trainer, tasks):
+def test_evaluation_of_named_sets_finds_the_best_checkpoint(make_trainer, tasks):
     trainer = make_trainer(
         eval_dataset={"easy": tasks[:1], "hard": tasks[1:]}, eval_strategy="epoch", save_strategy="epoch",
         load_best_model_at_end=True, metric_for_best_model="eval_easy_accuracy", save_total_limit=2,
@@ -442,7 +442,7 @@ def test_wrong_evaluation_data_is_refused(make_trainer, eval_dataset, error, nam
         make_trainer(eval_dataset=eval_dataset)
 
 
-def test_what_generation_could_not_do_is_refused_before_it_starts(make_trainer, tasks):
+def test_what_generation_cannot_do_is_refused_before_it_starts(make_trainer, tasks):
     with pytest.raises(ValueError, match="num_beams: must be below the vocabulary size 258; got 258"):
         make_trainer(num_beams=258)
     with pytest.raises(ValueError, match=r"max_completion_length: 250 tokens after the 21.*exceed.*context of 256"):
@@ -452,7 +452,7 @@ def test_what_generation_could_not_do_is_refused_before_it_starts(make_trainer, 
         make_trainer(eval_dataset={"short": tasks[:1], "long": [long]}, max_length=None)
 
 
-def test_filter_with_nothing_passing_says_so_and_keeps_the_programs(make_trainer):
+def test_filter_with_nothing_passing_says_so_and_keeps_programs(make_trainer):
     trainer = make_trainer(priority="filter")
     with pytest.raises(ValueError, match="filter"):
         trainer.train()

@@ -101,7 +101,7 @@ def sft_trainer(make_model, tokenizer, tmp_path):
     )
 
 
-def test_the_loss_sums_log_probs_that_the_fused_head_gives_for_each_token(sft_trainer):
+def test_the_loss_sums_the_fused_heads_logprobs_of_each_token(sft_trainer):
     """Loss weights scale `outputs.log_probs` of the model that `compute_loss` is handed, and nothing else."""
     batch = sft_trainer.data_collator(list(sft_trainer.train_dataset))
     calls = []
@@ -122,7 +122,7 @@ def test_the_loss_sums_log_probs_that_the_fused_head_gives_for_each_token(sft_tr
     assert {"input_ids", "labels", "attention_mask"} <= set(inputs)
 
 
-def test_liger_kernels_leave_the_fused_head_that_loss_weights_need():
+def test_liger_kernels_leave_the_head_that_loss_weights_need():
     assert '"fused_linear_cross_entropy": False' in inspect.getsource(SFTTrainer.__init__)
 
 
@@ -139,7 +139,7 @@ def test_padding_free_joins_rows_one_behind_the_other():
     assert batch["labels"].tolist() == [[-100, 6, -100, 8, 9, -100, -100, -100]]
 
 
-def test_preparing_rows_keeps_further_columns_and_gives_ids_and_labels(sft_trainer, tokenizer):
+def test_preparing_rows_keeps_columns_and_gives_ids_and_labels(sft_trainer, tokenizer):
     rows = datasets.Dataset.from_list([{"prompt": "a", "completion": "b", "position": 7}])
     (row,) = sft_trainer._prepare_dataset(rows, tokenizer, sft_trainer.args, False, None, "replayed")
     a, b = tokenizer(text="ab")["input_ids"]

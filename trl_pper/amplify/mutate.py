@@ -218,7 +218,8 @@ def _evened(one: Any, other: Any) -> tuple[Any, Any]:
 
 def _repaired(value: Any, shape: Shape) -> Any:
     """Return `value` with every number corrected that other values determine, such as a count, innermost first."""
-    if shape.fields is not None and len(value) == len(shape.fields):
+    # A change may have put a number or None in the place of a list.
+    if shape.fields is not None and isinstance(value, list | tuple) and len(value) == len(shape.fields):
         fields = [_repaired(part, inner) for part, inner in zip(value, shape.fields, strict=True)]
         # A changed list no longer has the length stated before it.
         counts = [count for rule in shape.rules if isinstance(rule, Relations) for count in rule.counts.values()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 
 from trl_pper.judge.host.worker import LevelRefused, WorkerError
 from trl_pper.judge.selftest import escapes
@@ -27,11 +28,12 @@ class IsolationUnavailable(OSError):
     """The isolation level asked for does not hold on this machine."""
 
 
-def choose_level(isolation: str) -> str:
+def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -> str:
     """Return the level to run at.
 
     Args:
         isolation: "auto", or one of `ISOLATION_LEVELS`.
+        probe: Says why a level does not hold here, or "" where it does; by default programs try to break it.
 
     Raises:
         ValueError: Unknown name.
@@ -42,7 +44,7 @@ def choose_level(isolation: str) -> str:
     allowed = ISOLATION_LEVELS[: ISOLATION_LEVELS.index(WEAKEST_UNASKED) + 1] if isolation == "auto" else (isolation,)
     reasons = []
     for level in allowed:
-        reason = _why_not(level)
+        reason = (probe or _why_not)(level)
         if not reason:
             return level
         reasons.append(f"{level}: {reason}")

@@ -29,7 +29,7 @@ def test_program_tests_and_limits_have_to_be_equal(program, tests, limits, found
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_only_what_depends_on_program_tests_and_limits_alone_is_remembered(outcome):
+def test_only_what_program_tests_and_limits_decide_is_remembered(outcome):
     cache = VerdictCache(10)
     verdict = Verdict(outcomes=(Outcome.PASSED, outcome))
     cache.put("x", TESTS, Limits(), verdict)

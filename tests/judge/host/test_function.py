@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from trl_pper import CodingTask, FunctionTests, Judge, Limits, Verdict
+from trl_pper import CodingTask, FunctionTests, Judge, Limits, Outcome, Verdict
 
 DOUBLE = "assert double(2) == 4\nassert double(0) == 0\nassert double(-3) == -6"
 
@@ -80,7 +78,7 @@ def test_after_a_crash_the_next_test_meets_a_fresh_program(judge):
     assert outcomes(judge, program) == ["passed", "runtime_error", "passed"]
 
 
-def test_after_one_timeout_the_next_test_runs_and_after_two_none_does(judge):
+def test_after_one_timeout_a_test_runs_and_after_two_none_does(judge):
     program = "def double(x):\n    while x in {0}: pass\n    return 2 * x"
     assert outcomes(judge, program) == ["passed", "timeout", "passed"]
     code = "\n".join(f"assert double({x}) == {2 * x}" for x in (0, 1, 0, 2, 3))
@@ -195,7 +193,7 @@ def test_an_entry_point_may_have_any_name(judge, name):
         assert verdict_of(judge, wrong, code, entry_point=entry_point).passed == 0
 
 
-def test_a_program_cannot_answer_for_builtins_or_modules_of_the_tests(judge):
+def test_a_program_cannot_answer_for_what_the_tests_import(judge):
     program = """
 import builtins
 class math:
@@ -280,7 +278,7 @@ def test_pytest_raises_is_a_test(judge):
         assert outcomes(patient, "def f(x): raise KeyError('bad')", code) == ["runtime_error", "passed"]
 
 
-def test_the_key_of_a_key_error_and_the_value_of_a_stop_iteration_cross(judge):
+def test_what_key_errors_and_stop_iterations_hold_crosses(judge):
     code = """
 try:
     f(1)
@@ -296,7 +294,7 @@ except KeyError as error:
     assert outcomes(judge, "def f(x): raise KeyError(x)", code) == ["passed", "passed"]
 
 
-def test_dictionaries_of_the_standard_library_keep_what_they_can_do(judge):
+def test_dictionaries_of_the_library_keep_what_they_can_do(judge):
     program = """
 import collections
 def tally(v): return collections.Counter(v)
@@ -326,19 +324,19 @@ def test_arrays_of_numbers_are_compared_by_the_tests(judge):
         assert outcomes(patient, program.replace("* 2", "* 3"), code)[0] == "wrong_answer"
 
 
-def test_an_iterator_given_to_the_program_is_not_used_up_before_the_call(judge):
+def test_an_iterator_is_not_used_up_before_the_call(judge):
     code = "assert both(iter([1, 2]), [3]) == [1, 2, 3]"
     assert outcomes(judge, "def both(a, b): return [*a, *b]", code) == ["passed"]
 
 
 @pytest.mark.slow
 @pytest.mark.hostile
-def test_a_test_that_runs_once_for_each_item_of_an_endless_answer_ends(judge):
+def test_a_test_over_the_items_of_an_endless_answer_ends(judge):
     code = "def check(x):\n    assert slow(x) == 1\nfor x in f():\n    check(x)\nassert f() == 1"
     program = "def f(): return [1] * 10**5\ndef slow(x):\n    for _ in range(10**6): pass\n    return 1"
-    started = time.monotonic()
-    assert "timeout" in outcomes(judge, program, code)
-    assert time.monotonic() - started < 20
+    verdict = verdict_of(judge, program, code)
+    assert Outcome.TIMEOUT in verdict.outcomes
+    assert verdict.cpu_seconds < 20
 
 
 def test_swallowing_a_timeout_does_not_hide_it(judge):
@@ -378,7 +376,7 @@ def test_setup_runs_before_the_tests(judge):
     assert verdict_of(judge, "def f(x): return x", "assert f(K) == math.pi", setup="import math\nK = math.pi").accepted
 
 
-def test_a_test_that_runs_several_times_passes_only_if_it_always_does(judge):
+def test_a_repeated_test_passes_only_if_it_always_does(judge):
     code = "def check(f, x):\n    assert f(x) == 1\ncheck(f, 1)\ncheck(f, 2)\ncheck(f, 1)"
     assert outcomes(judge, "def f(x): return x", code, entry_point="f") == ["wrong_answer"]
     assert outcomes(judge, "def f(x): return 1", code, entry_point="f") == ["passed"]
@@ -411,7 +409,7 @@ def test_many_programs_of_one_task_meet_the_same_tests(judge):
 
 
 @pytest.mark.hostile
-def test_a_value_that_keeps_the_tests_busy_is_a_timeout_and_the_next_program_is_judged(judge):
+def test_a_value_that_keeps_tests_busy_costs_its_program_alone(judge):
     code = "assert sum(1 for _ in range(f(1))) == 3"
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
     [[first, second]] = judge.run([(task, ["def f(x): return 10**12", "def f(x): return 3"])])
@@ -420,7 +418,7 @@ def test_a_value_that_keeps_the_tests_busy_is_a_timeout_and_the_next_program_is_
 
 
 @pytest.mark.hostile
-def test_a_value_that_takes_the_tests_too_much_memory_is_a_memory_limit_and_the_next_program_is_judged(judge):
+def test_a_value_of_too_much_memory_costs_its_program_alone(judge):
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code="assert len(bytes(f(1))) == 3"))
     [[first, second]] = judge.run([(task, ["def f(x): return 2**31", "def f(x): return 3"])])
     assert [str(outcome) for outcome in first.outcomes] == ["memory_limit"]
@@ -429,7 +427,7 @@ def test_a_value_that_takes_the_tests_too_much_memory_is_a_memory_limit_and_the_
 
 @pytest.mark.slow
 @pytest.mark.hostile
-def test_a_value_that_blocks_the_tests_in_one_operation_is_a_timeout():
+def test_a_value_that_blocks_the_tests_at_once_is_a_timeout():
     # A sum over a range is one loop in C that no signal interrupts.
     code = "assert sum(range(f(1))) == 10\nassert f(1) == 5"
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))

@@ -113,7 +113,7 @@ def started(monkeypatch):
     return scripts
 
 
-def test_one_process_runs_all_tests_and_one_test_is_repeated_in_another(judge, started):
+def test_one_process_runs_all_tests_and_another_repeats_one(judge, started):
     # Each input is shorter than the one before, of which nothing may be left.
     program, cases = "import sys\nprint(int(sys.stdin.read()) + 1)", [("333", "334"), ("22", "23"), ("1", "2")]
     assert verdict_of(judge, program, cases).accepted
@@ -147,13 +147,13 @@ def test_a_run_finds_the_interpreter_as_it_was(judge, started, change, is_as_it_
     assert [script.runs for script in started] == [3, 1]
 
 
-def test_a_test_that_fails_in_a_used_process_is_judged_in_a_fresh_one(judge):
+def test_a_test_that_fails_in_a_used_process_gets_a_fresh_one(judge):
     program = f"{REMEMBERING}seen.append(given)\nassert len(seen) == 1\nprint(given)"
     # More than one, since one of them is repeated in any case.
     assert verdict_of(judge, program, [(str(n), str(n)) for n in range(6)]).accepted
 
 
-def test_when_a_repeated_test_fails_all_that_met_a_used_process_are_repeated(judge):
+def test_a_failed_repetition_repeats_all_from_used_processes(judge):
     program = f"{REMEMBERING}print(len(seen))\nseen.append(given)"
     cases = [(str(n), str(n)) for n in range(5)]
     assert outcomes(judge, program, cases) == ["passed", *["wrong_answer"] * 4]
@@ -168,7 +168,7 @@ def test_after_two_timeouts_no_test_runs(judge):
 @pytest.mark.parametrize(
     ("program", "clock"), [("while True: pass", "cpu"), ("import time\nwhile True: time.sleep(9)", "wall")]
 )
-def test_working_is_stopped_by_the_cpu_clock_and_sleeping_by_the_wall_clock(judge, program, clock):
+def test_work_is_stopped_by_the_cpu_clock_and_sleep_by_the_wall(judge, program, clock):
     assert verdict_of(judge, program, cases=[("", "")]).message == f"test 1: ran out of {clock} time"
 
 

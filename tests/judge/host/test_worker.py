@@ -20,7 +20,7 @@ BOTH = pytest.mark.parametrize("means", [LinuxHost(), PosixHost()], ids=["linux"
         lambda descriptor: os.ftruncate(descriptor, 99),
     ],
 )
-def test_a_program_and_its_tests_cannot_be_changed_once_handed_over(means, change):
+def test_a_program_handed_over_cannot_be_changed(means, change):
     with means.sealed_file(b"words") as descriptor:
         with pytest.raises(OSError, match=r"not permitted|Bad file descriptor|Invalid argument"):
             change(descriptor)

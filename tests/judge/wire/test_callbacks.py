@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits
@@ -18,6 +16,8 @@ def judge():
 def outcomes(judge: Judge, program: str, code: str, **fields: str) -> list[str]:
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, **fields))
     [[verdict]] = judge.run([(task, [program])])
+    # Never more than two tests that ran out of time, and a test more.
+    assert verdict.cpu_seconds < 4 * judge.limits.cpu_seconds
     return [str(outcome) for outcome in verdict.outcomes]
 
 
@@ -71,7 +71,7 @@ def test_a_function_kept_by_the_program_is_called_later(judge):
     assert outcomes(judge, program, code) == ["passed", "passed"]
 
 
-def test_a_function_that_changes_its_arguments_changes_the_programs(judge):
+def test_a_function_that_changes_arguments_changes_the_programs(judge):
     code = "def fill(v): v.append(9)\nassert run(fill) == [1, 9]"
     assert outcomes(judge, "def run(f):\n    v = [1]\n    f(v)\n    return v", code) == ["passed"]
 
@@ -172,22 +172,18 @@ def both(x):
 @pytest.mark.parametrize("function", ["lambda x: x", "lambda x: [1] * 1000", "seen.append"])
 def test_calling_back_for_ever_is_a_timeout(judge, function):
     program = "def run(f):\n    while True: f(1)\ndef ok(): return 1"
-    started = time.monotonic()
     assert outcomes(judge, program, f"seen = []\nassert run({function}) == 1\nassert ok() == 1") == [
         "timeout",
         "passed",
     ]
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.hostile
-def test_tests_inside_a_function_that_is_called_back_renew_no_allowance(judge):
+def test_tests_inside_a_callback_renew_no_allowance(judge):
     # All tests together may take the longer the more there are.
     code = "def check(x):\n    assert x == 1\nrun(check)" + "\nassert ok() == 1" * 60
     program = "def run(f):\n    while True: f(1)\ndef ok(): return 1"
-    started = time.monotonic()
     outcomes(judge, program, code)
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.hostile
@@ -223,7 +219,7 @@ def ok(): return 1
 
 
 @pytest.mark.hostile
-def test_an_answer_forged_ahead_of_a_function_is_only_the_programs_word(judge):
+def test_an_answer_forged_ahead_is_only_the_programs_word(judge):
     program = """
 import gc
 from trl_pper.judge.wire import codec
@@ -256,6 +252,6 @@ def test_functions_that_could_do_harm_are_not_offered(judge):
         assert outcomes(judge, APPLY, f"assert apply({given}, 'HOME')", setup=setup) == ["unsupported"]
 
 
-def test_what_a_function_returns_may_be_any_plain_data_or_function(judge):
+def test_a_function_may_return_any_plain_data_or_function(judge):
     code = "assert twice(lambda a: lambda b: a * b) == 12"
     assert outcomes(judge, "def twice(f): return f(3)(4)", code) == ["passed"]

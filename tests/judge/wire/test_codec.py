@@ -226,7 +226,7 @@ def test_fractions_and_decimals_stay_exact_and_bounded():
         decode(encode(fractions.Fraction(1, 3 ** (10**5)), max_bytes=BIG))
 
 
-def test_named_tuples_keep_their_fields_but_for_those_that_would_hide_a_method():
+def test_named_tuples_keep_fields_that_hide_no_method():
     point = collections.namedtuple("Point", "x y")(1, 2)
     got = decode(encode(point, max_bytes=BIG))
     assert (got.x, got.y, got) == (1, 2, (1, 2))

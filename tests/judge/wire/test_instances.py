@@ -92,7 +92,7 @@ def test_a_class_of_attributes_alone_need_not_be_the_programs(judge):
     assert outcomes(judge, program, code, setup) == ["passed", "passed"]
 
 
-def test_a_class_with_methods_that_the_program_lacks_is_unsupported(judge):
+def test_a_class_with_methods_the_program_lacks_is_unsupported(judge):
     setup = "class Node:\n    def size(self): return 1"
     assert outcomes(judge, "def value(n): return n.size()", "assert value(Node()) == 1", setup) == ["unsupported"]
 
@@ -211,7 +211,7 @@ def make():
 
 
 @pytest.mark.hostile
-def test_classes_that_extend_a_builtin_are_not_made_from_what_the_program_says(judge):
+def test_subclasses_of_builtins_are_not_made_at_a_programs_word(judge):
     setup = "class Mine(list):\n    def total(self): return sum(self)"
     program = setup + "\ndef make(): return Mine([1, 2])"
     assert outcomes(judge, program, "assert make() == [1, 2]\nassert make().total() == 3", setup) == [

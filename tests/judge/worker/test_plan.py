@@ -79,7 +79,7 @@ def test_names_the_program_must_supply(code, setup, entry_point, names):
     assert set(plan_tests(code, setup=setup, entry_point=entry_point).program_names) == names
 
 
-def test_modules_of_the_standard_library_are_never_taken_from_the_program():
+def test_standard_modules_are_never_taken_from_the_program():
     plan = plan_tests("assert math.isclose(f(1), 2)", entry_point="f")
     assert plan.module_names == {"math"}
     assert plan_tests("assert datetime(1) == f()", entry_point="f").module_names == frozenset()
