@@ -126,7 +126,8 @@ def test_the_first_program_speaks_for_the_model_all_for_search(judge, tasks):
     scores = evaluate_tasks(tasks, DatasetSource(rows), judge)
     assert (scores.tasks, scores.unjudged, scores.programs) == (4, 0, 8)
     assert scores.accuracy == 1 / 4
-    assert scores.pass_rate == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
+    assert scores.first_pass_rate == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
+    assert scores.pass_rate == pytest.approx((1 / 3 + 1 + 1 + 0 + 0 + 1 + 0 + 0) / 8)
     assert scores.solved == 3 / 4
     assert "accuracy_easy" not in scores.metrics()
     levels = [

@@ -167,7 +167,7 @@ def measure(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> list[Measured
 def describe(recipe: Recipe, parameters: int, loss: float, measured: list[Measured]) -> str:
     """Return the README of the model's folder, with the recipe and the measured scores."""
     rows = "\n".join(
-        f"| {one.split} | {one.scores.tasks} | {one.scores.accuracy:.1%} | {one.scores.pass_rate:.1%} "
+        f"| {one.split} | {one.scores.tasks} | {one.scores.accuracy:.1%} | {one.scores.first_pass_rate:.1%} "
         f"| {one.scores.solved:.1%} |"
         for one in measured
     )

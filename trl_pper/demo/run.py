@@ -35,7 +35,7 @@ ROUNDS = 3
 STEPS_PER_ROUND = 50
 SCORES = {
     "accuracy": "tasks solved by the first program",
-    "pass_rate": "tests passed by the first program",
+    "pass_rate": "tests passed by all 3 programs",
     "pass@3": "tasks solved by any of 3 programs",
 }
 

@@ -316,7 +316,10 @@ def _tasks(number: int) -> str:
 
 #: Names such as `eval_accuracy`, `eval_<set>_pass@3`, `eval_accuracy_<difficulty>` and `eval_loss`.
 _LOGGED = re.compile(
-    r"eval_(?:(?P<data>.+?)_)?(?P<figure>accuracy|pass_rate|pass@\d+|loss)(?:_(?P<difficulty>.+))?", re.ASCII
+    # Without the lookahead `eval_first_pass_rate` would be the pass rate on data named "first".
+    r"eval_(?:(?P<data>(?!first_pass_rate).+?)_)?"
+    r"(?P<figure>accuracy|first_pass_rate|pass_rate|pass@\d+|loss)(?:_(?P<difficulty>.+))?",
+    re.ASCII,
 )
 #: TRL's SFTTrainer logs `eval_mean_token_accuracy`, a score over tokens instead of tasks.
 _OF_TOKENS = "mean_token"
@@ -327,7 +330,7 @@ class FigureName:
     """The parts of the name under which a score is logged.
 
     Args:
-        figure: "accuracy", "pass_rate", "pass@<k>" or "loss".
+        figure: "accuracy", "pass_rate", "first_pass_rate", "pass@<k>" or "loss".
         data: Name of the evaluation data; None if there is a single data set.
         difficulty: Difficulty of the tasks; None for all tasks.
     """
@@ -343,6 +346,10 @@ def figure_named(name: str) -> FigureName | None:
     Examples:
         >>> figure_named("eval_easy_pass@3")
         FigureName(figure='pass@3', data='easy', difficulty=None)
+        >>> figure_named("eval_first_pass_rate")
+        FigureName(figure='first_pass_rate', data=None, difficulty=None)
+        >>> figure_named("eval_held_first_pass_rate")
+        FigureName(figure='first_pass_rate', data='held', difficulty=None)
         >>> figure_named("eval_mean_token_accuracy"), figure_named("eval_runtime")
         (None, None)
     """

@@ -109,7 +109,7 @@ def _score(name: str) -> str | None:
 
 
 def _order(name: str) -> tuple[int, str]:
-    scores = ("accuracy", "pass_rate", "pass@")
+    scores = ("accuracy", "pass_rate", "pass@", "first_pass_rate")
     return next(place for place, score in enumerate(scores) if name.startswith(score)), name
 
 

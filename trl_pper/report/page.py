@@ -40,7 +40,8 @@ _POLICY = (
 
 _SCORES = {
     "accuracy": "tasks solved by the first program",
-    "pass_rate": "tests passed by the first program",
+    "pass_rate": "tests passed by all programs",
+    "first_pass_rate": "tests passed by the first program",
 }
 
 

@@ -32,7 +32,8 @@ class TaskScores:
     The most probable program of each task speaks for the model; all k of them tell what more search would find.
 
     Args:
-        pass_rate: Mean pass rate of the most probable program of each task.
+        pass_rate: Mean pass rate of all judged programs.
+        first_pass_rate: Mean pass rate of the most probable program of each task.
         accuracy: Share of tasks whose most probable program passes every test (strict accuracy).
         solved: Share of tasks for which any of the k programs passes every test (pass@k of a beam search).
         num_programs: k, the most programs any task has.
@@ -44,6 +45,7 @@ class TaskScores:
     """
 
     pass_rate: float
+    first_pass_rate: float
     accuracy: float
     solved: float
     num_programs: int
@@ -180,13 +182,14 @@ def evaluate_tasks(
         counts = tally(tasks, source, judge, student=student, progress=progress).counts
     judged = [one for one in counts if one.first_pass_rate is not None]
     found = sum_up(judged)
-    pass_rate, accuracy, solved = (each.value for each in (found.first_pass_rate, found.accuracy, found.solved))
-    if pass_rate is None or accuracy is None or solved is None:
+    first_pass_rate, accuracy, solved = (each.value for each in (found.first_pass_rate, found.accuracy, found.solved))
+    if found.pass_rate is None or first_pass_rate is None or accuracy is None or solved is None:
         first = counts[0].why_unjudged if counts[0].programs else "no program was generated"
         raise ValueError(f"eval_dataset: none of the {len(tasks)} tasks could be judged; the first says: {first}")
     by_difficulty = {name: sum_up(group).accuracy.value for name, group in group_by(judged, "difficulty").items()}
     return TaskScores(
-        pass_rate=pass_rate,
+        pass_rate=found.pass_rate,
+        first_pass_rate=first_pass_rate,
         accuracy=accuracy,
         num_programs=max(one.programs for one in counts),
         solved=solved,
