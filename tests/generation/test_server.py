@@ -164,7 +164,7 @@ def test_a_server_that_refuses_logprobs_is_asked_once_more_and_from_then_on_with
     assert ["logprobs" in body for _, body in server.asked] == [True] + [False] * 8
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "refuses logprobs and is asked without: " in warnings[0]
+    assert "refuses the field logprobs, which is sent no more: " in warnings[0]
 
 
 def test_a_server_that_takes_one_program_a_request_is_asked_for_each(server, tasks):
@@ -275,7 +275,7 @@ def test_a_server_that_takes_few_stops_gets_few_and_the_others_are_cut_at_here(s
         assert one.completion == texts[0].split(stop)[0]
     sent = [len(body["stop"]) for _, body in server.asked[asked:]]
     assert sent == [5, 4, 4]
-    assert caplog.text.count("is asked with 4 stops from now on") == 1
+    assert caplog.text.count("requests have 4 stops from now on") == 1
 
 
 def test_a_server_that_refuses_stops_is_asked_without_and_cut_at_here(server, tasks, caplog):
@@ -287,7 +287,7 @@ def test_a_server_that_refuses_stops_is_asked_without_and_cut_at_here(server, ta
         ((one,),) = source.generate([task])
         assert one.completion == "return x"
     assert [len(body.get("stop", ())) for _, body in server.asked] == [5, 4, 0, 0]
-    assert "refuses stop and is asked without: " in caplog.text
+    assert "refuses the field stop, which is sent no more: " in caplog.text
 
 
 def test_a_stop_that_the_server_overlooked_is_cut_at_here(server, tasks):
