@@ -194,7 +194,7 @@ def test_what_has_no_verdict_is_seen_and_counts_in_no_rate(evaluate, tasks, tmp_
     assert "The first program that could not be judged is one for add-4: " in said
     assert "1 of 4 tasks have no program, the first add-3; no rate is over them" in said
     # The journal stays, so that a sandbox that works may judge it without anything being generated.
-    assert "run this again to have them judged" in said
+    assert "run the command again to judge them" in said
     again = evaluate("--programs", tmp_path / "p.jsonl", tasks=rows)[1]
     assert (again["programs"]["restored"], again["figures"]) == (3, figures)
 

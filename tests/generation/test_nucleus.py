@@ -136,5 +136,5 @@ def test_bad_arguments_are_named(arguments, named):
 def test_a_prompt_without_room_is_refused_before_generation(tasks, local):
     with pytest.raises(ValueError, match=r"^max_completion_length: 250 tokens"):
         NucleusSource(max_completion_length=250).check(tasks, student=local)
-    with pytest.raises(ValueError, match=r"^model: this source has none"):
+    with pytest.raises(ValueError, match=r"^model: this source has no model"):
         NucleusSource().check(tasks)

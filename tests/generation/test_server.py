@@ -167,7 +167,7 @@ def test_a_server_that_refuses_logprobs_is_asked_without_them(server, tasks, cap
     assert ["logprobs" in body for _, body in server.asked] == [True] + [False] * 8
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "refuses logprobs and is asked without: " in warnings[0]
+    assert "refuses the field logprobs, which is sent no more: " in warnings[0]
 
 
 def test_a_server_of_one_program_a_request_is_asked_for_each(server, tasks):
@@ -278,7 +278,7 @@ def test_a_server_that_takes_few_stops_gets_few(server, tasks, caplog):
         assert one.completion == texts[0].split(stop)[0]
     sent = [len(body["stop"]) for _, body in server.asked[asked:]]
     assert sent == [5, 4, 4]
-    assert caplog.text.count("is asked with 4 stops from now on") == 1
+    assert caplog.text.count("requests have 4 stops from now on") == 1
 
 
 def test_a_server_that_refuses_stops_is_asked_without_them(server, tasks, caplog):
@@ -290,7 +290,7 @@ def test_a_server_that_refuses_stops_is_asked_without_them(server, tasks, caplog
         ((one,),) = source.generate([task])
         assert one.completion == "return x"
     assert [len(body.get("stop", ())) for _, body in server.asked] == [5, 4, 0, 0]
-    assert "refuses stop and is asked without: " in caplog.text
+    assert "refuses the field stop, which is sent no more: " in caplog.text
 
 
 def test_a_stop_that_the_server_overlooked_is_cut_at_here(server, tasks):

@@ -1,1 +1,14 @@
-"""Write programs for tasks, and say how probable each one is."""
+"""Generate programs for tasks, and compute the log-probability of each program.
+
+- `source`: the base class of all sources of programs, and the record of a generated program
+- `local_model`: use a transformers model for inference: encode, generate, score, restore
+- `decoding`: generate completions with a local model, cut them at stops and score them
+- `beam_search`: the source that runs beam search with a local model
+- `nucleus`: the source that samples from a local model
+- `dataset`: the source that reads completions written earlier from a file or a data set
+- `server`: the source that asks an OpenAI-compatible server
+- `endpoint`: send a request until it is answered, limit the rate, and read the reply
+- `stops`: cut a completion at a stop, and count the tokens before the cut
+- `scorer`: compute log-probabilities of programs from other models, and fingerprints of models
+- `extraction`: extract the program from a completion, and write a program as a completion
+"""

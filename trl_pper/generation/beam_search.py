@@ -1,7 +1,4 @@
-"""Beam search with transformers: the k most probable programs of each task (Algorithm 1, sampling phase).
-
-Enters: tasks and a model. Leaves: k completions a task, most probable first, each with log P(t_i).
-"""
+"""Generate the k most probable programs of each task by beam search (Algorithm 1 of the paper, sampling phase)."""
 
 from __future__ import annotations
 
@@ -33,22 +30,23 @@ from trl_pper.tasks.task import CodingTask, checked_stop
 
 
 class BeamSearchSource(ProgramSource):
-    """Programs by beam search from a transformers model (arXiv 2410.12236, beam search sampling phase).
+    """A source of programs that runs beam search with a transformers model.
+
+    The method is the beam search sampling phase of arXiv 2410.12236.
 
     Args:
         model: A causal language model, or None to generate with the model in training.
-        processing_class: Its tokenizer; required with `model`.
-        num_beams: k, the number of beams kept and of programs returned per task.
+        processing_class: The model's tokenizer; required with `model`.
+        num_beams: k, the number of beams and of programs returned per task.
         max_completion_length: Longest completion, in tokens.
-        batch_size: How many prompts are generated for at once.
+        batch_size: Number of prompts in a batch.
         length_penalty: Exponent of the length in the beams' final ranking; 1 ranks by mean token log-probability
             (matches `possibility="mean"`), 0 by the log-probability of the whole program ("product").
-        num_beam_groups: Number of groups that the beams are searched in, one group after the other; it divides
-            `num_beams`. Beams of one group resemble each other.
-        diversity_penalty: What a token costs, in nats, for each program of an earlier group that has it in the same
-            place: the Hamming diversity of diverse beam search (arXiv 1610.02424, section 4). Unlike there an earlier
-            group is searched to its end before the next one begins.
-        stop: Texts that end a completion, beside those of its task.
+        num_beam_groups: Number of groups of beams; it divides `num_beams`. The groups are searched in turn. Beams of
+            the same group resemble each other.
+        diversity_penalty: Penalty of a token, in nats, for each program of an earlier group that has the same token
+            at the same position: the Hamming diversity of diverse beam search (arXiv 1610.02424, section 4).
+        stop: Texts that end a completion, in addition to the stops of its task.
 
     Raises:
         ValueError: An argument is out of range, or a model came without its tokenizer.
@@ -96,8 +94,9 @@ class BeamSearchSource(ProgramSource):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How programs are generated, as plain values."""
+        """The options that decide how programs are generated, as plain values."""
         groups = {"num_beam_groups": self.num_beam_groups, "diversity_penalty": self.diversity_penalty}
+        # Options without effect are left out: with a single group the penalty changes nothing.
         return {
             "method": "beam search",
             "num_beams": self.num_beams,
@@ -108,7 +107,8 @@ class BeamSearchSource(ProgramSource):
         }
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return all that decides what this source writes: its settings, the weights, the tokenizer, the template."""
+        """Return everything that decides the programs: settings, weights, tokenizer and chat template."""
+        # The batch size counts, too: padding changes the rounding of logits, which can swap two close beams.
         return self.settings | {"batch_size": self.batch_size} | model_identity(chosen_model(self._own, student))
 
     def generate(
@@ -117,8 +117,8 @@ class BeamSearchSource(ProgramSource):
         """Yield `num_beams` programs per task, most probable first.
 
         Args:
-            tasks: What to write programs for.
-            student: The model to generate with when the source has none of its own.
+            tasks: The tasks to write programs for.
+            student: The model to generate with when the source has no model of its own.
 
         Raises:
             ValueError: There is no model, the vocabulary holds fewer tokens than beams, or a prompt and its
@@ -130,10 +130,15 @@ class BeamSearchSource(ProgramSource):
             yield from self._write(local, batch)
 
     def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
-        """Raise the ValueError that `generate` would raise, before anything is generated."""
+        """Check the arguments as `generate` does, before anything is generated.
+
+        Raises:
+            ValueError: The same errors as `generate`.
+        """
         self._checked_prompts(chosen_model(self._own, student), tasks)
 
     def _checked_prompts(self, local: LocalModel, tasks: Sequence[CodingTask]) -> list[list[int]]:
+        # The first step of beam search needs at least as many different tokens as beams.
         vocabulary = local.config.vocab_size
         if self.num_beams >= vocabulary:
             raise ValueError(f"num_beams: must be below the vocabulary size {vocabulary}; got {self.num_beams}")
@@ -142,17 +147,19 @@ class BeamSearchSource(ProgramSource):
     def _write(self, local: LocalModel, batch: PromptBatch) -> list[list[GeneratedProgram]]:
         config = self.generation_config(local.eos_token_ids(), local.pad_token_id)
         found: list[list[list[int]]] = [[] for _ in batch.ids]
+        # An earlier group is searched to its end before the next begins; the paper advances all groups step by step.
         for group in range(self.num_beam_groups):
             apart = [EarlierGroups(found, start=batch.width, penalty=self.diversity_penalty)] if group else []
             for all_groups, beams in zip(found, generate_ids(local, batch, config, processors=apart), strict=True):
                 all_groups += beams
         settings = settings_json(self.settings)
         written = decode_programs(local, batch, found, settings=settings, score_batch_size=self.batch_size)
-        # A group is in order already, by scores that no penalty of another group is in.
+        # Several groups have to be sorted by log-probability: the scores of `generate` contain the diversity penalty.
         return written if self.num_beam_groups == 1 else [self._most_probable_first(programs) for programs in written]
 
     def _most_probable_first(self, programs: list[GeneratedProgram]) -> list[GeneratedProgram]:
         def score(one: GeneratedProgram) -> float:
+            # A cut through a token leaves the log-probability unknown.
             if one.logprob is None or one.num_tokens is None:
                 return float("-inf")
             return float(one.logprob / one.num_tokens**self.length_penalty)
@@ -160,10 +167,9 @@ class BeamSearchSource(ProgramSource):
         return sorted(programs, key=score, reverse=True)
 
     def generation_config(self, eos_token_id: list[int], pad_token_id: int) -> GenerationConfig:
-        """Return the generation configuration of one group, with every field set that changes beams or scores.
-
-        An inherited `do_sample` would sample, an inherited `repetition_penalty` would shift the scores.
-        """
+        """Return the generation configuration of a group, with every field set that changes beams or scores."""
+        # A field that is not set could come from the model's own configuration: `do_sample` would draw at random,
+        # `repetition_penalty` would shift the scores.
         beams = self.num_beams // self.num_beam_groups
         return GenerationConfig(
             max_new_tokens=self.max_completion_length,

@@ -1,8 +1,6 @@
-"""A teacher's programs from a data set: completions written earlier, with or without log-probabilities (paper, C1).
+"""Read programs that a teacher wrote earlier from a file or a data set (paper, appendix C1).
 
-Enters: rows that name a task and hold its completion. Leaves: the programs of each task. Rows without a
-log-probability keep None; the collector has those scored. Completions stay as they were written, whatever stops
-their task has: they may answer it as a chat does, and their log-probability is of all.
+Rows need no log-probability: the collector has programs without one scored. Completions are not cut at stops.
 """
 
 from __future__ import annotations
@@ -28,19 +26,20 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetSource(ProgramSource):
-    """Programs from rows `{"task_id", "completion" or "program" or "completions", "logprob"?, "num_tokens"?}`.
+    """A source of programs that reads them from rows of a file or a data set.
+
+    A row is `{"task_id", "completion" or "program" or "completions", "logprob"?, "num_tokens"?, "source"?, "scorer"?,
+    "settings"?}`. "completions" is a list of strings, all for the same task. "source" names the writer of the program,
+    "scorer" the model that computed "logprob", and "settings" (an object, or text) says how it was generated.
 
     Args:
-        rows: A path (.jsonl, .jsonl.gz, .json, .parquet), a `datasets.Dataset`, or an iterable of mappings. A row may
-            hold a list of strings under "completions", all for the same task. A row may say under "source" who wrote
-            its program, under "scorer" whose "logprob" it is, and under "settings" (an object, or text) how it was
-            generated.
-        name: What the record says of who wrote the programs of rows that do not say.
-        scorer: What the record says of whose log-probabilities they are where rows do not say; who wrote them by
-            default.
+        rows: A path (.jsonl, .jsonl.gz, .json, .parquet), a `datasets.Dataset`, or an iterable of mappings.
+        name: The writer of programs whose row has no "source"; the file name by default.
+        scorer: The model behind log-probabilities whose row has no "scorer"; the writer by default.
 
     Raises:
-        ValueError: A row has no task id or no completion, or a field that cannot be; the message names row and field.
+        ValueError: A row has no task id or no completion, or a field has an invalid value; the message names row and
+            field.
 
     Examples:
         >>> source = DatasetSource([{"task_id": "double", "completion": "    return 2 * x"}], name="teacher")
@@ -71,13 +70,13 @@ class DatasetSource(ProgramSource):
         return sum(len(programs[: self.num_programs]) for programs in self._programs.values())
 
     def first(self, num_programs: int) -> DatasetSource:
-        """Return a source of the first so many programs of each task."""
+        """Return a source of at most the first `num_programs` programs of each task."""
         other = copy.copy(self)
         other.num_programs = num_programs
         return other
 
     def most_programs(self, tasks: Sequence[CodingTask]) -> int:
-        """Return how many programs that of `tasks` has that has most."""
+        """Return the largest number of programs of any of `tasks`."""
         return max(map(len, self.generate(tasks)), default=0)
 
     def _parse(self, row: Mapping[str, Any], where: str) -> list[GeneratedProgram]:
@@ -91,6 +90,7 @@ class DatasetSource(ProgramSource):
             raise ValueError(f"{where}: completion: a string is required (or a list under completions); got {texts!r}")
         logprob, num_tokens = _likelihood(row, len(texts), where)
         source = _text(row, "source", where) or self.name
+        # The text is not cut at the task's stops: it may be a chat reply, and its log-probability covers all of it.
         scorer = "" if logprob is None else _text(row, "scorer", where) or self.scorer or source
         settings = row.get("settings")
         return [
@@ -106,7 +106,7 @@ class DatasetSource(ProgramSource):
         ]
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return all that decides what this source writes: the programs themselves, as a digest."""
+        """Return everything that decides the programs: a digest of the programs themselves."""
         sha = hashlib.sha256()
         for task_id, programs in self._programs.items():
             rows = [
@@ -117,10 +117,10 @@ class DatasetSource(ProgramSource):
         return {"source": type(self).__name__, "programs": sha.hexdigest(), **few}
 
     def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
-        """Warn of programs whose task is not among `tasks`: nobody judges them.
+        """Warn about programs that belong to none of `tasks`: they are left out.
 
         Raises:
-            ValueError: That is so of all programs.
+            ValueError: No program belongs to any of the tasks.
         """
         ids = {task.task_id: None for task in tasks}
         strange = [raw for raw in self._programs if match_task_id(raw, ids) is None]
@@ -140,7 +140,8 @@ class DatasetSource(ProgramSource):
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
-        """Yield the stored programs of each task; a task nobody wrote a program for gets an empty list."""
+        """Yield the stored programs of each task; a task without programs gets an empty list."""
+        # Rows may spell the id of the same task differently: 2, "2" or "Mbpp/2".
         ids = {task.task_id: None for task in tasks}
         by_task: dict[str, list[GeneratedProgram]] = {}
         for raw, programs in self._programs.items():
@@ -152,7 +153,11 @@ class DatasetSource(ProgramSource):
 
 
 def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float | None, int | None]:
-    """Return log-probability and number of tokens of a row, checked here: before anything is judged."""
+    """Return the log-probability and the number of tokens of a row.
+
+    Raises:
+        ValueError: They are invalid. Checked while rows are read, before any program is judged.
+    """
     logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
     if logprob is None:
         return None, num_tokens

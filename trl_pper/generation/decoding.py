@@ -1,18 +1,7 @@
-"""Programs of a local model, a batch of prompts at a time: what beam search and nucleus sampling share.
+"""Generate completions with a local model batch by batch, cut them at their stops, and score them.
 
-Enters: prompts as token ids, and how to decode. Leaves: completions cut where they end, each with log P(t_i). The
-log-probability comes from one teacher-forced pass over what is kept, since the scores of `generate` would need
-steps * batch * sequences * vocabulary floats of memory and include every processor that touched them: so it means the
-same for beams and for samples, whatever the temperature.
-
-Diversity of beams: a token that earlier groups chose in the same place costs something (arXiv 1610.02424).
-
-Enters: what earlier groups found. Leaves: scores of the next step with the penalty taken off.
-
-The end of a completion at a text, while its tokens are generated: each prompt of a batch has stops of its own.
-
-Enters: the ids of a batch after each step. Leaves: which rows have ended. It only saves steps: where exactly a
-completion ends is decided on its whole text, afterwards.
+Beam search and nucleus sampling share these steps. The log-probability of a completion is computed afterwards, from
+one teacher-forced forward pass, so that it is comparable between beams and samples at any temperature.
 """
 
 from __future__ import annotations
@@ -33,7 +22,7 @@ from trl_pper.tasks.task import CodingTask
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """The prompts that go through a model together.
+    """A batch of prompts with their stops.
 
     Args:
         ids: The token ids of each prompt, none empty.
@@ -50,7 +39,7 @@ class PromptBatch:
 
 
 def own_model(model: Any, processing_class: Any) -> LocalModel | None:
-    """Return a source's own model, or None where it has none.
+    """Return the model given to a source as a `LocalModel`, or None if no model was given.
 
     Raises:
         ValueError: A model came without its tokenizer.
@@ -64,14 +53,14 @@ def own_model(model: Any, processing_class: Any) -> LocalModel | None:
 
 
 def chosen_model(own: LocalModel | None, student: LocalModel | None) -> LocalModel:
-    """Return the model to generate with: a source's own, or else the one in training.
+    """Return the model to generate with: the source's own model, or else the model in training.
 
     Raises:
-        ValueError: There is neither.
+        ValueError: Both are None.
     """
     local = own or student
     if local is None:
-        raise ValueError("model: this source has none and no model in training was given; pass model=...")
+        raise ValueError("model: this source has no model, and no model in training was given. Pass model=...")
     return local
 
 
@@ -97,7 +86,14 @@ def checked_prompts(local: LocalModel, tasks: Sequence[CodingTask], *, max_compl
 def batches(
     prompt_ids: Sequence[list[int]], tasks: Sequence[CodingTask], stop: Iterable[str], *, batch_size: int
 ) -> list[PromptBatch]:
-    """Deal prompts out to batches, in order; completions end at the stops of their task and at those given."""
+    """Divide prompts into batches, in order.
+
+    Args:
+        prompt_ids: The token ids of each prompt.
+        tasks: The tasks of the prompts.
+        stop: Stops of every prompt, in addition to the stops of its task.
+        batch_size: Number of prompts in a batch.
+    """
     stops = [tuple(dict.fromkeys((*task.stop, *stop))) for task in tasks]
     return [
         PromptBatch(ids=list(prompt_ids[start : start + batch_size]), stops=stops[start : start + batch_size])
@@ -108,13 +104,12 @@ def batches(
 def generate_ids(
     local: LocalModel, batch: PromptBatch, config: GenerationConfig, *, processors: Sequence[Any] = ()
 ) -> list[list[list[int]]]:
-    """Generate once for a batch.
+    """Generate completions for a batch of prompts.
 
     Args:
         local: The model.
         batch: The prompts.
-        config: Every field that changes what is generated; `LocalModel.inference` empties the model's own meanwhile,
-            because fields left None would be filled from it.
+        config: The whole generation configuration; the model's own configuration has no effect.
         processors: Logits processors.
 
     Returns:
@@ -126,6 +121,7 @@ def generate_ids(
     padded = [[local.pad_token_id] * (width - len(ids)) + ids for ids in batch.ids]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch.ids]
     stopping = [TaskStops(local.processing_class, batch.stops, start=width)] if any(batch.stops) else []
+    # `generate` fills fields of `config` that are None from the model's own configuration, which `inference` empties.
     with local.inference() as bare:
         output = bare.generate(
             input_ids=torch.tensor(padded, device=local.device),
@@ -133,7 +129,7 @@ def generate_ids(
             generation_config=config,
             logits_processor=list(processors),
             stopping_criteria=stopping,
-            # A process whose sequences have ended goes on with those of the others, which need its shards.
+            # A process whose sequences have ended goes on computing: the other processes need its shards.
             synced_gpus=local.is_sharded,
         )
     rows = [_until_end(row, eos, local.pad_token_id) for row in output[:, width:].tolist()]
@@ -149,15 +145,19 @@ def decode_programs(
     with_logprobs: bool = True,
     score_batch_size: int = 8,
 ) -> list[list[GeneratedProgram]]:
-    """Return what was generated for each prompt as programs, cut at its stops and scored.
+    """Decode the completions of each prompt, cut them at its stops, and score them.
 
     Args:
         local: The model that generated and scores.
         batch: The prompts.
         completions: For each prompt the token ids of its completions.
         settings: How they were generated, for the record.
-        with_logprobs: Whether to score them; it takes a forward pass.
+        with_logprobs: Whether to compute log-probabilities, which takes a forward pass.
         score_batch_size: How many completions are scored at once.
+
+    Returns:
+        For each prompt its programs, in the order of `completions`. The log-probability covers the text before the
+        cut; it is None where the cut goes through a token.
     """
     kept = [
         _cut(local.processing_class, ids, stops)
@@ -166,6 +166,8 @@ def decode_programs(
     ]
     prompts = [ids for ids, found in zip(batch.ids, completions, strict=True) for _ in found]
     logprobs: list[float | None] = [None] * len(kept)
+    # The scores that `generate` returns are no alternative: they take steps * batch * sequences * vocabulary floats,
+    # and temperature, truncation and every logits processor have changed them.
     if with_logprobs:
         logprobs = list(local.logprobs(prompts, [ids or [] for _, ids in kept], batch_size=score_batch_size))
     programs = iter(
@@ -183,11 +185,11 @@ def decode_programs(
 
 
 def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
-    # What is shorter than the longest is padded, often with the end token itself: keep the first end token only.
+    # Shorter completions are padded, often with the end token itself: keep the first end token only.
     for position, token in enumerate(ids):
         if token in eos:
             return ids[: position + 1]
-    # Ended by a stop: padded behind it.
+    # A completion that ended at a stop has no end token before its padding.
     end = len(ids)
     while end and ids[end - 1] == pad:
         end -= 1
@@ -195,7 +197,7 @@ def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
 
 
 def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int] | None]:
-    """Return a completion's text before its first stop, and its tokens; None where a cut goes through one."""
+    """Return a completion's text before its first stop, and its tokens; None for the tokens if the cut splits one."""
     text = _decode(tokenizer, ids)
     place = first_stop(text, stops)
     if place is None:
@@ -205,12 +207,12 @@ def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, lis
 
 
 def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
-    """Return where each token ends, in bytes of the text; of the tokens of one character all where that ends."""
+    """Return where each token ends, in bytes of the text; tokens that share a character all end after it."""
     ends: list[int] = []
     end = len(text.encode("utf-8", "surrogatepass"))
     for count in range(len(ids), 0, -1):
         before = _decode(tokenizer, ids[:count])
-        # Half a character decodes to a placeholder, which is not in the text.
+        # Part of a character decodes to a placeholder (U+FFFD), which is not in the text.
         if text.startswith(before):
             end = len(before.encode("utf-8", "surrogatepass"))
         ends.append(end)
@@ -218,11 +220,15 @@ def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
+    # Cleaning up would remove spaces before punctuation: the text would no longer match the tokens, or the program.
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class EarlierGroups(LogitsProcessor):  # type: ignore[misc]
-    """Take `penalty` off a token's score for each earlier completion of its prompt that has it in this place.
+    """A logits processor that lowers the scores of tokens that earlier groups of beams chose at the same position.
+
+    A token loses `penalty` for each earlier completion of its prompt that has it at this position (Hamming diversity,
+    arXiv 1610.02424).
 
     Args:
         completions: For each prompt the token ids of the completions of earlier groups.
@@ -236,8 +242,9 @@ class EarlierGroups(LogitsProcessor):  # type: ignore[misc]
         self.penalty = penalty
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the scores, shape [rows, vocabulary], less the penalties; rows come prompt by prompt."""
+        """Return the scores minus the penalties, shape [rows, vocabulary]."""
         place = input_ids.shape[1] - self.start
+        # `generate` lays out rows prompt by prompt, the same number for each.
         rows_each = len(input_ids) // len(self.completions)
         scores = scores.clone()
         for prompt, found in enumerate(self.completions):
@@ -249,12 +256,13 @@ class EarlierGroups(LogitsProcessor):  # type: ignore[misc]
 
 
 class TaskStops(StoppingCriteria):  # type: ignore[misc]
-    """End a row as soon as its last tokens hold one of its stops.
+    """A stopping criterion that ends a row as soon as its last tokens contain a stop of its prompt.
+
+    Stopping early only saves steps. The exact end of a completion is found later, in its whole text.
 
     Args:
-        tokenizer: Decodes the ids.
-        stops: For each prompt its stops. Rows are those of the first prompt, then those of the second, ..., the same
-            number each, as `generate` lays out beams and samples.
+        tokenizer: The tokenizer that decodes the rows.
+        stops: For each prompt its stops. `generate` lays out rows prompt by prompt, the same number for each.
         start: Where completions start, in tokens.
     """
 
@@ -262,11 +270,11 @@ class TaskStops(StoppingCriteria):  # type: ignore[misc]
         self.tokenizer = tokenizer
         self.stops = [tuple(each) for each in stops]
         self.start = start
-        # Every token but the special ones holds a byte at least. The stop may begin and end inside a token.
+        # As many tokens as the stop has bytes are enough: every token but the special ones holds at least a byte.
         self.windows = [max((len(stop.encode()) for stop in each), default=0) for each in self.stops]
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Return which rows have ended, bool, shape [rows]."""
+        """Return whether each row has ended, bool, shape [rows]."""
         rows_each = len(input_ids) // len(self.stops)
         ended = [self._has_ended(row, index // rows_each) for index, row in enumerate(input_ids.tolist())]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)

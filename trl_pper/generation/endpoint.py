@@ -1,13 +1,7 @@
-"""One request to a server, sent until it is answered or nothing is left to try.
+"""Send requests to an OpenAI-compatible server with retries and a rate limit, and read its replies.
 
-Enters: a path and a JSON body. Leaves: the JSON of the reply. What may pass (429, 5xx, a cut or refused connection, no
-reply in time) is tried again; what will not (400, 401, 404) is an error at once. Errors name the address, the status
-and the task, and never the key.
-
-When a request may be sent: a rate limit, pauses that the server asks for, and waits that double.
-
-Enters: how often requests may be sent, and what the server says of waiting. Leaves: moments to wait for. All requests
-of one source share a pace; it belongs to one event loop and is not for several threads.
+Errors that may be temporary (429, 5xx, a broken or refused connection, no reply in time) are retried; others (400,
+401, 404) are raised at once. Errors name the address, the status and the task, and never contain the key.
 """
 
 from __future__ import annotations
@@ -32,27 +26,27 @@ from trl_pper.generation.stops import first_stop, goes_on_with, kept_before, tok
 
 logger = logging.getLogger(__name__)
 
-#: Longer pauses than this are not waited for: a quota that returns tomorrow is no reason to hang.
+#: Longest pause that a server may ask for; a quota that returns tomorrow is an error, not a reason to hang.
 _LONGEST_PAUSE_SECONDS = 600.0
 
-_LATER = "See whether the server is well and start again: with a journal only what is missing is asked for"
+_LATER = "Check that the server runs, and start again: with a journal only missing programs are requested"
 _REMEDIES = {
-    400: "The server does not take this request; change the option it names, or leave a field out by extra_body",
+    400: "The server rejects this request; change the option that it names, or remove a field by extra_body",
     401: "Pass the key as api_key, or name the environment variable that holds it as api_key_env",
     403: "Pass a key that may use this model",
-    404: "Check base_url, which ends before /completions and mostly in /v1, this endpoint, and the name of the model",
-    422: "The server does not take this request; change the option it names, or leave a field out by extra_body",
+    404: "Check base_url (the part before /completions; it mostly ends in /v1) and the name of the model",
+    422: "The server rejects this request; change the option that it names, or remove a field by extra_body",
     429: f"Lower concurrency or requests_per_minute, or raise max_retries. {_LATER}",
 }
 
 
 class RequestRefused(ConnectionError):
-    """The server answered with an error status.
+    """An error status that the server answered with.
 
     Args:
-        message: What the user reads.
+        message: The message of the exception.
         status: The HTTP status.
-        detail: What the server said.
+        detail: The text of the server's reply.
     """
 
     def __init__(self, message: str, *, status: int, detail: str) -> None:
@@ -62,15 +56,15 @@ class RequestRefused(ConnectionError):
 
 
 class Endpoint:
-    """A server's address, and how often and how long to try.
+    """A client of a server, with a timeout and a number of retries.
 
     Args:
         base_url: Address up to the version.
-        api_key: Sent as a bearer token, shown nowhere.
-        timeout_seconds: Longest wait for one whole reply.
+        api_key: Key, sent as a bearer token; it appears in no message.
+        timeout_seconds: Longest wait for a whole reply.
         max_retries: How often a request is sent again.
-        pace: When requests may be sent.
-        count: Called with what each request took.
+        pace: The rate limit that requests wait for.
+        count: Function called with the usage of each request.
     """
 
     def __init__(
@@ -91,7 +85,7 @@ class Endpoint:
         self._count = count
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         limits = httpx.Limits(max_connections=None)
-        # Bounded as a whole in `_send`: a timeout here would be one for each piece of the reply.
+        # `_send` limits the whole request: a timeout of the client would apply to each piece of a reply.
         self._client = httpx.AsyncClient(headers=headers, timeout=None, limits=limits, verify=_certificates())
 
     async def close(self) -> None:
@@ -99,16 +93,20 @@ class Endpoint:
         await self._client.aclose()
 
     async def post(self, path: str, body: Mapping[str, Any], *, task_id: str) -> dict[str, Any]:
-        """Return the reply to a request.
+        """Send a request until it is answered or retries run out.
 
         Args:
-            path: What follows the base address.
-            body: Sent as JSON.
-            task_id: Named in errors; decides the jitter of the waits.
+            path: Path below the base address.
+            body: The request, sent as JSON.
+            task_id: The task, named in errors; it decides the jitter of the waits.
+
+        Returns:
+            The JSON object of the reply.
 
         Raises:
-            RequestRefused: The server answered with an error status, to the last retry where that may pass.
-            ConnectionError: The server did not answer, to the last retry.
+            RequestRefused: The server answered with a permanent error, with a temporary error to the last retry too,
+                or it asked for a pause above ten minutes.
+            ConnectionError: The server did not answer the last retry either.
             ValueError: The reply is no JSON object.
         """
         url = f"{self.base_url}/{path}"
@@ -124,6 +122,7 @@ class Endpoint:
             if hopeless or retry == self.max_retries or (pause or 0.0) > _LONGEST_PAUSE_SECONDS:
                 break
             logger.info("%s; retry %d of %d", where, retry + 1, self.max_retries)
+            # The server's pause holds for all requests: without it the others would be refused, too.
             if pause is not None:
                 self._pace.hold(pause)
             await self._pace.back_off(task_id, retry)
@@ -142,7 +141,8 @@ class Endpoint:
         except TimeoutError:
             return None, f"no reply within {self.timeout_seconds:g} s"
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
-            raise ConnectionError(f"{url}: cannot be asked ({self.without_key(str(error))})") from None
+            # The request itself is invalid, so that a retry would fail in the same way.
+            raise ConnectionError(f"{url}: the request cannot be sent ({self.without_key(str(error))})") from None
         except (httpx.TransportError, httpx.DecodingError) as error:
             return None, f"no reply ({type(error).__name__}: {self.without_key(str(error))})"
         return response, f"status {response.status_code}"
@@ -161,34 +161,38 @@ class Endpoint:
         return reply
 
     def without_key(self, text: str) -> str:
-        """Return what a server said with the key left out: some repeat it."""
+        """Return a server's text with the key replaced."""
+        # Some servers repeat the key in their error messages.
         return text.replace(self._api_key, "[key]") if self._api_key else text
 
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """Return what servers are verified by; loading it takes a tenth of a second."""
+    """Return the certificates that servers are verified with."""
+    # Loading them takes a tenth of a second, and every `Endpoint` needs them.
     return httpx.create_ssl_context()
 
 
 def _may_pass(status: int) -> bool:
-    # 408: the server waited too long for the request; 501: it will never be able to.
+    # 408: the server timed out while it waited for the request. 501: it does not implement the request at all.
     return status in (408, 429) or (status >= 500 and status != 501)
 
 
-#: Waits double up to this, in seconds.
+#: Longest wait before a retry.
 _LONGEST_BACKOFF_SECONDS = 60.0
 
 
 class Pace:
-    """What decides when the next request goes out.
+    """A rate limit with pauses and waits before retries, shared by all requests of a source.
+
+    It belongs to a single event loop and is not thread-safe.
 
     Args:
         requests_per_minute: Highest rate, evenly spaced; None for no limit.
-        backoff_seconds: The wait before the first retry; each further one is twice as long, up to a minute.
-        seed: Decides the jitter, so that the waits of two runs are the same.
-        clock: The time in seconds.
-        sleep: Waits.
+        backoff_seconds: Wait before the first retry; it doubles with each further retry, up to a minute.
+        seed: Seed of the jitter; the waits of two runs are the same.
+        clock: Function that returns the time in seconds.
+        sleep: Coroutine function that waits for a number of seconds.
     """
 
     def __init__(
@@ -209,35 +213,37 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait until a request may be sent."""
-        # Whoever wakes first takes the moment; the others see that it is gone and wait for the next.
+        # Several requests may wake at the same moment: the first takes it, and the others wait for the next.
         while (wait := self._free_at - self._clock()) > 0:
             await self._sleep(wait)
         self._free_at = self._clock() + self.interval_seconds
 
     def hold(self, seconds: float) -> None:
-        """Let no request go out for so long: the server asked for a pause."""
+        """Send no request for a number of seconds, since the server asked for a pause."""
         self._free_at = max(self._free_at, self._clock() + seconds)
 
     async def back_off(self, name: str, retry: int) -> None:
-        """Wait before a retry: between half of the doubled wait and all of it, so that requests spread out.
+        """Wait before a retry, for 50 to 100 % of `backoff_seconds * 2**retry`, up to a minute.
 
         Args:
-            name: What is retried. The jitter depends on it and not on what else is under way.
-            retry: Which retry, from 0.
+            name: The task of the request.
+            retry: Number of the retry, from 0.
         """
         longest = min(self.backoff_seconds * 2**retry, _LONGEST_BACKOFF_SECONDS)
+        # Jitter spreads requests that failed together. A generator for each name and retry makes a wait independent of
+        # the other requests under way.
         await self._sleep(longest * random.Random(f"{self.seed}/{name}/{retry}").uniform(0.5, 1.0))
 
 
 def retry_after_seconds(header: str | None, *, now: datetime.datetime | None = None) -> float | None:
-    """Return the wait that a `Retry-After` header asks for (RFC 9110, 10.2.3): seconds, or a date.
+    """Return the wait that a `Retry-After` header asks for, in seconds or by a date (RFC 9110, section 10.2.3).
 
     Args:
-        header: What the server sent.
-        now: The time; that of the machine by default.
+        header: The value of the header.
+        now: The present time; by default the time of the machine.
 
     Returns:
-        Seconds, at least 0; None without a header, or where it says nothing that is understood.
+        Seconds, at least 0; None without a header, or if it holds neither a number nor a date.
 
     Examples:
         >>> retry_after_seconds("2")
@@ -248,7 +254,7 @@ def retry_after_seconds(header: str | None, *, now: datetime.datetime | None = N
     if header is None:
         return None
     try:
-        # Decimals are outside the standard, and servers send them.
+        # The standard has whole seconds only, but servers send decimals.
         seconds = float(header)
     except ValueError:
         try:
@@ -261,21 +267,21 @@ def retry_after_seconds(header: str | None, *, now: datetime.datetime | None = N
     return max(seconds, 0.0) if abs(seconds) < float("inf") else None
 
 
-#: Servers write this for a token outside those they keep track of; it is no log-probability.
+#: Servers send this number for a token whose log-probability they do not know.
 _UNKNOWN_LOGPROB = -9999.0
-#: Servers round: a token of probability one may come out a little above zero.
+#: Servers round: the log-probability of a token with probability 1 may be slightly above 0.
 _ROUNDING = 1e-3
 
 
 def read_choices(reply: Mapping[str, Any], *, most: int) -> list[Mapping[str, Any]]:
-    """Return the choices of a reply, which may be none.
+    """Return the choices of a reply, an empty list if it has none.
 
     Args:
         reply: The JSON object.
-        most: How many were asked for; further ones are left out.
+        most: Number of choices requested; further choices are ignored.
 
     Raises:
-        ValueError: There is no list of choices, or a choice holds no text.
+        ValueError: The reply has no list of choices, or a choice has no text.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list):
@@ -293,14 +299,14 @@ def read_program(
     """Return the program of a choice, cut before the first stop.
 
     Args:
-        choice: One that `read_choices` returned.
-        source: Who generated it.
-        stops: Texts at which a completion ends, whether or not the server did so.
+        choice: A choice that `read_choices` returned.
+        source: The name of the model that wrote it.
+        stops: Texts at which a completion ends; the server need not have stopped there.
         settings: How it was generated, for the record.
     """
     message = choice.get("message") or {}
     text = choice["text"] if isinstance(choice.get("text"), str) else message.get("content")
-    # Reasoning is no part of the text, and its tokens may be among those the log-probabilities are of.
+    # Reasoning is no part of the text, but the log-probabilities may cover its tokens.
     reasons = bool(message.get("reasoning_content") or message.get("reasoning"))
     said = choice.get("logprobs")
     logprobs = None if reasons or text is None else _token_logprobs(said)
@@ -311,7 +317,7 @@ def read_program(
     if cut is not None:
         ends = token_ends(text, said)
         kept = kept_before(text, cut, ends if logprobs and ends and len(ends) == len(logprobs) else None)
-        # Of no token at all there is no probability.
+        # An empty completion has no log-probability.
         text, logprobs = kept.text, logprobs[: kept.num_tokens] if logprobs and kept.num_tokens else None
     return GeneratedProgram(
         completion=text,
@@ -324,7 +330,7 @@ def read_program(
 
 
 def read_usage(reply: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> Usage:
-    """Return what a reply says of its tokens, and how many of its programs were cut off."""
+    """Return the usage that a reply reports: its tokens, and how many of its programs reached the longest length."""
     said = reply.get("usage")
     counts = [said.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(said, dict) else []
     known = [count for count in counts if isinstance(count, int)]
@@ -339,9 +345,10 @@ def read_usage(reply: Mapping[str, Any], choices: list[Mapping[str, Any]]) -> Us
 
 
 def _token_logprobs(said: Any) -> list[float] | None:
-    """Return the log-probability of each token, in nats; None unless all of them are there."""
+    """Return the log-probability of each token, in nats; None unless the reply has all of them."""
     if not isinstance(said, dict):
         return None
+    # Completions have `tokens` and `token_logprobs`, chats have `content`.
     tokens = said.get("tokens")
     values = said.get("token_logprobs")
     if values is None:
@@ -361,17 +368,17 @@ def _is_logprob(value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Counts that add up.
+    """A record of requests and tokens; usages can be added.
 
     Args:
-        requests: Requests sent, retries among them.
+        requests: Requests sent, including retries.
         retries: Requests sent again after an error.
         prompt_tokens: Tokens of the prompts, as the server counts them.
         completion_tokens: Tokens of the completions, as the server counts them.
         programs: Programs received.
-        cut_off: Programs that ended at the longest length (`finish_reason` "length") and not where the model ended.
-        missing: Programs asked for that the server did not send.
-        uncounted: Replies without token counts; with any of them the sums of tokens are lower bounds.
+        cut_off: Programs that ended at the longest length (`finish_reason` "length") before the model had finished.
+        missing: Programs requested that the server did not send.
+        uncounted: Replies without token counts; if there are any, the sums of tokens are lower bounds.
 
     Examples:
         >>> (Usage(requests=1, prompt_tokens=3) + Usage(requests=2)).describe()
@@ -402,7 +409,7 @@ class Usage:
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / 1e6
 
     def describe(self, prompt_price: float | None = None, completion_price: float | None = None) -> str:
-        """Return one line for people, with the cost where a price is given."""
+        """Return a readable line, with the cost if a price is given."""
         least = "at least " if self.uncounted else ""
         line = (
             f"{self.requests} requests ({self.retries} retries), {least}{self.prompt_tokens} prompt and "

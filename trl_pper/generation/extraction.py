@@ -1,13 +1,8 @@
-"""Completion text to program text: what a model wrote, without fences, prose and half-finished ends.
+"""Extract the program from a completion, and write a program as a completion without prose.
 
-Enters: a completion and the prompt it answers. Leaves: one program, as the judge will see it, and whether there was
-one: where nothing parses, or nothing defines what was asked for, the text is left for an honest error. It does not
-promise that the program is the one the model meant; it never raises, and the same text gives the same program.
-
-The completion that says a program and nothing else: what a student learns of a teacher that chats.
-
-Enters: a program and the prompt it answers. Leaves: a completion from which the same program is extracted again. It
-promises nothing of how likely anybody finds it.
+Extraction removes code fences, prose and unfinished ends. It never raises, and the same text always gives the same
+program. It does not promise to find the program that the model intended. A completion written from a program has no
+known log-probability: score it.
 """
 
 from __future__ import annotations
@@ -30,21 +25,24 @@ _CODE_START = re.compile(
     re.VERBOSE,
 )
 _READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0")
+#: Number of cuts by a single line, each of which parses the text again, before cuts remove whole blocks.
 _SINGLE_LINE_CUTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What a program has to have: the entry point (if one is asked for), and no `return` outside a function."""
+    """The requirements of a program: it defines the entry point, if any, and has no `return` outside a function."""
 
     name: str | None
     allow_return: bool = True
 
     def refused_at(self, tree: ast.Module) -> int:
-        """Return 0 if the program will do, else the line before which it has to end."""
+        """Return 0 if the program meets the requirements, else the number of the line before which to cut it."""
+        # A body with the wrong indent parses, and leaves its `return` outside the function.
         if not self.allow_return and (line := top_level_return(tree)):
             return line
         if self.name is None:
+            # Prose of a single word, or a list, parses as Python and does nothing.
             return 1 if is_idle(tree) else 0
         found = definitions(tree, self.name)
         # A stub at the end, as when a model starts over and is cut off, must not replace the finished function.
@@ -53,11 +51,12 @@ class _Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """What was found in a completion.
+    """A program extracted from a completion.
 
     Args:
-        program: The program; where there is none, the text that stands for it.
-        found: Whether it parses and defines what was asked for, with more than `pass` or a docstring.
+        program: The program; if none was found, the text to judge in its place.
+        found: Whether a program was found: it parses, does something, and defines the entry point with more than
+            `pass` or a docstring.
     """
 
     program: str
@@ -65,12 +64,12 @@ class Extraction:
 
 
 def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str:
-    r"""Return the program in a completion, or what stands for it; `extract` says which of the two.
+    r"""Return the program in a completion, or the text to judge in its place; `extract` tells them apart.
 
     Args:
-        completion: What the model wrote.
-        prompt: What it was asked: text or chat messages.
-        entry_point: The function the program must define, if known; of `Solution().f` the part `Solution`.
+        completion: The text that the model wrote.
+        prompt: The prompt that it answers: text or chat messages.
+        entry_point: The function that the program must define, if known; for `Solution().f` that is `Solution`.
 
     Examples:
         >>> extract_program("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
@@ -84,24 +83,22 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
 def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> Extraction:
     r"""Find the program in a completion.
 
-    Code in fences is preferred to code without: of several blocks the first that defines `entry_point`; without an
-    entry point the last that parses and reads standard input, or else the longest that parses. Prose before the code
-    and prose or half a function after it are cut off.
+    Fenced code blocks come before code outside fences. With an entry point the first block that defines it is chosen;
+    without an entry point the last block that parses and reads standard input, or else the longest that parses. Prose
+    before the code and prose or an unfinished function after it are removed.
 
-    A prompt is part of the program only if it is Python that defines something, such as HumanEval's signature and
-    docstring. A prompt that is a docstring alone (MBPP) is not, for it may hold expected answers, and neither are chat
-    messages. When the completion repeats the function, the prompt still goes before it, so that its imports and
-    helpers stay.
+    A prompt becomes part of the program only if it is Python that defines something, such as the signature and
+    docstring in HumanEval. Chat messages and prompts that consist of a docstring (MBPP) do not.
 
     Args:
-        completion: What the model wrote.
-        prompt: What it was asked: text or chat messages.
-        entry_point: The function the program must define, if known; of `Solution().f` the part `Solution`.
+        completion: The text that the model wrote.
+        prompt: The prompt that it answers: text or chat messages.
+        entry_point: The function that the program must define, if known; for `Solution().f` that is `Solution`.
 
     Returns:
-        The program. When nothing parses, the completion as it is (its longest fenced block, if it has any), after the
-        prompt if that is continued; when nothing defines the entry point, what there is without it. Neither counts as
-        found.
+        The program. If nothing parses: the longest fenced block or, without blocks, the whole completion, after the
+        prompt if the prompt is part of the program. If nothing defines the entry point: the program found without
+        that requirement. Neither of the two counts as found.
 
     Examples:
         >>> extract("Sure:\n```python\nprint(1)\n```\nIt prints 1.")
@@ -109,12 +106,15 @@ def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = N
         >>> extract("I cannot do that.").found
         False
     """
+    # Code that a reasoning model considers before its answer is no part of the answer.
     text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
     name = _identifier(entry_point)
+    # A limit on the characters parsed in all: cutting line by line parses a long text many times.
     parser = Parser(300_000 + 2 * (len(text) + len(prompt)))
+    # A docstring in the place of a prompt may contain the expected answers: only a prompt with a definition counts.
     opened = _last_definition(prompt, parser) if isinstance(prompt, str) else None
     blocks = _fenced_blocks(text)
-    # What is left when nothing parses: still the block rather than the chat around it, for an honest syntax error.
+    # The text to judge if nothing parses: the block without the chat around it gives the model's own syntax error.
     raw = max(blocks, key=len) if blocks else text
     if isinstance(prompt, str) and opened:
         prefix = prompt.replace("\r\n", "\n")
@@ -137,7 +137,7 @@ def _identifier(entry_point: str | None) -> str | None:
 
 
 def _fenced_blocks(text: str) -> list[str]:
-    """Return the contents of fenced blocks: those marked as Python or not at all, the others only without these."""
+    """Return the contents of fenced blocks: Python and unmarked blocks or, without any, blocks of other languages."""
     python: list[str] = []
     other: list[str] = []
     marks, info = "", ""
@@ -148,6 +148,7 @@ def _fenced_blocks(text: str) -> list[str]:
             marks, info = fence["marks"], fence["info"].strip()
             before, lines = lines, []
         elif marks and fence and fence["marks"].startswith(marks) and not fence["info"].strip():
+            # Models close a fence at the end of the last line of code.
             lines.append(fence["before"])
             (python if not info or _PYTHON_INFO.match(info) else other).append(_block(lines))
             marks, lines = "", []
@@ -155,7 +156,7 @@ def _fenced_blocks(text: str) -> list[str]:
             lines.append(line)
     if marks:
         (python if not info or _PYTHON_INFO.match(info) else other).append(_block(lines))
-        # The prompt may have opened the fence that this one closes.
+        # The prompt may have opened a fence, which the first fence of the completion then closes.
         if not info:
             python.append(_block(before))
     return [block for block in python if block.strip()] or [block for block in other if block.strip()]
@@ -167,6 +168,7 @@ def _block(lines: list[str]) -> str:
 
 def _opens_block(fence: re.Match[str]) -> bool:
     info = fence["info"].strip()
+    # Text in front of a fence is allowed before `python` only: elsewhere the marks are likely to be inline code.
     if _PYTHON_INFO.match(info):
         return True
     return not fence["before"].strip() and (len(info.split()) <= 1 or info.startswith("{"))
@@ -175,14 +177,15 @@ def _opens_block(fence: re.Match[str]) -> bool:
 def _best_block(blocks: list[str], wanted: _Wanted, parser: Parser) -> str | None:
     parsed = [block for block in blocks if (tree := parser.parse(block)[0]) and not wanted.refused_at(tree)]
     if wanted.name is None:
-        # A chat reply works through examples before it gives the program; that one reads its input.
+        # A chat reply may show examples before the program; the program is the block that reads its input.
         readers = [block for block in parsed if _READS_INPUT.search(block)]
         return readers[-1] if readers else max(parsed, key=len, default=None)
     return parsed[0] if parsed else next(filter(None, (_passage(block, wanted, parser) for block in blocks)), None)
 
 
 def _continuation(texts: list[str], prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
-    """Return prompt and completion as one program, the completion being a body or the whole function again."""
+    """Join prompt and completion into a program; the completion is a body, or repeats the whole function."""
+    # Bare text comes first: its indent is as the model wrote it.
     if not _refused_at((prefix + texts[-1]).split("\n"), wanted, parser):
         return prefix + texts[-1]
     for text in texts:
@@ -195,7 +198,7 @@ def _continuation(texts: list[str], prefix: str, wanted: _Wanted, parser: Parser
 def _with_body(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
     bodies = [text]
     if not re.search(rf"^\s*(?:async\s+def|def|class)\s+{wanted.name}\b", text, re.MULTILINE):
-        # Models and post-processing strip the indent of the first line, or of all of them.
+        # Models and post-processing strip the indent of the first line, or of all lines.
         indent, stripped = body_indent(prefix), text.lstrip("\n")
         newline = "" if prefix.endswith("\n") else "\n"
         bodies += [
@@ -216,6 +219,7 @@ def _with_function(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> s
     function = _passage(text, wanted, parser)
     if function is None:
         return None
+    # The prompt stays in front of the repeated function: it may hold imports and helpers.
     for head in (prefix + "\n", _before_last_definition(prefix)):
         if parser.parse(head + function)[0]:
             return head + function
@@ -223,10 +227,11 @@ def _with_function(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> s
 
 
 def _passage(text: str, wanted: _Wanted, parser: Parser) -> str | None:
-    """Return the first passage that has the entry point, or without one the longest that does something."""
+    """Return the first passage that defines the entry point; without an entry point the longest that does anything."""
     if wanted.name is not None and wanted.name not in text:
         return None
     passages = []
+    # Code in a list item or a quotation is indented as a whole, or from its second line on.
     for candidate in dict.fromkeys((text, textwrap.dedent(text), text.lstrip())):
         for passage in _passages(candidate, wanted, parser):
             if wanted.name is not None or passage == candidate:
@@ -239,7 +244,7 @@ def _passages(text: str, wanted: _Wanted, parser: Parser) -> Iterator[str]:
     lines = text.split("\n")
     start = 0
     while start < len(lines) and parser.left_chars > 0:
-        # Looking before parsing: prose is passed over at the price of a regular expression a line.
+        # Prose is skipped by a regular expression for each line, which costs less than parsing.
         end = 0
         if start == 0 or _CODE_START.match(lines[start]):
             end = _usable_lines(lines[start:], wanted, parser)
@@ -249,11 +254,9 @@ def _passages(text: str, wanted: _Wanted, parser: Parser) -> Iterator[str]:
 
 
 def _usable_lines(lines: list[str], wanted: _Wanted, parser: Parser, *, at_least: int = 0) -> int:
-    """Return how many lines from the first are a program that will do; 0 if none.
-
-    Cuts go back to the last whole top-level statement when that still will do: what follows a finished function is
-    half of another. Otherwise they go back line by line.
-    """
+    """Return how many lines from the start form a program that meets the requirements; 0 if there is none."""
+    # Cut back to the last whole top-level statement, as the text behind a finished function is likely half a function;
+    # if the rest does not meet the requirements, cut back line by line.
     end, tries = len(lines), 0
     while end > at_least and parser.left_chars > 0:
         stop = _refused_at(lines[:end], wanted, parser)
@@ -279,7 +282,7 @@ def _starts_statement(line: str) -> bool:
 
 
 def _enclosing_line(lines: list[str], end: int) -> int:
-    """Return the number of lines before the block that the last of `end` lines stands in."""
+    """Return the number of lines before the block that contains the last of `end` lines."""
     inner = len(lines[end - 1]) - len(lines[end - 1].lstrip()) if end else 0
     for index in range(end - 1, -1, -1):
         if lines[index].strip() and len(lines[index]) - len(lines[index].lstrip()) < max(inner, 1):
@@ -293,7 +296,7 @@ def _text(lines: list[str], *, whole: bool) -> str:
 
 
 def _last_definition(prompt: str, parser: Parser) -> str | None:
-    """Return the name of the last function or class of a prompt that is Python, perhaps left open; else None."""
+    """Return the name of the last function or class of a Python prompt, which may lack its body; else None."""
     if not re.search(r"^\s*(?:async\s+def|def|class)\s", prompt, re.MULTILINE):
         return None
     tree = parse_open(prompt, parser)
@@ -306,21 +309,24 @@ def _before_last_definition(prefix: str) -> str:
     return prefix[: starts[-1]] if starts else ""
 
 
-#: What is learned of what a source writes.
+#: The choices of the text to learn from: the completion as written, or the program extracted from it.
 LEARNED = ("completion", "program")
 
 
 def plain_completion(program: str, *, prompt: Prompt = "", entry_point: str | None = None) -> str | None:
-    r"""Return the program as a completion of its prompt, without prose.
+    r"""Return a program as a completion of its prompt, without prose.
+
+    The completion of a text prompt is the rest of the program behind the prompt, or the whole program. The completion
+    of chat messages is a fenced block.
 
     Args:
-        program: What was extracted from a reply.
-        prompt: What was asked: of text that a program begins with the completion is the rest; chat messages are
-            answered by one fenced block.
-        entry_point: The function the program must define, if known.
+        program: A program that was extracted from a reply.
+        prompt: The prompt: text or chat messages.
+        entry_point: The function that the program must define, if known.
 
     Returns:
-        The completion, or None where none gives this program, as when a reply defines the prompt's function anew.
+        A completion from which `extract_program` extracts the same program again; None if there is no such completion,
+        as when the reply defined the prompt's function anew.
 
     Examples:
         >>> plain_completion("def f(x):\n    return x\n", prompt="def f(x):\n")

@@ -1,11 +1,7 @@
-"""A transformers model held for inference: encode prompts, generate beside training, score completions.
+"""Load a transformers model, and use it for inference in the middle of training: encode, generate, score.
 
-Enters: a model (wrapped by Accelerate or not) and its tokenizer. Leaves: token ids and log-probabilities. Every use
-puts the model back as it was found: training flags, gradient checkpointing and generation configuration.
-
-A model and its tokenizer from the Hub or a folder, for inference on the device of this process.
-
-Enters: a model's id or path, of a full model or of an adapter. Leaves: the model in evaluation mode and its tokenizer.
+The model may be wrapped by Accelerate. Every use restores its training flags, gradient checkpointing and generation
+configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from trl_pper.tasks.task import Prompt, answer
 
-#: What recomputing activations is called, as an option and in a model's methods: transformers 5.23 renamed it.
+#: The name of activation checkpointing in training options and in model methods: transformers 5.23 renamed it.
 CHECKPOINTING = (
     "activation_checkpointing"
     if hasattr(PreTrainedModel, "activation_checkpointing_enable")
@@ -36,17 +32,17 @@ CHECKPOINTING = (
 
 @dataclass(frozen=True, kw_only=True)
 class LocalModel:
-    """A causal language model with its tokenizer.
+    """A causal language model with its tokenizer, ready for inference.
 
     Args:
         model: A `PreTrainedModel` or `PeftModel`, possibly wrapped for distributed training.
-        processing_class: Its tokenizer.
-        accelerator: The trainer's Accelerator while training, else None.
-        gradient_checkpointing_kwargs: What to re-enable gradient checkpointing with afterwards.
-        name: What the record says of who generated or scored.
-        adapter: Whether the adapters of a PEFT model take part; False is the base model's view, of the same weights.
-        gather: Whether weights that DeepSpeed ZeRO-3 shards come together in each process during inference; False
-            gathers layer by layer, slower, in the memory that training takes.
+        processing_class: The model's tokenizer.
+        accelerator: The trainer's Accelerator during training, else None.
+        gradient_checkpointing_kwargs: The arguments with which gradient checkpointing is enabled again after use.
+        name: The name of the model in records of programs and log-probabilities.
+        adapter: Whether to use the adapters of a PEFT model; False uses the base model alone.
+        gather: Whether each process gathers all weights that DeepSpeed ZeRO-3 shards during inference. False gathers
+            them layer by layer: slower, but without more memory than training takes.
     """
 
     model: Any
@@ -58,7 +54,7 @@ class LocalModel:
     gather: bool = True
 
     def without_adapter(self) -> LocalModel:
-        """Return the same model with its adapters left out during inference: the base model, at no further memory.
+        """Return the same model without its adapters: the base model, which takes no further memory.
 
         Raises:
             ValueError: The model has no adapters.
@@ -73,7 +69,7 @@ class LocalModel:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a forward pass takes every process (DeepSpeed ZeRO-3, FSDP)."""
+        """Whether all processes must take part in a forward pass (DeepSpeed ZeRO-3, FSDP)."""
         if self.accelerator is None:
             return False
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -82,10 +78,11 @@ class LocalModel:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs have to be."""
+        """The device for input tensors."""
         parameter = next(self.model.parameters())
+        # DeepSpeed and DTensor (FSDP) mark sharded parameters so.
         is_shard = hasattr(parameter, "ds_id") or hasattr(parameter, "to_local")
-        # A shard may be kept elsewhere than where the whole parameter comes together.
+        # A shard may lie on another device (offloaded to the CPU) than the gathered parameter.
         device: torch.device = self.accelerator.device if is_shard and self.accelerator else parameter.device
         return device
 
@@ -96,24 +93,25 @@ class LocalModel:
 
     @property
     def context(self) -> int | None:
-        """How many tokens the model takes at most, or None where its configuration does not say."""
+        """Length of the model's context, in tokens; None if its configuration does not tell."""
         found = getattr(self.config, "max_position_embeddings", None)
         return None if found is None else int(found)
 
     @property
     def pad_token_id(self) -> int:
-        """The padding token, or the end token where the tokenizer has none."""
+        """The padding token; the end token if the tokenizer has no padding token."""
         pad = self.processing_class.pad_token_id
         return int(pad if pad is not None else self.processing_class.eos_token_id)
 
     def eos_token_ids(self) -> list[int]:
-        """Every token that ends a completion: the tokenizer's and those of the generation configuration."""
+        """Return every token that ends a completion, from the tokenizer and the generation configuration."""
+        # Chat models list further end tokens, such as the end of a turn, in the generation configuration only.
         configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the token ids of each prompt; chat messages go through the chat template with a generation prompt."""
+        """Return the token ids of each prompt; chat messages are rendered with the chat template."""
         return [self._encode_one(prompt) for prompt in prompts]
 
     def _encode_one(self, prompt: Prompt) -> list[int]:
@@ -136,17 +134,13 @@ class LocalModel:
             ids = list(
                 self.processing_class.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
             )
-        # Tokens may merge across the border: the completion starts where it starts for TRL's labels.
+        # Tokens may merge across the border between prompt and completion. TRL's labels start at the same token.
         shared = common_prefix_length(prompt_ids, ids)
         return ids[:shared], ids[shared:]
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[Any]:
-        """Yield the bare model in evaluation mode without gradients, and restore everything on the way out.
-
-        Train mode together with gradient checkpointing, TRL's default, makes `generate` drop its cache and write
-        garbage without a word; a generation configuration shipped with the weights turns beam search into sampling.
-        """
+        """Yield the unwrapped model in evaluation mode without gradients, and restore its state on exit."""
         bare = extract_model_from_parallel(self.model)
         training = {module: module.training for module in self.model.modules()}
         checkpointing = bool(getattr(bare, f"is_{CHECKPOINTING}", False))
@@ -155,6 +149,8 @@ class LocalModel:
             stack.enter_context(_weights_left_unpacked(bare))
             # Registered before the unwrap so that an exception inside it is cleaned up after, too.
             stack.callback(self._restore, bare, training, checkpointing, configs)
+            # Train mode together with gradient checkpointing, TRL's default, makes `generate` drop its cache and
+            # write garbage without a warning.
             if checkpointing:
                 getattr(bare, f"{CHECKPOINTING}_disable")()
             if self.accelerator is not None:
@@ -162,6 +158,7 @@ class LocalModel:
             if not self.adapter:
                 stack.enter_context(_adapter_left_out(bare))
             self.model.eval()
+            # A configuration shipped with the weights can turn beam search into sampling.
             for holder in configs:
                 holder.generation_config = GenerationConfig()
             stack.enter_context(torch.no_grad())
@@ -172,6 +169,7 @@ class LocalModel:
     ) -> None:
         for holder, config in configs.items():
             holder.generation_config = config
+        # Module by module: `train()` would also switch modules that the user had set to evaluation mode.
         for module, flag in training.items():
             module.training = flag
         if checkpointing:
@@ -180,7 +178,7 @@ class LocalModel:
     def logprobs(
         self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], *, batch_size: int = 8
     ) -> list[float]:
-        """Return log P(completion | prompt) of each pair by one teacher-forced pass.
+        """Return log P(completion | prompt) of each pair, from a teacher-forced forward pass.
 
         Args:
             prompt_ids: n prompts as token ids, none empty.
@@ -209,7 +207,7 @@ class LocalModel:
             input_ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
             scored[i, len(prompt) : len(row)] = True
-        # Only the positions that predict completion tokens need logits: steps * vocabulary floats each.
+        # Logits take width * vocabulary floats a row: compute them only at positions that predict completion tokens.
         first = max(min(map(len, prompts)) - 1, 0)
         keep = {"logits_to_keep": width - first} if _takes(bare, "logits_to_keep") else {}
         input_ids, mask, scored = (tensor.to(self.device) for tensor in (input_ids, mask, scored))
@@ -229,7 +227,7 @@ def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any, 
 
 @contextlib.contextmanager
 def _adapter_left_out(bare: Any) -> Iterator[None]:
-    # PEFT marks the weights of every active adapter trainable on the way out, those that were frozen too.
+    # On exit PEFT marks the weights of every active adapter as trainable, frozen weights included.
     trainable = {parameter: parameter.requires_grad for parameter in bare.parameters()}
     try:
         with bare.disable_adapter():
@@ -241,12 +239,10 @@ def _adapter_left_out(bare: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _weights_left_unpacked(bare: Any) -> Iterator[None]:
-    """Keep bitsandbytes from repacking 4-bit weights for inference, which it does on a CPU with AVX-512 BF16.
-
-    The first evaluation-mode forward would repack them for a kernel that knows no gradients and that training goes on
-    to use: the adapters below a layer then get none, without an error, until `state_dict()` packs the weights back,
-    with rounded scales.
-    """
+    """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU with AVX-512 BF16."""
+    # The first forward pass in evaluation mode would repack the weights for a kernel without gradients, and training
+    # would go on to use that kernel: adapters below a layer would get no gradient, without an error, until
+    # `state_dict()` packs the weights back, with rounded scales.
     packing = {
         module: module.support_avx512bf16_for_cpu
         for module in bare.modules()
@@ -262,7 +258,7 @@ def _weights_left_unpacked(bare: Any) -> Iterator[None]:
 
 
 def _config_holders(bare: Any) -> list[Any]:
-    # A PeftModel copies its own generation_config onto the base model on each `generate`.
+    # On each `generate` a PeftModel copies its own generation_config onto the base model.
     return [bare, bare.get_base_model()] if hasattr(bare, "get_base_model") else [bare]
 
 
@@ -272,12 +268,15 @@ def _takes(bare: Any, argument: str) -> bool:
 
 
 def load_model(name: str, *, dtype: str | None = None, revision: str | None = None) -> tuple[Any, Any]:
-    """Return a model and its tokenizer.
+    """Load a model, in evaluation mode on the device of this process, and its tokenizer.
 
     Args:
-        name: Id or path of a causal language model, or of a PEFT adapter, whose base model is loaded below it.
-        dtype: Number type of the weights, such as "bfloat16"; that of the checkpoint if None.
-        revision: Branch, tag or commit.
+        name: Hub id or path of a causal language model, or of a PEFT adapter, which is loaded with its base model.
+        dtype: Number type of the weights, such as "bfloat16"; None for the number type of the checkpoint.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The model and the tokenizer.
 
     Raises:
         OSError: There is no such model.

@@ -1,8 +1,7 @@
-"""Nucleus sampling with transformers: n programs of each task, drawn from what the model believes (arXiv 1904.09751).
+"""Draw n programs for each task by nucleus sampling with transformers (arXiv 1904.09751).
 
-Enters: tasks and a model. Leaves: n completions a task, independent of each other, each with log P(t_i) under the
-model itself, not under the truncated distribution they were drawn from. The random numbers of a batch follow from the
-seed, the round and its tasks, so that neither the number of processes nor a restart changes what is written.
+The programs of a task are independent draws. Their log-probability is that of the model itself, not that of the
+truncated distribution they are drawn from. The programs depend neither on the number of processes nor on restarts.
 """
 
 from __future__ import annotations
@@ -32,24 +31,25 @@ from trl_pper.tasks.task import CodingTask, checked_stop
 
 
 class NucleusSource(ProgramSource):
-    """Programs by nucleus sampling from a transformers model.
+    """A source of programs that samples from a transformers model.
 
-    Beams of a weak model repeat themselves; samples differ, and an unbiased pass@k needs them.
+    Unlike beams, which repeat themselves with a weak model, samples differ. An unbiased pass@k needs samples.
 
     Args:
         model: A causal language model, or None to generate with the model in training.
-        processing_class: Its tokenizer; required with `model`.
+        processing_class: The model's tokenizer; required with `model`.
         num_programs: n, the number of programs per task.
         max_completion_length: Longest completion, in tokens.
-        batch_size: How many prompts are generated for at once.
-        max_sequences: How many sequences go through the model at once; of more programs than that per batch, some are
-            written after the others.
-        temperature: What logits are divided by, above 0.
-        top_p: The least probable tokens that together have less than 1 - top_p are left out; 1 leaves out none.
-        top_k: How many tokens are left in at most; 0 for all.
+        batch_size: Number of prompts in a batch.
+        max_sequences: Largest number of sequences generated at once. If a batch needs more, the programs of each of
+            its tasks are generated in several passes.
+        temperature: Divisor of the logits, above 0.
+        top_p: Probability mass to sample from: the least probable tokens, with a total probability below 1 - top_p,
+            are excluded. 1 excludes none.
+        top_k: Largest number of tokens to sample from; 0 for all.
         seed: Seed of the random numbers.
-        stop: Texts that end a completion, beside those of its task.
-        with_logprobs: Whether to compute log P(t_i); an evaluation needs none.
+        stop: Texts that end a completion, in addition to the stops of its task.
+        with_logprobs: Whether to compute log P(t_i), which an evaluation does not need.
 
     Raises:
         ValueError: An argument is out of range, or a model came without its tokenizer.
@@ -82,11 +82,13 @@ class NucleusSource(ProgramSource):
             max_sequences=max_sequences,
         )
         if not temperature > 0:
-            raise ValueError(f"temperature: must be above 0; got {temperature}. Beam search is without chance")
+            raise ValueError(
+                f"temperature: must be above 0; got {temperature}. Use beam search to generate without randomness"
+            )
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p: must be above 0 and at most 1; got {top_p}")
         if top_k < 0:
-            raise ValueError(f"top_k: must not be negative; got {top_k}. 0 leaves all tokens in")
+            raise ValueError(f"top_k: must not be negative; got {top_k}. Use 0 to sample from all tokens")
         self.num_programs = num_programs
         self.max_completion_length = max_completion_length
         self.batch_size = batch_size
@@ -107,7 +109,7 @@ class NucleusSource(ProgramSource):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How programs are generated, as plain values."""
+        """The options that decide how programs are generated, as plain values."""
         return {
             "method": "nucleus sampling",
             "num_programs": self.num_programs,
@@ -120,13 +122,15 @@ class NucleusSource(ProgramSource):
         }
 
     def for_round(self, round_index: int) -> NucleusSource:
-        """Return this source with the random numbers of another round, as a fixed model would repeat itself."""
+        """Return this source with the random numbers of a round."""
+        # With the same numbers in each round, a model that does not change would write the same programs again.
         other = copy.copy(self)
         other.round_index = round_index
         return other
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return all that decides what this source writes: its settings, the weights, the tokenizer, the template."""
+        """Return everything that decides the programs: settings, round, weights, tokenizer and chat template."""
+        # Batches decide which random numbers a program is drawn with.
         shape = {"batch_size": self.batch_size, "max_sequences": self.max_sequences, "round_index": self.round_index}
         return self.settings | shape | model_identity(chosen_model(self._own, student))
 
@@ -136,8 +140,8 @@ class NucleusSource(ProgramSource):
         """Yield `num_programs` programs per task.
 
         Args:
-            tasks: What to write programs for.
-            student: The model to generate with when the source has none of its own.
+            tasks: The tasks to write programs for.
+            student: The model to generate with when the source has no model of its own.
 
         Raises:
             ValueError: There is no model, or a prompt and its completion do not fit the model's context.
@@ -149,7 +153,11 @@ class NucleusSource(ProgramSource):
             yield from self._write(local, batch, names)
 
     def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
-        """Raise the ValueError that `generate` would raise, before anything is generated."""
+        """Check the arguments as `generate` does, before anything is generated.
+
+        Raises:
+            ValueError: The same errors as `generate`.
+        """
         checked_prompts(chosen_model(self._own, student), tasks, max_completion_length=self.max_completion_length)
 
     def _write(self, local: LocalModel, batch: PromptBatch, names: list[str]) -> list[list[GeneratedProgram]]:
@@ -160,6 +168,8 @@ class NucleusSource(ProgramSource):
             count = min(at_once, self.num_programs - first)
             config = self.generation_config(local.eos_token_ids(), local.pad_token_id, num_programs=count)
             devices = range(torch.cuda.device_count()) if local.device.type == "cuda" else ()
+            # The seed follows from the batch alone, so that the programs depend neither on the batches this process
+            # has generated before nor on a restart. The generators of training are restored afterwards.
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(_seed(self.seed, self.round_index, names, first))
                 completions = generate_ids(local, batch, config)
@@ -176,7 +186,8 @@ class NucleusSource(ProgramSource):
         return written
 
     def generation_config(self, eos_token_id: list[int], pad_token_id: int, *, num_programs: int) -> GenerationConfig:
-        """Return the generation configuration, with every field set that changes the distribution drawn from."""
+        """Return the generation configuration, with every field set that changes the distribution."""
+        # A field that is not set could come from the model's own configuration.
         return GenerationConfig(
             max_new_tokens=self.max_completion_length,
             num_beams=1,

@@ -1,14 +1,8 @@
-"""P(t) of programs that somebody else wrote: one teacher-forced pass under a named model, with its own tokenizer.
+"""Compute the log-probability of programs that another model wrote, and fingerprints of weights and tokenizers.
 
-Enters: prompts with completions, as text. Leaves: log P(completion | prompt) in nats and the number of tokens it sums
-over. Log-probabilities of different models do not compare, so that each is kept with the name of its model. What is
-longer than the model's context has none.
-
-Fingerprints of weights and tokenizers: whether two models would write the same, without keeping a copy.
-
-Enters: a model or a tokenizer. Leaves: 16 or 32 hexadecimal digits. Equal weights have equal fingerprints on every
-device; different ones differ but for a chance of about 2**-64. They are no defence against somebody who wants a
-collision.
+Log-probabilities of different models are not comparable, so each is stored with the name of its model. Fingerprints
+tell whether two models write the same, without a copy of the weights. Two different models have equal fingerprints
+with a probability of about 2**-64. Fingerprints do not protect against somebody who constructs a collision.
 """
 
 from __future__ import annotations
@@ -35,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """How likely a model finds a completion.
+    """A log-probability of a completion with the name of the model that computed it.
 
     Args:
         logprob: log P(completion | prompt), the sum of the token log-probabilities in nats.
-        num_tokens: How many tokens it sums over, the end token among them.
+        num_tokens: Number of tokens in the sum, including the end token.
         scorer: The model's name.
     """
 
@@ -49,12 +43,12 @@ class Likelihood:
 
 
 class Scorer:
-    """A model that says how likely programs are which other models wrote.
+    """A model that computes the log-probability of programs, whoever wrote them.
 
     Args:
         model: A causal language model.
-        processing_class: Its tokenizer, which need not be that of the model that wrote the programs.
-        name: What the record says of who scored; the model's name by default.
+        processing_class: The model's tokenizer. The writer of the programs may have another tokenizer.
+        name: The scorer's name in the record; the model's name by default.
         batch_size: How many sequences go through the model at once.
 
     Raises:
@@ -78,7 +72,11 @@ class Scorer:
         self.batch_size = batch_size
 
     def check(self, prompts: Sequence[Prompt]) -> None:
-        """Raise ValueError if a prompt cannot be put to this model, before anything is generated."""
+        """Check that the model can score completions of these prompts, before anything is generated.
+
+        Raises:
+            ValueError: Prompts are chat messages, and the tokenizer has no chat template.
+        """
         chats = any(not isinstance(prompt, str) for prompt in prompts)
         if chats and not getattr(self.local.processing_class, "chat_template", None):
             raise ValueError(
@@ -87,15 +85,14 @@ class Scorer:
             )
 
     def score(self, pairs: Sequence[tuple[Prompt, str]], *, filler: Prompt | None = None) -> list[Likelihood | None]:
-        """Return how likely the model finds each completion after its prompt.
+        """Return the likelihood of each completion given its prompt.
 
         Args:
             pairs: Prompts with their completions.
-            filler: A prompt to fill batches up with where a sharded model takes every process the same number of
-                times; every process then has to call this.
+            filler: A prompt to fill up batches with, for a sharded model; all processes have to call this method.
 
         Returns:
-            One `Likelihood` a pair, in their order; None for what does not fit the model's context.
+            A `Likelihood` for each pair, in order; None if the pair does not fit the model's context.
         """
         encoded = [self.local.encode_completion(prompt, completion) for prompt, completion in pairs]
         context = self.local.context
@@ -109,15 +106,17 @@ class Scorer:
                 "%s: %d of %d programs do not fit its context of %s tokens and have no log-probability",
                 self.name, len(pairs) - len(fits), len(pairs), context,
             )  # fmt: skip
-        # Short sequences beside short ones: padding is wasted work.
+        # Sorted by length: a batch of sequences of similar length has little padding.
         fits.sort(key=lambda index: len(encoded[index][0]) + len(encoded[index][1]))
         rows = [encoded[index] for index in fits]
+        # A forward pass of a sharded model needs all processes, so that they all have to run as many batches.
         if filler is not None and self.local.is_sharded:
             rows = even_pairs(rows, self.local.encode_completion(filler, ""), batch_size=self.batch_size)
         logprobs = self.local.logprobs(
             [prompt for prompt, _ in rows], [completion for _, completion in rows], batch_size=self.batch_size
         )
         found: list[Likelihood | None] = [None] * len(pairs)
+        # Fillers stand at the end and have no index.
         for index, logprob in zip(fits, logprobs, strict=False):
             found[index] = Likelihood(logprob=logprob, num_tokens=len(encoded[index][1]), scorer=self.name)
         return found
@@ -126,7 +125,7 @@ class Scorer:
 def even_pairs(
     pairs: Sequence[tuple[list[int], list[int]]], filler: tuple[list[int], list[int]], *, batch_size: int
 ) -> list[tuple[list[int], list[int]]]:
-    """Return `pairs` filled up so that every process of a sharded model scores the same number of batches."""
+    """Fill up `pairs` so that every process of a sharded model scores the same number of batches."""
     needed = max(gather_object([math.ceil(len(pairs) / batch_size)])) * batch_size
     return [*pairs, *[filler] * (needed - len(pairs))]
 
@@ -135,12 +134,15 @@ _CHUNK = 1 << 22
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Return 16 hexadecimal digits for the names, types and bits of a model's parameters and buffers.
+    """Return a fingerprint of the names, types and bits of a model's parameters and buffers.
 
-    The weights of a sharded model come together one parameter at a time, so that every process has to call this and
-    all get what an unsharded model gives. Sums of integers modulo 2**64 do not depend on their order, so that CPU and
-    GPU agree.
+    Equal weights have equal fingerprints on every device, sharded or not. The parameters of a sharded model are
+    gathered in turn, so that all processes have to call this function.
+
+    Returns:
+        16 hexadecimal digits.
     """
+    # Sums of integers modulo 2**64 do not depend on the order of summation, so that CPU and GPU agree.
     total = 0
     for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         with _whole(tensor) as whole:
@@ -151,7 +153,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 
 def model_identity(local: LocalModel) -> dict[str, Any]:
-    """Return what of a model decides what it writes: its weights, its tokenizer, the template, the end tokens."""
+    """Return everything in a model that decides its programs: weights, tokenizer, chat template and end tokens."""
+    # Inside `inference`, weights that DeepSpeed shards are gathered together instead of in turn.
     with local.inference() as bare:
         weights = weights_fingerprint(bare)
     return {
@@ -163,11 +166,12 @@ def model_identity(local: LocalModel) -> dict[str, Any]:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return 32 hexadecimal digits for what decides a tokenizer's tokens; padding and truncation do not."""
-    # A processor of several modalities holds the tokenizer of its text.
+    """Return a fingerprint of everything that decides the tokens of a text: 32 hexadecimal digits."""
+    # A multimodal processor holds the tokenizer of text in an attribute.
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
+        # Padding and truncation are settings of the last call and may differ between equal tokenizers.
         parts = json.loads(backend.to_str())
         parts = {name: value for name, value in parts.items() if name not in ("padding", "truncation")}
     else:
@@ -180,10 +184,10 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 @contextlib.contextmanager
 def _whole(tensor: Any) -> Iterator[torch.Tensor]:
     if hasattr(tensor, "full_tensor"):
-        # DTensor, as FSDP shards.
+        # A DTensor: the shards of FSDP.
         yield tensor.detach().full_tensor()
     elif hasattr(tensor, "ds_id") and not tensor.numel():
-        # Sharded by ZeRO-3, and not gathered by `LocalModel.inference` already.
+        # A parameter that ZeRO-3 shards and `LocalModel.inference` has not gathered.
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([tensor]):
@@ -201,7 +205,7 @@ def _bit_sum(tensor: torch.Tensor) -> int:
     for start in range(0, flat.numel(), _CHUNK):
         bits = flat[start : start + _CHUNK].to(torch.int64)
         positions = torch.arange(start, start + bits.numel(), device=bits.device, dtype=torch.int64)
-        # An even multiplier makes every weight odd: no bit of any position can vanish modulo 2**64.
+        # The even multiplier makes every weight odd, so that no bit of any position vanishes modulo 2**64.
         weights = positions * 0x5851F42D4C957F2E + 1
         total = (total + int((bits * weights).sum())) % 2**64
     return total

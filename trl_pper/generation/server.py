@@ -1,15 +1,7 @@
-"""Programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), for several tasks at once.
+"""Request programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), for several tasks at once.
 
-Enters: tasks. Leaves: the choices of the server's replies in the order of the tasks, with log-probabilities where it
-sends them and None where it does not. A server that lacks a field is asked without it; completions are cut at stops
-here, too. Nothing is kept here: a
-collector with a journal keeps what came before an error, and asks for the rest when it is started again.
-
-Coroutines at work at once, their results in the order of what they work on.
-
-Enters: items and what to do with one. Leaves: results, in the order of the items. Few run at once, and few results
-wait to be taken. The work goes on in a thread with an event loop while whoever takes the results does something else;
-leaving early cancels it.
+Programs have log-probabilities if the server sends them. The source stores nothing: a collector with a journal keeps
+the programs received before an error, and requests the rest when it is started again.
 """
 
 from __future__ import annotations
@@ -44,40 +36,41 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: OpenAI takes no more.
+#: Largest number of stops that OpenAI's servers accept.
 _FEW_STOPS = 4
 
 
 class ServerSource(ProgramSource):
-    """Programs from `/completions` (text prompts) or `/chat/completions` (chat prompts).
+    """A source of programs that asks an OpenAI-compatible server.
+
+    Text prompts go to `/completions`, chat messages to `/chat/completions`.
 
     Args:
         base_url: Address up to the version, for instance `http://localhost:8000/v1`.
         model: The model's name on the server.
-        num_programs: How many programs to ask for per task. Of a server that sends fewer, the rest is asked for again.
+        num_programs: Number of programs per task. If the server sends fewer, the rest is requested again.
         max_completion_length: Longest completion, in tokens.
         temperature: Sampling temperature; ignored by servers that run beam search.
-        top_p: Probability mass to sample from (nucleus sampling); the server's default without it.
-        stop: Texts that end a completion, beside those of its task, which count where the prompt is continued as
-            text: what answers a message of a user may well begin with them.
-        seed: Sent along, for servers that can repeat a sample; they then write the same in each round of training.
-            It also decides the jitter of waits.
-        chat: Whether a text prompt goes to `/chat/completions` as the message of a user; most hosted models take no
-            other.
-        extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM; a field that is None
-            here is not sent. Put no secrets here: they are kept with each program.
-        api_key: Sent as a bearer token.
-        api_key_env: Name of the environment variable that holds the key; the key then stands in no file.
-        concurrency: For how many tasks to ask at once.
-        requests_per_minute: Highest rate of requests, retries included; None for no limit.
+        top_p: Probability mass to sample from (nucleus sampling); None for the server's default.
+        stop: Texts that end a completion. The stops of the task apply as well, except with `chat`.
+        seed: Seed sent with each request, for servers that can repeat a sample; such a server writes the same programs
+            in each round. The seed also decides the jitter of waits.
+        chat: Whether to send a text prompt to `/chat/completions` as a user's message; most hosted models accept chat
+            messages only.
+        extra_body: Further request fields, for instance `{"use_beam_search": True}` for vLLM. A field with the value
+            None is removed from the request. Put no secrets here: the fields are stored with each program.
+        api_key: Key, sent as a bearer token.
+        api_key_env: Name of the environment variable that holds the key, so that the key is in no file.
+        concurrency: Number of tasks to request programs for at the same time.
+        requests_per_minute: Highest rate of requests, including retries; None for no limit.
         max_retries: How often a request is sent again after 429, 5xx, a broken connection or no reply in time.
-        backoff_seconds: Wait before the first retry; each further one doubles it, with jitter, and `Retry-After` of
-            the server is waited for.
-        timeout_seconds: Longest wait for one whole reply.
+        backoff_seconds: Wait before the first retry; it doubles with each further retry, with jitter. A longer wait
+            that the server asks for by `Retry-After` is respected.
+        timeout_seconds: Longest wait for a whole reply.
 
     Raises:
-        ValueError: A count is below 1, a number is negative, the address or the key cannot be used, or both ways of
-            giving a key are used.
+        ValueError: A count is below 1, a number is negative, the address or the key is invalid, or both `api_key` and
+            `api_key_env` are given.
 
     Examples:
         >>> ServerSource("http://localhost:8000/v1", model="teacher", num_programs=3, concurrency=8)
@@ -137,12 +130,13 @@ class ServerSource(ProgramSource):
 
     @property
     def usage(self) -> Usage:
-        """What all requests took until now."""
+        """The sum over all requests until now."""
         return self._usage
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is asked of which model, as plain values; where the server runs and how fast plays no role."""
+        """The options that decide which programs are requested, as plain values."""
+        # Address, key and rate do not change the programs. A server may move between two runs.
         return {
             "method": "server",
             "model": self.model,
@@ -157,19 +151,23 @@ class ServerSource(ProgramSource):
         }
 
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
-        """Return all that decides what this source writes: its settings."""
+        """Return everything that is known to decide the programs: the settings."""
         return self.settings
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
-        """Yield the server's programs for each task, in order, while further tasks are asked for.
+        """Yield the server's programs for each task, in order, while programs for further tasks are requested.
 
-        A task the server sends nothing for gets an empty list and a warning.
+        A task without any program gets an empty list and a warning.
+
+        Args:
+            tasks: The tasks to write programs for.
+            student: Unused.
 
         Raises:
-            ConnectionError: The server could not be reached or answered with an error status, to the last retry.
-            ValueError: The reply is not an OpenAI-style completion.
+            ConnectionError: The server could not be reached, or answered with an error, after all retries.
+            ValueError: A reply is not an OpenAI-style completion.
         """
         endpoint = Endpoint(
             self.base_url,
@@ -192,7 +190,8 @@ class ServerSource(ProgramSource):
     async def _write(self, endpoint: Endpoint, task: CodingTask) -> list[GeneratedProgram]:
         programs: list[GeneratedProgram] = []
         settings = settings_json(self.settings)
-        # A server that sends one program a request needs this many requests; one that sends nothing gets no more.
+        # Enough requests for a server that sends a single program each time; the limit ends the loop with a server
+        # that sends nothing.
         for _ in range(self.num_programs):
             missing = self.num_programs - len(programs)
             reply = await self._ask(endpoint, task, missing, place=len(programs))
@@ -227,19 +226,21 @@ class ServerSource(ProgramSource):
     def _do_without(self, field: str, body: Mapping[str, Any], detail: str) -> None:
         if field == "stop" and isinstance(body["stop"], list) and len(body["stop"]) > _FEW_STOPS:
             if self._most_stops is None:
-                logger.warning("%s: is asked with %d stops from now on: %s", self.base_url, _FEW_STOPS, detail)
+                logger.warning("%s: requests have %d stops from now on: %s", self.base_url, _FEW_STOPS, detail)
             self._most_stops = _FEW_STOPS
             return
         if field not in self._refused:
-            logger.warning("%s: refuses %s and is asked without: %s", self.base_url, field, detail)
+            logger.warning("%s: refuses the field %s, which is sent no more: %s", self.base_url, field, detail)
+        # Without stops in the request completions only get longer: they are cut at the stops after they arrive.
         self._refused.add(field)
 
     def _stops(self, task: CodingTask) -> list[str]:
+        # A task's stops are for a prompt that is continued as text; the answer to a message may begin with a stop.
         answers = self.chat and isinstance(task.prompt, str)
         return list(dict.fromkeys([*self.stop, *(() if answers else task.stop)]))
 
     def _body(self, task: CodingTask, wanted: int, *, place: int) -> dict[str, Any]:
-        """Return the request for `wanted` programs, the first of which is the task's program number `place`."""
+        """Return the body of a request for `wanted` programs of a task that has `place` programs already."""
         if not isinstance(task.prompt, str):
             asked: dict[str, Any] = {"messages": task.prompt, "logprobs": True}
         elif self.chat:
@@ -253,7 +254,7 @@ class ServerSource(ProgramSource):
             "temperature": self.temperature,
             "top_p": self.top_p,
             "stop": self._stops(task)[: self._most_stops] or None,
-            # Asked again with the same seed, the server would send the same again.
+            # With the same seed a second request for the task would bring the same programs.
             "seed": None if self.seed is None else self.seed + place,
             **self.extra_body,
         }
@@ -262,20 +263,20 @@ class ServerSource(ProgramSource):
         return {name: value for name, value in asked.items() if value is not None}
 
     def _count(self, more: Usage) -> None:
-        # From the event loops of several `generate`, each a thread of its own.
+        # Several `generate` may run at once, each with an event loop in a thread of its own.
         with self._usage_lock:
             self._usage += more
 
 
 def _refused_field(error: RequestRefused, body: Mapping[str, Any]) -> str | None:
-    """Return which of the fields that can be done without a server does not take, going by its message."""
+    """Return the optional field that the server refused, according to its message; None if it is another field."""
     if error.status not in (400, 422):
         return None
     if "logprobs" in body and "logprobs" in error.detail:
         return "logprobs"
     if "stop" in body and re.search(r"\bstop\b", error.detail):
         return "stop"
-    # llama.cpp, before it took `n`: "Only one completion choice is allowed".
+    # llama.cpp, in versions without `n`: "Only one completion choice is allowed".
     if body.get("n", 1) > 1 and re.search(r"\bn\b|completion choice", error.detail):
         return "n"
     return None
@@ -287,7 +288,7 @@ def _checked_address(base_url: str) -> str:
     except httpx.InvalidURL as error:
         raise ValueError(f"base_url: an address such as http://localhost:8000/v1 is required ({error})") from None
     if url.userinfo or url.query:
-        # Addresses are part of errors and logs, so that the message does not repeat this one.
+        # The address may contain a secret, which must not appear in errors and logs.
         raise ValueError("base_url: must hold no user, password or query; pass a key as api_key or api_key_env")
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"base_url: an address such as http://localhost:8000/v1 is required; got {base_url!r}")
@@ -322,16 +323,19 @@ def in_order(
     concurrency: int,
     close: Callable[[], Awaitable[None]] | None = None,
 ) -> Iterator[Result]:
-    """Yield the result of each item, in order.
+    """Run coroutines concurrently, and yield their results in the order of the items.
+
+    The coroutines run in a thread, so that they go on while the caller uses a result. Closing the iterator early
+    cancels them.
 
     Args:
-        items: What to work on.
-        work: Does it, in the event loop.
-        concurrency: How many are worked on at once. At most as many results again wait behind an unfinished one.
-        close: Awaited in the event loop at the end.
+        items: The items to work on.
+        work: Coroutine function that is called with an item, in the event loop.
+        concurrency: Number of coroutines that run at once. At most as many finished results wait to be yielded.
+        close: Coroutine function that is called in the event loop at the end.
 
     Raises:
-        Exception: What `work` raises, after the results of earlier items; later work is cancelled.
+        Exception: An error of `work`, after the results of earlier items; later work is cancelled.
     """
     with _loop_in_thread() as loop:
         gate, failed = asyncio.Semaphore(concurrency), asyncio.Event()
@@ -339,7 +343,7 @@ def in_order(
         async def gated(item: Item) -> Result:
             async with gate:
                 if failed.is_set():
-                    # Its turn came before whoever takes the results could see the error of an earlier one.
+                    # The consumer has not met the error of the earlier item yet: start nothing more.
                     raise asyncio.CancelledError
                 try:
                     return await work(item)
@@ -350,6 +354,7 @@ def in_order(
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
+                # A slow first item must not let results of any number of later items pile up.
                 if len(waiting) == 2 * concurrency:
                     yield waiting.popleft().result()
                 waiting.append(asyncio.run_coroutine_threadsafe(gated(item), loop))
@@ -362,7 +367,7 @@ def in_order(
 @contextlib.contextmanager
 def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
-    # A daemon: a process that ends waits for no reply.
+    # A daemon, so that a process can end without waiting for replies.
     thread = threading.Thread(target=loop.run_forever, name="programs", daemon=True)
     thread.start()
     try:

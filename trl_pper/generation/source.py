@@ -1,7 +1,7 @@
-"""Say what every source of programs offers: for each task a list of completions, with log-probabilities where known.
+"""Define the base class of sources of programs, the record of a generated program, and checks of their arguments.
 
-Programs are extracted from completions, and judged, later: a source knows nothing of either. The checks of the
-numbers that sources are made with stand here, too.
+A source writes completions for tasks, with log-probabilities where it knows them. It neither extracts programs from
+completions nor judges them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedProgram:
-    """One completion t_i of a task's prompt.
+    """A completion t_i of a task's prompt.
 
     Args:
         completion: The text as generated, before a program is extracted from it; lone surrogates become "?".
-        logprob: log P(t_i), the sum of the token log-probabilities in nats; None when the source does not know it.
-        num_tokens: How many tokens `logprob` sums over.
-        source: Who generated it, for the record.
-        scorer: Whose log-probability `logprob` is; "" without one.
-        settings: How it was generated, as `settings_json` writes it; "" when unknown.
+        logprob: log P(t_i), the sum of the token log-probabilities in nats; None if the source does not know it.
+        num_tokens: Number of tokens that `logprob` sums over.
+        source: The name of the model or person that wrote it.
+        scorer: The name of the model that computed `logprob`; "" without a log-probability.
+        settings: How it was generated, as `settings_json` writes it; "" if unknown.
     """
 
     completion: str
@@ -39,12 +39,12 @@ class GeneratedProgram:
     settings: str = ""
 
     def __post_init__(self) -> None:
-        # A server may send half of a surrogate pair, which neither tokenizer nor file takes.
+        # A server may send half of a surrogate pair, which neither tokenizers nor files accept.
         object.__setattr__(self, "completion", self.completion.encode("utf-8", "replace").decode())
 
 
 class ProgramSource(ABC):
-    """Base class of everything that writes programs for tasks; only `generate` has to be written.
+    """A base class of sources of programs; a subclass has to define `generate` only.
 
     Examples:
         >>> class Template(ProgramSource):
@@ -55,15 +55,14 @@ class ProgramSource(ABC):
         1
     """
 
-    #: Tasks generated for at once: a collection is dealt out to processes, and resumed after a crash, in such batches.
+    #: Number of tasks in a batch. Batches are the unit in which a collection is divided among processes, and in which
+    #: it resumes after a crash.
     batch_size: int = 1
 
     @property
     def uses_student(self) -> bool:
-        """Whether `generate` may call the model in training.
-
-        With sharded weights every process has to take the same number of batches from such a source.
-        """
+        """Whether `generate` may call the model in training."""
+        # If its weights are sharded, every process has to generate the same number of batches with such a source.
         return True
 
     @abstractmethod
@@ -78,24 +77,21 @@ class ProgramSource(ABC):
         """
 
     def identity(self, *, student: LocalModel | None = None) -> Any:
-        """Return plain values that decide what would be written; None if nothing can tell.
-
-        With None a collection that was killed starts anew, since the programs from before may be others than would be
-        written now.
-        """
+        """Return plain values that are equal for sources that write the same programs; None if that is unknown."""
+        # With None a killed collection starts anew: the programs in its journal may differ from the programs now.
         return None
 
     def check(self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None) -> None:
-        """Raise the error that `generate` would raise, before anything is generated."""
+        """Check the arguments as `generate` does and raise its errors, before anything is generated."""
         return None
 
     def for_round(self, round_index: int) -> ProgramSource:
-        """Return the source to use in a round, such as one that draws with other random numbers in each."""
+        """Return the source to use in a round, such as a copy with the random numbers of that round."""
         return self
 
 
 class _Adapted(ProgramSource):
-    """A source that is no `ProgramSource`: an object with `generate` and any of the other members."""
+    """A wrapper of an object that is no `ProgramSource`: it has `generate` and any of the other members."""
 
     def __init__(self, given: Any) -> None:
         self.given = given
@@ -111,6 +107,7 @@ class _Adapted(ProgramSource):
         return iter(self.given.generate(tasks, student=student))
 
     def identity(self, *, student: LocalModel | None = None) -> Any:
+        # An object that cannot describe itself is never resumed, as with the base class.
         found = getattr(self.given, "identity", None)
         return None if found is None else found(student=student)
 
@@ -126,10 +123,10 @@ def as_source(given: Any) -> ProgramSource:
     """Return a source of programs as a `ProgramSource`.
 
     Args:
-        given: A `ProgramSource`, or any object that has its method `generate` and perhaps others of its members.
+        given: A `ProgramSource`, or any object with a method `generate` and any other members of `ProgramSource`.
 
     Raises:
-        TypeError: There is no method `generate`.
+        TypeError: The object has no method `generate`.
     """
     if isinstance(given, ProgramSource):
         return given
@@ -142,7 +139,7 @@ def as_source(given: Any) -> ProgramSource:
 
 
 def settings_json(settings: Mapping[str, Any]) -> str:
-    """Return how programs are generated as text for the record, the same text for equal settings."""
+    """Return settings as JSON for the record: equal settings give equal text."""
     return json.dumps(dict(settings), sort_keys=True, ensure_ascii=False)
 
 
@@ -154,7 +151,7 @@ def check_at_least_one(**counts: int) -> None:
 
 
 def check_above_zero(**numbers: float | None) -> None:
-    """Raise ValueError unless every number that is given is above 0."""
+    """Raise ValueError unless every number other than None is above 0."""
     for name, value in numbers.items():
         if value is not None and value <= 0:
             raise ValueError(f"{name}: must be above 0; got {value}")
@@ -174,13 +171,14 @@ _INT64 = 2**63
 
 
 def check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
-    """Raise ValueError unless a log-probability (None if unknown) and its number of tokens can be."""
+    """Raise ValueError unless a log-probability (None if unknown) and its number of tokens are valid."""
+    # Experiences store the number as int64.
     if num_tokens is not None and not 1 <= num_tokens < _INT64:
         raise ValueError(f"num_tokens: must be at least 1, and below 2**63; got {num_tokens!r}")
     if logprob is None:
         return
     if num_tokens is None:
         raise ValueError("num_tokens: required with logprob, to derive the mean token probability; got None")
-    # Written so that NaN fails too; minus infinity is a program of probability 0.
+    # `not <=` instead of `>`, so that NaN fails, too. Minus infinity is valid: a program of probability 0.
     if not logprob <= LOGPROB_TOLERANCE:
         raise ValueError(f"logprob: must be at most 0, or None when unknown; got {logprob!r}")

@@ -1,12 +1,7 @@
-"""Stop sequences: where a completion ends because the model has begun something else.
+"""Cut completions at stop sequences, and count the tokens before the cut.
 
-Enters: text and the texts that end it. Leaves: the place of the first of them, or the text before it.
-
-Which tokens of a completion lie before the place where its text is cut, so that P(t) is that of what is kept.
-
-Enters: a text and where its tokens end, or what an OpenAI-style reply says of them. Leaves: the text that is kept, and
-how many tokens it consists of. A cut moves to the end of a token where only white space lies between, which no program
-misses; through any other token it leaves nothing known.
+A stop is a text at which a completion ends because the model goes on to something else, such as another problem. The
+tokens before the cut are counted so that the log-probability covers exactly the remaining text.
 """
 
 from __future__ import annotations
@@ -19,11 +14,11 @@ from typing import Any
 
 
 def first_stop(text: str, stops: Iterable[str]) -> int | None:
-    r"""Return where the earliest stop in a text begins, or None.
+    r"""Return the index at which the earliest stop in a text begins, or None without a stop.
 
     Args:
-        text: What a model wrote.
-        stops: The texts that end it, none of them empty.
+        text: The completion.
+        stops: Texts that end it, none empty.
 
     Examples:
         >>> first_stop("return x\ndef g(): ...\n# end", ["\n#", "\ndef "])
@@ -33,11 +28,11 @@ def first_stop(text: str, stops: Iterable[str]) -> int | None:
 
 
 def cut_at_stop(text: str, stops: Iterable[str]) -> str:
-    r"""Return the text before its earliest stop: all of it when there is none.
+    r"""Return the part of a text before its earliest stop; the whole text without a stop.
 
     Args:
-        text: What a model wrote.
-        stops: The texts that end it, none of them empty.
+        text: The completion.
+        stops: Texts that end it, none empty.
 
     Examples:
         >>> cut_at_stop("return x\n\nQUESTION:\nAdd", ["\nQUESTION:"])
@@ -48,11 +43,11 @@ def cut_at_stop(text: str, stops: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What is left of a text after a cut.
+    """A text that was cut, with its number of tokens.
 
     Args:
-        text: The text before the cut, up to the nearest end of a token: a little less or a little more white space.
-        num_tokens: How many of the tokens it consists of; None when that is not known.
+        text: The text before the cut; it may have less or more white space at its end, so that it ends with a token.
+        num_tokens: Number of tokens of the text; None if unknown.
     """
 
     text: str
@@ -60,17 +55,20 @@ class Kept:
 
 
 def token_ends(text: str, said: Any) -> list[int] | None:
-    """Return where each token ends, in bytes of UTF-8 from the start of the text; None when the reply does not say.
-
-    The tokens may go on after the text: with an end token, or with a stop that the server left out.
+    """Return where each token of a server's choice ends in its text; None if the reply does not tell.
 
     Args:
-        text: The text of a choice.
-        said: Its `logprobs`: `tokens`, perhaps with `text_offset`, of a completion, or `content` of a chat.
+        text: The text of the choice.
+        said: The field `logprobs` of the choice: `tokens`, perhaps with `text_offset`, of a completion, or `content`
+            of a chat.
+
+    Returns:
+        Ends in bytes of UTF-8 from the start of the text.
     """
     if not isinstance(said, Mapping):
         return None
     whole = _encoded(text)
+    # Tokens may go on after the text: with an end token, or with a stop that the server removed from the text.
     for pieces in _pieces(said):
         if b"".join(pieces).startswith(whole):
             return list(accumulate(map(len, pieces)))
@@ -85,7 +83,7 @@ def token_ends(text: str, said: Any) -> list[int] | None:
 
 
 def goes_on_with(text: str, said: Any, stops: Sequence[str]) -> bool:
-    """Return whether the tokens go on after the text with a stop: the server wrote it, and left it out of the text."""
+    """Return whether the tokens continue the text with a stop, which the server then removed from the text."""
     if not isinstance(said, Mapping):
         return False
     whole = _encoded(text)
@@ -93,12 +91,15 @@ def goes_on_with(text: str, said: Any, stops: Sequence[str]) -> bool:
 
 
 def kept_before(text: str, cut: int, ends: Sequence[int] | None) -> Kept:
-    r"""Return what is kept of a text that is cut at a place.
+    r"""Cut a text at an index, moved to the end of a token if only white space lies between.
 
     Args:
-        text: What was written.
-        cut: Where it is cut.
-        ends: Where its tokens end, in bytes of UTF-8 from the start of the text, ascending; None when unknown.
+        text: The text.
+        cut: Index of the first character after the cut.
+        ends: Where the tokens end, in bytes of UTF-8 from the start of the text, ascending; None if unknown.
+
+    Returns:
+        The text before the cut. Its number of tokens is None if the cut goes through a token.
 
     Examples:
         >>> kept_before("return x\n\n# end", 9, [6, 8, 10, 15])
@@ -111,10 +112,11 @@ def kept_before(text: str, cut: int, ends: Sequence[int] | None) -> Kept:
     whole = _encoded(text[:cut])
     number = bisect_right(ends, len(whole))
     boundary = ends[number - 1] if number else 0
+    # White space at the end of a program has no effect, so that the cut may move back over it to the last token.
     if whole[boundary:].strip():
         written = _encoded(text)
         boundary = ends[number] if number < len(ends) else len(written) + 1
-        # Tokens such as ")\n" reach into a stop that begins with a line break.
+        # Tokens such as ")\n" reach into a stop that begins with a line break: the cut moves forward to their end.
         if boundary > len(written) or written[len(whole) : boundary].strip():
             return Kept(text=text[:cut], num_tokens=None)
         whole, number = written, number + 1
@@ -122,7 +124,8 @@ def kept_before(text: str, cut: int, ends: Sequence[int] | None) -> Kept:
 
 
 def _pieces(said: Mapping[str, Any]) -> list[list[bytes]]:
-    """Return the tokens as text and, where a reply has them, as bytes: a character may be spread over tokens."""
+    """Return the tokens from their texts and, where a reply has them, from their bytes."""
+    # Texts of tokens do not join to the text where a character is spread over several tokens; bytes always do.
     content = said.get("content")
     entries = [entry for entry in content if isinstance(entry, Mapping)] if isinstance(content, list) else []
     tokens = [entry.get("token") for entry in entries] if entries else said.get("tokens")

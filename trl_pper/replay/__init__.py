@@ -1,1 +1,15 @@
-"""Keep judged programs, and draw them by priority."""
+"""Store judged programs without duplicates, and draw them by priority.
+
+- `experience`: a judged program as a frozen record, and its columns
+- `columns`: experiences as Arrow and NumPy columns, with their keys and digest
+- `table`: a growing table of experiences without duplicates
+- `priority`: compute P2Values and draw probabilities, and draw positions (Eq. 6 to 8 of the paper)
+- `settings`: the settings of a buffer, checked when they are set
+- `buffer`: the replay buffer
+- `loss_weights`: compute the factor of each drawn program in the loss
+- `arrow`: write experiences to files and data sets, and check the rows that are read
+- `export`: convert a buffer to data sets for supervised fine-tuning, DPO and KTO
+- `hub`: upload a buffer to the Hugging Face Hub with a data card, and download it
+
+The folder `templates` holds the data card.
+"""

@@ -1,12 +1,7 @@
-"""Arrow tables of experiences: the columns of a file, checked at the door, and back.
+"""Convert columns of experiences to Arrow tables, Parquet files and data sets, and read and check them.
 
-Enters: a table with the columns of an experience, from a file, the Hub or the user. Leaves: columns as the buffer
-keeps them, after the checks that `Experience.from_row` makes, with its defaults and its errors, for all rows at once.
-
-Experiences as a `datasets.Dataset`, and back.
-
-Enters: columns, or a data set with the columns of an experience. Leaves: the other. A data set has no type for a
-column that holds text in some rows and chat messages in others.
+Rows from files, data sets and users are checked as `Experience.from_row` does, with the same defaults and errors, but
+for all rows at once.
 """
 
 from __future__ import annotations
@@ -42,7 +37,8 @@ from trl_pper.tasks.task import check_prompt
 if TYPE_CHECKING:
     import datasets
 
-#: Columns of a file of experiences: those of a data set, and `chat_prompt`, where `prompt` is null, as JSON text.
+#: Columns of a file of experiences: the columns of a data set, and `chat_prompt`, which holds chat messages as JSON
+#: text where `prompt` is null. A file can therefore mix text and chat prompts, which a data set cannot.
 FILE = pa.schema(
     [
         (field.name, pa.large_string() if field.type == pa.string() else field.type)
@@ -52,7 +48,7 @@ FILE = pa.schema(
 
 
 def to_arrow(columns: Columns) -> pa.RecordBatch:
-    """Return columns with the schema `FILE`."""
+    """Convert columns to a record batch with the schema `FILE`."""
     arrays = dict(zip(TEXT.names, columns.text.columns, strict=True))
     arrays["outcomes"] = decode_outcomes(arrays["outcomes"])
     for name in NUMBER_NAMES:
@@ -63,16 +59,17 @@ def to_arrow(columns: Columns) -> pa.RecordBatch:
 
 
 def from_arrow(table: pa.Table, *, first_row: int = 0) -> Iterator[Columns]:
-    """Yield a table's rows as columns, a block at a time.
+    """Check the rows of a table, and yield them as columns, block by block.
 
     Args:
         table: Columns of an experience: `prompt` as text or as a list of messages, or `chat_prompt` as JSON;
-            `completion`; `pass_rate`. The others may lack, wholly or in some rows, as in `Experience.from_row`.
-        first_row: What the first row is called in errors.
+            `completion`; `pass_rate`. The others are optional, as a whole or in single rows, as in
+            `Experience.from_row`.
+        first_row: Number of the first row in errors.
 
     Raises:
-        ValueError: A column has another type, or a row holds what no experience may hold; the message is that of
-            `Experience`, with a note of the row.
+        ValueError: A column has a wrong type, or a row is no valid experience; the message is that of `Experience`,
+            with a note that names the row.
     """
     for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
         yield _checked(batch, first_row)
@@ -95,17 +92,18 @@ def _checked(batch: pa.RecordBatch, start: int) -> Columns:
     wrong = malformed | _wrong(texts, numbers, given)
     if wrong.any():
         _refuse(batch, int(np.argmax(wrong)), start)
+    # Only now: the names of tasks without an id are derived from their prompts, which have to be valid.
     texts["task_id"] = _named(texts)
     return Columns(text=pa.record_batch([texts[name] for name in TEXT.names], schema=TEXT), numbers=numbers)
 
 
 def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[str, pa.Array]) -> NDArray[np.bool_]:
-    """Return which rows are no experiences, shape [n]: all checks of `Experience` but those of the chat messages."""
+    """Return a mask of invalid rows, shape [n], from all checks of `Experience` except the checks of chat messages."""
     empty = [pc.fill_null(pc.equal(texts[name], ""), False) for name in ("task_id", "prompt")]
     lacking = [given["completion"].is_null(), pc.and_(given["prompt"].is_null(), given["chat_prompt"].is_null())]
     pass_rate, logprob, num_tokens = (numbers[name] for name in ("pass_rate", "logprob", "num_tokens"))
     unknown = np.isnan(logprob)
-    # Written so that NaN fails too.
+    # Negated comparisons (`~(x <= 1)` instead of `x > 1`), so that NaN fails, too.
     checks = [
         ~((pass_rate >= 0) & (pass_rate <= 1)),
         _mask(given["num_tokens"].is_valid()) & (num_tokens < 1),
@@ -121,12 +119,14 @@ def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[st
 
 def _unknown_outcomes(codes: pa.Array) -> NDArray[np.bool_]:
     unknown = codes.flatten().to_numpy() < 0
+    # The number of unknown outcomes before each value; it grows within a list that holds any.
     before = np.concatenate(([0], np.cumsum(unknown)))
     return np.asarray(np.diff(before[codes.offsets.to_numpy()]) > 0)
 
 
 def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
-    """Raise what `Experience.from_row` raises for a row."""
+    """Raise the error of `Experience.from_row` for an invalid row."""
+    # The masks tell which row is invalid, but not why.
     row = batch.slice(index, 1).to_pylist()[0]
     try:
         chat = row.pop("chat_prompt", None)
@@ -138,13 +138,13 @@ def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
 
 
 def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """Return a column with its type in `FILE`, valid UTF-8 if it is text; all null if the batch lacks it."""
+    """Return a column, cast to its type in `FILE` and checked for valid UTF-8; nulls if the batch lacks the column."""
     if name == "chat_prompt" and _holds_messages(batch):
         return _chats_of_messages(batch.column("prompt"))
     if name not in batch.schema.names or (name == "prompt" and _holds_messages(batch)):
         return pa.nulls(len(batch), FILE.field(name).type)
     column, wanted = batch.column(name), FILE.field(name).type
-    # Arrow would also cast a number to text, and text to a number.
+    # Arrow would cast numbers to text, and text to numbers: a wrong column would pass.
     if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
         raise ValueError(f"{name}: must be a column of {wanted}; got one of {column.type}")
     try:
@@ -170,10 +170,10 @@ def _chats_of_messages(prompts: pa.Array) -> pa.Array:
 
 
 def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
-    """Return chat prompts as `chat_json` writes them, and which of them are none."""
+    """Return chat prompts in the form of `chat_json`, and a mask of invalid prompts."""
     if chats.null_count == len(chats):
         return chats, np.zeros(len(chats), np.bool_)
-    # The programs of a task share its prompt: each is parsed once.
+    # All programs of a task have the same prompt, which has to be parsed once only.
     encoded = chats.dictionary_encode()
     texts, valid = [], []
     for text in encoded.dictionary.to_pylist():
@@ -181,6 +181,7 @@ def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
             prompt = _parsed(text)
             check_prompt(prompt)
             texts.append(chat_json(prompt))
+            # Fails for lone surrogates, which JSON can spell as escapes.
             texts[-1].encode()
             valid.append(True)
         except ValueError:
@@ -201,7 +202,7 @@ def _parsed(chat: str) -> Any:
 
 
 def _named(texts: dict[str, pa.Array]) -> pa.Array:
-    """Return the names of the tasks, for those without one as `Experience.from_row` names them."""
+    """Return the task ids; a missing id is derived from the prompt, as in `Experience.from_row`."""
     task_id = texts["task_id"]
     if not task_id.null_count:
         return task_id
@@ -222,14 +223,15 @@ def _mask(column: pa.Array) -> NDArray[np.bool_]:
 
 
 def to_dataset(blocks: Iterable[Columns]) -> datasets.Dataset:
-    """Return experiences as a data set with the columns `COLUMNS`.
+    """Convert experiences to a data set with the columns `COLUMNS`.
 
     Args:
         blocks: The experiences in order, each block less than 2 GiB of text.
 
     Raises:
-        ValueError: Some prompts are text and some chat messages.
+        ValueError: Some prompts are text and some are chat messages: no column type of a data set can hold both.
     """
+    # Imported late, as everywhere in this module: it takes seconds, and files need only Arrow.
     import datasets
 
     batches = [to_arrow(block) for block in blocks]
@@ -245,11 +247,15 @@ def to_dataset(blocks: Iterable[Columns]) -> datasets.Dataset:
 
 
 def from_dataset(dataset: Iterable[Mapping[str, Any]]) -> Iterator[Columns]:
-    """Yield the rows of a data set as columns; `Experience.from_row` says what they may hold.
+    """Check the rows of a data set, and yield them as columns; `Experience.from_row` describes valid rows.
+
+    Args:
+        dataset: A `datasets.Dataset`, or any iterable of rows.
 
     Raises:
-        ValueError: A row is no experience.
+        ValueError: A row is no valid experience.
     """
+    # Only rows that are stored as they are read can be checked as Arrow tables; others have to be decoded.
     if not _is_plain(dataset):
         yield from columns_in_blocks(Experience.from_row(row) for row in dataset)
         return
@@ -268,7 +274,7 @@ def _typed_table(batch: pa.RecordBatch, schema: pa.Schema, *, chat: bool) -> pa.
 
 
 def _is_plain(dataset: object) -> bool:
-    """Return whether a data set stores its rows as they are read: text, numbers and lists of text."""
+    """Return whether a data set stores values of experiences as they are read: text, numbers and lists of text."""
     import datasets
 
     if not isinstance(dataset, datasets.Dataset):
@@ -278,17 +284,17 @@ def _is_plain(dataset: object) -> bool:
 
 
 _METADATA_KEY = b"trl_pper"
-#: Columns that repeat themselves: their values are written once a row group. Programs are all different.
+#: Columns with repeated values, each of which is written once in a row group. Programs are all different.
 _REPEATING = ["task_id", "prompt", "chat_prompt", "outcomes.list.element", "source", "scorer", "settings"]
 
 
 def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> None:
-    """Write experiences to `path`; readers see the old file or the new one, never a part of it.
+    """Write experiences to a Parquet file; readers see the old or the new file, never an incomplete file.
 
     Args:
         path: The file to write; its folder is created.
-        blocks: What to write, in order, a row group each.
-        metadata: A JSON object to keep with them.
+        blocks: The experiences in order; each block becomes a row group.
+        metadata: A JSON object to store in the file.
     """
     schema = FILE.with_metadata({_METADATA_KEY: json.dumps(dict(metadata)).encode()})
     with (
@@ -302,17 +308,17 @@ def write_columns(path: str | Path, blocks: Iterable[Columns], *, metadata: Mapp
 
 
 def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
-    """Open what `write_columns` wrote.
+    """Open a file that `write_columns` wrote.
 
     Returns:
-        The metadata, and the experiences in order, read and checked a row group at a time.
+        The metadata, and an iterator over the experiences in order, which reads and checks a row group at a time.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a saved buffer; while the experiences are read, it is damaged.
+        ValueError: The file is not a saved buffer. The iterator raises the same error for a damaged file.
     """
     try:
-        # Not `read_table`, which would make columns of folders named like `seed=1`.
+        # Not `read_table`, which would add columns for folders with names such as `seed=1`.
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: must be a Parquet file written by ReplayBuffer.save; got {error}") from error
@@ -320,7 +326,7 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
     if raw is None:
         file.close()
         raise ValueError(
-            f"{path}: holds no buffer settings, so ReplayBuffer.save did not write it. "
+            f"{path}: must be a file written by ReplayBuffer.save; it has no buffer settings. "
             "Load it with datasets and use ReplayBuffer.from_dataset"
         )
     return json.loads(raw), _row_groups(path, file)

@@ -1,8 +1,7 @@
-"""The replay buffer: every judged program, kept once, and drawn by its P2Value (arXiv 2410.12236, Algorithm 1).
+"""Store judged programs in a replay buffer, and draw them by their P2Value (arXiv 2410.12236, Algorithm 1).
 
-A buffer takes experiences, and gives minibatches of them, a data set, a file or a data set of the Hub. It owns no
-mathematics (that is `priority`), no random state (a draw depends on content, settings, round and step), and knows
-nothing of how experiences lie in memory (that is `table`).
+A buffer has no random state: a draw depends on content, settings, round and step alone. The mathematics is in
+`priority`, the memory layout in `table`.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _READABLE_VERSIONS = (2, 3, STATE_VERSION)
 
 @dataclass(frozen=True, kw_only=True)
 class AddReport:
-    """What adding experiences did: how many were new, how many refreshed a stored one, how many had to leave."""
+    """Counts of an addition to a buffer: new experiences, replaced experiences, and experiences that were evicted."""
 
     added: int
     refreshed: int
@@ -60,20 +59,21 @@ def _setting(name: str) -> Any:
 class ReplayBuffer:
     """A bounded store of experiences without duplicates, drawn by priority.
 
-    Two experiences of one task with the same program are one. Beyond its capacity the buffer drops those of lowest
-    P2Value or those of the earliest rounds, among equals the one stored first; the others keep their order.
+    Experiences with the same task and the same program are duplicates. A buffer above its capacity evicts experiences
+    of lowest P2Value or of the earliest rounds, among equals the earliest stored; the others keep their order.
 
     Args:
-        capacity: Largest number of experiences kept, at least 1; None keeps all.
+        capacity: Largest number of experiences, at least 1; None for no limit.
         seed: Seed of the draws, in [0, 2**64).
         possibility_weight: Weight a of the possibility in Eq. 6, in [0, 1].
         possibility: "mean" (geometric mean of token probabilities) or "product" (probability of the completion).
-        priority: "proportional", "rank", "uniform" or "filter", or a function from P2Values (and, where it has an
-            argument of that name, `pass_rate`) to priorities.
+        priority: "proportional", "rank", "uniform" or "filter", or a function from P2Values to priorities. If the
+            function has an argument `pass_rate`, it receives the pass rates, too.
         priority_exponent: Exponent e of Eq. 7, not negative.
-        eviction: What leaves a full buffer first: "p2value", the lowest P2Value, or "age", the earliest round.
-        tokenizer: Which tokenizer log-probabilities and token numbers refer to, as a name or fingerprint; None when
-            unknown. It is saved with the buffer; buffers of different tokenizers do not mix.
+        eviction: Which experiences a full buffer evicts first: "p2value" for the lowest P2Value, "age" for the
+            earliest round.
+        tokenizer: Name or fingerprint of the tokenizer behind log-probabilities and token numbers; None if unknown.
+            It is saved with the buffer. Buffers with different tokenizers cannot be merged.
 
     Raises:
         ValueError: A setting is out of range; the message names it.
@@ -88,7 +88,7 @@ class ReplayBuffer:
         ['1', '1', '1']
     """
 
-    # Assigning to a setting checks it.
+    # Properties, so that a setting is checked on assignment as in the constructor.
     capacity: int | None = _setting("capacity")
     seed: int = _setting("seed")
     possibility_weight: float = _setting("possibility_weight")
@@ -158,21 +158,23 @@ class ReplayBuffer:
         return self._settings.to_dict()
 
     def add(self, experiences: Iterable[Experience] | ReplayBuffer | pa.Table) -> AddReport:
-        """Store experiences; a program already stored is replaced where it stands by the one that comes later.
+        """Store experiences; the experience of a program already stored is replaced at its position.
+
+        On an error nothing is stored.
 
         Args:
-            experiences: Judged programs, in order; all are taken before the first one has to leave. Another buffer and
-                an Arrow table with the columns of an experience are taken without making objects.
+            experiences: Judged programs, in order: experiences, another buffer, or an Arrow table with the columns of
+                an experience. All are stored before any experience is evicted.
 
         Returns:
-            How many were new, refreshed and evicted. New ones may be among those evicted.
+            How many were new, refreshed and evicted. New experiences may be among the evicted.
 
         Raises:
-            TypeError: Something is not an Experience; then nothing is stored.
-            ValueError: A row of the table is no experience, or the other buffer is of another tokenizer; then nothing
-                is stored.
+            TypeError: An element is not an Experience.
+            ValueError: A row of the table is no experience, or the other buffer has another tokenizer.
         """
         tokenizer = self.tokenizer
+        # Buffers and tables go from columns to columns: objects would take several times their memory.
         if isinstance(experiences, ReplayBuffer):
             tokenizer = one_tokenizer(tokenizer, experiences.tokenizer)
             arriving = list(experiences._table.blocks())
@@ -185,17 +187,20 @@ class ReplayBuffer:
         return report
 
     def merge(self, *others: ReplayBuffer) -> AddReport:
-        """Store what other buffers hold; of a program that several hold, the experience of the latest round stays.
+        """Store the experiences of other buffers; for a program in several buffers, the latest round is stored.
 
-        Of equal rounds the buffer named later wins. Order, settings and capacity are those of this buffer: what it
-        holds stays where it is, the rest follows in the order of the arguments.
+        Of equal rounds the later argument wins. This buffer keeps its settings, its capacity and the positions of its
+        experiences; new programs follow in the order of the arguments. On an error nothing is stored.
+
+        Args:
+            *others: The other buffers, which stay as they are.
 
         Returns:
-            How many were new, refreshed and evicted; older experiences of programs stored are counted nowhere.
+            How many were new, refreshed and evicted; older experiences of stored programs are not counted.
 
         Raises:
-            TypeError: Something is no buffer; then nothing is stored.
-            ValueError: The buffers are of different tokenizers; then nothing is stored.
+            TypeError: An argument is no buffer.
+            ValueError: The buffers have different tokenizers.
         """
         for other in others:
             if not isinstance(other, ReplayBuffer):
@@ -215,11 +220,12 @@ class ReplayBuffer:
         self.__dict__.update(other.__dict__, _table=other._table.copy(), _cache={})
 
     def take(self, positions: ArrayLike) -> list[Experience]:
-        """Return the experiences at some positions, shape [n], in their order; a position may come more than once."""
+        """Return the experiences at positions, shape [n], in the same order; positions may repeat."""
         return list(to_experiences(self._table.columns(positions)))
 
     def pass_rates(self) -> FloatArray:
         """Return the pass rates, shape [len(self)], in [0, 1]; read-only, like every array of the buffer."""
+        # A copy: the next change of the table may overwrite its view.
         return self._array("pass_rate", lambda: self._table.numbers["pass_rate"].copy())
 
     def round_indices(self) -> NDArray[np.int64]:
@@ -262,7 +268,7 @@ class ReplayBuffer:
         return len(self) > 0 and (self.priority != "filter" or bool((self.pass_rates() >= 1.0).any()))
 
     def distribution(self) -> Distribution:
-        """Return what draws are made from as the buffer is now; it stays so when the buffer changes.
+        """Return the distribution of draws from the buffer's present content; later changes do not affect it.
 
         Raises:
             ValueError: The buffer is empty, or its priority leaves nothing to draw.
@@ -294,7 +300,7 @@ class ReplayBuffer:
         return self.take(self.draw(size, round_index=round_index, step=step))
 
     def check_valid(self) -> None:
-        """Raise AssertionError if an invariant is broken: one place per program, the bound, arrays that fit."""
+        """Raise AssertionError if an invariant is broken: duplicates, too many experiences, stale arrays."""
         self._table.check_valid()
         _require(self.capacity is None or len(self) <= self.capacity, "more experiences than the capacity")
         fresh = self._table.numbers["pass_rate"]
@@ -306,22 +312,25 @@ class ReplayBuffer:
     def digest(self) -> str:
         """Return a digest (64 hexadecimal digits) of the experiences, in order, and of the settings.
 
-        It is the same for the same content, however it came here, and finds any accidental difference; it is no proof
-        against forgery.
+        Buffers with equal content have equal digests, however they were filled. The digest detects accidental
+        differences but does not protect against forgery.
         """
         content = self._cached("digest", lambda: content_digest(self._table.blocks()))
         return hashlib.sha256(json.dumps([self.settings(), content], sort_keys=True).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return settings, tokenizer and content as plain values that JSON can hold."""
+        """Return settings, tokenizer and content as plain values that can be written as JSON."""
         rows = [one.to_row() for block in self._table.blocks(CHUNK) for one in to_experiences(block)]
         return self._metadata() | {"experiences": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replace settings and content by those of a `state_dict`; on an error the buffer stays as it was.
+        """Restore settings, tokenizer and content from a `state_dict`; on an error the buffer stays as it was.
+
+        Args:
+            state: The value that `state_dict` returned.
 
         Raises:
-            ValueError: The state is of another version, is malformed, holds duplicates or more than its capacity, or
+            ValueError: The state has another version, is malformed, contains duplicates or exceeds its capacity, or
                 was written with a priority function other than this buffer's.
         """
         if not isinstance(state, Mapping):
@@ -333,22 +342,29 @@ class ReplayBuffer:
         self.__dict__.update(self._restored("state", state, experiences, self.priority).__dict__)
 
     def to_dataset(self) -> datasets.Dataset:
-        """Return the experiences as a `datasets.Dataset` with the columns of `trl_pper.experience.COLUMNS`.
+        """Return the experiences as a `datasets.Dataset` with the columns of `trl_pper.replay.experience.COLUMNS`.
 
         Raises:
-            ValueError: Some prompts are text and some chat messages; no column type holds both. `save` does.
+            ValueError: Some prompts are text and some are chat messages, which no column type can hold together. Use
+                `save`, which stores both.
         """
+        # Chunks instead of blocks: each has to stay below 2 GiB of text.
         return to_dataset(self._table.blocks(CHUNK))
 
     @classmethod
     def from_dataset(cls, dataset: datasets.Dataset, **settings: Any) -> Self:
-        """Build a buffer from the rows of a data set (see `Experience.from_row`); settings are the constructor's."""
+        """Build a buffer from the rows of a data set.
+
+        Args:
+            dataset: The data set; `Experience.from_row` describes the columns.
+            **settings: Arguments of the constructor.
+        """
         buffer = cls(**settings)
         buffer._put(list(from_dataset(dataset)))
         return buffer
 
     def save(self, path: str | Path) -> None:
-        """Write experiences, settings and tokenizer to one Parquet file, which appears complete or not at all."""
+        """Write experiences, settings and tokenizer to a Parquet file, which appears complete or not at all."""
         write_columns(path, self._table.blocks(), metadata=self._metadata())
 
     @classmethod
@@ -357,7 +373,7 @@ class ReplayBuffer:
 
         Args:
             path: The file.
-            priority: The priority function the buffer was saved with, if it had one: files hold no code.
+            priority: The priority function that the buffer was saved with, if any: files contain no code.
 
         Raises:
             ValueError: The file is not a saved buffer, or needs the priority function.
@@ -366,7 +382,7 @@ class ReplayBuffer:
         return cls._restored(str(path), metadata, blocks, priority)
 
     def contents(self) -> replay_hub.BufferContents:
-        """Return what is inside in numbers and names, for cards: nothing of tasks and programs."""
+        """Return a summary for model and data cards, which contains no tasks and no programs."""
         return replay_hub.count_contents(self._table.blocks())
 
     def push_to_hub(
@@ -378,21 +394,24 @@ class ReplayBuffer:
         revision: str | None = None,
         message: str = "Upload a replay buffer",
     ) -> str:
-        """Upload the buffer as a data set of the Hub, which `datasets.load_dataset` reads; never done by itself.
+        """Upload the buffer to the Hub as a data set, which `datasets.load_dataset` reads.
+
+        The buffer is uploaded on this call only, never automatically.
 
         Args:
-            repo_id: "name/of-the-data-set"; made if there is none. Buffer and card of an earlier push are replaced.
-            private: Whether only its owners see it. With False prompts and the programs of a model are published.
-            token: Token with the right to write; the one of `hf auth login` if None.
-            revision: Branch to commit to; the main branch if None.
+            repo_id: "name/of-the-data-set"; created if it does not exist. Buffer and card of an earlier push are
+                replaced.
+            private: Whether only the owners see the data set. False publishes prompts and generated programs.
+            token: Token with the right to write; None for the token of `hf auth login`.
+            revision: Branch to commit to; None for the main branch.
             message: The commit's message.
 
         Returns:
             The address of the commit.
 
         Raises:
-            ValueError: The data set is to be private and exists as a public one.
-            PermissionError: The token is missing, wrong or without the right to write.
+            ValueError: `private` is True, and the data set exists and is public.
+            PermissionError: The token is missing or invalid, or lacks the right to write.
             FileNotFoundError: There is no such branch.
         """
         card = replay_hub.card(self._table.blocks(), metadata=self._metadata())
@@ -416,13 +435,13 @@ class ReplayBuffer:
 
         Args:
             repo_id: "name/of-the-data-set".
-            revision: Branch, tag or commit; the main branch if None.
-            token: Token with the right to read; the one of `hf auth login` if None.
+            revision: Branch, tag or commit; None for the main branch.
+            token: Token with the right to read; None for the token of `hf auth login`.
             priority: As in `load`.
 
         Raises:
-            FileNotFoundError: There is no such data set, or no buffer in it, or the token may not see it.
-            PermissionError: The token is wrong or without the right to read.
+            FileNotFoundError: There is no such data set, it contains no buffer, or the token has no access to it.
+            PermissionError: The token is invalid or lacks the right to read.
         """
         return cls.load(replay_hub.download(repo_id, revision=revision, token=token), priority=priority)
 
@@ -437,7 +456,14 @@ class ReplayBuffer:
         blocks: Iterable[Columns],
         priority: str | PriorityFunction | None,
     ) -> Self:
-        """Return a buffer of what was saved; `name` is what it is called in errors."""
+        """Build a buffer from saved metadata and experiences.
+
+        Args:
+            name: The name of the file or state in errors.
+            metadata: Version, settings and tokenizer.
+            blocks: The experiences.
+            priority: The priority function, if the settings name a function.
+        """
         if metadata.get("version") not in _READABLE_VERSIONS:
             raise ValueError(
                 f"{name}: must be a buffer of version {STATE_VERSION}; got version {metadata.get('version')!r}"
@@ -477,6 +503,7 @@ class ReplayBuffer:
         return self._cached(name, read_only)
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
+        # Settings may be assigned at any time: arrays computed with other settings must not be returned.
         key = (name, self.possibility, self.possibility_weight, self.priority, self.priority_exponent)
         if key not in self._cache:
             self._cache[key] = compute()
@@ -485,7 +512,8 @@ class ReplayBuffer:
 
 
 def _lowest(values: NDArray[Any], count: int) -> NDArray[np.bool_]:
-    """Return where the `count` lowest values stand, as a mask of shape [n]; of equal ones the first."""
+    """Return a mask, shape [n], of the `count` lowest values; of equal values the first are chosen."""
+    # A partition instead of a sort: linear time, and ties at the bound are resolved by position.
     bound = np.partition(values, count - 1)[count - 1]
     lowest = np.asarray(values < bound)
     lowest[np.flatnonzero(values == bound)[: count - int(lowest.sum())]] = True

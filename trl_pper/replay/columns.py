@@ -1,8 +1,7 @@
-"""Experiences as columns: Arrow for what is text, NumPy for what is a number.
+"""Hold experiences as columns (Arrow for text, NumPy for numbers), and compute their keys and digests.
 
-Enters: experiences. Leaves: columns of them, their keys, their digest, and the same experiences again. Columns are
-never changed once made. Whether they hold what an experience may hold was checked before: by `Experience`, or by
-`trl_pper.replay.arrow` for rows that never were objects.
+Columns are immutable. This module does not check values: `Experience` has checked them or, for rows of files and data
+sets, `trl_pper.replay.arrow`.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ from numpy.typing import ArrayLike, NDArray
 from trl_pper.judge.verdict import Outcome
 from trl_pper.replay.experience import COLUMNS, Experience, chat_json
 
-#: Text of experiences. 64-bit offsets, as a million programs may be more than 2 GiB. Of `prompt` and `chat_prompt`
-#: (messages as JSON) one is null. Outcomes are positions in `OUTCOMES`, a tenth of the size of their names.
+#: Types of text columns. Offsets have 64 bits, as a million programs may be more than 2 GiB. Outcomes are stored as
+#: positions in `OUTCOMES`, which take a tenth of the size of their names.
 _TEXT_TYPES = {"string": pa.large_string(), "list<string>": pa.large_list(pa.int8())}
+#: Text columns of experiences. In each row either `prompt` or `chat_prompt` (messages as JSON) is null.
 TEXT = pa.schema(
     [
         (column, _TEXT_TYPES[kind])
@@ -36,33 +36,33 @@ TEXT = pa.schema(
     ]
 )
 
-#: Numbers of experiences. NaN is an unknown log-probability or CPU time, 0 an unknown number of tokens.
+#: Number columns of experiences. NaN is an unknown log-probability or CPU time, 0 an unknown number of tokens.
 NUMBER_NAMES = tuple(name for name, kind in COLUMNS.items() if kind in ("float64", "int64"))
 NUMBERS = np.dtype([(name, COLUMNS[name]) for name in NUMBER_NAMES])
 
 #: Numbers that may be unknown.
 OPTIONAL_NUMBERS = tuple(field.name for field in fields(Experience) if field.default is None)
 
-#: Numbers that are part of a digest: CPU time is measured, and two runs that do the same measure different times.
+#: Numbers that are part of a digest. CPU time is not: it is measured, and differs between two runs that do the same.
 DIGESTED_NUMBERS = tuple(name for name in NUMBER_NAMES if name != "cpu_seconds")
 
-#: Rows of text that lie together, and that are worked on at a time, so that what is made on the way stays small.
+#: Rows in a block, the unit of storage and of work, so that intermediate arrays stay small.
 BLOCK_ROWS = 65_536
 
-#: Experiences that exist as objects at a time: they take several times the memory of their columns.
+#: Number of experiences that exist as objects at a time: they take several times the memory of their columns.
 CHUNK = 4096
 
-#: Digests and files hold positions in this tuple: new outcomes go to its end.
+#: Digests contain positions in this tuple: append new outcomes at its end.
 OUTCOMES = tuple(Outcome)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Some experiences, in order.
+    """A sequence of n experiences as columns.
 
     Args:
-        text: What is text, with the schema `TEXT`.
-        numbers: What is a number, shape [n], with the fields `NUMBERS`.
+        text: The text columns, with the schema `TEXT`.
+        numbers: The number columns, shape [n], with the fields `NUMBERS`.
     """
 
     text: pa.RecordBatch
@@ -72,12 +72,12 @@ class Columns:
         return len(self.numbers)
 
     def where(self, chosen: NDArray[np.bool_]) -> Columns:
-        """Return those experiences for which `chosen`, shape [n], is true."""
+        """Return the experiences for which `chosen`, shape [n], is true."""
         return self if chosen.all() else Columns(text=self.text.filter(pa.array(chosen)), numbers=self.numbers[chosen])
 
 
 def to_columns(experiences: Sequence[Experience]) -> Columns:
-    """Return experiences as columns."""
+    """Convert experiences to columns."""
     values: dict[str, Any] = {name: [getattr(one, name) for one in experiences] for name in COLUMNS}
     prompts = values["prompt"]
     values["prompt"] = [None if isinstance(prompt, list) else prompt for prompt in prompts]
@@ -91,15 +91,15 @@ def to_columns(experiences: Sequence[Experience]) -> Columns:
 
 
 def unknown_number(name: str) -> float:
-    """Return the number that stands for an unknown one in a column: NaN, or 0 among whole numbers."""
+    """Return the number that marks an unknown value in a column: NaN for floats, 0 for integers."""
     return np.nan if NUMBERS[name].kind == "f" else 0
 
 
 def columns_in_blocks(experiences: Iterable[Experience]) -> Iterator[Columns]:
-    """Yield experiences as columns, `BLOCK_ROWS` at a time.
+    """Convert experiences to columns, and yield them in blocks of `BLOCK_ROWS`.
 
     Raises:
-        TypeError: Something is not an Experience.
+        TypeError: An element is not an Experience.
     """
     chunks = _columns_in_chunks(experiences)
     while block := list(itertools.islice(chunks, BLOCK_ROWS // CHUNK)):
@@ -122,29 +122,30 @@ def _columns_in_chunks(experiences: Iterable[Experience]) -> Iterator[Columns]:
 
 
 def to_numbers(**columns: ArrayLike) -> NDArray[np.void]:
-    """Return the columns `NUMBERS`, shape [n], as one array, with one NaN and one zero."""
+    """Return number columns, each of shape [n], as a structured array with the fields `NUMBERS`."""
     numbers = np.zeros(len(np.asarray(columns["pass_rate"])), NUMBERS)
     for name in NUMBER_NAMES:
         numbers[name] = columns[name]
+    # Digests read the bits: NaN has many bit patterns, and -0.0, which equals 0.0, has bits of its own.
     numbers["logprob"][np.isnan(numbers["logprob"])] = np.nan
     for name in ("pass_rate", "logprob"):
-        numbers[name] += 0.0  # -0.0 equals 0.0, and their digests are to be equal too.
+        numbers[name] += 0.0
     return numbers
 
 
 def to_experiences(columns: Columns) -> Iterator[Experience]:
-    """Yield columns as experiences."""
+    """Convert columns back to experiences."""
     lists = {name: column.to_pylist() for name, column in zip(TEXT.names, columns.text.columns, strict=True)}
     lists |= {name: columns.numbers[name].tolist() for name in NUMBER_NAMES}
     for name in OPTIONAL_NUMBERS:
         unknown = unknown_number(name)
-        # NaN equals nothing, itself neither.
+        # The second comparison finds NaN, which does not equal itself.
         lists[name] = [None if value == unknown or value != value else value for value in lists[name]]
     chats = lists.pop("chat_prompt")
     lists["prompt"] = [
         text if chat is None else json.loads(chat) for text, chat in zip(lists["prompt"], chats, strict=True)
     ]
-    # Most programs of a collection share a few patterns of outcomes: each is made once.
+    # Most programs have one of a few patterns of outcomes: experiences share their tuples.
     patterns: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
     for row, codes in enumerate(map(tuple, lists["outcomes"])):
         if codes not in patterns:
@@ -152,42 +153,42 @@ def to_experiences(columns: Columns) -> Iterator[Experience]:
         lists["outcomes"][row] = patterns[codes]
     for values in zip(*(lists[name] for name in COLUMNS), strict=True):
         experience = object.__new__(Experience)
-        # Not through the constructor, whose checks these values have passed: that would take three times as long.
+        # These values have passed the checks of the constructor, which would take three times as long.
         experience.__dict__.update(zip(COLUMNS, values, strict=True))
         yield experience
 
 
 @functools.cache
 def _outcome_names() -> pa.Array:
-    # Not when the module is loaded: the first array that Arrow makes of Python's objects loads pandas.
+    # Not at import: the first array that Arrow makes from Python objects imports pandas.
     return pa.array([str(outcome) for outcome in OUTCOMES], pa.large_string())
 
 
 def encode_outcomes(names: pa.Array) -> pa.Array:
-    """Return lists of outcomes' names as lists of their positions in `OUTCOMES`.
+    """Convert lists of outcome names to lists of positions in `OUTCOMES`.
 
-    A null is an empty list; -1 stands for a name that no outcome has.
+    A null becomes an empty list, an unknown name -1.
     """
     codes = pc.fill_null(pc.index_in(names.flatten(), value_set=_outcome_names()), -1).cast(pa.int8())
     lengths = np.diff(names.offsets.to_numpy()).astype(np.int64)
+    # A null may span values, which `flatten` has discarded.
     lengths[names.is_null().to_numpy(zero_copy_only=False)] = 0
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), codes)
 
 
 def decode_outcomes(codes: pa.Array) -> pa.Array:
-    """Return what `encode_outcomes` encoded, as lists of names."""
+    """Convert lists of positions in `OUTCOMES` to lists of outcome names."""
     names = pa.DictionaryArray.from_arrays(codes.flatten(), _outcome_names()).cast(pa.string())
+    # Offsets of a slice count from the start of the whole array, but `flatten` returns the values of the slice only.
     offsets = codes.offsets.to_numpy()
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), names)
 
 
 def experience_key(task_id: bytes, program: bytes) -> bytes:
-    """Return 16 bytes that name a program of a task, both in UTF-8.
-
-    XXH3 is no cryptographic hash: two programs with one key could be made, but two are not met in 10**15 programs.
-    """
-    # The length in front keeps ("a", "bc") and ("ab", "c") apart.
+    """Return a hash of 16 bytes that identifies a program of a task, both given in UTF-8."""
+    # XXH3 is not cryptographic: a collision can be constructed, but is not to be expected in 10**15 programs. The
+    # length in front distinguishes ("a", "bc") from ("ab", "c").
     return xxhash.xxh3_128_digest(b"%d:%b%b" % (len(task_id), task_id, program))
 
 
@@ -200,11 +201,11 @@ def experience_keys(columns: Columns) -> list[bytes]:
 
 
 def content_digest(blocks: Iterable[Columns]) -> str:
-    """Return a digest (64 hexadecimal digits) of experiences in order, however they are dealt out to blocks.
+    """Return a digest (64 hexadecimal digits) of experiences in order, independent of their division into blocks.
 
-    It tells different experiences apart, not forged ones: the hash of the columns, XXH3, is fast, not cryptographic.
+    The digest does not protect against forgery: XXH3, the hash of the columns, is fast but not cryptographic.
     """
-    # Two streams a column, all lengths and all bytes: so no boundary between blocks is seen.
+    # Two streams for each column, of all lengths and of all bytes, in which no boundary between blocks shows.
     lengths = {name: xxhash.xxh3_128() for name in TEXT.names}
     contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *DIGESTED_NUMBERS)}
     for block in filter(len, blocks):
@@ -221,10 +222,10 @@ def content_digest(blocks: Iterable[Columns]) -> str:
 
 
 def _text_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Return the lengths of texts, -1 for null, and their bytes one behind the other."""
+    """Return the lengths of texts, -1 for null, and their concatenated bytes."""
     null = column.is_null().to_numpy(zero_copy_only=False)
     if null.any():
-        # What lies behind a null is not defined.
+        # Arrow does not define the bytes of a null.
         column = column.fill_null("")
     _, offsets, data = column.buffers()
     bounds = np.frombuffer(offsets, np.int64, count=len(column) + 1, offset=8 * column.offset)
@@ -233,5 +234,5 @@ def _text_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]
 
 
 def _list_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Return the lengths of lists and their values one behind the other."""
+    """Return the lengths of lists and their concatenated values."""
     return np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()

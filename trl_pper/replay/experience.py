@@ -1,7 +1,7 @@
-"""An experience: one judged program, (X, S, t_i, P(t_i), pass_rate_i) of arXiv 2410.12236, and its columns.
+"""Define an experience, the record of a judged program, and its columns in files and data sets.
 
-Enters: a program, its verdict and its log-probability. Leaves: a frozen record, or a flat row for a data set. The
-tests S are named by `task_id`, not carried.
+An experience is (X, S, t_i, P(t_i), pass_rate_i) of arXiv 2410.12236. It names its task by `task_id` and does not
+contain the tests S.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POSSIBILITIES = ("mean", "product")
 
 
 #: Columns of an experience in a data set, in order, and their Arrow types; a chat prompt is a list of structs instead.
-#: Files, digests and the buffer's columns follow from this table: a new column goes to its end.
+#: Files, digests and the buffer's columns are derived from this table: append new columns at its end.
 COLUMNS = {
     "task_id": "string",
     "prompt": "string",
@@ -49,23 +49,22 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """One judged program.
+    """A judged program.
 
     Args:
-        task_id: The task the program answers.
-        prompt: What the model was asked: text, or a list of chat messages.
-        completion: What the model wrote; what it is trained on.
-        program: The program in the completion, the one that was judged.
-        pass_rate: Share of tests passed, in [0, 1].
-        outcomes: One outcome per test, in the order of the tests; empty when only the pass rate is known.
-        cpu_seconds: CPU time the program used over all tests; None when unknown. Measured, it differs from run to
-            run: no part of what makes experiences equal, nor of a buffer's digest.
-        logprob: Natural logarithm of P(completion | prompt), at most 0; None when unknown.
-        num_tokens: Number of tokens `logprob` sums over, at least 1; required with `logprob`.
-        source: Who generated the program, for instance a model's name.
-        scorer: Whose log-probability `logprob` is, for instance a model's name; "" when unknown.
-        settings: How it was generated, as JSON (method, beams, temperature, ...); "" when unknown.
-        round_index: Round of the BTP pipeline it was generated in, from 0.
+        task_id: The task of the program.
+        prompt: The prompt of the task: text, or a list of chat messages.
+        completion: The text that the model wrote, and the text to train on.
+        program: The program extracted from the completion, and judged.
+        pass_rate: Fraction of the tests that passed, in [0, 1].
+        outcomes: The outcome of each test, in the order of the tests; empty if only the pass rate is known.
+        cpu_seconds: CPU time of the program over all tests; None if unknown. It is ignored in comparisons and digests.
+        logprob: Natural logarithm of P(completion | prompt), at most 0; None if unknown.
+        num_tokens: Number of tokens that `logprob` sums over, at least 1; required with `logprob`.
+        source: Name of the model or person that wrote the program.
+        scorer: Name of the model that computed `logprob`; "" if unknown.
+        settings: How the program was generated, as JSON (method, beams, temperature, ...); "" if unknown.
+        round_index: Round of the BTP pipeline in which the program was generated, from 0.
 
     Raises:
         ValueError: A field is out of range; the message names it.
@@ -85,6 +84,7 @@ class Experience:
     program: str
     pass_rate: float
     outcomes: tuple[Outcome, ...] = ()
+    # A measurement that differs from run to run: experiences of equal runs have to be equal.
     cpu_seconds: float | None = field(default=None, compare=False)
     logprob: float | None = None
     num_tokens: int | None = None
@@ -106,7 +106,7 @@ class Experience:
         if not 0 <= self.round_index < _INT64:
             raise ValueError(f"round_index: must not be negative, and below 2**63; got {self.round_index!r}")
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
-        # NumPy and torch scalars are welcome at the door; rows, digests and JSON hold plain numbers only.
+        # NumPy and torch scalars are accepted here; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
         object.__setattr__(self, "round_index", int(self.round_index))
         for name in ("logprob", "cpu_seconds"):
@@ -117,7 +117,7 @@ class Experience:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two experiences the same: the task and the program."""
+        """The task and the program, which identify an experience."""
         return (self.task_id, self.program)
 
     def possibility(self, kind: str = "mean") -> float:
@@ -125,10 +125,10 @@ class Experience:
 
         Args:
             kind: "mean", the geometric mean of the token probabilities, `exp(logprob / num_tokens)`; or "product",
-                the probability of the whole completion, `exp(logprob)`, which vanishes with length.
+                the probability of the whole completion, `exp(logprob)`, which approaches 0 with its length.
 
         Returns:
-            A number in [0, 1], or NaN when the log-probability is unknown.
+            A number in [0, 1]; NaN if the log-probability is unknown.
         """
         logprob = np.nan if self.logprob is None else self.logprob
         return float(possibility(logprob, self.num_tokens or 1, kind=kind))
@@ -143,11 +143,11 @@ class Experience:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Experience:
-        """Build an experience from a row; columns that are not its own are ignored.
+        """Build an experience from a row; unknown columns are ignored.
 
         Args:
             row: At least `prompt`, `completion` and `pass_rate`. Without a `program` the completion is the program;
-                without a `task_id` the prompt names the task, so that equal prompts are one task.
+                without a `task_id` the task is named after the prompt, so that equal prompts belong to the same task.
 
         Raises:
             ValueError: A column is missing or malformed; the message names it.
@@ -166,38 +166,41 @@ def possibility(logprob: ArrayLike, num_tokens: ArrayLike, *, kind: str = "mean"
     """Return P(program) of many programs, the possibility of Eq. 6; see `Experience.possibility`.
 
     Args:
-        logprob: Log-probabilities (natural), shape [n]; NaN where unknown.
-        num_tokens: Number of tokens each sums over, shape [n], at least 1 where the log-probability is known.
+        logprob: Natural log-probabilities, shape [n]; NaN where unknown.
+        num_tokens: Number of tokens in each sum, shape [n], at least 1 where the log-probability is known.
         kind: "mean" or "product".
 
     Returns:
         Possibilities, float64, shape [n], in [0, 1]; NaN where the log-probability is unknown.
 
     Raises:
-        ValueError: The kind is neither.
+        ValueError: The kind is unknown.
     """
     if kind not in POSSIBILITIES:
         raise ValueError(f"possibility: must be one of {', '.join(POSSIBILITIES)}; got {kind!r}")
     logarithm = np.asarray(logprob, dtype=np.float64)
     if kind == "mean":
+        # The number of tokens is 0 where it is unknown.
         logarithm = logarithm / np.maximum(num_tokens, 1)
+    # Sums of token log-probabilities in half precision round, and may end slightly above 0.
     return np.asarray(np.minimum(np.exp(logarithm), 1.0), dtype=np.float64)
 
 
 def chat_json(prompt: Any) -> str:
-    """Return a chat prompt as JSON text, the same text for equal prompts.
+    """Return a chat prompt as JSON text; equal prompts give equal text.
 
     Raises:
-        ValueError: A message holds what JSON cannot.
+        ValueError: A message contains a value that JSON does not support.
     """
     try:
         return json.dumps(prompt, sort_keys=True, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"prompt: chat messages must hold what JSON can hold; got {error}") from error
+        raise ValueError(f"prompt: chat messages must hold values that JSON supports; got {error}") from error
 
 
 def arrow_types() -> dict[str, pa.DataType]:
-    """Return the Arrow type of each kind of column that experiences and journals have, by its name."""
+    """Return the Arrow types of the columns of experiences and journals, by their names."""
+    # Imported late: pyarrow takes long to load, and experiences can be made without it.
     import pyarrow as pa
 
     return {
@@ -230,7 +233,7 @@ def _check_text(field: str, text: object) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{field}: must be valid Unicode text, as no tokenizer or file takes lone surrogates; got {error}. "
+            f"{field}: must be valid Unicode text, as no tokenizer or file accepts lone surrogates; got {error}. "
             'Clean it with text.encode("utf-8", "replace").decode()'
         ) from error
 
@@ -248,8 +251,9 @@ def _check_cpu_seconds(seconds: float | None) -> None:
 
 
 def without_padding(prompt: Any) -> Any:
-    """Return a prompt without the keys of chat messages that a column of a data set filled with None."""
-    # Arrow gives every message of a column the same keys and fills the missing ones with None.
+    """Return a prompt without the keys that a column of a data set added to its chat messages."""
+    # Arrow gives every message of a column the same keys, and fills missing values with None. `content` may be None
+    # in the original, as in a message that only calls a tool.
     if not isinstance(prompt, list):
         return prompt
     return [
@@ -261,6 +265,6 @@ def without_padding(prompt: Any) -> Any:
 
 
 def prompt_name(prompt: Prompt) -> str:
-    """Return the name of the task of a row that has none: equal prompts are one task."""
+    """Return a task id for a row without a task id; equal prompts get equal ids."""
     text = prompt if isinstance(prompt, str) else chat_json(prompt)
     return f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -1,7 +1,6 @@
-"""A replay buffer as the data sets of TRL's other trainers: SFT, preference (DPO) and KTO; tasks as native rows.
+"""Convert a replay buffer to data sets for TRL's other trainers: SFT, preference (DPO) and KTO.
 
-Enters: a buffer, or tasks. Leaves: a `datasets.Dataset`, or a file of tasks. Prompts and completions are the ones
-stored, unchanged.
+Prompts and completions are copied unchanged from the buffer.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets.Dataset:
-    """Return the completions that pass enough, as `prompt` and `completion`.
+    """Return the completions with a sufficient pass rate, as columns `prompt` and `completion`.
 
     Args:
         buffer: Experiences.
-        min_pass_rate: The least pass rate kept, in [0, 1]; 1 keeps what passes every test.
+        min_pass_rate: Smallest pass rate to include, in [0, 1]; 1 includes only programs that pass every test.
 
     Raises:
-        ValueError: The bound is out of range, or nothing reaches it.
+        ValueError: `min_pass_rate` is out of range, or no program reaches it.
     """
     _check_bound(min_pass_rate)
     kept = [item for item in buffer if item.pass_rate >= min_pass_rate]
@@ -34,9 +33,12 @@ def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
 
 
 def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
-    """Return for each task its best and worst completion, as `prompt`, `chosen` and `rejected`.
+    """Return the best and the worst completion of each task, as columns `prompt`, `chosen` and `rejected`.
 
-    Of equal pass rates the first stored counts; tasks whose programs all pass equally much are left out.
+    Of equal pass rates the earliest stored counts. Tasks without two different pass rates are left out.
+
+    Args:
+        buffer: Experiences.
 
     Raises:
         ValueError: No task has programs of different pass rates.
@@ -54,14 +56,14 @@ def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
 
 
 def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets.Dataset:
-    """Return every completion with whether it is wanted, as `prompt`, `completion` and `label`.
+    """Return every completion with a label, as columns `prompt`, `completion` and `label`.
 
     Args:
         buffer: Experiences.
-        min_pass_rate: The least pass rate of a wanted completion, in [0, 1].
+        min_pass_rate: Smallest pass rate of a completion with the label True (desirable), in [0, 1].
 
     Raises:
-        ValueError: The bound is out of range, or the buffer is empty.
+        ValueError: `min_pass_rate` is out of range, or the buffer is empty.
     """
     _check_bound(min_pass_rate)
     rows = [

@@ -1,7 +1,7 @@
-"""A replay buffer as a data set of the Hugging Face Hub: one Parquet file and a data card, private unless asked.
+"""Upload a replay buffer to the Hugging Face Hub as a data set, and download it.
 
-Enters: a file that `ReplayBuffer.save` wrote, or the name of a data set. Leaves: the other. Nothing here is called but
-by `ReplayBuffer.push_to_hub` and `load_from_hub`. No tests of tasks are uploaded, since no buffer holds them.
+The data set has a Parquet file and a data card, and is private by default. Only `ReplayBuffer.push_to_hub` uploads
+anything. The tests of tasks are not uploaded, since a buffer does not contain them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trl_pper import __version__
 from trl_pper.replay.columns import Columns
 from trl_pper.replay.experience import COLUMNS
 
-#: Where `datasets.load_dataset` looks for the rows of a data set.
+#: The path in a data set at which `datasets.load_dataset` finds its rows.
 DATA_FILE = "data/train-00000-of-00001.parquet"
 
 
@@ -32,15 +32,15 @@ def upload(
     revision: str | None = None,
     message: str = "Upload a replay buffer",
 ) -> str:
-    """Upload a buffer file and its card in one commit.
+    """Upload a buffer file and its card in a single commit.
 
     Args:
-        file: What `ReplayBuffer.save` wrote.
-        card: The README.
-        repo_id: "name/of-the-data-set"; made if there is none.
-        private: Whether only its owners may see it.
-        token: Token with the right to write; the one of `hf auth login` if None.
-        revision: Branch to commit to; the main branch if None.
+        file: A file that `ReplayBuffer.save` wrote.
+        card: The text of the README.
+        repo_id: "name/of-the-data-set"; created if it does not exist.
+        private: Whether only the owners see the data set.
+        token: Token with the right to write; None for the token of `hf auth login`.
+        revision: Branch to commit to; None for the main branch.
         message: The commit's message.
 
     Returns:
@@ -48,7 +48,7 @@ def upload(
 
     Raises:
         ValueError: `private` is no bool, or it is True and the data set exists and is public.
-        PermissionError: The token is missing, wrong or without the right to write.
+        PermissionError: The token is missing or invalid, or lacks the right to write.
         FileNotFoundError: There is no such branch.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -59,9 +59,10 @@ def upload(
     api = HfApi(token=token)
     with _clear_errors(repo_id, right="write to"):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        # `create_repo` leaves the visibility of an existing data set as it is.
         if private and not api.repo_info(repo_id, repo_type="dataset").private:
             raise ValueError(
-                f"private: {repo_id} exists and is public, so its files are seen by all. Make it private in its "
+                f"private: {repo_id} exists and is public, so everybody would see the upload. Make it private in its "
                 "settings, choose another repo_id, or pass private=False to publish prompts and programs"
             )
         commit = api.create_commit(
@@ -78,11 +79,16 @@ def upload(
 
 
 def download(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Path:
-    """Download the buffer file of a data set and return where it lies in the cache.
+    """Download the buffer file of a data set, and return its path in the cache.
+
+    Args:
+        repo_id: "name/of-the-data-set".
+        revision: Branch, tag or commit; None for the main branch.
+        token: Token with the right to read; None for the token of `hf auth login`.
 
     Raises:
-        FileNotFoundError: There is no such data set, or no buffer in it, or the token may not see it.
-        PermissionError: The token is wrong or without the right to read.
+        FileNotFoundError: There is no such data set, it contains no buffer, or the token has no access to it.
+        PermissionError: The token is invalid or lacks the right to read.
     """
     from huggingface_hub import hf_hub_download
 
@@ -92,14 +98,14 @@ def download(repo_id: str, *, revision: str | None = None, token: str | None = N
 
 @dataclass(frozen=True, kw_only=True)
 class BufferContents:
-    """What a buffer holds, in numbers and names: nothing of its tasks and programs.
+    """A summary of a buffer that contains no tasks and no programs.
 
     Args:
         programs: Number of programs.
-        tasks: Number of tasks they are for.
+        tasks: Number of tasks with programs.
         solved: Number of tasks with a program that passes every test.
-        pass_rate: Mean pass rate of the programs; None where there is none.
-        sources: Who wrote them, each fit to stand between backticks in a table.
+        pass_rate: Mean pass rate of the programs; None without programs.
+        sources: Names of the writers, escaped for inline code in a Markdown table.
     """
 
     programs: int
@@ -110,7 +116,7 @@ class BufferContents:
 
 
 def count_contents(blocks: Iterable[Columns]) -> BufferContents:
-    """Sum up experiences for a card."""
+    """Summarise experiences for a card."""
     tasks: set[str] = set()
     solved: set[str] = set()
     sources: set[str] = set()
@@ -132,18 +138,19 @@ def count_contents(blocks: Iterable[Columns]) -> BufferContents:
 
 
 def as_code(text: str) -> str:
-    """Return text that others wrote fit to stand between backticks in a table."""
+    """Escape untrusted text for inline code in a Markdown table."""
     return " ".join(text.replace("`", "'").replace("|", "/").split())
 
 
 def _public_name(source: str) -> str:
-    """Return the name of a source; of a folder its last part, since where it lies is nobody's business."""
+    """Return the name of a source for a card; for a folder, the last part of its path."""
     path = Path(source)
+    # A whole path would publish names of users and machines.
     return as_code(path.name if path.is_absolute() else source)
 
 
 def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
-    """Return the data card of a buffer, as Markdown. It quotes no task and no program.
+    """Return the data card of a buffer as Markdown, without any task or program.
 
     Args:
         blocks: The experiences.
@@ -151,7 +158,7 @@ def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
     """
     from jinja2 import Environment, PackageLoader
 
-    # Markdown, and of what others wrote only the names of the sources goes in, as code on one line.
+    # Autoescaping is for HTML. The names of sources are the only untrusted text in the card, and are escaped already.
     environment = Environment(loader=PackageLoader("trl_pper.replay"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("buffer_card.md.j2").render(
         version=__version__,
@@ -164,7 +171,7 @@ def card(blocks: Iterable[Columns], *, metadata: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _clear_errors(repo_id: str, *, right: str) -> Iterator[None]:
-    """Turn what the Hub refuses into errors that say what to do."""
+    """Replace errors of the Hub by errors with a remedy."""
     from huggingface_hub import errors
 
     try:
@@ -175,6 +182,7 @@ def _clear_errors(repo_id: str, *, right: str) -> Iterator[None]:
             f"name, and log in with `hf auth login` or pass token; the Hub said: {error}"
         ) from error
     except errors.HfHubHTTPError as error:
+        # 401: no valid token. 403: no such right. Other errors of the Hub speak for themselves.
         if error.response.status_code not in (401, 403):
             raise
         raise PermissionError(

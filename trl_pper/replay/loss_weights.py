@@ -1,7 +1,7 @@
-"""How much each drawn program counts in the loss: importance correction and P2Value weighting, as pure functions.
+"""Compute the factor of each drawn program in the loss, from importance correction and P2Value weighting.
 
-Enters: draw probabilities and P2Values of a buffer. Leaves: one factor per program for its negative log-likelihood.
-The paper (arXiv 2410.12236) weighs nothing; both are options, off by default.
+The factor multiplies the negative log-likelihood of the program. The paper (arXiv 2410.12236) does not weight the
+loss; both options are off by default.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ LOSS_WEIGHTINGS = ("p2value",)
 
 
 def importance_weights(probabilities: ArrayLike, *, exponent: float) -> FloatArray:
-    """Weigh programs against how often they are drawn: section 3.4 of Schaul et al. 2016 (arXiv 1511.05952).
+    """Return weights that correct for prioritised draws: section 3.4 of Schaul et al. 2016 (arXiv 1511.05952).
 
-    `w_i = (N * P(i)) ** -beta / max_j w_j`, the largest over the programs that can be drawn, so that weights only
-    scale down. At exponent 1 the expected gradient of prioritised draws, one program at a time, is that of uniform
-    replay times a common factor.
+    `w_i = (N * P(i)) ** -beta / max_j w_j`, with the maximum over the programs that can be drawn, so that weights only
+    scale down. At exponent 1 the expected gradient of single prioritised draws is that of uniform replay times a
+    common factor.
 
     Args:
         probabilities: P(i), shape [n], finite, not negative.
-        exponent: The paper's beta, finite, not negative; 0 corrects nothing, 1 fully.
+        exponent: The paper's beta, finite, not negative; 0 for no correction, 1 for the full correction.
 
     Returns:
-        Weights, float64, shape [n], in [0, 1]. A program of probability 0 is never drawn, and its weight is 0.
+        Weights, float64, shape [n], in [0, 1]. A program with probability 0 is never drawn, and has weight 0.
 
     Raises:
         ValueError: An argument is out of range.
@@ -40,7 +40,7 @@ def importance_weights(probabilities: ArrayLike, *, exponent: float) -> FloatArr
     values = _not_negative("probabilities", probabilities)
     drawable = values > 0
     weights = np.zeros_like(values)
-    # N and the largest weight, that of the smallest P(i), cancel to a ratio, which cannot overflow.
+    # The largest weight belongs to the smallest P(i). N cancels, and the remaining ratio cannot overflow.
     weights[drawable] = (values[drawable].min(initial=np.inf) / values[drawable]) ** exponent
     return weights
 
@@ -48,13 +48,13 @@ def importance_weights(probabilities: ArrayLike, *, exponent: float) -> FloatArr
 def loss_weights(
     probabilities: ArrayLike, p2values: ArrayLike, *, importance_exponent: float = 0.0, weighting: str | None = None
 ) -> FloatArray:
-    """Combine the factors of the loss that are asked for by multiplying them.
+    """Return the product of the chosen factors of the loss.
 
     Args:
         probabilities: Probability to draw each program, shape [n].
         p2values: P2Value of each program (Eq. 6 of arXiv 2410.12236), shape [n].
-        importance_exponent: Exponent of `importance_weights`.
-        weighting: "p2value" multiplies by the P2Value, None by nothing.
+        importance_exponent: Exponent of `importance_weights`; 0 for no correction.
+        weighting: "p2value" to multiply by the P2Value, None for no weighting.
 
     Returns:
         Weights, float64, shape [n], in [0, 1].

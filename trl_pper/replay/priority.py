@@ -1,7 +1,8 @@
-"""Eq. 6-8 of "Possibility and Pass-rate Prioritized Experience Replay" (arXiv 2410.12236) as pure functions on arrays.
+"""Compute P2Values and draw probabilities, and draw positions: Eq. 6 to 8 of arXiv 2410.12236 as pure functions.
 
-Possibilities and pass rates become P2Values, P2Values become draw probabilities, and a `Distribution` of these draws
-positions. Nothing here holds state that changes: the same arguments give the same answer on every machine.
+The paper is "Possibility and Pass-rate Prioritized Experience Replay". Possibilities and pass rates give P2Values,
+P2Values give draw probabilities, and a `Distribution` draws positions. The same arguments give the same result on
+every machine.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ PriorityFunction: TypeAlias = Callable[..., ArrayLike]
 
 
 def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight: float = 0.5) -> FloatArray:
-    """Mix what the model believes of each program with what the tests say: Eq. 6 of arXiv 2410.12236.
+    """Return the weighted mean of the possibility and the pass rate of each program: Eq. 6 of arXiv 2410.12236.
 
     `P2Value = a * possibility + (1 - a) * pass_rate`, where the paper's alpha is `possibility_weight`.
 
     Args:
         possibility: Probability of each program, shape [n], in [0, 1]. NaN where the log-probability is unknown
             (a teacher's program, for instance): the P2Value of that program is its pass rate alone.
-        pass_rate: Share of tests each program passes, shape [n], in [0, 1].
-        possibility_weight: The mixing weight a, in [0, 1]; 0 looks only at the tests, 1 only at the model.
+        pass_rate: Fraction of the tests that each program passes, shape [n], in [0, 1].
+        possibility_weight: The weight a, in [0, 1]; 0 for the pass rate alone, 1 for the possibility alone.
 
     Returns:
         P2Values, float64, shape [n], in [0, 1].
@@ -45,27 +46,26 @@ def p2value(possibility: ArrayLike, pass_rate: ArrayLike, *, possibility_weight:
     passed = _vector("pass_rate", pass_rate)
     if believed.shape != passed.shape:
         raise ValueError(
-            f"possibility and pass_rate: must have one length; got {believed.size} possibilities "
+            f"possibility and pass_rate: must have the same length; got {believed.size} possibilities "
             f"and {passed.size} pass rates"
         )
     unknown = np.isnan(believed)
     _check_share("possibility", believed[~unknown], remedy="exponentiate log-probabilities first")
-    _check_share("pass_rate", passed, remedy="leave programs that were not judged out")
+    _check_share("pass_rate", passed, remedy="leave out programs that were not judged")
     mixed = possibility_weight * believed + (1.0 - possibility_weight) * passed
     # Rounding may lift a * 1 + (1 - a) * 1 above 1.
     return np.where(unknown, passed, np.minimum(mixed, 1.0))
 
 
 def proportional(p2values: ArrayLike) -> FloatArray:
-    """Return the priorities of proportional replay (Eq. 8): the P2Values themselves, shape [n]."""
+    """Return the P2Values themselves, the priorities of proportional replay (Eq. 8), shape [n]."""
     return _not_negative("p2values", p2values).copy()
 
 
 def rank(p2values: ArrayLike) -> FloatArray:
-    """Return the priorities of rank-based replay (Eq. 8): 1 / rank, shape [n], the largest P2Value having rank 1.
+    """Return 1 / rank, the priorities of rank-based replay (Eq. 8), shape [n]; the largest P2Value has rank 1.
 
-    Tied programs get the mean of 1 / rank over the ranks they occupy together, so that the order in which they were
-    stored never matters.
+    Tied programs get the mean of 1 / rank over the ranks that they occupy together.
 
     Examples:
         >>> rank([0.5, 0.9, 0.5]).round(3)
@@ -76,7 +76,7 @@ def rank(p2values: ArrayLike) -> FloatArray:
 
 
 def uniform(p2values: ArrayLike) -> FloatArray:
-    """Return priority 1 for every program, shape [n]: the control without priorities."""
+    """Return priority 1 for every program, shape [n]: replay without priorities, as a baseline."""
     return np.ones(_vector("p2values", p2values).shape)
 
 
@@ -84,7 +84,7 @@ def filter(p2values: ArrayLike, *, pass_rate: ArrayLike | None = None) -> FloatA
     """Return priority 1 for programs that pass every test, else 0, shape [n]: rejection sampling.
 
     Args:
-        p2values: P2Values, shape [n], taken to be pass rates when `pass_rate` is omitted.
+        p2values: P2Values, shape [n], used as pass rates if `pass_rate` is omitted.
         pass_rate: Pass rates, shape [n].
 
     Raises:
@@ -112,7 +112,7 @@ _FUNCTION = "function:"
 
 
 def priority_name(priority: str | PriorityFunction | None) -> str | None:
-    """Return the name of a priority: of a function that is none of this module, "function:" and where it is found.
+    """Return the name of a priority; for a function of another module, "function:" and its qualified name.
 
     Examples:
         >>> priority_name(rank), priority_name("rank"), priority_name(np.sqrt)
@@ -123,14 +123,14 @@ def priority_name(priority: str | PriorityFunction | None) -> str | None:
     for name, function in _NAMED.items():
         if priority is function:
             return name
-    # Functions that NumPy before 2.2 makes of C have the shorter name alone, and no module.
+    # Functions written in C have only `__name__` in NumPy before 2.2, without a qualified name or a module.
     named = priority if hasattr(priority, "__name__") else type(priority)
     module = getattr(named, "__module__", None) or type(named).__module__
     return f"{_FUNCTION}{module}.{getattr(named, '__qualname__', named.__name__)}"
 
 
 def needs_function(name: str) -> bool:
-    """Return whether a name given by `priority_name` stands for a function that only its owner has."""
+    """Return whether a name from `priority_name` names a function of another module, which the caller has to pass."""
     return name.startswith(_FUNCTION)
 
 
@@ -141,34 +141,35 @@ def draw_probabilities(
     exponent: float = 1.0,
     pass_rate: ArrayLike | None = None,
 ) -> FloatArray:
-    """Turn P2Values into the probability to draw each program: Eq. 7 and 8 of arXiv 2410.12236.
+    """Convert P2Values to the probability of each program to be drawn: Eq. 7 and 8 of arXiv 2410.12236.
 
     `P(i) = p_i ** e / sum_k p_k ** e` (Eq. 7), where the priority p_i is (Eq. 8)
 
     - "proportional": the P2Value itself;
-    - "rank": 1 / rank, the largest P2Value having rank 1. Tied programs share equally the probability of the ranks
-      they occupy together, so the order in which they were stored never matters;
-    - "uniform": 1 for every program (the control without priorities); the exponent plays no role;
-    - "filter": 1 for programs that pass every test, else 0 (rejection sampling); the exponent plays no role;
-    - a function: what it returns for the P2Values, to which the exponent applies. The functions of this module stand
-      for their names; one of the user's may be composed of them.
+    - "rank": 1 / rank, where the largest P2Value has rank 1. Tied programs share the probability of the ranks that
+      they occupy together in equal parts;
+    - "uniform": 1 for every program (the baseline without priorities); the exponent has no effect;
+    - "filter": 1 for programs that pass every test, else 0 (rejection sampling); the exponent has no effect;
+    - a function: its result for the P2Values; the exponent applies to it. A function of this module is the same as its
+      name. Functions of the user may call the functions of this module.
 
-    Exponent 0 is uniform over all programs, also those of priority 0 (0 ** 0 is 1, as in Python). When every priority
-    is 0, Eq. 7 is undefined and the draw is uniform.
+    With exponent 0 all programs are equally likely, including programs of priority 0. If every priority is 0, Eq. 7 is
+    undefined, and all programs are equally likely as well.
 
     Args:
         p2values: P2Values, shape [n], finite, not negative.
         priority: One of `PRIORITIES`, or a function from P2Values to priorities of the same shape, not negative. A
-            function with an argument named `pass_rate` is given the pass rates by that keyword.
-        exponent: The exponent e, finite, not negative (the paper's second alpha). Large ones sharpen the draw.
-        pass_rate: Pass rates, shape [n], read by "filter" and by functions that ask for them. When omitted, the
-            P2Values are taken to be pass rates, which they are at `possibility_weight=0`.
+            function with an argument named `pass_rate` receives the pass rates by that keyword.
+        exponent: The exponent e, finite, not negative (the paper's second alpha). Large exponents prefer the largest
+            priorities more strongly.
+        pass_rate: Pass rates, shape [n], for "filter" and for functions with such an argument. If omitted, the
+            P2Values are used as pass rates, to which they are equal at `possibility_weight=0`.
 
     Returns:
-        Probabilities, float64, shape [n], sum 1; an empty array for no programs.
+        Probabilities, float64, shape [n], sum 1; an empty array without programs.
 
     Raises:
-        ValueError: An argument is out of range, or "filter" is asked for and no program passes all of its tests.
+        ValueError: An argument is out of range, or the priority is "filter" and no program passes all of its tests.
 
     Examples:
         >>> draw_probabilities([0.75, 0.25])
@@ -189,6 +190,7 @@ def draw_probabilities(
     if name == "proportional":
         return _powers(values, exponent)
     if name == "rank":
+        # Powers of the ranks before ties are averaged: tied programs share probability, not priority.
         with np.errstate(over="ignore"):
             by_rank = np.exp(-exponent * np.log(np.arange(1, values.size + 1)))
         return _normalized(_shared_by_ties(values, by_rank))
@@ -203,11 +205,11 @@ def draw_probabilities(
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
-    """Probabilities with their cumulative sum, so that a draw costs no pass over all of them.
+    """A distribution over positions, from which draws are made.
 
     Args:
-        probabilities: Probability of each position, shape [n], n at least 1, sum 1; kept as a read-only copy, so that
-            a distribution stays as it is when the buffer changes.
+        probabilities: Probability of each position, shape [n], n at least 1, sum 1. The distribution holds a read-only
+            copy, so that it does not change with a buffer.
 
     Raises:
         ValueError: There are no probabilities, or they are negative or do not sum to 1.
@@ -224,9 +226,10 @@ class Distribution:
     def __post_init__(self) -> None:
         values = _not_negative("probabilities", self.probabilities).copy()
         if values.size == 0:
-            raise ValueError("probabilities: need at least one; got none, so there is nothing to draw from")
+            raise ValueError("probabilities: must hold at least one; got none, so there is nothing to draw from")
         if abs(float(values.sum()) - 1.0) > 1e-9:
             raise ValueError(f"probabilities: must sum to 1; got a sum of {values.sum()!r}. Use draw_probabilities")
+        # The cumulative sum is computed once: a draw is a binary search in it, not a pass over all positions.
         for name, array in (("probabilities", values), ("_cumulative", np.cumsum(values))):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -235,12 +238,11 @@ class Distribution:
         return self.probabilities.size
 
     def draw(self, size: int, *, seed: int, round_index: int, step: int) -> NDArray[np.int64]:
-        """Draw positions, with replacement, from a stream that depends on the arguments alone.
+        """Draw positions, with replacement, by random numbers that depend on the arguments alone.
 
-        The stream is the Philox counter-based generator (Salmon et al. 2011) keyed by seed and round, its counter set
-        by the step: streams of different (seed, round, step) never overlap, and nothing has to be remembered between
-        calls, so that a resumed run and every process of a distributed run draw the same. A shorter draw is a prefix
-        of a longer one.
+        Therefore a resumed run and every process of a distributed run draw the same. The random numbers of different
+        (seed, round, step) are independent; they come from Philox, a counter-based generator (Salmon et al. 2011). A
+        shorter draw is a prefix of a longer draw.
 
         Args:
             size: Number of positions to draw.
@@ -260,26 +262,31 @@ class Distribution:
             if not 0 <= value < 2**64:
                 raise ValueError(f"{name}: must be in [0, 2**64); got {value!r}")
         uniforms = _uniforms(size, seed=seed, round_index=round_index, step=step)
-        # `side="right"` steps over items of probability 0; a uniform below 1 times the total stays below the total.
+        # `side="right"` skips positions of probability 0. A uniform number is below 1, so that its product with the
+        # total stays below the total.
         found = np.searchsorted(self._cumulative, uniforms * self._cumulative[-1], side="right")
         return np.asarray(found, dtype=np.int64)
 
 
 def effective_sample_size(probabilities: ArrayLike) -> float:
-    """Return how many equally likely programs would be as varied a draw: `1 / sum(p ** 2)` (Kish 1965).
+    """Return the effective sample size `1 / sum(p ** 2)` of draws (Kish 1965).
+
+    It is the number of equally likely programs that would give draws of the same variety.
 
     Args:
         probabilities: Probabilities, shape [n], sum 1.
 
     Returns:
-        A number in [1, n], or 0.0 for no programs.
+        A number in [1, n], or 0.0 without programs.
     """
     values = _not_negative("probabilities", probabilities)
     return 1.0 / float(values @ values) if values.size else 0.0
 
 
 def _uniforms(size: int, *, seed: int, round_index: int, step: int) -> FloatArray:
-    # The step sits in the second counter word: a step may use 2**64 blocks before it reaches the next step's stream.
+    # Seed and round are the key, and the step is the second word of the counter: streams of different arguments never
+    # overlap, since a step has 2**64 blocks before it reaches the stream of the next step, and nothing has to be
+    # remembered between calls.
     # Raw bits, because NumPy keeps bit generators stable between versions but not the methods of `Generator`.
     stream = np.random.Philox(
         key=np.array([seed, round_index], dtype=np.uint64), counter=np.array([0, step, 0, 0], dtype=np.uint64)
@@ -289,11 +296,12 @@ def _uniforms(size: int, *, seed: int, round_index: int, step: int) -> FloatArra
 
 
 def _powers(priorities: FloatArray, exponent: float) -> FloatArray:
-    """Return Eq. 7 of some priorities."""
+    """Return the draw probabilities of priorities (Eq. 7)."""
     largest = priorities.max()
+    # 0 ** 0 is 1, as in Python.
     if exponent == 0.0 or largest == 0.0:
         return _normalized(np.ones(priorities.size))
-    # In logarithms relative to the largest: a large exponent would underflow every power to 0 and the sum with it.
+    # Logarithms relative to the largest priority: a large exponent would underflow every power, and their sum, to 0.
     with np.errstate(divide="ignore", over="ignore"):
         return _normalized(np.exp(exponent * (np.log(priorities) - np.log(largest))))
 
@@ -303,7 +311,8 @@ def _normalized(weights: FloatArray) -> FloatArray:
 
 
 def _shared_by_ties(values: FloatArray, by_rank: FloatArray) -> FloatArray:
-    """Return the weight of each value's rank; equal values get the mean weight of the ranks they occupy together."""
+    """Return the weight of the rank of each value; tied values get the mean weight of their ranks."""
+    # Pass rates tie often: without the mean, the order in which tied programs were stored would decide.
     if values.size == 0:
         return values
     _, group, members = np.unique(-values, return_inverse=True, return_counts=True)
@@ -312,7 +321,7 @@ def _shared_by_ties(values: FloatArray, by_rank: FloatArray) -> FloatArray:
 
 
 def _called(priority: PriorityFunction, values: FloatArray, pass_rate: FloatArray) -> FloatArray:
-    # Copies: the function may sort or scale its arguments in place, and callers keep theirs.
+    # Copies, since the function may sort or scale its arguments in place.
     keywords = {"pass_rate": pass_rate.copy()} if _takes_pass_rate(priority) else {}
     priorities = _not_negative("priority", priority(values.copy(), **keywords))
     if priorities.shape != values.shape:
@@ -332,7 +341,7 @@ def _matching_pass_rate(pass_rate: ArrayLike, values: FloatArray) -> FloatArray:
     rates = _vector("pass_rate", pass_rate)
     if rates.shape != values.shape:
         raise ValueError(f"pass_rate: must hold one value for each of {values.size} P2Values; got {rates.size}")
-    _check_share("pass_rate", rates, remedy="leave programs that were not judged out")
+    _check_share("pass_rate", rates, remedy="leave out programs that were not judged")
     return rates
 
 
@@ -351,6 +360,6 @@ def _not_negative(name: str, values: ArrayLike) -> FloatArray:
 
 
 def _check_share(name: str, values: FloatArray, *, remedy: str) -> None:
-    # Written so that NaN fails too.
+    # `not all(...)` instead of `any(outside)`, so that NaN fails, too.
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"{name}: must be in [0, 1]; got {values[~((values >= 0) & (values <= 1))][0]}; {remedy}")

@@ -1,4 +1,4 @@
-"""The settings of a replay buffer: checked when they are made, written down, and read again."""
+"""Check the settings of a replay buffer, and convert them to plain values and back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.priority import PriorityFunction, draw_probabilities, needs_function, p2value, priority_name
 
-#: Which experience leaves a full buffer first: the one of lowest P2Value, or of the earliest round.
+#: Which experience a full buffer evicts first: of the lowest P2Value, or of the earliest round.
 EVICTIONS = ("p2value", "age")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BufferSettings:
-    """How a buffer keeps and draws its experiences; `ReplayBuffer` describes each setting.
+    """The settings of a buffer; `ReplayBuffer` describes each setting.
 
     Raises:
         ValueError: A setting is out of range; the message names it.
@@ -37,27 +37,27 @@ class BufferSettings:
         for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r}")
-        # A function of `priority` goes by its name, which files know.
+        # A function of the module `priority` is replaced by its name, which files can store.
         name_of_priority = priority_name(self.priority)
         if name_of_priority is not None and not needs_function(name_of_priority):
             object.__setattr__(self, "priority", name_of_priority)
-        # No programs, but the same checks of weight, priority and exponent as every later call.
+        # Called without programs for the checks of weight, priority and exponent: they are the same in every call.
         p2value([], [], possibility_weight=self.possibility_weight)
         draw_probabilities([], priority=self.priority, exponent=self.priority_exponent)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values; a priority function is given by its name."""
+        """Return the settings as plain values; a priority function becomes its name."""
         return asdict(self) | {"priority": priority_name(self.priority)}
 
     @classmethod
     def from_dict(
         cls, settings: Mapping[str, Any], *, priority: str | PriorityFunction | None = None
     ) -> BufferSettings:
-        """Return the settings that `to_dict` wrote down.
+        """Build settings from the plain values of `to_dict`.
 
         Args:
             settings: All settings, as plain values.
-            priority: The priority function, if the settings name a function: they hold no code.
+            priority: The priority function, required if the settings name a function.
 
         Raises:
             ValueError: A setting is missing, unknown or out of range, or the settings name a function other than
@@ -70,7 +70,7 @@ class BufferSettings:
         if needs_function(str(settings["priority"])):
             if not callable(priority) or priority_name(priority) != settings["priority"]:
                 raise ValueError(
-                    f"priority: the state was written with {settings['priority']!r}, and a state holds no code. "
+                    f"priority: the state was written with {settings['priority']!r}, and a state contains no code. "
                     f"Pass that function; got {priority_name(priority)!r}"
                 )
             chosen["priority"] = priority
@@ -78,16 +78,17 @@ class BufferSettings:
 
 
 def one_tokenizer(*tokenizers: str | None) -> str | None:
-    """Return the tokenizer of buffers that are to become a single one; None if no buffer knows its tokenizer.
+    """Return the common tokenizer of buffers to be merged; None if it is unknown for all of them.
 
     Raises:
-        ValueError: They are of different tokenizers.
+        ValueError: The tokenizers differ.
     """
+    # An unknown tokenizer mixes with any other: buffers made by hand need none.
     known = list(dict.fromkeys(name for name in tokenizers if name is not None))
     if len(known) > 1:
         raise ValueError(
-            f"tokenizer: buffers of different tokenizers do not mix, as their log-probabilities are of different "
-            f"tokens; got {', '.join(map(repr, known))}. Collect anew with one tokenizer, or score the programs again "
+            f"tokenizer: must be the same for all buffers, as their log-probabilities refer to its tokens; "
+            f"got {', '.join(map(repr, known))}. Collect anew with one tokenizer, or score the programs again "
             "and set the buffer's tokenizer"
         )
     return known[0] if known else None

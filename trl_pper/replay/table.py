@@ -1,8 +1,6 @@
-"""A growing table of experiences without duplicates: columns that a million programs fit in.
+"""Store experiences without duplicates in a growing table of columns, for up to millions of programs.
 
-Enters: columns. Leaves: columns, by position. Text is appended and stays: a refreshed experience points to a newer
-row, and rows that nothing points to are dropped once they are the greater part. Which experiences stay is decided
-elsewhere.
+The table does not decide which experiences to evict.
 """
 
 from __future__ import annotations
@@ -16,15 +14,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.replay.columns import BLOCK_ROWS, NUMBER_NAMES, NUMBERS, TEXT, Columns, experience_key, experience_keys
 
-#: What is kept of each position beside its numbers: the row of its text, and the entry, a number given once to each
-#: program when it is first stored. Entries ascend with the position, so that removing some leaves the index as it is.
+#: Fields of each position: its numbers, the row of its text, and its entry, a number that each program gets when it is
+#: first stored. Entries ascend with the position, so that an index from keys to entries stays valid when experiences
+#: are removed; positions would change.
 _PLACES = np.dtype([*NUMBERS.descr, ("row", np.int64), ("entry", np.int64)])
 
 
 class ExperienceTable:
-    """Experiences in the order in which their programs were first stored."""
+    """A table of experiences, in the order in which their programs were first stored."""
 
     def __init__(self) -> None:
+        # Text is only appended: a replaced experience points to a newer row, and `_drop_garbage` removes the old rows.
         self._texts: list[pa.RecordBatch] = []
         self._starts = np.zeros(1, np.int64)
         self._room = np.empty(0, _PLACES)
@@ -37,18 +37,23 @@ class ExperienceTable:
 
     @property
     def numbers(self) -> NDArray[np.void]:
-        """The numbers by position, shape [len(self)]; a view that the next change may overwrite."""
+        """The numbers at each position, shape [len(self)]; a view that the next change may overwrite."""
         return self._room[: self._length]
 
     def holds(self, task_id: str, program: str) -> bool:
-        """Return whether a program is here."""
+        """Return whether a program is stored."""
         try:
             return experience_key(task_id.encode(), program.encode()) in self._entries
         except UnicodeEncodeError:
+            # No experience has lone surrogates in its text.
             return False
 
     def newer(self, columns: Columns) -> Columns:
-        """Return those experiences, of different programs, that are not here or here of an earlier or equal round."""
+        """Return the experiences whose program is not stored, or stored from an earlier or equal round.
+
+        Args:
+            columns: Experiences of different programs.
+        """
         entries = np.array([self._entries.get(key, -1) for key in experience_keys(columns)], np.int64)
         here = np.flatnonzero(entries >= 0)
         stored = self.numbers[np.searchsorted(self.numbers["entry"], entries[here])]
@@ -57,10 +62,10 @@ class ExperienceTable:
         return columns.where(chosen)
 
     def put(self, parts: Sequence[Columns]) -> int:
-        """Store experiences in order: a program not yet here at the end, any other where it stands.
+        """Store experiences in order: a new program at the end, a stored program at its position.
 
         Returns:
-            How many programs were not here before.
+            How many programs are new.
         """
         keys = [key for part in parts for key in experience_keys(part)]
         if not keys:
@@ -75,12 +80,13 @@ class ExperienceTable:
             arriving[name] = np.concatenate([part.numbers[name] for part in parts])
         arriving["entry"] = entries
         arriving["row"] = self._starts[-1] + np.arange(len(keys))
+        # Entries ascend with the position: a binary search finds stored programs, and new programs follow the others.
         place = np.searchsorted(self.numbers["entry"], entries)
         place = np.where(entries < self._next_entry, place, self._length + entries - self._next_entry)
         for part in parts:
             self._append_text(part.text)
         self._grow(self._length + len(new))
-        # Of several values for one place, NumPy keeps the last.
+        # If a program arrives several times, NumPy stores the last value.
         self.numbers[place] = arriving
         self._entries.update(new)
         self._next_entry += len(new)
@@ -88,7 +94,7 @@ class ExperienceTable:
         return len(new)
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
-        """Keep only the positions for which `chosen`, shape [len(self)], is true; they move up."""
+        """Remove the experiences for which `chosen`, shape [len(self)], is false; the others close the gaps."""
         for key in experience_keys(self.columns(np.flatnonzero(~chosen))):
             del self._entries[key]
         kept = self.numbers[chosen]
@@ -97,7 +103,7 @@ class ExperienceTable:
         self._drop_garbage()
 
     def columns(self, positions: ArrayLike) -> Columns:
-        """Return the experiences at some positions, each in [0, len(self)), in the order given."""
+        """Return the experiences at positions in [0, len(self)), in the order of the positions."""
         chosen = self.numbers[np.asarray(positions, np.int64)]
         numbers = np.empty(len(chosen), NUMBERS)
         for name in NUMBER_NAMES:
@@ -105,12 +111,12 @@ class ExperienceTable:
         return Columns(text=self._text(chosen["row"]), numbers=numbers)
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[Columns]:
-        """Yield all experiences in order, some at a time."""
+        """Yield all experiences in order, in blocks of `rows`."""
         for start in range(0, len(self), rows):
             yield self.columns(np.arange(start, min(start + rows, len(self))))
 
     def copy(self) -> ExperienceTable:
-        """Return an independent table with the same content; text is shared."""
+        """Return an independent table with the same content; both share the immutable text."""
         twin = ExperienceTable()
         twin.__dict__.update(
             self.__dict__, _texts=list(self._texts), _room=self.numbers.copy(), _entries=dict(self._entries)
@@ -131,17 +137,18 @@ class ExperienceTable:
 
     def _grow(self, length: int) -> None:
         if length > len(self._room):
-            # Doubling: a table filled a few programs at a time copies each of them about once.
+            # Doubled, so that a table filled by few programs at a time copies each program about once.
             room = np.empty(max(length, 2 * len(self._room)), _PLACES)
             room[: self._length] = self.numbers
             self._room = room
         self._length = length
 
     def _append_text(self, text: pa.RecordBatch) -> None:
-        """Append rows, and join small batches at the end, so that there are never many."""
+        """Append rows of text."""
         if not len(text):
             return
         self._texts.append(text)
+        # Small batches at the end are joined, so that there are never many: each read looks at every batch it needs.
         while len(self._texts) > 1:
             before, last = map(len, self._texts[-2:])
             if before > 2 * last or before + last > BLOCK_ROWS:
@@ -153,9 +160,10 @@ class ExperienceTable:
         self._starts = np.cumsum([0, *map(len, self._texts)], dtype=np.int64)
 
     def _text(self, rows: NDArray[np.int64]) -> pa.RecordBatch:
-        """Return rows of text in the order given."""
+        """Return rows of text, in the order of `rows`."""
         if not len(rows):
             return pa.RecordBatch.from_pylist([], schema=TEXT)
+        # Sorted, so that each batch is read once; the last line restores the order.
         ascending = bool(np.all(np.diff(rows) >= 0))
         order = None if ascending else np.argsort(rows, kind="stable")
         ordered = rows if order is None else rows[order]
@@ -169,6 +177,7 @@ class ExperienceTable:
         return text if order is None else text.take(pa.array(np.argsort(order)))
 
     def _drop_garbage(self) -> None:
+        # Only once most rows are garbage, so that the cost of copying the others is spread over many changes.
         if self._starts[-1] <= 2 * len(self):
             return
         used = np.zeros(self._starts[-1], np.bool_)
@@ -181,6 +190,7 @@ class ExperienceTable:
 
 
 def _taken(text: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
+    # A slice shares memory with the batch, `take` copies.
     if rows[-1] - rows[0] == len(rows) - 1 and np.all(np.diff(rows) == 1):
         return text.slice(int(rows[0]), len(rows))
     return text.take(pa.array(rows))

@@ -1,1 +1,12 @@
-"""Run one round: write programs, judge them, keep them, and meet the other processes."""
+"""Run a round on all processes: generate programs, judge them, and store them in the buffer.
+
+- `collector`: collect the programs of a round, before each epoch of a training run
+- `share`: divide tasks among processes, and judge the programs of this process's tasks
+- `overlap`: generate programs and judge them at the same time
+- `journal`: write judged programs to disk as they come, and read them after a restart
+- `processes`: wait for all processes of a run, and learn of a failure in any of them
+- `collection_report`: compute the scores of a collection
+- `display`: show progress bars, log lines and tables of programs
+- `evaluation`: evaluate a model on tasks
+- `revise`: judge or score the programs of a buffer again
+"""

@@ -1,7 +1,4 @@
-"""What one collection did, in numbers: for the log, the model card and the report.
-
-Enters: the experiences of a round and the buffer they went into. Leaves: a `CollectionReport`.
-"""
+"""Compute the scores of a collection, for the log, the model card and the report."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from trl_pper.rounds.overlap import PhaseSeconds
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFigures:
-    """How the tasks of one source of a mixture fared.
+    """A record of the scores on the tasks of a single source in a mixture.
 
     Args:
-        tasks: Tasks with a judged program.
-        programs: Judged programs.
-        pass_rate: Mean pass rate of these, in [0, 1].
-        solved: Share of the tasks with a program that passes every test, in [0, 1].
+        tasks: Number of tasks with a judged program.
+        programs: Number of judged programs.
+        pass_rate: Mean pass rate of the judged programs, in [0, 1].
+        solved: Fraction of the tasks with a program that passes every test, in [0, 1].
     """
 
     tasks: int
@@ -33,28 +30,28 @@ class SourceFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionReport:
-    """What one collection did, over all processes.
+    """A record of the scores of a collection, over all processes.
 
     Args:
         round_index: The round, from 0.
-        programs: Programs generated.
-        judged: Programs with a verdict.
-        unjudged: Programs without one, left out of the buffer.
-        unextracted: Completions in which there was no program that parses and defines what was asked for; what stands
-            for one is judged like any other.
-        restored: Programs that a journal held from before a restart.
-        added: Programs new to the buffer.
-        duplicates: Programs the buffer already held; their probabilities were refreshed.
-        evicted: Experiences dropped for the buffer's capacity.
+        programs: Number of programs generated.
+        judged: Number of programs with a verdict.
+        unjudged: Number of programs without a verdict, which are not in the buffer.
+        unextracted: Number of completions without a program that parses and defines the entry point; their text is
+            judged all the same.
+        restored: Number of programs that were read from a journal after a restart.
+        added: Number of programs new to the buffer.
+        duplicates: Number of programs that the buffer had already; their experiences were replaced.
+        evicted: Number of experiences evicted because of the buffer's capacity.
         pass_rate: Mean pass rate of the judged programs, in [0, 1].
-        solved: Share of tasks with a program that passes every test, in [0, 1].
-        effective_sample_size: How many equally likely programs would be as varied a draw (Kish); 0 when nothing can
-            be drawn.
+        solved: Fraction of the tasks with a program that passes every test, in [0, 1].
+        effective_sample_size: Number of equally likely programs that would give draws of the same variety (Kish); 0 if
+            nothing can be drawn.
         staleness: Mean age of a drawn program, in rounds.
-        generate_seconds: Wall time spent generating on this process.
-        judge_seconds: Wall time during which this process had programs to judge; overlaps with generating.
+        generate_seconds: Wall time spent on generating in this process.
+        judge_seconds: Wall time in which this process had programs to judge; it overlaps with `generate_seconds`.
         collect_seconds: Wall time of the whole collection.
-        by_source: Figures of each source, where the tasks name several.
+        by_source: The scores of each source, if the tasks have several sources.
     """
 
     round_index: int
@@ -76,7 +73,7 @@ class CollectionReport:
     by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for a log, each name with the prefix `pper/`; those of a source end in `/<source>`."""
+        """Return metrics for a log with the prefix `pper/`; metrics of a source also have the suffix `/<source>`."""
         numbers = asdict(self)
         by_source = numbers.pop("by_source")
         for source, figures in by_source.items():
@@ -84,7 +81,7 @@ class CollectionReport:
         return {f"pper/{name}": float(value) for name, value in numbers.items()}
 
     def line(self) -> str:
-        """Return the collection in one line, for people and for log files."""
+        """Return the collection in a readable line."""
         parts = [
             f"round {self.round_index + 1}: {self.programs} programs, {self.judged} judged",
             f"mean pass rate {self.pass_rate:.3f}",
@@ -109,19 +106,19 @@ def describe(
     seconds: PhaseSeconds,
     collect_seconds: float,
 ) -> CollectionReport:
-    """Sum up a collection.
+    """Compute the scores of a collection.
 
     Args:
-        per_task: The experiences of each task, those of all processes.
-        sources: The source that each of these tasks names.
-        buffer: The buffer after they were added.
-        stored: What adding them did.
+        per_task: The experiences of each task, from all processes.
+        sources: The source of each task, in the same order.
+        buffer: The buffer, after the experiences were added.
+        stored: The report of the addition.
         round_index: The round, from 0.
-        unjudged: Programs left out.
-        unextracted: Completions without a program.
-        restored: Programs taken from a journal.
+        unjudged: Number of programs without a verdict.
+        unextracted: Number of completions without a program.
+        restored: Number of programs read from a journal.
         seconds: Wall time of both phases.
-        collect_seconds: Wall time of everything.
+        collect_seconds: Wall time of the whole collection.
     """
     flat = [experience for found in per_task for experience in found]
     sample_size, staleness = _draw(buffer, round_index)
@@ -147,7 +144,7 @@ def describe(
 
 
 def _by_source(per_task: Sequence[Sequence[Experience]], sources: Sequence[str | None]) -> dict[str, SourceFigures]:
-    """Return the figures of each source; none unless there are several."""
+    """Return the scores of each source; an empty mapping unless there are several sources."""
     groups: dict[str, list[Sequence[Experience]]] = {}
     for found, source in zip(per_task, sources, strict=True):
         if found:
@@ -166,7 +163,8 @@ def _by_source(per_task: Sequence[Sequence[Experience]], sources: Sequence[str |
 
 
 def _draw(buffer: ReplayBuffer, round_index: int) -> tuple[float, float]:
-    """Return effective sample size and staleness of a draw; zeros where the sampler will find nothing to draw."""
+    """Return effective sample size and staleness of a draw; zeros if there is nothing to draw."""
+    # Before the first program that passes, "filter" has no probabilities; the sampler raises the error for that.
     if not buffer.can_draw:
         return 0.0, 0.0
     probabilities = buffer.probabilities()

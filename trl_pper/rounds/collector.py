@@ -1,8 +1,7 @@
-"""One BTP round before each epoch: generate programs, judge them, store them (arXiv 2410.12236, Algorithm 1).
+"""Collect the programs of a round before each epoch: generate, judge and store them (arXiv 2410.12236, Algorithm 1).
 
-Enters: tasks, a source of programs, a judge and a buffer. Leaves: a fuller buffer and a `CollectionReport`. A program
-the sandbox could not judge is counted and left out of the buffer; a failed program is stored like any other. With a
-journal, a collection that was killed goes on where it was.
+A program that the sandbox could not judge is counted, but not stored; a program that fails its tests is stored like
+any other. With a journal, a killed collection continues where it stopped.
 """
 
 from __future__ import annotations
@@ -38,18 +37,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """Everything that fills a buffer with the judged programs of some tasks, a round at a time.
+    """A complete set of the parts that collect a round: source, judge, tasks and buffer.
 
     Args:
-        source: Writes programs.
-        judge: Runs them.
+        source: The source of the programs.
+        judge: The judge that runs the programs.
         tasks: The tasks to write programs for.
         buffer: The buffer to fill.
-        journal_folder: Folder of the journals, one for each round; None for no journal.
-        find_student: Called at each collection for the model in training: under DDP and ZeRO-3 the wrapped model
-            exists only once training has begun.
-        scorer: Gives log-probabilities to programs whose source has none; the model in training by default.
-        learn: "completion" or "program".
+        journal_folder: Folder of the journals, a journal for each round; None for no journal.
+        find_student: Function that returns the model in training, called at each collection.
+        scorer: Computes log-probabilities of programs whose source has none; the model in training by default.
+        learn: "completion" or "program", as in `BeamSampleCollector`.
     """
 
     source: ProgramSource
@@ -57,23 +55,25 @@ class Collection:
     tasks: Sequence[CodingTask]
     buffer: ReplayBuffer
     journal_folder: str | Path | None = None
+    # A function: under DDP and ZeRO-3 the wrapped model exists only once training has begun.
     find_student: Callable[[], LocalModel] | None = None
     scorer: Scorer | None = None
     learn: str = "completion"
 
     def run(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
-        """Generate, judge and store one round of programs.
+        """Generate, judge and store the programs of a round.
 
-        Every process writes and judges programs for its tasks, then all store the same experiences in the same order.
+        Every process generates and judges programs for its own tasks; then all processes store the same experiences in
+        the same order.
 
         Args:
-            round_index: Recorded with the experiences.
+            round_index: The round, recorded with the experiences.
             quiet: Whether to show no progress.
 
         Raises:
-            OtherProcessFailed: Another process failed; what this one generated is in the journal.
+            OtherProcessFailed: Another process failed; the programs of this process are in the journal.
             RuntimeError: The buffers of the processes differ.
-            Exception: Whatever the source raises, after the programs it wrote before were judged and stored.
+            Exception: An error of the source, after the programs generated before it are judged and stored.
         """
         started = time.perf_counter()
         tasks, buffer = self.tasks, self.buffer
@@ -83,7 +83,7 @@ class Collection:
             scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
         experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
-        # Scoring takes as long as there are programs without a log-probability.
+        # Processes differ in the number of programs to score, and `gather_object` would time out.
         meet(f"round {round_index + 1}, scoring")
         gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
         per_task = [found for _, found in gathered]
@@ -128,11 +128,11 @@ class Collection:
             try:
                 judge_share(tasks, source, self.judge, share, student=student, journal=journal, progress=bar)
             except Exception as error:
-                # What was paid for is kept, though not gathered, since other processes may be well.
+                # The programs generated so far were paid for: store them, though only in this process.
                 found, _ = self._experiences(share, None, round_index, filler=None)
                 self.buffer.add(experience for position in sorted(found) for experience in found[position])
                 if keeps_step(source, student):
-                    # The others wait inside a forward pass, not in `meet`.
+                    # The other processes wait inside a forward pass, where `meet` does not reach them.
                     raise
                 failure = error
             meet(f"round {round_index + 1}, collection", failure=failure)
@@ -141,7 +141,7 @@ class Collection:
     def _experiences(
         self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
     ) -> tuple[dict[int, list[Experience]], int]:
-        """Return the experiences of each task of a share, by position, and how many programs have no pass rate."""
+        """Return the experiences of each of this process's tasks, by position, and the number of unjudged programs."""
         kept = {
             position: [one for one in programs if one.verdict.pass_rate is not None]
             for position, programs in sorted(share.judged.items())
@@ -157,23 +157,22 @@ class Collection:
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
-    """Fill the trainer's buffer at the start of each round: phases B and T of the BTP pipeline.
+    """A callback that fills the trainer's buffer at the start of each round: phases B and T of the BTP pipeline.
 
-    What is not given here, `PPERTrainer` fills in from its arguments.
+    `PPERTrainer` supplies every argument that is left out.
 
     Args:
-        source: Where programs come from; beam search with the model in training by default.
-        judge: Who runs them; a judge with the limits of `PPERConfig` by default.
-        tasks: What to write programs for; the trainer's `train_dataset` by default.
-        journal_folder: Where each round keeps its programs as soon as they are judged, so that a killed collection
-            goes on where it was; `_pper/journal` in the trainer's output folder by default.
-        scorer: Whose log-probabilities programs get for which their source has none; those of the model in training by
-            default.
-        learn: "completion" for what was written, word for word; "program" for the program alone, without the prose
-            and fences of a chatting teacher: its log-probability then is the scorer's.
+        source: The source of the programs; beam search with the model in training by default.
+        judge: The judge that runs the programs; a judge with the limits of `PPERConfig` by default.
+        tasks: The tasks to write programs for; the trainer's `train_dataset` by default.
+        journal_folder: Folder in which each round writes its programs as soon as they are judged, so that a killed
+            collection continues where it stopped; `_pper/journal` in the trainer's output folder by default.
+        scorer: Computes log-probabilities of programs whose source has none; the model in training by default.
+        learn: The text to learn: "completion" for the completion exactly as written; "program" for the program alone,
+            without the prose and fences of a chat reply. Its log-probability is then computed by the scorer.
 
     Raises:
-        ValueError: `learn` is neither.
+        ValueError: `learn` has another value.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -215,16 +214,16 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         steps_per_round: int = 1,
         on_collected: Callable[[CollectionReport], None] | None = None,
     ) -> Collection:
-        """Take the parts of a trainer; a part that the collector was made with stays.
+        """Supply the missing parts from a trainer; parts given to the constructor take precedence.
 
         Args:
             buffer: The buffer to fill.
-            source: Writes programs.
-            judge: Runs them.
+            source: The source of the programs.
+            judge: The judge that runs the programs.
             journal_folder: Folder of the journals.
-            find_student: Called at each collection for the model in training.
-            steps_per_round: Optimizer steps between two collections.
-            on_collected: Called with the report of each collection.
+            find_student: Function that returns the model in training, called at each collection.
+            steps_per_round: Number of optimizer steps between two collections.
+            on_collected: Function called with the report of each collection.
 
         Returns:
             The collection, with all of its parts.
@@ -263,7 +262,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Collect for the round that starts, unless a resumed run already holds it."""
+        """Collect the programs of the round that begins, unless a resumed run has collected them already."""
+        # Counted in steps, not epochs: when a run resumes, the Trainer calls this in the middle of an epoch, too.
         round_index = state.global_step // self._steps_per_round
         if round_index < self.next_round:
             return
@@ -275,7 +275,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 self._on_collected(report)
 
     def collect(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
-        """Generate, judge and store one round of programs; see `Collection.run`.
+        """Generate, judge and store the programs of a round; see `Collection.run`.
 
         Raises:
             ValueError: The collector is not attached to a buffer.
@@ -288,16 +288,16 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
 
 def _incomplete(**parts: object) -> ValueError:
     missing = [name for name, part in parts.items() if part is None]
-    return ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
+    return ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which supplies them")
 
 
 def _count_unextracted(share: Share, round_index: int) -> int:
-    """Return in how many completions of all processes there was no program, and warn of them."""
+    """Return the number of completions without a program in all processes, and warn about them."""
     task_ids: list[str] = gather_object(share.unextracted())
     if task_ids and PartialState().is_main_process:
         logger.warning(
-            "round %d: no program was found in %d completions, the first for task %r; look at a few: the model may be "
-            "asked in a way that it does not answer in code, or be cut off",
+            "round %d: no program was found in %d completions, the first for task %r. Read some of them: the prompt "
+            "may not ask for code, or the completions may end too early",
             round_index + 1,
             len(task_ids),
             task_ids[0],
@@ -306,21 +306,23 @@ def _count_unextracted(share: Share, round_index: int) -> int:
 
 
 def _plain(judged: JudgedProgram) -> JudgedProgram:
-    """Put a completion that is the program alone in the place of what was written, where there is one."""
+    """Replace the completion by a completion that consists of the program alone, if there is such a completion."""
     task, generated = judged.task, judged.generated
     text = plain_completion(judged.program, prompt=task.prompt, entry_point=task.entry_point)
     if not judged.extracted or text is None or text == generated.completion:
         return judged
+    # The log-probability was that of the completion as written, with its prose.
     return replace(judged, generated=replace(generated, completion=text, logprob=None, num_tokens=None, scorer=""))
 
 
 def _with_logprobs(
     judged: Sequence[JudgedProgram], scorer: Scorer | None, filler: CodingTask | None
 ) -> list[JudgedProgram]:
-    """Score what the source had no log-probability for."""
+    """Compute the missing log-probabilities of programs."""
     scored = list(judged)
     if scorer is None:
         return scored
+    # Called without missing programs, too: the processes of a sharded model have to score together.
     missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
     pairs = [(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
     found = scorer.score(pairs, filler=None if filler is None else filler.prompt)

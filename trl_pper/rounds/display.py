@@ -1,19 +1,7 @@
-"""What a person sees of a collection or an evaluation while it runs, and the line that stays when it is done.
+"""Show a collection or an evaluation while it runs: progress bars, log lines, and tables of programs.
 
-Enters: counts and verdicts, from any thread. Leaves: a bar on a terminal or in a notebook, below the Trainer's own,
-gone when the work is done; and lines, each whole, wherever the output goes.
-
-The bars are tqdm's because the Trainer's is: bars of one library know of each other's lines and share a lock, where a
-second library that moves the cursor tears what the first one drew.
-
-Text that others wrote, for eyes: what is not seen, or acts on a terminal, or reorders the rest, is spelled out.
-
-Enters: any text. Leaves: text that shows all it holds. Letters of every script stay as they are.
-
-The programs of a round as a table, on the terminal and in trackers, as `log_completions` of TRL's trainers has it.
-
-Enters: a buffer and a round. Leaves: a printed sample of what the buffer holds of that round, and all of it as a table
-`completions` in wandb and trackio. Nothing is written into the run's folder: what lies there may be pushed.
+A table of a round's programs is printed as a sample, and logged as a whole to wandb and trackio, like the table of
+`log_completions` in TRL's trainers. Nothing is written into the run's folder, which may be pushed to the Hub.
 """
 
 from __future__ import annotations
@@ -45,19 +33,25 @@ from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.tasks.task import Prompt
 
-#: What matters most stands first: a narrow terminal cuts the end off.
+# All bars are tqdm's, like the Trainer's: tqdm's bars know each other's lines and share a lock. A second library that
+# moves the cursor, such as rich, would break them.
+
+#: The most important parts come first, since a narrow terminal cuts off the end.
 _FORMAT = "{desc}{n_fmt}/{total_fmt} {unit} |{bar}| {remaining} left{postfix}"
 _IN_NOTEBOOK = _terminal_or_notebook is not _terminal
 
 
 class CollectionProgress:
-    """Show how far a collection is: tasks done, time left, programs generated, judged and passing, programs a second.
+    """A progress bar of a collection: tasks done, time left, and programs generated, judged and passing.
+
+    The bar stands below the Trainer's own and disappears at the end. Its methods can be called in any thread.
 
     Args:
-        total: Number of tasks, or of programs where `unit` says so.
-        title: Written before the bar.
-        unit: What is counted, "tasks" or "programs".
-        quiet: Whether to show nothing; nothing is shown either where the standard error is no terminal.
+        total: Number of tasks, or of programs if they are the unit.
+        title: Text before the bar.
+        unit: The unit of the bar, "tasks" or "programs", perhaps after "own".
+        quiet: Whether to show no bar. No bar is shown either if the standard error is neither a terminal nor a
+            notebook.
     """
 
     def __init__(self, total: int, *, title: str = "", unit: str = "tasks", quiet: bool = False) -> None:
@@ -75,7 +69,7 @@ class CollectionProgress:
     def __enter__(self) -> CollectionProgress:
         self._since = time.monotonic()
         if self._shown:
-            # Without smoothing, the time left follows from all that was done: programs come in bursts.
+            # Programs come in bursts. Without smoothing, the time left is computed from all tasks done so far.
             self._bar = tqdm(**self._options, bar_format=_FORMAT, leave=False, dynamic_ncols=True, smoothing=0)
         return self
 
@@ -87,19 +81,30 @@ class CollectionProgress:
             self._bar = None
 
     def generated(self, programs: int) -> None:
-        """Count one task for which this many programs were generated."""
+        """Count the generated programs of a task."""
         self.programs_generated += programs
         self._draw()
 
     def judged(self, verdicts: Sequence[Verdict], *, unextracted: int = 0) -> None:
-        """Count one task whose programs got these verdicts; in so many completions there was no program."""
+        """Count a judged task.
+
+        Args:
+            verdicts: The verdicts on its programs.
+            unextracted: Number of its completions without a program.
+        """
         self._count(verdicts, unextracted)
         self._draw()
 
     def restored(self, verdicts: Sequence[Verdict], *, unextracted: int = 0) -> None:
-        """Count one task that was done before a restart: it says nothing of how fast this run is."""
+        """Count a task that was judged before a restart.
+
+        Args:
+            verdicts: The verdicts on its programs.
+            unextracted: Number of its completions without a program.
+        """
         self.programs_generated += len(verdicts)
         self.programs_restored += len(verdicts)
+        # Such tasks come at once: the rate of this run must not include them.
         if self._bar is not None:
             self._bar.initial += self._advance(verdicts)
         self._count(verdicts, unextracted)
@@ -116,7 +121,7 @@ class CollectionProgress:
             self._bar.n += self._advance(verdicts)
 
     def _draw(self) -> None:
-        # At every change, however fast they come: what is not drawn now may wait for the next batch of a model.
+        # At every change, since the next change may come only with the next batch of the model, minutes later.
         if self._bar is not None:
             self._bar.set_postfix_str(self._counts(), refresh=True)
 
@@ -130,16 +135,16 @@ class CollectionProgress:
 
 
 def shows_bars() -> bool:
-    """Return whether somebody is there to look at a bar: a terminal, or a notebook that can draw one."""
+    """Return whether the output can show a bar: a terminal, or a notebook with widgets."""
     return _IN_NOTEBOOK or sys.stderr.isatty()
 
 
 def say(line: str, *, log_level: int = logging.WARNING) -> None:
-    """Print a line on the standard output, as the Trainer does with its logs; bars make room for it.
+    """Print a line on the standard output, above the bars, as the Trainer does with its logs.
 
     Args:
-        line: What to say.
-        log_level: The least that is logged; where that is errors only, nothing is said.
+        line: The line.
+        log_level: The log level of the run. If only errors are logged, the line is not printed.
     """
     if log_level <= logging.WARNING:
         tqdm.write(line, file=sys.stdout)
@@ -147,17 +152,18 @@ def say(line: str, *, log_level: int = logging.WARNING) -> None:
 
 @contextmanager
 def making_room() -> Iterator[None]:
-    """Let what is printed inside stand above the bars, which are drawn again afterwards."""
+    """Clear the bars inside the context, so that the output is printed above them, and redraw them afterwards."""
     with tqdm.external_write_mode(file=sys.stdout):
         yield
 
 
 @contextmanager
 def warnings_above_bars() -> Iterator[None]:
-    """Print what is logged inside above the bars, not into them, where it would go to a terminal."""
+    """Print log messages inside the context above the bars."""
     if not shows_bars():
         yield
         return
+    # transformers has a handler of its own, from which nothing reaches the root logger.
     loggers, theirs = [logging.getLogger()], logging.getLogger("transformers")
     if not theirs.propagate:
         loggers.append(theirs)
@@ -165,8 +171,8 @@ def warnings_above_bars() -> Iterator[None]:
         yield
 
 
-#: Control and format characters, bidirectional overrides and separators of lines among them, and half characters. Tabs
-#: and new lines are themselves. The script of the report has the same.
+#: Control and format characters, including bidirectional overrides and line separators, and lone surrogates; without
+#: tabs and line feeds. The report's script has the same list.
 INVISIBLE = (
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\U000e0000-\U000e007f]"
@@ -174,22 +180,23 @@ INVISIBLE = (
 
 
 def visible(text: str) -> str:
-    r"""Return text in which characters of `INVISIBLE` are written as their code points.
+    r"""Replace characters of `INVISIBLE` in untrusted text by their code points.
 
     Examples:
         >>> print(visible("\x1b[2Jreturn\u202e x"))
         ⟨U+001B⟩[2Jreturn⟨U+202E⟩ x
     """
+    # A program could clear the terminal by an escape sequence, or show its code in another order than it runs.
     return re.sub(INVISIBLE, lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", text)
 
 
 def shortened(text: str, *, lines: int, characters: int) -> str:
-    """Return text fit for a terminal, at most so many lines and characters of it; the rest is counted.
+    """Shorten untrusted text for a terminal; the last line tells how many characters are left out.
 
     Args:
-        text: Anything; tabs become four spaces, and line ends line feeds.
-        lines: The most lines that are kept.
-        characters: The most characters that are kept, before any is spelled out.
+        text: The text. Tabs become four spaces, and line ends become line feeds.
+        lines: Largest number of lines.
+        characters: Largest number of characters, before invisible characters are replaced by their code points.
     """
     plain = text.replace("\r\n", "\n")
     kept = "\n".join(plain[:characters].split("\n")[:lines])
@@ -197,13 +204,13 @@ def shortened(text: str, *, lines: int, characters: int) -> str:
     return shown if len(kept) == len(plain) else f"{shown}\n… {len(plain) - len(kept)} more characters"
 
 
-#: Those of TRL's trackers that take tables.
+#: The trackers of TRL that accept tables.
 _WITH_TABLES = ("wandb", "trackio")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One program of the table; columns that TRL's table has too are called as there."""
+    """A row of the table, with a program; columns that TRL's table has, too, have the same names."""
 
     step: int
     task_id: str
@@ -217,18 +224,18 @@ class TableRow:
 
 
 def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int | None = None) -> list[TableRow]:
-    """Return what a buffer holds of a round, the highest P2Value first.
+    """Return the programs of a round in a buffer as rows, the highest P2Value first.
 
     Args:
-        buffer: Where the round's programs are; those that left it for its capacity are not in the table.
+        buffer: The buffer; evicted programs are not in the table.
         round_index: The round, from 0.
-        step: The optimizer step at which it was collected.
-        number: How many rows to choose, evenly spaced from the highest P2Value to the lowest, so that a few rows show
-            what the draw favours and what it leaves; None for all.
+        step: The optimizer step at which the round was collected.
+        number: Number of rows, evenly spaced from the highest to the lowest P2Value; None for all.
     """
     held = np.flatnonzero(buffer.round_indices() == round_index)
     p2values, possibilities = buffer.p2values(), buffer.possibilities()
     ordered = held[np.argsort(-p2values[held], kind="stable")]
+    # Spaced, so that a few rows show both programs that are drawn often and programs that are hardly drawn.
     chosen = ordered[spaced(len(ordered), number)]
     return [
         TableRow(
@@ -247,7 +254,7 @@ def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int
 
 
 def spaced(total: int, number: int | None) -> list[int]:
-    """Return `number` places in 0..total-1, evenly spaced, the first and the last among them.
+    """Return `number` evenly spaced integers from 0 to total - 1, both included; all if there are fewer.
 
     Examples:
         >>> spaced(9, 3), spaced(9, 1), spaced(2, 5)
@@ -259,7 +266,7 @@ def spaced(total: int, number: int | None) -> list[int]:
 
 
 def describe_verdict(experience: Experience) -> str:
-    """Return how the tests of a program ended, in words: "passed", or what went wrong how often.
+    """Return the outcomes of a program's tests as text: "passed", or the number of tests with each outcome.
 
     Examples:
         >>> describe_verdict(Experience(
@@ -269,16 +276,17 @@ def describe_verdict(experience: Experience) -> str:
     """
     counts = Counter(experience.outcomes)
     if set(counts) <= {Outcome.PASSED}:
+        # Without outcomes only the pass rate is known.
         return "passed" if experience.pass_rate == 1.0 else ""
     return ", ".join(f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in Outcome if counts[outcome])
 
 
 def print_rows(rows: Sequence[TableRow], *, title: str) -> None:
-    """Print rows as a table on the standard output, with prompts and long programs cut; bars make room for it.
+    """Print rows as a table on the standard output, above the bars, with shortened prompts and programs.
 
     Args:
-        rows: What to print; nothing is printed for none.
-        title: Written above the table.
+        rows: The rows; without rows nothing is printed.
+        title: Title of the table.
     """
     if not rows:
         return
@@ -290,7 +298,7 @@ def print_rows(rows: Sequence[TableRow], *, title: str) -> None:
     table.add_column("Verdict", style="bright_white", ratio=1, min_width=8, overflow="fold")
     for row in rows:
         possibility = "unknown" if math.isnan(row.possibility) else f"{row.possibility:.3g}"
-        # Text, not a string: what others wrote is no markup.
+        # `Text`, since rich reads markup in strings, and prompts and programs may contain square brackets.
         table.add_row(
             Text(shortened(_asked(row.prompt), lines=8, characters=300)),
             Text(shortened(row.program, lines=40, characters=2000)),
@@ -304,14 +312,15 @@ def print_rows(rows: Sequence[TableRow], *, title: str) -> None:
 
 
 def log_rows(rows: Sequence[TableRow], report_to: Sequence[str]) -> None:
-    """Log rows as the table `completions` to those of some trackers that take tables and have a run.
+    """Log rows as a table `completions` to each tracker that accepts tables and has a run.
 
     Args:
-        rows: What to log, whole.
+        rows: The rows, which are not shortened.
         report_to: Names of trackers, as in `TrainingArguments`.
     """
     if not rows:
         return
+    # Trackers and pandas are imported only for a run that reports to them.
     import pandas
 
     frame = pandas.DataFrame([asdict(row) for row in rows])
@@ -324,13 +333,13 @@ def log_rows(rows: Sequence[TableRow], report_to: Sequence[str]) -> None:
 def show_round(
     buffer: ReplayBuffer, round_index: int, *, step: int, number: int | None, report_to: Sequence[str]
 ) -> None:
-    """Print a sample of a round's programs, and log all of them to trackers that take tables.
+    """Print a sample of a round's programs, and log all of them to trackers that accept tables.
 
     Args:
-        buffer: Where they are.
+        buffer: The buffer with the programs.
         round_index: The round, from 0.
-        step: The optimizer step at which it was collected.
-        number: How many to print; None for all.
+        step: The optimizer step at which the round was collected.
+        number: Number of programs to print; None for all.
         report_to: Names of trackers, as in `TrainingArguments`.
     """
     sample = table_rows(buffer, round_index, step=step, number=number)
@@ -340,7 +349,7 @@ def show_round(
 
 
 def _tracker(name: str) -> Any:
-    """Return the module of a tracker whose run the Trainer has begun; None where there is none."""
+    """Return the module of a tracker with the Trainer's run; None if there is no run."""
     if name == "trackio":
         import trackio
 
@@ -351,5 +360,5 @@ def _tracker(name: str) -> Any:
 
 
 def _asked(prompt: Prompt) -> str:
-    """Return what a prompt asks: its text, or what the last message of a chat says."""
+    """Return the text of a prompt, or the content of the last chat message."""
     return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")

@@ -1,7 +1,6 @@
-"""Evaluation on tasks: generate programs with the model as it is, judge them, and sum up (paper, section 4).
+"""Evaluate a model on tasks: generate programs, judge them, and compute scores (paper, section 4).
 
-Enters: tasks, a source of programs and a judge. Leaves: counts for each task, the same in every process, and of them
-the numbers the Trainer logs. No program is kept once it was counted.
+All processes return the same counts and scores. Programs are not stored.
 """
 
 from __future__ import annotations
@@ -27,21 +26,19 @@ from trl_pper.tasks.task import CodingTask
 
 @dataclass(frozen=True, kw_only=True)
 class TaskScores:
-    """How a model does on a set of tasks; every rate is a share in [0, 1] of the tasks that could be judged.
-
-    The most probable program of each task speaks for the model; all k of them tell what more search would find.
+    """A record of the scores of a model on a set of tasks; fractions refer to the tasks that could be judged.
 
     Args:
-        pass_rate: Mean pass rate of all judged programs.
-        first_pass_rate: Mean pass rate of the most probable program of each task.
-        accuracy: Share of tasks whose most probable program passes every test (strict accuracy).
-        solved: Share of tasks for which any of the k programs passes every test (pass@k of a beam search).
-        num_programs: k, the most programs any task has.
+        pass_rate: Mean pass rate of all judged programs, in [0, 1].
+        first_pass_rate: Mean pass rate of the first program of each task, which a beam search finds most probable.
+        accuracy: Fraction of the tasks whose first program passes every test (strict accuracy), in [0, 1].
+        solved: Fraction of the tasks with any program that passes every test (pass@k of a beam search), in [0, 1].
+        num_programs: k, the largest number of programs of any task.
         tasks: Number of tasks judged.
-        unjudged: Number of tasks whose most probable program could not be judged.
-        programs: Programs judged.
+        unjudged: Number of tasks whose first program could not be judged.
+        programs: Number of programs generated.
         runtime: Wall time, in seconds.
-        accuracy_by_difficulty: The accuracy on the tasks of each difficulty, where there are several.
+        accuracy_by_difficulty: The accuracy on the tasks of each difficulty; empty without difficulties.
     """
 
     pass_rate: float
@@ -56,7 +53,7 @@ class TaskScores:
     accuracy_by_difficulty: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
-        """Return the scores as the Trainer logs them, `solved` under the name `pass@k` with k as a number."""
+        """Return the scores as metrics for the Trainer; `solved` is named `pass@k`, with k as a number."""
         scores = asdict(self)
         by_difficulty = scores.pop("accuracy_by_difficulty")
         solved, k = scores.pop("solved"), scores.pop("num_programs")
@@ -64,7 +61,7 @@ class TaskScores:
         return {f"pass@{k}": solved, **{name: float(value) for name, value in scores.items()}, **groups}
 
     def line(self, name: str = "evaluation") -> str:
-        """Return the scores in one line, for people and for log files."""
+        """Return the scores in a readable line."""
         parts = [
             f"{name}: {self.tasks} tasks, {self.programs} programs",
             f"accuracy {self.accuracy:.3f}",
@@ -77,12 +74,12 @@ class TaskScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What the programs of all tasks came to.
+    """The counts of an evaluation, from which scores are computed.
 
     Args:
-        counts: Those of each task, in the order of the tasks.
-        restored: Programs that a journal held from before a restart.
-        seconds: Wall time of both phases on this process.
+        counts: The counts of each task, in the order of the tasks.
+        restored: Number of programs that were read from a journal after a restart.
+        seconds: Wall time of both phases in this process.
     """
 
     counts: list[TaskCounts]
@@ -100,20 +97,24 @@ def tally(
     progress: CollectionProgress | None = None,
     on_judged: Callable[[int, list[JudgedProgram]], None] | None = None,
 ) -> Tally:
-    """Generate, judge and count programs for tasks; every process does its share and all return the same counts.
+    """Generate, judge and count programs for tasks, which are divided among the processes.
 
     Args:
-        tasks: What to write programs for, in the same order in every process.
-        source: Who writes them.
-        judge: Who runs them.
-        student: The model in training, for a source that needs one.
-        journal: Where each task's programs are kept as soon as they are judged, and taken from after a restart.
-        progress: Shown how far this process is.
-        on_judged: Called with the position of each task of this process and its judged programs.
+        tasks: The tasks to write programs for, in the same order in every process.
+        source: The source of the programs.
+        judge: The judge that runs the programs.
+        student: The model in training, for a source that needs it.
+        journal: The journal that each task's programs are written to as soon as they are judged, and read from after a
+            restart.
+        progress: The progress bar.
+        on_judged: Function called with the position of each of this process's tasks and its judged programs.
+
+    Returns:
+        The counts, the same in every process.
 
     Raises:
         OtherProcessFailed: Another process failed.
-        Exception: Whatever the source raises, after the programs it wrote before were judged.
+        Exception: An error of the source, after the programs generated before it are judged.
     """
     found: dict[int, TaskCounts] = {}
 
@@ -134,6 +135,7 @@ def tally(
     try:
         judge_share(tasks, source, judge, share, student=student, journal=journal, progress=progress)
     except Exception as error:
+        # The other processes of a sharded model wait inside a forward pass, where `meet` does not reach them.
         if keeps_step(source, student):
             raise
         failure = error
@@ -144,7 +146,7 @@ def tally(
 
 
 def progress_of_evaluation(tasks: int, source: ProgramSource, *, quiet: bool = False) -> CollectionProgress:
-    """Return the display of an evaluation on so many tasks: the main process shows its share."""
+    """Return the progress bar of an evaluation; only the main process shows a bar, for its own tasks."""
     state = PartialState()
     return CollectionProgress(
         sum(map(len, split_share(tasks, source))),
@@ -162,17 +164,20 @@ def evaluate_tasks(
     student: LocalModel | None = None,
     quiet: bool = True,
 ) -> TaskScores:
-    """Generate and judge programs for tasks; every process does its share and all return the same scores.
+    """Generate and judge programs for tasks, which are divided among the processes, and compute scores.
 
     Args:
-        tasks: What to write programs for.
-        source: Who writes them.
-        judge: Who runs them.
-        student: The model in training, for a source that needs one.
+        tasks: The tasks to write programs for.
+        source: The source of the programs.
+        judge: The judge that runs the programs.
+        student: The model in training, for a source that needs it.
         quiet: Whether to show no progress.
 
+    Returns:
+        The scores, the same in every process.
+
     Raises:
-        ValueError: There is no task, or no program could be judged.
+        ValueError: There is no task, or no task could be judged.
     """
     source = as_source(source)
     if not tasks:
@@ -180,12 +185,13 @@ def evaluate_tasks(
     started = time.perf_counter()
     with progress_of_evaluation(len(tasks), source, quiet=quiet) as progress:
         counts = tally(tasks, source, judge, student=student, progress=progress).counts
+    # A task whose first program has no verdict counts in no score: an infrastructure failure is not a wrong program.
     judged = [one for one in counts if one.first_pass_rate is not None]
     found = sum_up(judged)
     first_pass_rate, accuracy, solved = (each.value for each in (found.first_pass_rate, found.accuracy, found.solved))
     if found.pass_rate is None or first_pass_rate is None or accuracy is None or solved is None:
         first = counts[0].why_unjudged if counts[0].programs else "no program was generated"
-        raise ValueError(f"eval_dataset: none of the {len(tasks)} tasks could be judged; the first says: {first}")
+        raise ValueError(f"eval_dataset: none of the {len(tasks)} tasks could be judged. The first task: {first}")
     by_difficulty = {name: sum_up(group).accuracy.value for name, group in group_by(judged, "difficulty").items()}
     return TaskScores(
         pass_rate=found.pass_rate,

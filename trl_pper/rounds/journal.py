@@ -1,13 +1,8 @@
-"""The journal of a collection: every program on disk, with its verdict, as soon as it was judged.
+"""Write judged programs to a journal on disk as soon as they are judged, and read them after a restart.
 
-Enters: the judged programs of one task at a time. Leaves: on a restart, all that was written. Each process writes
-shards of its own and touches no other's, so nothing is locked. A shard in the making is an Arrow stream with one
-program to a batch, synced after each task; a finished one is Parquet. A crash costs at most the program that was being
-written, and reading says so. The journal holds programs that could not be judged, too: they were paid for.
-
-The journal beside the file that a command writes: it is kept as long as the file does not hold all of it.
-
-Enters: the file, and how many programs could not be judged. Leaves: the journal's folder, or nothing of it.
+A journal is a folder of shards. An unfinished shard is an Arrow stream with a program in each batch, synced after each
+task; a finished shard is a Parquet file. Each process writes its own shards, so that no locks are needed. A crash
+loses at most the program that was being written. Programs without a verdict are in the journal, too.
 """
 
 from __future__ import annotations
@@ -40,8 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Columns of a row, in order, and their Arrow types: the task (its prompt as JSON), the place among its programs, the
-#: program and its verdict.
+#: Columns of a row, in order, and their Arrow types: the task (its prompt as JSON), the index of the program among the
+#: task's programs, the program and its verdict.
 COLUMNS = {
     "task": "string",
     "task_id": "string",
@@ -63,14 +58,14 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedProgram:
-    """A generated program with what was extracted from it and what the judge said.
+    """A generated completion with the program extracted from it and its verdict.
 
     Args:
-        task: What it was written for.
+        task: The task.
         generated: The completion and its log-probability.
-        program: The program in the completion; it ran after the preamble of its task, if that has one.
-        verdict: What the judge said.
-        extracted: Whether there was a program in the completion; see `trl_pper.generation.extraction.extract`.
+        program: The program extracted from the completion, without the preamble of its task.
+        verdict: The verdict of the judge.
+        extracted: Whether a program was found in the completion; see `trl_pper.generation.extraction.extract`.
     """
 
     task: CodingTask
@@ -81,16 +76,19 @@ class JudgedProgram:
 
 
 def task_identity(task: CodingTask) -> str:
-    """Return what makes two tasks the same to a model, whatever their tests: a digest of task id, prompt and stops."""
-    # Tasks without stops keep the digest that journals had before there were any; so for the preamble below.
+    """Return a digest of everything in a task that decides its completions: task id, prompt and stops."""
+    # The tests are left out: a program can be judged by other tests without generating it again. Empty stops are left
+    # out so that journals written without this field are still found; the same holds for the preamble below.
     return digest([task.task_id, task.prompt, *([list(task.stop)] if task.stop else [])])
 
 
 def judging_identity(task: CodingTask, limits: Limits) -> str | None:
-    """Return what makes two verdicts comparable: a digest of the tests, of what a program may use and of the preamble.
+    """Return a digest of everything that decides verdicts on a task: tests, limits and preamble.
 
-    None for tests that compare with a function, of which nobody can tell whether it is still the same.
+    Returns:
+        The digest; None for tests with a comparison function.
     """
+    # Nothing tells whether a function is the same as before the restart.
     if isinstance(task.tests, StdioTests) and callable(task.tests.compare):
         return None
     preamble = [] if task.preamble is None else [task.preamble]
@@ -98,13 +96,13 @@ def judging_identity(task: CodingTask, limits: Limits) -> str | None:
 
 
 def digest(plain: Any) -> str:
-    """Return 32 hexadecimal digits that stand for a value of plain types."""
+    """Return a digest (32 hexadecimal digits) of a value that consists of plain types."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """The programs of one task as a journal holds them.
+    """The programs of a task that were read from a journal.
 
     Args:
         programs: All programs of the task, in the order in which they were generated.
@@ -116,11 +114,11 @@ class JournalEntry:
 
 
 class Journal:
-    """The shards of one collection in a folder, read and appended to.
+    """A journal of a collection.
 
     Args:
-        folder: Where the shards live; made when the first program is written.
-        process_index: Which of several processes writes; part of its shards' names.
+        folder: Folder of the shards; created when the first program is written.
+        process_index: Index of this process; part of the names of its shards.
 
     Examples:
         >>> import tempfile
@@ -143,19 +141,20 @@ class Journal:
         self.close()
 
     def read(self, tasks: Sequence[CodingTask]) -> dict[int, JournalEntry]:
-        """Return what the journal holds of `tasks`, by their position; see `entries`."""
+        """Return the entries of `tasks`, by the position of the task; see `entries`."""
         return dict(self.entries(tasks))
 
     def entries(self, tasks: Sequence[CodingTask]) -> Iterator[tuple[int, JournalEntry]]:
-        """Yield the positions of `tasks` with what the journal holds of them, in the order in which it was written.
+        """Yield the entries of `tasks` with the position of the task, in the order in which they were written.
 
-        A task with a program missing is left out. A torn shard is read as far as it goes, and a warning tells what it
-        lost. Each task is held only until all of it was read.
+        A task with a missing program is left out. An incomplete shard is read as far as possible, with a warning.
         """
+        # Journals can be larger than memory: a first pass finds the last row of each task, so that the second pass can
+        # yield the task there and forget its rows.
         positions: dict[str, list[int]] = {}
         for position, task in enumerate(tasks):
             positions.setdefault(task_identity(task), []).append(position)
-        # Listed once, as other processes may be writing shards of their own meanwhile.
+        # Listed once: other processes may add shards between the two passes.
         shards = _shards(self.folder)
         last = {row["task"]: place for place, row in _rows(shards) if row["task"] in positions}
         rows: dict[str, dict[int, dict[str, Any]]] = {}
@@ -163,7 +162,7 @@ class Journal:
             name = row["task"]
             if name not in last:
                 continue
-            # Later rows win: a program judged again is appended again.
+            # A program that is judged again is appended again: the later row counts.
             rows.setdefault(name, {})[row["place"]] = row
             if place == last[name]:
                 found = rows.pop(name)
@@ -172,11 +171,11 @@ class Journal:
                         yield position, _entry(tasks[position], found)
 
     def append(self, task: CodingTask, programs: Sequence[JudgedProgram], *, judged_by: str | None) -> None:
-        """Write the programs of one task; they are on the disk when this returns.
+        """Write the programs of a task; they are on disk when this method returns.
 
         Args:
-            task: What they were written for.
-            programs: All its programs, in the order in which they were generated.
+            task: The task.
+            programs: All programs of the task, in the order in which they were generated.
             judged_by: The `judging_identity` of the verdicts.
         """
         if not programs:
@@ -193,20 +192,20 @@ class Journal:
         self._stream.write([{**shared, "place": place, **_row(one)} for place, one in enumerate(programs)])
 
     def close(self) -> None:
-        """Finish the shard that is being written: it becomes a Parquet file."""
+        """Convert the shard that is being written to a Parquet file."""
         if self._stream is not None:
             self._stream.finish()
             self._stream = None
 
     def _new_shard(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Numbered after all that are there, so that the order of names is the order of writing.
+        # Numbered after all existing shards, so that the order of names is the order of writing.
         numbers = [int(path.name.split("-")[0]) for path in _shards(self.folder)]
         return self.folder / f"{max(numbers, default=-1) + 1:06d}-{self.process_index:05d}.arrows"
 
 
 class _Stream:
-    """One shard in the making."""
+    """A shard that is being written."""
 
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
@@ -214,6 +213,7 @@ class _Stream:
         self.path = path
         self.schema = _schema()
         self._file = path.open("xb")
+        # After a crash the file must exist in its folder, too.
         sync_folder(path.parent)
         self._writer = pa.ipc.new_stream(self._file, self.schema)
 
@@ -222,13 +222,14 @@ class _Stream:
         import pyarrow as pa
 
         batch = pa.RecordBatch.from_pylist(list(rows), schema=self.schema)
+        # A batch for each program, with a checksum: a crash then damages the last program only, and detectably.
         for index, row in enumerate(batch.to_pylist()):
             self._writer.write_batch(batch.slice(index, 1), custom_metadata={_CHECKSUM: _checksum(row)})
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Put a Parquet file in the stream's place."""
+        """Replace the stream by a Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -239,6 +240,7 @@ class _Stream:
             atomic_file(self.path.with_suffix(".parquet")) as file,
             pq.ParquetWriter(file, self.schema, compression="zstd") as writer,
         ):
+            # Group by group: an evaluation's shard may not fit in memory.
             while group := list(itertools.islice(rows, _ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pylist(group, schema=self.schema))
         self.path.unlink()
@@ -247,11 +249,12 @@ class _Stream:
 def _shards(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
+    # Names with a dot are files that `atomic_file` has not finished.
     return sorted(path for path in folder.iterdir() if path.suffix in (".arrows", ".parquet") and path.name[0] != ".")
 
 
 def _rows(shards: Sequence[Path], *, warn: bool = True) -> Iterator[tuple[tuple[Path, int], dict[str, Any]]]:
-    """Yield every row with where it stands."""
+    """Yield every row with its location, the shard and the number of the row."""
     for path in shards:
         rows = _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path, warn=warn)
         for number, row in enumerate(rows):
@@ -285,7 +288,7 @@ def _stream_rows(path: Path, *, warn: bool = True) -> Iterator[dict[str, Any]]:
         if not warn:
             return
         logger.warning(
-            "%s: torn after %d programs (%s); at most the one that was being written is lost", path, read, error
+            "%s: torn after %d programs (%s); at most the program that was being written is lost", path, read, error
         )
 
 
@@ -331,7 +334,7 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
             logprob=row["logprob"],
             num_tokens=row["num_tokens"],
             source=row["source"],
-            # Journals of earlier versions do not say.
+            # Journals of earlier versions lack these columns.
             scorer=row.get("scorer") or "",
             settings=row.get("settings") or "",
         ),
@@ -348,20 +351,20 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
 def _extracted(task: CodingTask, row: dict[str, Any]) -> bool:
     known = row.get("extracted")
     if known is None:
-        # Journals did not say, once.
+        # Journals of earlier versions lack this column.
         return extract(row["completion"], prompt=task.prompt, entry_point=task.entry_point).found
     return bool(known)
 
 
 def journal_beside(output: Path) -> Path:
-    """Return the folder of the journal of an output file."""
+    """Return the journal folder of an output file: the file's name with `.journal`."""
     return output.with_name(f"{output.name}.journal")
 
 
 def clear_journal(folder: Path, *, unjudged: int) -> None:
-    """Remove a journal, unless it holds programs that could not be judged; then say so."""
+    """Remove a journal or, if some of its programs could not be judged, print how to judge them."""
     if unjudged:
-        print(f"The programs without a verdict are kept in {folder}; run this again to have them judged")
+        print(f"The programs without a verdict are kept in {folder}; run the command again to judge them")
     else:
-        # All of it is in the output now; left behind, it would stand for the next run.
+        # All programs are in the output file now. Left behind, the journal would replace the work of the next run.
         shutil.rmtree(folder, ignore_errors=True)

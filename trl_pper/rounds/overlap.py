@@ -1,8 +1,8 @@
-"""Generate programs and judge them at the same time, for collection and evaluation alike.
+"""Generate programs and judge them at the same time, for collection and evaluation.
 
-Each task's programs go to the judge as soon as the source has written them. Verdicts are handed on in the order of
-the tasks, in the judge's threads, while the source goes on writing. When the source fails, the programs it wrote
-before are judged and handed on first.
+Each task's programs go to the judge as soon as the source has written them. Judged programs are passed to a callback
+in the order of the tasks, in the judge's threads, while the source goes on writing. If the source fails, the programs
+that it wrote before are judged and passed on first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class PhaseSeconds:
-    """Wall time spent generating and judging, in seconds; the two overlap."""
+    """A record of the wall time spent on generating and on judging, in seconds; the two overlap."""
 
     generate: float = 0.0
     judge: float = 0.0
@@ -46,23 +46,22 @@ def judge_programs(
     progress: CollectionProgress | None = None,
     seconds: PhaseSeconds | None = None,
 ) -> None:
-    """Generate programs and judge them meanwhile.
+    """Generate programs, and judge them at the same time.
 
     Args:
         tasks: The tasks to write programs for.
-        source: Writes the programs.
-        judge: Runs them.
-        on_judged: Called, in another thread, with the position of each task and its judged programs, in the order of
-            the tasks. The list belongs to the callee.
-        student: The model in training, for a source that needs one.
+        source: The source of the programs.
+        judge: The judge that runs the programs.
+        on_judged: Function called, in another thread, with the position of each task and the list of its judged
+            programs, in the order of the tasks. It may change the list.
+        student: The model in training, for a source that needs it.
         wanted: Positions of tasks whose programs are judged; programs of other tasks are generated and dropped. None
             for all tasks.
-        progress: Shown how many programs were generated, judged and passing.
-        seconds: Filled with the wall time of both phases.
+        progress: The progress bar.
+        seconds: The record to add the wall time of both phases to.
 
     Raises:
-        Exception: Whatever the source, the judge or `on_judged` raises, once the programs generated before are
-            judged.
+        Exception: An error of the source, the judge or `on_judged`, once the programs generated before are judged.
     """
     seconds = seconds or PhaseSeconds()
     judging = _Judging(judge, on_judged, progress, seconds)
@@ -74,7 +73,7 @@ def judge_programs(
                     progress.generated(len(programs))
                 judging.put(position, task, programs)
     except Exception:
-        # A server gone after an hour: the programs it wrote until then were paid for.
+        # The programs generated so far were paid for, for instance by a server that fails after an hour.
         judging.finish()
         raise
     except BaseException:
@@ -85,7 +84,7 @@ def judge_programs(
 
 @dataclass(frozen=True, kw_only=True)
 class _Submitted:
-    """The programs of a task that the judge has."""
+    """The programs of a task that were submitted to the judge."""
 
     position: int
     task: CodingTask
@@ -102,7 +101,10 @@ class _Submitted:
 
 
 class _Judging:
-    """The judging half of `judge_programs`: hands judged programs on, in order, in the threads of the judge."""
+    """A queue that submits programs to the judge, and passes judged programs to a callback in the order of the tasks.
+
+    The callback runs in the threads of the judge.
+    """
 
     def __init__(
         self,
@@ -122,7 +124,7 @@ class _Judging:
         self._busy_since = 0.0
 
     def put(self, position: int, task: CodingTask, programs: Sequence[GeneratedProgram]) -> None:
-        """Have the programs of a task judged; raise the error of an earlier task, if there was one."""
+        """Submit the programs of a task to the judge; raise the error of an earlier task, if any."""
         if self._error is not None:
             raise self._error
         found = [extract(one.completion, prompt=task.prompt, entry_point=task.entry_point) for one in programs]
@@ -133,17 +135,19 @@ class _Judging:
             self._submitted.append(
                 _Submitted(position=position, task=task, programs=programs, found=found, verdicts=verdicts)
             )
+        # Outside the lock: the callback runs at once if the verdicts are there already, and takes the lock itself.
         verdicts.add_done_callback(self._hand_on)
 
     def finish(self) -> None:
-        """Wait until everything is handed on; raise the first error."""
+        """Wait until all programs are judged and passed on; raise the first error."""
         with self._changed:
             self._changed.wait_for(lambda: not self._submitted and not self._is_handing_on)
         if self._error is not None:
             raise self._error
 
     def abandon(self) -> None:
-        """Begin nothing more, and wait for nothing: the run was interrupted."""
+        """Cancel all programs that are not being judged yet, and wait for nothing."""
+        # The user has interrupted the run.
         with self._changed:
             self._error = self._error or concurrent.futures.CancelledError()
             waiting = list(self._submitted)
@@ -151,11 +155,9 @@ class _Judging:
             each.verdicts.cancel()
 
     def _hand_on(self, _: concurrent.futures.Future[list[Verdict]]) -> None:
-        """Hand on every task whose programs are judged, up to the first that is still being judged.
-
-        A single thread hands on at a time, and not under the lock: writing a journal takes its time, and the other
-        threads of the judge are to go on judging meanwhile.
-        """
+        """Pass on the programs of each judged task, up to the first task that is still being judged."""
+        # A single thread at a time, outside the lock: the callback writes a journal, which takes a while, and the
+        # other threads of the judge have to go on judging.
         while True:
             with self._changed:
                 if self._is_handing_on or not self._submitted or not self._submitted[0].verdicts.done():
@@ -168,7 +170,7 @@ class _Judging:
                 if self._error is None:
                     self._hand_on_one(first)
             except BaseException as error:
-                # A callback's error would be lost here: it is raised by `put` or `finish`.
+                # Futures swallow errors of their callbacks: `put` or `finish` raises it.
                 self._error = error
             with self._changed:
                 self._is_handing_on = False

@@ -15,28 +15,29 @@ logger = logging.getLogger(__name__)
 
 
 def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) -> ReplayBuffer:
-    """Give the programs of a buffer the log-probabilities of a named model.
+    """Compute the log-probabilities of a buffer's programs with a model.
 
     Args:
-        buffer: Whose programs to score; it stays as it is.
-        scorer: The model.
-        only_missing: Whether programs that have a log-probability keep it. Possibilities of different models do not
-            compare: with False all are of this one, and a program that does not fit its context has none.
+        buffer: The buffer; it stays as it is.
+        scorer: The model that computes them.
+        only_missing: Whether to score only programs without a log-probability. With False all programs are scored, and
+            a program that does not fit the model's context loses its log-probability.
 
     Returns:
         A buffer with the same settings, order and pass rates, and the tokenizer of the scorer.
 
     Raises:
-        ValueError: A prompt is chat messages, and the scorer's tokenizer has no template for them; or the
-            log-probabilities that stay are of another tokenizer than the scorer's.
+        ValueError: Prompts are chat messages, and the scorer's tokenizer has no chat template; or existing
+            log-probabilities refer to another tokenizer than the scorer's.
     """
     tokenizer = tokenizer_fingerprint(scorer.local.processing_class)
     stays = only_missing and any(one.logprob is not None for one in buffer)
     if stays and buffer.tokenizer not in (None, tokenizer):
         raise ValueError(
-            f"scorer: must have the buffer's tokenizer, {buffer.tokenizer}, as long as its log-probabilities stay; "
-            f"got {tokenizer}. Score all programs anew with only_missing=False (--all)"
+            f"scorer: must have the buffer's tokenizer, {buffer.tokenizer}, since existing log-probabilities refer to "
+            f"its tokens; got {tokenizer}. Score all programs anew with only_missing=False (--all)"
         )
+    # Possibilities of different models are not comparable: with False none of the others may remain.
     chosen = [one for one in buffer if one.logprob is None or not only_missing]
     scorer.check([one.prompt for one in chosen])
     found = scorer.score([(one.prompt, one.completion) for one in chosen])
@@ -53,26 +54,26 @@ def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) 
 
 
 def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> ReplayBuffer:
-    """Judge the programs of a buffer again, by other tests or limits, without generating anything.
+    """Judge the programs of a buffer again, with other tests or limits.
 
     Args:
-        buffer: Whose programs to judge; it stays as it is.
-        tasks: Their tasks, found by `task_id`.
-        judge: Who runs them.
+        buffer: The buffer; it stays as it is.
+        tasks: The tasks with their new tests, matched by `task_id`.
+        judge: The judge that runs the programs.
 
     Returns:
-        A buffer with the same settings and the new pass rates. Programs that could not be judged are left out, and a
-        warning tells how many.
+        A buffer with the same settings and the new pass rates. Programs that could not be judged are left out, with a
+        warning about their number.
 
     Raises:
-        ValueError: The buffer holds programs of a task that is not among `tasks`.
+        ValueError: The buffer has programs of a task that is not among `tasks`.
     """
     by_id = {task.task_id: task for task in tasks}
     missing = sorted({one.task_id for one in buffer} - by_id.keys())
     if missing:
         raise ValueError(
             f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
-            "Pass the tasks the programs were written for, with their new tests"
+            "Pass the tasks that the programs were written for, with their new tests"
         )
     verdicts = judge.run_pairs([(by_id[one.task_id], one.program) for one in buffer])
     judged = [

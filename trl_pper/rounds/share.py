@@ -1,8 +1,7 @@
-"""One process's share of a set of tasks: generated for, judged, and kept in a journal as it comes.
+"""Divide tasks among processes, and generate and judge the programs of this process's tasks.
 
-Enters: all tasks, a source and a judge. Leaves: the judged programs of this process's tasks, by position. Tasks are
-dealt out in whole batches of the source, so that the padding, and with it the last bits of a log-probability, depend
-neither on the number of processes nor on where an earlier attempt was killed.
+Tasks are divided in whole batches of the source, so that results depend neither on the number of processes nor on a
+restart. With a journal, programs from before a restart are reused.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from trl_pper.tasks.task import CodingTask
 
 @dataclass
 class Share:
-    """What one process did.
+    """The results of this process's tasks, filled while programs are judged.
 
     Args:
-        judged: The judged programs of each task, by the task's position; filled while they come.
-        restored: Programs that the journal held already, so that nothing was generated for them.
+        judged: The judged programs of each task, by the task's position; empty with `on_judged`.
+        restored: Number of programs that were read from the journal instead of generated.
         seconds: Wall time of both phases.
-        on_judged: Called with the position of each task and its judged programs, which are then not kept in `judged`:
-            a thousand programs of each task are more than a process should hold.
+        on_judged: Function called with the position of each task and its judged programs, which are then not stored
+            here.
         done: Positions of the tasks that are judged.
     """
 
@@ -45,37 +44,39 @@ class Share:
     done: set[int] = field(default_factory=set)
 
     def take(self, position: int, programs: list[JudgedProgram]) -> None:
-        """Keep the judged programs of a task, or hand them on."""
+        """Store the judged programs of a task, or pass them to `on_judged`."""
         if self.on_judged is None:
             self.judged[position] = programs
         else:
+            # An evaluation with a thousand programs for each task has more of them than fit in memory.
             self.on_judged(position, programs)
         self.done.add(position)
 
     def unextracted(self) -> list[str]:
-        """Return the task of each completion in which there was no program."""
+        """Return the task id of each completion without a program."""
         return [one.task.task_id for _, judged in sorted(self.judged.items()) for one in judged if not one.extracted]
 
 
 def own_batches(tasks: int, batch_size: int, *, process_index: int, num_processes: int) -> list[list[int]]:
-    """Return the positions of each batch of tasks that falls to a process: batches are dealt out in turn.
+    """Return the positions of the tasks of a process, batch by batch; batches go to the processes in turn.
 
     Args:
         tasks: Number of tasks.
-        batch_size: Tasks generated for together.
-        process_index: This process, from 0.
+        batch_size: Number of tasks in a batch.
+        process_index: Index of the process, from 0.
         num_processes: Number of processes.
 
     Examples:
         >>> own_batches(7, 2, process_index=1, num_processes=2)
         [[2, 3], [6]]
     """
+    # Whole batches: how a batch is padded changes the last bits of log-probabilities.
     starts = range(process_index * batch_size, tasks, num_processes * batch_size)
     return [list(range(start, min(start + batch_size, tasks))) for start in starts]
 
 
 def split_share(tasks: int, source: ProgramSource) -> list[list[int]]:
-    """Return the positions of each batch of tasks that falls to this process, in the batches of a source."""
+    """Return the positions of this process's tasks, in the batches of a source."""
     state = PartialState()
     return own_batches(tasks, source.batch_size, process_index=state.process_index, num_processes=state.num_processes)
 
@@ -83,17 +84,20 @@ def split_share(tasks: int, source: ProgramSource) -> list[list[int]]:
 def open_journal(
     folder: str | Path, source: ProgramSource, *, label: str, student: LocalModel | None = None
 ) -> Journal:
-    """Return the journal of what a source writes now, in a folder of its own below `folder`.
+    """Return the journal for the present programs of a source, in a subfolder of `folder` that is named after them.
+
+    An earlier attempt with a source of the same `identity` has the same journal.
 
     Args:
-        folder: Where journals are kept.
-        source: Who writes programs; its `identity` tells whether those of an earlier attempt would be the same.
-        label: What the programs are for; part of the name.
+        folder: Folder of all journals.
+        source: The source of the programs.
+        label: Beginning of the subfolder's name, such as the round.
         student: The model in training.
     """
     identity = source.identity(student=student)
+    # A source without an identity gets a journal that no other attempt finds.
     all_of_them = gather_object([digest(uuid.uuid4().hex if identity is None else identity)])
-    # Processes that would write different things share a journal only as long as all of them stay as they are.
+    # All processes need the same folder. Where their sources differ, it is named after all of the identities.
     name = digest(all_of_them if identity is not None and len(set(all_of_them)) > 1 else all_of_them[0])
     return Journal(Path(folder) / f"{label}-{name[:16]}", process_index=PartialState().process_index)
 
@@ -108,24 +112,26 @@ def judge_share(
     journal: Journal | None = None,
     progress: CollectionProgress | None = None,
 ) -> None:
-    """Generate for this process's tasks and judge what was written, skipping what the journal holds.
+    """Generate and judge programs for this process's tasks, except for tasks whose programs are in the journal.
 
     Args:
-        tasks: The tasks of all processes, in the same order everywhere.
-        source: Who writes programs; generates for `source.batch_size` tasks at once, or for each on its own.
-        judge: Who runs them.
-        share: Filled while the work goes on, so that an error leaves what was done before it.
+        tasks: The tasks of all processes, in the same order in each process.
+        source: The source of the programs.
+        judge: The judge that runs the programs.
+        share: The results, filled task by task; after an error it holds the tasks judged before.
         student: The model in training.
-        journal: Where each task's programs are kept as soon as they are judged.
-        progress: Shown how far both phases are.
+        journal: The journal that each task's programs are written to as soon as they are judged.
+        progress: The progress bar.
     """
     batches = split_share(len(tasks), source)
     own = {position for batch in batches for position in batch}
     if journal is not None:
         _restore(tasks, own, judge, share, journal, progress)
         if keeps_step(source, student):
-            # What was judged by other rules is judged anew, which takes each process its own time.
+            # Programs judged by other tests or limits are judged anew, which takes each process its own time: without
+            # this meeting, the first process would time out in the model's forward pass.
             meet("reading the journal")
+    # A batch with any missing task is generated as a whole, so that its padding is the same as without a restart.
     pending = [batch for batch in batches if not share.done >= set(batch)]
     order = [position for batch in _even(pending, len(tasks), source, student) for position in batch]
     wanted = _first_places(order, own - share.done)
@@ -149,7 +155,7 @@ def judge_share(
 
 
 def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
-    """Return whether the processes generate batch by batch together, as each batch takes all shards of the model."""
+    """Return whether the processes generate each batch together, since it needs the model's shards on all of them."""
     return student is not None and student.is_sharded and source.uses_student
 
 
@@ -161,7 +167,7 @@ def _restore(
     journal: Journal,
     progress: CollectionProgress | None,
 ) -> None:
-    """Take over what the journal holds; judge again what was judged by other tests or limits, or not at all."""
+    """Read programs from the journal; judge programs again if they have no verdict, or tests or limits changed."""
 
     def take(position: int, programs: list[JudgedProgram]) -> None:
         share.take(position, programs)
@@ -174,6 +180,7 @@ def _restore(
         if position not in own:
             continue
         share.restored += len(entry.programs)
+        # None cannot be compared: a comparison function may have changed since.
         now = judging_identity(tasks[position], judge.limits)
         judged = all(one.verdict.pass_rate is not None for one in entry.programs)
         if now is None or not judged or set(entry.judged_by) != {now}:
@@ -185,12 +192,14 @@ def _restore(
     for position, given in zip(positions, verdicts, strict=True):
         task, programs = tasks[position], stale.pop(position)
         again = [replace(one, verdict=verdict) for one, verdict in zip(programs, given, strict=True)]
+        # A later row in the journal replaces an earlier row of the same program.
         journal.append(task, again, judged_by=judging_identity(task, judge.limits))
         take(position, again)
 
 
 def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: LocalModel | None) -> list[list[int]]:
-    """Give every process of a sharded model the same number of full batches; repeats are generated and dropped."""
+    """Fill up batches so that every process of a sharded model generates the same number of full batches."""
+    # `_first_places` drops the programs of repeated tasks.
     if not keeps_step(source, student):
         return pending
     size = min(source.batch_size, tasks)
@@ -200,7 +209,7 @@ def _even(pending: list[list[int]], tasks: int, source: ProgramSource, student: 
 
 
 def _first_places(order: Sequence[int], missing: set[int]) -> set[int]:
-    """Return where in `order` each missing position comes first."""
+    """Return the index in `order` at which each missing position first occurs."""
     first: dict[int, int] = {}
     for place, position in enumerate(order):
         if position in missing:
