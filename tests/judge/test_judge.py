@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -351,8 +352,95 @@ def test_pairs_come_back_in_order_and_by_task():
         assert [verdict.accepted for verdict in verdicts] == [True, False, True, False, True, False]
         assert seen == [([0, 2, 3, 5], 4), ([1, 4], 2)]
         assert judge.run_pairs([]) == []
-        with pytest.raises(TypeError, match=r"jobs\[0\], program 0: must be text; got int"):
-            judge.run_pairs([(one, 5)])
+        del seen[:]
+        with pytest.raises(TypeError, match=r"pairs\[2\]: the program must be text; got int"):
+            judge.run_pairs([(one, "a"), (two, "b"), (one, 5)], on_judged=lambda *given: seen.append(given))
+        assert seen == []
+        with pytest.raises(TypeError, match=r"pairs\[0\]: must be a CodingTask with a program"):
+            judge.run_pairs([("add 1", "a")])
+
+
+def test_pairs_may_be_made_as_they_are_read():
+    class Lazy(Sequence):
+        """Tasks that live only as long as somebody holds them: the next one may get the identity of the last."""
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, place):
+            if place >= 6:
+                raise IndexError
+            return task_adding(place), f"def add(x): return x + {place}"
+
+    with Judge(workers=1) as judge:
+        assert [verdict.accepted for verdict in judge.run_pairs(Lazy())] == [True] * 6
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_a_thread_that_cannot_be_had_costs_no_slot(monkeypatch, failure):
+    start = threading.Thread.start
+
+    def fail(thread):
+        raise failure
+
+    judge = Judge(workers=2)
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(type(failure)):
+        judge.run([(task_adding(1), [ADD_ONE]), (task_adding(1), [])])
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert judge.run([(task_adding(1), [ADD_ONE] * 3)])[0][2].accepted
+    judge.close()
+
+
+def test_interrupts_cost_no_slot():
+    script = (
+        "import os, signal, sys, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from trl_pper import CodingTask, FunctionTests, Judge\n"
+        "task = CodingTask(task_id='t', prompt='p', tests=FunctionTests(code='assert f() == 1'))\n"
+        "judge, interrupted = Judge(workers=4), 0\n"
+        "for number in range(60):\n"
+        "    timer = threading.Timer(number / 12_000, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "    try:\n"
+        "        timer.start()\n"
+        "        judge.run([(task, [f'def f(): return 1  # {number} {n}']) for n in range(3)] + [(task, [])])\n"
+        "        timer.join()\n"
+        "    except KeyboardInterrupt:\n"
+        "        interrupted += 1\n"
+        "assert judge.run([(task, ['def f(): return 1'])])[0][0].accepted\n"
+        "judge.close()\n"
+        "print(interrupted)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 10
+
+
+def test_a_callback_may_fail_and_may_use_the_judge(caplog):
+    def leave(_):
+        raise SystemExit(1)
+
+    with Judge(workers=1) as judge:
+        judge.submit(task_adding(1), [ADD_ONE]).add_done_callback(leave)
+        inner = []
+        future = judge.submit(task_adding(2), [ADD_ONE])
+        future.add_done_callback(lambda _: inner.append(judge.run([(task_adding(1), [ADD_ONE + " "])])[0][0].accepted))
+        assert [verdict.accepted for verdict in future.result()] == [False]
+        assert eventually(lambda: inner == [True])
+
+
+def test_many_jobs_behind_a_slow_one_cost_each_the_same(monkeypatch):
+    """The work grows with the jobs, not with their square: counted, as clocks depend on the machine."""
+    checked = []
+    done = concurrent.futures.Future.done
+    monkeypatch.setattr(concurrent.futures.Future, "done", lambda future: checked.append(1) or done(future))
+    slow = "import time\ntime.sleep(1)\ndef add(x): return x + 1"
+    with Judge(workers=2) as judge:
+        judge.run([(task_adding(1), [ADD_ONE])])
+        del checked[:]
+        jobs = [(task_adding(1), [slow]), *[(task_adding(1), [ADD_ONE])] * 2000]
+        assert sum(verdict.accepted for [verdict] in judge.stream(jobs)) == 2001
+    assert len(checked) < 40 * 2001
 
 
 def test_many_callers_get_what_one_after_the_other_would():

@@ -1,5 +1,6 @@
 import json
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -169,6 +170,50 @@ def test_a_priority_function_has_to_be_passed_again(tmp_path):
     same = ReplayBuffer(priority=square)
     same.load_state_dict(buffer.state_dict())
     assert same.digest() == buffer.digest()
+
+
+class HalfSized(ReplayBuffer):
+    """Derives something of its own from the settings."""
+
+    def __init__(self, capacity: int = 8, **settings) -> None:
+        super().__init__(capacity, **settings)
+        self.half = capacity // 2
+
+
+def test_a_subclass_is_loaded_through_its_constructor(tmp_path):
+    buffer = HalfSized(100, seed=3)
+    buffer.add([make(0)])
+    buffer.save(tmp_path / "buffer.parquet")
+    loaded = HalfSized.load(tmp_path / "buffer.parquet")
+    assert (loaded.half, loaded.capacity, loaded.seed, len(loaded)) == (50, 100, 3, 1)
+    fresh = HalfSized()
+    fresh.load_state_dict(buffer.state_dict())
+    assert (fresh.half, fresh.settings()) == (50, buffer.settings())
+
+
+def test_settings_do_not_copy_a_priority_function():
+    class Locked:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, p2values):
+            return p2values
+
+    buffer = ReplayBuffer(priority=Locked())
+    assert buffer.settings()["priority"].startswith("function:")
+    assert "Locked" in repr(buffer)
+    assert buffer.digest()
+
+
+def test_an_assigned_setting_is_checked_and_takes_effect():
+    buffer = ReplayBuffer()
+    buffer.add(make(n, pass_rate=n / 4) for n in range(5))
+    with pytest.raises(ValueError, match=r"priority_exponent|exponent: must be finite"):
+        buffer.priority_exponent = -1.0
+    with pytest.raises(ValueError, match="eviction: must be one of p2value, age"):
+        buffer.eviction = "luck"
+    buffer.priority = "uniform"
+    assert buffer.probabilities().tolist() == [0.2] * 5
 
 
 def test_the_digest_sees_content_order_and_settings():

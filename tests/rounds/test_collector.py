@@ -79,6 +79,16 @@ def test_a_collector_on_its_own_says_what_it_lacks():
         BeamSampleCollector().collect()
 
 
+def test_parts_assigned_between_rounds_are_used(judge, tasks):
+    rows = [{"task_id": task.task_id, "completion": "    return x\n"} for task in tasks]
+    made = collector(DatasetSource(rows), judge, tasks)
+    assert made.collect().programs == 4
+    made.tasks = tasks[:1]
+    assert made.collect(1).programs == 1
+    made.source = DatasetSource([{"task_id": "add-1", "completions": ["    return 1\n", "    return 2\n"]}])
+    assert made.collect(2).programs == 2
+
+
 def test_a_whole_program_is_judged_on_its_output(judge):
     task = CodingTask(
         task_id="io", prompt="Add two numbers.", tests=StdioTests(cases=(StdioCase(input="1 2\n", output="3\n"),))

@@ -86,11 +86,7 @@ class BeamSearchSource(ProgramSource):
         self.diversity_penalty = diversity_penalty
         self.stop = checked_stop(stop)
         self._own = own_model(model, processing_class)
-
-    @property
-    def uses_student(self) -> bool:
-        """Whether the model in training writes the programs."""
-        return self._own is None
+        self.uses_student = self._own is None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -101,11 +101,7 @@ class NucleusSource(ProgramSource):
         self.with_logprobs = with_logprobs
         self.round_index = 0
         self._own = own_model(model, processing_class)
-
-    @property
-    def uses_student(self) -> bool:
-        """Whether the model in training writes the programs."""
-        return self._own is None
+        self.uses_student = self._own is None
 
     @property
     def settings(self) -> dict[str, Any]:

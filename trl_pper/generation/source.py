@@ -59,11 +59,9 @@ class ProgramSource(ABC):
     #: it resumes after a crash.
     batch_size: int = 1
 
-    @property
-    def uses_student(self) -> bool:
-        """Whether `generate` may call the model in training."""
-        # If its weights are sharded, every process has to generate the same number of batches with such a source.
-        return True
+    #: Whether `generate` may call the model in training. If its weights are sharded, every process has to generate the
+    #: same number of batches with such a source.
+    uses_student: bool = True
 
     @abstractmethod
     def generate(
@@ -96,10 +94,7 @@ class _Adapted(ProgramSource):
     def __init__(self, given: Any) -> None:
         self.given = given
         self.batch_size = int(getattr(given, "batch_size", ProgramSource.batch_size))
-
-    @property
-    def uses_student(self) -> bool:
-        return bool(getattr(self.given, "uses_student", True))
+        self.uses_student = bool(getattr(given, "uses_student", ProgramSource.uses_student))
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None

@@ -123,8 +123,7 @@ class Judge:
         checked = [_checked_pair(row, job) for row, job in enumerate(jobs)]
         futures = [job.future for job in checked]
         try:
-            for job in checked:
-                self._dispatcher.submit(job)
+            self._dispatcher.submit(*checked)
             concurrent.futures.wait(futures, timeout=deadline_seconds, return_when=concurrent.futures.FIRST_EXCEPTION)
         finally:
             # After a deadline, an error or an interrupt nothing of this call goes on in the background.
@@ -150,7 +149,8 @@ class Judge:
         Raises:
             TypeError: A pair is not a task with a program text; nothing has run then.
         """
-        # By identity, because tasks with chat prompts cannot be hashed.
+        # A list keeps the tasks alive, and with them their identities: tasks with chat prompts cannot be hashed.
+        pairs = [_checked_program(row, pair) for row, pair in enumerate(pairs)]
         groups: dict[int, list[int]] = {}
         for place, (task, _) in enumerate(pairs):
             groups.setdefault(id(task), []).append(place)
@@ -179,6 +179,7 @@ class Judge:
         """
         deadline = None if deadline_seconds is None else time.monotonic() + deadline_seconds
         pending: deque[Job] = deque()
+        unfinished: list[concurrent.futures.Future[list[Verdict]]] = []
         try:
             for row, job in enumerate(jobs):
                 pending.append(_checked_pair(row, job))
@@ -187,9 +188,8 @@ class Judge:
                 else:
                     self._dispatcher.submit(pending[-1])
                 # One job in reserve for each worker, so that no worker has to share a task or to wait for the caller.
-                while (
-                    len(unfinished := [each.future for each in pending if not each.future.done()]) > 2 * self.workers
-                ):
+                unfinished.append(pending[-1].future)
+                while len(unfinished := [each for each in unfinished if not each.done()]) > 2 * self.workers:
                     self._wait(unfinished, deadline, pending)
                 while pending and pending[0].future.done():
                     yield pending.popleft().future.result()
@@ -229,6 +229,14 @@ def _checked_pair(row: int, job: object) -> Job:
     if not isinstance(job, Sequence) or len(job) != 2 or not isinstance(job[0], CodingTask):
         raise TypeError(f"jobs[{row}]: must be a CodingTask with a list of programs; got {job!r:.200}")
     return _checked_job(f"jobs[{row}]", *job)
+
+
+def _checked_program(row: int, pair: object) -> tuple[CodingTask, str]:
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], CodingTask):
+        raise TypeError(f"pairs[{row}]: must be a CodingTask with a program; got {pair!r:.200}")
+    if not isinstance(pair[1], str):
+        raise TypeError(f"pairs[{row}]: the program must be text; got {type(pair[1]).__name__}")
+    return pair[0], pair[1]
 
 
 def _checked_job(where: str, task: object, programs: object) -> Job:

@@ -471,8 +471,9 @@ class ReplayBuffer:
         settings = metadata.get("settings")
         if not isinstance(settings, Mapping):
             raise ValueError(f"{name}.settings: missing or malformed; got {type(settings).__name__}")
-        buffer = cls(tokenizer=metadata.get("tokenizer"))
-        buffer._settings = BufferSettings.from_dict(settings, priority=priority)
+        saved = BufferSettings.from_dict(settings, priority=priority)
+        # Through the constructor, since a subclass may derive things of its own from the settings.
+        buffer = cls(**vars(saved), tokenizer=metadata.get("tokenizer"))
         report = buffer._put(list(blocks))
         if report.refreshed or report.evicted:
             raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from trl_pper.replay.experience import POSSIBILITIES
@@ -47,7 +47,9 @@ class BufferSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values; a priority function becomes its name."""
-        return asdict(self) | {"priority": priority_name(self.priority)}
+        # Not `asdict`, which copies a priority function, if it can be copied at all.
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        return plain | {"priority": priority_name(self.priority)}
 
     @classmethod
     def from_dict(

@@ -199,7 +199,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self.scorer = scorer
         self.next_round = 0
         self.reports: list[CollectionReport] = []
-        self._collection: Collection | None = None
+        self._supplied: dict[str, Any] = {}
         self._steps_per_round = 1
         self._on_collected: Callable[[CollectionReport], None] | None = None
 
@@ -231,33 +231,29 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         Raises:
             ValueError: Source, judge or tasks are missing.
         """
-        source, judge = self.source or source, self.judge or judge
-        if source is None or judge is None or self.tasks is None:
-            raise _incomplete(source=source, judge=judge, tasks=self.tasks)
-        folder = self.journal_folder if self.journal_folder is not None else journal_folder
         self._steps_per_round, self._on_collected = steps_per_round, on_collected
-        self._collection = Collection(
-            source=as_source(source),
-            judge=judge,
-            tasks=self.tasks,
-            buffer=buffer,
-            journal_folder=folder,
-            find_student=find_student,
-            scorer=self.scorer,
-            learn=self.learn,
-        )
-        return self._collection
+        self._supplied = {
+            "buffer": buffer,
+            "source": source,
+            "judge": judge,
+            "journal_folder": journal_folder,
+            "find_student": find_student,
+        }
+        return self.collection
 
     @property
     def collection(self) -> Collection:
-        """The collection of this collector.
+        """The collection of this collector, made of its present attributes and the parts that `attach` supplied.
 
         Raises:
-            ValueError: The collector is not attached to a buffer yet.
+            ValueError: Source, judge or tasks are missing, or the collector is not attached to a buffer yet.
         """
-        if self._collection is None:
-            raise _incomplete(source=self.source, judge=self.judge, tasks=self.tasks, buffer=None)
-        return self._collection
+        own = {"source": self.source, "judge": self.judge, "tasks": self.tasks, "journal_folder": self.journal_folder}
+        parts = self._supplied | {name: part for name, part in own.items() if part is not None}
+        missing = [name for name in ("source", "judge", "tasks", "buffer") if parts.get(name) is None]
+        if missing:
+            raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
+        return Collection(**parts | {"source": as_source(parts["source"])}, scorer=self.scorer, learn=self.learn)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -284,11 +280,6 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self.next_round = round_index + 1
         self.reports.append(report)
         return report
-
-
-def _incomplete(**parts: object) -> ValueError:
-    missing = [name for name, part in parts.items() if part is None]
-    return ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which supplies them")
 
 
 def _count_unextracted(share: Share, round_index: int) -> int:

@@ -169,12 +169,17 @@ class _Judging:
             try:
                 if self._error is None:
                     self._hand_on_one(first)
-            except BaseException as error:
+            except Exception as error:
                 # Futures swallow errors of their callbacks: `put` or `finish` raises it.
                 self._error = error
-            with self._changed:
-                self._is_handing_on = False
-                self._changed.notify_all()
+            except BaseException as error:
+                # An interrupt, where the verdicts were there at once and this is the caller's own thread.
+                self._error = error
+                raise
+            finally:
+                with self._changed:
+                    self._is_handing_on = False
+                    self._changed.notify_all()
 
     def _hand_on_one(self, submitted: _Submitted) -> None:
         judged = submitted.judged()

@@ -8,6 +8,7 @@ finds no program ends, and the next job starts another.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from trl_pper.judge.host.slot import Slot, total_tests
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.tasks.task import CodingTask
+
+logger = logging.getLogger(__name__)
 
 
 class Job:
@@ -70,17 +73,18 @@ class Dispatcher:
         self._waiting: deque[Job] = deque()
         self._open: list[Job] = []
 
-    def submit(self, job: Job) -> None:
-        """Have the programs of a job judged; its future is settled in a thread of this dispatcher."""
-        if not job.programs:
-            job.settle()
-            return
+    def submit(self, *jobs: Job) -> None:
+        """Have the programs of jobs judged; their futures are settled in threads of this dispatcher."""
+        for job in jobs:
+            if not job.programs:
+                job.settle()
         with self._changed:
-            self._waiting.append(job)
-            starting = [self._idle.pop() for _ in range(min(len(self._idle), len(job.programs)))]
-        for slot in starting:
+            self._waiting.extend(job for job in jobs if job.programs)
+            wanted = min(len(self._idle), sum(len(job.programs) for job in jobs))
+        # A thread takes a slot by itself: an interrupt in here, or a thread that cannot be had, must not lose one.
+        for _ in range(wanted):
             # A daemon, so that an interrupted caller does not wait for the programs in flight.
-            threading.Thread(target=self._serve, args=(slot,), daemon=True).start()
+            threading.Thread(target=self._serve, daemon=True).start()
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Begin no more programs of some jobs, break off those in flight, and wait until all futures are settled."""
@@ -88,7 +92,8 @@ class Dispatcher:
         settled = []
         with self._changed:
             for job in jobs:
-                if job.is_over:
+                # A job that has begun and is over is being settled by its thread.
+                if job.future.done() or (job.begun and job.is_over):
                     continue
                 job.cancelled = True
                 self._drop(job)
@@ -107,7 +112,20 @@ class Dispatcher:
             for slot in self.slots:
                 slot.close()
 
-    def _serve(self, slot: Slot) -> None:
+    def _serve(self) -> None:
+        while (slot := self._take()) is not None:
+            finished = self._serve_with(slot)
+            if finished is None:
+                continue
+            # Callbacks of the future run here, neither under the lock nor with the slot, so that they may use the
+            # judge. Whatever one of them raises must not end this thread.
+            try:
+                finished.settle()
+            except BaseException:
+                logger.critical("a callback of a submitted job failed", exc_info=True)
+
+    def _serve_with(self, slot: Slot) -> Job | None:
+        """Judge programs until a job is over, and return that job; None where there is no program left."""
         job: Job | None = None
         while (claim := self._claim(slot, job)) is not None:
             job, index = claim
@@ -115,19 +133,30 @@ class Dispatcher:
             try:
                 verdict = slot.judge(job.task, job.programs[index])
             except BaseException as failure:
-                # Beyond a failed sandbox, which is a verdict: whoever waits for the job is to see it.
+                # Beyond a failed sandbox, which is a verdict: the owner of the future is to see it.
                 error = failure
             if self._record(slot, job, index, verdict, error):
-                # Not under the lock, since callbacks of the future run here.
-                job.settle()
+                return job
+        return None
+
+    def _take(self) -> Slot | None:
+        """Return an idle slot, if there is one and there is a program for it."""
+        with self._changed:
+            # Jobs that were broken off before they began are left in the queue until here.
+            while self._waiting and not self._waiting[0].unclaimed:
+                self._waiting.popleft()
+            return self._idle.pop() if self._idle and (self._waiting or self._open) else None
+
+    def _give_back(self, slot: Slot) -> None:
+        self._idle.append(slot)
+        self._changed.notify_all()
 
     def _claim(self, slot: Slot, job: Job | None) -> tuple[Job, int] | None:
         """Return the next program for a slot; None, and the slot is idle again, where there is none."""
         with self._changed:
             job = job if job is not None and job.unclaimed else self._next()
             if job is None:
-                self._idle.append(slot)
-                self._changed.notify_all()
+                self._give_back(slot)
                 return None
             slot.cancelled = False
             job.at_work.append(slot)
@@ -140,13 +169,13 @@ class Dispatcher:
         """Return the first job that no slot has begun, else the one with most programs left."""
         while self._waiting:
             job = self._waiting.popleft()
-            if job.begin():
+            if job.unclaimed and job.begin():
                 self._open.append(job)
                 return job
         return max(self._open, key=lambda each: len(each.unclaimed), default=None)
 
     def _record(self, slot: Slot, job: Job, index: int, verdict: Verdict | None, error: BaseException | None) -> bool:
-        """Note how a program ended; return whether its job is over."""
+        """Note how a program ended; return whether its job is over, and then the slot is idle again."""
         with self._changed:
             job.at_work.remove(slot)
             if error is not None:
@@ -154,13 +183,15 @@ class Dispatcher:
                 self._drop(job)
             elif not job.cancelled:
                 job.verdicts[index] = verdict
+            if job.is_over:
+                self._give_back(slot)
             return job.is_over
 
     def _drop(self, job: Job) -> None:
+        """Begin no more programs of a job."""
         job.unclaimed.clear()
-        for jobs in (self._waiting, self._open):
-            if job in jobs:
-                jobs.remove(job)
+        if job in self._open:
+            self._open.remove(job)
 
 
 def _not_run(task: CodingTask) -> Verdict:
