@@ -127,6 +127,8 @@ class DatasetSource(ProgramSource):
         if not strange:
             return
         number = sum(len(self._programs[raw]) for raw in strange)
+        # Some strange rows are normal, as when the tasks are part of a benchmark. If no row fits, the tasks are likely
+        # those of another benchmark.
         if len(strange) == len(self._programs):
             raise ValueError(
                 f"{self.name}: task_id: must name one of the {len(ids)} tasks, such as {next(iter(ids), None)!r}; "
@@ -161,6 +163,7 @@ def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float |
     logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
     if logprob is None:
         return None, num_tokens
+    # A log-probability belongs to a single completion, and "mean" divides it by its number of tokens.
     if texts != 1 or num_tokens is None:
         raise ValueError(f"{where}: logprob: needs num_tokens beside it, and one completion a row")
     try:
