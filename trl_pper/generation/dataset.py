@@ -135,7 +135,7 @@ class DatasetSource(ProgramSource):
                 f"none of the {number} programs does, the first names {strange[0]!r}"
             )
         logger.warning(
-            "%s: %d programs of %d tasks are left out, which are not among the %d tasks, the first of %r",
+            "%s: left out %d programs for %d task ids that belong to none of the %d tasks; the first is %r",
             self.name, number, len(strange), len(ids), strange[0],
         )  # fmt: skip
 
@@ -165,7 +165,10 @@ def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float |
         return None, num_tokens
     # A log-probability belongs to a single completion, and "mean" divides it by its number of tokens.
     if texts != 1 or num_tokens is None:
-        raise ValueError(f"{where}: logprob: needs num_tokens beside it, and one completion a row")
+        raise ValueError(
+            f"{where}: logprob: needs num_tokens and a single completion in its row; got num_tokens={num_tokens!r} "
+            f"and {texts} completions"
+        )
     try:
         check_likelihood(logprob, num_tokens)
     except (TypeError, ValueError) as error:

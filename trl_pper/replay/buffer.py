@@ -277,7 +277,7 @@ class ReplayBuffer:
         """
         if not len(self):
             raise ValueError(
-                "buffer: got an empty one, there is nothing to draw. Add judged programs with add() first"
+                "buffer: must hold at least one program to draw; got an empty buffer. Add judged programs with add()"
             )
         return self._cached("distribution", lambda: Distribution(self.probabilities()))
 

@@ -80,7 +80,7 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
         )
     for what, then, now in (
         ("the buffer was written with", stored.settings(), buffer.settings()),
-        ("its draws are those of", state["draws"], dict(draws)),
+        ("its minibatches were drawn with", state["draws"], dict(draws)),
     ):
         if then != now:
             raise ValueError(
