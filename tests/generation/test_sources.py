@@ -59,7 +59,7 @@ def test_programs_of_other_tasks_are_left_out_or_refused_alone(tasks, caplog):
     with caplog.at_level("WARNING", logger="trl_pper"):
         DatasetSource(rows, name="file").check(tasks)
     assert (
-        "file: 2 programs of 1 tasks are left out, which are not among the 4 tasks, the first of 'sub-1'"
+        "file: left out 2 programs for 1 task ids that belong to none of the 4 tasks; the first is 'sub-1'"
         in caplog.text
     )
     with pytest.raises(

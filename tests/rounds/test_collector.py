@@ -171,7 +171,7 @@ def test_evaluating_nothing_is_refused(judge, tasks):
     with pytest.raises(ValueError, match="eval_dataset: must hold at least one task"):
         evaluate_tasks([], DatasetSource([]), judge)
     with pytest.raises(
-        ValueError, match=r"none of the 4 tasks could be judged. The first task: no program was generated"
+        ValueError, match=r"none of the 4 tasks could be judged\. The first task: no program was generated"
     ):
         evaluate_tasks(tasks, DatasetSource([]), judge)
 

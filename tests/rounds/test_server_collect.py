@@ -149,7 +149,7 @@ def test_the_key_is_sent_and_shows_nowhere(server, tasks, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"api_key": KEY, "api_key_env": "TINY_KEY"}, "give one of them"),
+        ({"api_key": KEY, "api_key_env": "TINY_KEY"}, "must not be given together"),
         ({"api_key": f"{KEY} {KEY}"}, "api_key: printable ASCII without spaces is required"),
         ({"api_key": " "}, "api_key: printable ASCII"),
         ({"num_programs": 0}, "num_programs: must be at least 1; got 0"),

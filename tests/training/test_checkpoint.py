@@ -56,7 +56,11 @@ def test_checkpoints_share_a_file_while_the_buffer_is_the_same(tmp_path):
 def test_what_cannot_be_continued_is_refused_and_changes_nothing(tmp_path):
     checkpoint = save(tmp_path, filled("a", "b"), 1)
     for run, draws, named in (
-        (filled("x"), {**DRAWS, "draws_per_step": 16}, "its draws are those of .*'draws_per_step': 8.*this run has"),
+        (
+            filled("x"),
+            {**DRAWS, "draws_per_step": 16},
+            "its minibatches were drawn with .*'draws_per_step': 8.*this run has",
+        ),
         (filled("x", priority="rank"), DRAWS, "the buffer was written with .*'proportional'.*this run has.*'rank'"),
         (filled("x", tokenizer="other"), DRAWS, "filled with another tokenizer"),
     ):

@@ -91,7 +91,7 @@ def test_what_max_length_leaves_nothing_of_is_refused_when_drawn(buffer):
     buffer.add([experience(6, completion="too long"), experience(7, completion="too long, too")])
     dataset = ReplayDataset(buffer, Tokenizing())
     dataset.prepare([0, 4])
-    with pytest.raises(ValueError, match=r"max_length: leaves no completion token of 2 experiences, .*'t6'"):
+    with pytest.raises(ValueError, match=r"max_length: cuts off the whole completion of 2 experiences, .*'t6'"):
         dataset.prepare([5, 0, 6])
 
 

@@ -214,7 +214,7 @@ def test_judged_programs_are_replayed_without_collecting(make_trainer, tokenizer
 
 def test_a_program_that_max_length_leaves_nothing_of_is_refused(make_trainer):
     rows = [{"prompt": "#" * length, "completion": "x = 1", "logprob": None, "pass_rate": 1.0} for length in (9, 60)]
-    with pytest.raises(ValueError, match="max_length: leaves no completion token of 1 experiences"):
+    with pytest.raises(ValueError, match="max_length: cuts off the whole completion of 1 experiences"):
         make_trainer(train_dataset=datasets.Dataset.from_list(rows), max_length=50)
 
 

@@ -127,13 +127,15 @@ class DatasetSource(ProgramSource):
         if not strange:
             return
         number = sum(len(self._programs[raw]) for raw in strange)
+        # Some strange rows are normal, as when the tasks are part of a benchmark. If no row fits, the tasks are likely
+        # those of another benchmark.
         if len(strange) == len(self._programs):
             raise ValueError(
                 f"{self.name}: task_id: must name one of the {len(ids)} tasks, such as {next(iter(ids), None)!r}; "
                 f"none of the {number} programs does, the first names {strange[0]!r}"
             )
         logger.warning(
-            "%s: %d programs of %d tasks are left out, which are not among the %d tasks, the first of %r",
+            "%s: left out %d programs for %d task ids that belong to none of the %d tasks; the first is %r",
             self.name, number, len(strange), len(ids), strange[0],
         )  # fmt: skip
 
@@ -161,8 +163,12 @@ def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float |
     logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
     if logprob is None:
         return None, num_tokens
+    # A log-probability belongs to a single completion, and "mean" divides it by its number of tokens.
     if texts != 1 or num_tokens is None:
-        raise ValueError(f"{where}: logprob: needs num_tokens beside it, and one completion a row")
+        raise ValueError(
+            f"{where}: logprob: needs num_tokens and a single completion in its row; got num_tokens={num_tokens!r} "
+            f"and {texts} completions"
+        )
     try:
         check_likelihood(logprob, num_tokens)
     except (TypeError, ValueError) as error:

@@ -128,7 +128,7 @@ class Endpoint:
             await self._pace.back_off(task_id, retry)
         sent = f" (sent {retry + 1} times)" if retry else ""
         if response is None:
-            raise ConnectionError(f"{where}{sent}. Raise timeout_seconds where replies take longer. {_LATER}")
+            raise ConnectionError(f"{where}{sent}. Raise timeout_seconds if replies take longer. {_LATER}")
         detail = self.without_key(response.text)[:500]
         waits = f"; it asks to wait {pause:.0f} s" if pause else ""
         remedy = _REMEDIES.get(response.status_code, _LATER)

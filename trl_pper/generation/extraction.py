@@ -42,7 +42,7 @@ class _Wanted:
         if not self.allow_return and (line := top_level_return(tree)):
             return line
         if self.name is None:
-            # Prose of a single word, or a list, parses as Python and does nothing.
+            # Prose of a single word parses as Python that does nothing.
             return 1 if is_idle(tree) else 0
         found = definitions(tree, self.name)
         # A stub at the end, as when a model starts over and is cut off, must not replace the finished function.

@@ -105,7 +105,7 @@ class LocalModel:
 
     def eos_token_ids(self) -> list[int]:
         """Return every token that ends a completion, from the tokenizer and the generation configuration."""
-        # Chat models list further end tokens, such as the end of a turn, in the generation configuration only.
+        # Chat models may list further end tokens, such as the end of a turn, in the generation configuration only.
         configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})

@@ -81,6 +81,7 @@ class NucleusSource(ProgramSource):
             batch_size=batch_size,
             max_sequences=max_sequences,
         )
+        # `not >` instead of `<=`, so that NaN fails, too.
         if not temperature > 0:
             raise ValueError(
                 f"temperature: must be above 0; got {temperature}. Use beam search to generate without randomness"
@@ -201,4 +202,5 @@ class NucleusSource(ProgramSource):
 
 
 def _seed(*parts: Any) -> int:
+    # A hash, since sums would collide: seed 0 in round 1 and seed 1 in round 0 must not draw the same.
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big")

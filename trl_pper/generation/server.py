@@ -297,7 +297,7 @@ def _checked_address(base_url: str) -> str:
 
 def _checked_key(api_key: str | None, api_key_env: str | None) -> str | None:
     if api_key is not None and api_key_env is not None:
-        raise ValueError("api_key, api_key_env: give one of them, the key or the name of its variable")
+        raise ValueError("api_key, api_key_env: must not be given together; pass the key or the name of its variable")
     name = "api_key" if api_key_env is None else f"api_key_env: {api_key_env}"
     if api_key_env is not None:
         api_key = os.environ.get(api_key_env)

@@ -139,8 +139,10 @@ def _pieces(said: Mapping[str, Any]) -> list[list[bytes]]:
 
 
 def _is_byte(value: Any) -> bool:
+    # Not `isinstance`, for which True and False are integers.
     return type(value) is int and 0 <= value < 256
 
 
 def _encoded(text: str) -> bytes:
+    # A server may send half of a surrogate pair, which is no valid UTF-8.
     return text.encode("utf-8", "surrogatepass")

@@ -146,7 +146,7 @@ def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
     column, wanted = batch.column(name), FILE.field(name).type
     # Arrow would cast numbers to text, and text to numbers: a wrong column would pass.
     if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
-        raise ValueError(f"{name}: must be a column of {wanted}; got one of {column.type}")
+        raise ValueError(f"{name}: must be a column of {wanted}; got a column of {column.type}")
     try:
         column = column.cast(wanted)
         column.validate(full=True)

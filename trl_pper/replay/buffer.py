@@ -132,6 +132,7 @@ class ReplayBuffer:
     @overload
     def __getitem__(self, index: slice) -> list[Experience]: ...
     def __getitem__(self, index: int | slice) -> Experience | list[Experience]:
+        # Indexing a range resolves negative indices and slices, and checks the bounds.
         if isinstance(index, slice):
             return self.take(range(len(self))[index])
         return self.take([range(len(self))[index]])[0]
@@ -208,6 +209,7 @@ class ReplayBuffer:
         tokenizer = one_tokenizer(self.tokenizer, *(other.tokenizer for other in others))
         added = refreshed = 0
         for other in others:
+            # `newer` compares rounds with the table as it is: each buffer has to be stored before the next.
             arriving = [self._table.newer(block) for block in other._table.blocks()]
             new = self._table.put(arriving)
             added, refreshed = added + new, refreshed + sum(map(len, arriving)) - new
@@ -275,7 +277,7 @@ class ReplayBuffer:
         """
         if not len(self):
             raise ValueError(
-                "buffer: got an empty one, there is nothing to draw. Add judged programs with add() first"
+                "buffer: must hold at least one program to draw; got an empty buffer. Add judged programs with add()"
             )
         return self._cached("distribution", lambda: Distribution(self.probabilities()))
 
@@ -339,6 +341,7 @@ class ReplayBuffer:
         if not isinstance(rows, list):
             raise ValueError(f"state.experiences: missing or malformed; got {type(rows).__name__}")
         experiences = columns_in_blocks(map(Experience.from_row, rows))
+        # Into a new buffer first, so that an error leaves this buffer unchanged.
         self.__dict__.update(self._restored("state", state, experiences, self.priority).__dict__)
 
     def to_dataset(self) -> datasets.Dataset:
@@ -475,6 +478,7 @@ class ReplayBuffer:
         # Through the constructor, since a subclass may derive things of its own from the settings.
         buffer = cls(**vars(saved), tokenizer=metadata.get("tokenizer"))
         report = buffer._put(list(blocks))
+        # `_put` joins duplicates and evicts silently, but a saved buffer needs neither.
         if report.refreshed or report.evicted:
             raise ValueError(
                 f"{name}.experiences: must hold every program once and no more than the capacity; "

@@ -48,6 +48,7 @@ def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
         by_task.setdefault(item.task_id, []).append(item)
     rows = []
     for items in by_task.values():
+        # `max` and `min` return the first of equal items.
         best, worst = max(items, key=_pass_rate), min(items, key=_pass_rate)
         if best.pass_rate > worst.pass_rate:
             chosen, rejected = answer(best.prompt, best.completion), answer(best.prompt, worst.completion)

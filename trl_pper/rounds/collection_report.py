@@ -75,6 +75,7 @@ class CollectionReport:
     def metrics(self) -> dict[str, float]:
         """Return metrics for a log with the prefix `pper/`; metrics of a source also have the suffix `/<source>`."""
         numbers = asdict(self)
+        # Logs hold numbers only: the scores of each source become metrics of their own.
         by_source = numbers.pop("by_source")
         for source, figures in by_source.items():
             numbers |= {f"{name}/{source}": figures[name] for name in ("pass_rate", "solved")}
@@ -147,6 +148,7 @@ def _by_source(per_task: Sequence[Sequence[Experience]], sources: Sequence[str |
     """Return the scores of each source; an empty mapping unless there are several sources."""
     groups: dict[str, list[Sequence[Experience]]] = {}
     for found, source in zip(per_task, sources, strict=True):
+        # A task without a judged program has no scores.
         if found:
             groups.setdefault(source or "unnamed", []).append(found)
     if len(groups) < 2:

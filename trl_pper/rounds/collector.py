@@ -79,12 +79,14 @@ class Collection:
         tasks, buffer = self.tasks, self.buffer
         student = self.find_student() if self.find_student is not None else None
         scorer = self.scorer or (None if student is None else Scorer(student))
+        # Before anything is generated: the error would otherwise come after hours of generating and judging.
         if scorer is not None:
             scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
         experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
         # Processes differ in the number of programs to score, and `gather_object` would time out.
         meet(f"round {round_index + 1}, scoring")
+        # In the order of the tasks: the number of processes must not change the order in the buffer, and the draws.
         gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
         per_task = [found for _, found in gathered]
         stored = buffer.add(experience for found in per_task for experience in found)
@@ -197,6 +199,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self.tasks = tasks
         self.journal_folder = journal_folder
         self.scorer = scorer
+        #: The first round that is not collected yet; a resumed run reads it from its checkpoint.
         self.next_round = 0
         self.reports: list[CollectionReport] = []
         self._supplied: dict[str, Any] = {}

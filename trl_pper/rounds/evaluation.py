@@ -130,6 +130,7 @@ def tally(
         if on_judged is not None:
             on_judged(position, programs)
 
+    # Counts instead of programs: the programs of an evaluation may not fit in memory.
     share = Share(on_judged=count)
     failure: Exception | None = None
     try:
@@ -197,6 +198,7 @@ def evaluate_tasks(
         pass_rate=found.pass_rate,
         first_pass_rate=first_pass_rate,
         accuracy=accuracy,
+        # A source may write fewer programs for some tasks.
         num_programs=max(one.programs for one in counts),
         solved=solved,
         tasks=len(judged),

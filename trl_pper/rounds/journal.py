@@ -364,7 +364,7 @@ def journal_beside(output: Path) -> Path:
 def clear_journal(folder: Path, *, unjudged: int) -> None:
     """Remove a journal or, if some of its programs could not be judged, print how to judge them."""
     if unjudged:
-        print(f"The programs without a verdict are kept in {folder}; run the command again to judge them")
+        print(f"The programs without a verdict remain in {folder}; run the command again to judge them")
     else:
         # All programs are in the output file now. Left behind, the journal would replace the work of the next run.
         shutil.rmtree(folder, ignore_errors=True)

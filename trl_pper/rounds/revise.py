@@ -75,6 +75,7 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
             f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
             "Pass the tasks that the programs were written for, with their new tests"
         )
+    # A program without a new verdict cannot keep its old pass rate, which belongs to other tests.
     verdicts = judge.run_pairs([(by_id[one.task_id], one.program) for one in buffer])
     judged = [
         replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)

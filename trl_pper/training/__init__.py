@@ -1,1 +1,14 @@
-"""Train on drawn programs: the configuration, the sampler, the trainer, and what leaves for the Hub."""
+"""Train a model on programs drawn from a replay buffer, and push the model to the Hub.
+
+- `config`: the options of a run
+- `trainer`: the trainer
+- `parts`: build the parts of a trainer from its options, and check them
+- `dataset`: convert tasks and judged programs to data sets, and tokenise drawn programs
+- `sampler`: draw the programs of each minibatch
+- `collator`: put loss weights into batches, and apply them to log-probabilities
+- `checkpoint`: write the buffer into checkpoints, and read it when a run resumes
+- `card`: write the model card
+- `push`: check a push to the Hub, report failed uploads, and merge adapters
+
+The folder `templates` holds the model card.
+"""

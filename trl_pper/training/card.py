@@ -1,11 +1,7 @@
-"""The model card of a run: how the model was made, what it can do before and after, and what that does not say.
+"""Write the model card of a run: how the model was trained, and its scores before and after training.
 
-Enters: the facts of a run, and the card TRL wrote for it, whose metadata, links and citations are kept. Leaves:
-`README.md` and, for a benchmark of the Hub, a file in `.eval_results/`. No task, program or test is quoted.
-
-What a trainer knows of its run, for the model card.
-
-Enters: a `PPERTrainer`. Leaves: `RunFacts`: numbers and names, no text of tasks or programs.
+The card replaces the card that TRL wrote, and takes over its metadata, links and citations. For a benchmark of the Hub
+there is also a file in `.eval_results/`. The card contains no tasks, programs or tests.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from trl_pper.replay.hub import BufferContents, as_code
 from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.tasks.mixture import SourceCount, count_by_source
 
-#: What TRL's card needs of a trainer to name the method.
+#: The paper, in the form in which TRL's card reads it from a trainer.
 PAPER = {
     "title": "Enhancing LLM Agents for Code Generation with Possibility and Pass-rate Prioritized Experience Replay",
     "id": "2410.12236",
@@ -48,17 +44,17 @@ _EVAL_RESULTS = Path(EVAL_RESULTS_FOLDER) / "trl_pper.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What a card says of a run.
+    """A record of the facts of a run that are in its model card.
 
     Args:
-        contents: The buffer, in numbers and names.
+        contents: The summary of the buffer.
         settings: The buffer's settings.
-        tasks: The tasks that programs were written for, by source; empty where the programs were handed in.
-        rounds: What each collection did, in order.
-        evaluated: How the figures of the evaluations changed.
-        eval_tasks: On how many tasks; None where on none.
-        benchmark: The data set of the Hub that these tasks are, or None.
-        isolation: The judge's isolation level; None where this run judged nothing.
+        tasks: Number of tasks that programs were written for, by source; empty for a run on judged programs.
+        rounds: The report of each collection, in order.
+        evaluated: The changes of the scores of evaluations.
+        eval_tasks: Number of evaluation tasks; None without an evaluation on tasks.
+        benchmark: The data set of the Hub that consists of the evaluation tasks, or None.
+        isolation: The judge's isolation level; None if the run judged nothing.
         adapter: Whether the model is an adapter of its base model.
     """
 
@@ -74,17 +70,17 @@ class RunFacts:
 
 
 def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> None:
-    """Put our model card in the place of the one that TRL wrote into a folder.
+    """Replace the model card that TRL wrote into a folder.
 
     Args:
-        folder: Where `README.md` lies.
-        run: What to say.
-        repo_id: Name of the model on the Hub, if it has one.
+        folder: The folder of `README.md`.
+        run: The facts of the run.
+        repo_id: Name of the model on the Hub; None if it is not there.
     """
     path = folder / "README.md"
     theirs = ModelCard.load(path)
     data = theirs.data
-    # A metadata key that the Hub does not know, with a placeholder in it.
+    # TRL writes a key `licence`, which the Hub does not know, with a placeholder.
     data.__dict__.pop("licence", None)
     data.library_name = "peft" if run.adapter else "transformers"
     data.pipeline_tag = "text-generation"
@@ -97,7 +93,7 @@ def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> Non
 
 
 def _body(run: RunFacts, data: ModelCardData, theirs: str, repo_id: str | None) -> str:
-    # Markdown, and of what others wrote only names go in, as code on one line: no HTML to escape.
+    # Autoescaping is for HTML. The only untrusted text in the card are names, which are escaped as inline code.
     environment = Environment(loader=PackageLoader("trl_pper.training"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("model_card.md.j2").render(
         run=run,
@@ -108,6 +104,7 @@ def _body(run: RunFacts, data: ModelCardData, theirs: str, repo_id: str | None) 
         paper=PAPER,
         version=__version__,
         libraries={library: version(library) for library in _LIBRARIES},
+        # TRL's links to the runs in trackers.
         links=[line.strip() for line in theirs.splitlines() if "Visualize in" in line],
         citations=re.findall(r"^```bibtex\n.*?^```$", theirs, flags=re.DOTALL | re.MULTILINE),
     )
@@ -123,9 +120,10 @@ def _task_row(count: SourceCount) -> dict[str, Any]:
 
 
 def run_facts(trainer: Any) -> RunFacts:
-    """Sum a run up; the judge is started to ask for its isolation level, if the run has one."""
+    """Return the facts of a trainer's run."""
     collector, args, state = trainer.collector, trainer.args, trainer.state
     logged = [*trainer.evaluated_before, *evaluations(state.log_history)]
+    # A run that judged nothing must not start a judge for its isolation level.
     judges = collector is not None or any("eval_tasks" in entry for entry in logged)
     return RunFacts(
         contents=trainer.buffer.contents(),
@@ -142,16 +140,16 @@ def run_facts(trainer: Any) -> RunFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Change(FigureName):
-    """A figure when it was first and when it was last taken.
+    """A score in the first and in the last evaluation of a run.
 
     Args:
-        figure: As in `FigureName`, and so are data and difficulty.
-        data: Name of the evaluation data.
-        difficulty: The difficulty of the tasks.
+        figure: Name of the score, as in `FigureName`.
+        data: Name of the evaluation data, as in `FigureName`.
+        difficulty: The difficulty of the tasks, as in `FigureName`.
         first: The first value.
-        first_step: The optimizer step it was taken at; 0 is before training.
-        last: The last value, of the weights that were kept.
-        last_step: The optimizer step it was taken at.
+        first_step: The optimizer step of the first value; 0 is before training.
+        last: The last value, from the weights of the final model.
+        last_step: The optimizer step of the last value.
     """
 
     first: float
@@ -161,22 +159,22 @@ class Change(FigureName):
 
     @property
     def name(self) -> str:
-        """The figure with the data and the difficulty it is of."""
+        """The name of the score, with data and difficulty in brackets."""
         of = ", ".join(part for part in (self.data, self.difficulty) if part)
         return f"{self.figure} ({of})" if of else self.figure
 
 
 def evaluations(log_history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the entries of a log that were written by an evaluation."""
+    """Return the entries of a log that an evaluation wrote."""
     return [entry for entry in log_history if any(name.startswith("eval_") for name in entry)]
 
 
 def changes(logged: Sequence[Mapping[str, Any]], *, kept_step: int | None = None) -> list[Change]:
-    """Return how every figure changed, in the order in which the figures were logged.
+    """Return the change of every score, in the order in which scores were first logged.
 
     Args:
-        logged: What `evaluations` returned.
-        kept_step: The step whose weights were kept, if not the last.
+        logged: Log entries of evaluations, from `evaluations`.
+        kept_step: The step of the final weights; None for the last step.
 
     Examples:
         >>> found = changes([{"eval_accuracy": 0.25, "step": 0}, {"eval_accuracy": 0.5, "step": 8}])
@@ -193,17 +191,18 @@ def changes(logged: Sequence[Mapping[str, Any]], *, kept_step: int | None = None
         if named is None:
             continue
         first_step, first = taken[0]
+        # With `load_best_model_at_end` the final weights are not those of the last evaluation.
         last_step, last = next((one for one in reversed(taken) if one[0] == kept_step), taken[-1])
         found.append(Change(**asdict(named), first=first, first_step=first_step, last=last, last_step=last_step))
     return found
 
 
 def eval_results(found: Sequence[Change], *, benchmark: str | None = None) -> list[EvalResult]:
-    """Return the last figures on tasks for the `model-index` of a model card.
+    """Return the last scores on tasks for the `model-index` of a model card.
 
     Args:
-        found: What `changes` returned.
-        benchmark: The data set of the Hub that the evaluation tasks are, as `PPERConfig.eval_benchmark` has it.
+        found: The changes of scores, from `changes`.
+        benchmark: The data set of the Hub that consists of the evaluation tasks, as in `PPERConfig.eval_benchmark`.
     """
     dataset = None if benchmark is None else benchmark.partition(":")[0]
     return [
@@ -217,16 +216,17 @@ def eval_results(found: Sequence[Change], *, benchmark: str | None = None) -> li
             metric_value=change.last,
         )
         for change in found
+        # The loss is no score, and a single difficulty is not the whole data set.
         if change.figure != "loss" and change.difficulty is None
     ]
 
 
 def benchmark_entries(found: Sequence[Change], *, benchmark: str | None) -> list[EvalResultEntry]:
-    """Return what goes into `.eval_results/`: the accuracy on a benchmark of the Hub, in percent.
+    """Return the entries of `.eval_results/`: the accuracy on a benchmark of the Hub, in percent.
 
     Args:
-        found: What `changes` returned.
-        benchmark: "name/of-the-data-set" or "name/of-the-data-set:task"; None where the tasks are none of the Hub's.
+        found: The changes of scores, from `changes`.
+        benchmark: "owner/name" or "owner/name:task", as in `PPERConfig.eval_benchmark`; None for other tasks.
     """
     if benchmark is None:
         return []

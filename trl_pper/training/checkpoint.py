@@ -1,8 +1,7 @@
-"""The buffer inside a checkpoint: written with it, and checked when a run goes on from it.
+"""Write the buffer into checkpoints, and read and check it when a run resumes.
 
-Enters: a buffer and where the run stands. Leaves: two files under `_pper/`, a name that `push_to_hub` leaves out. A
-checkpoint without its buffer, or with another, is refused, since its draws could not be continued; one that was being
-written when the run was killed is passed over.
+A checkpoint without its buffer, or with another buffer, is an error, since the run's draws could not be continued. A
+checkpoint that was being written when the run was killed is skipped.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from trl_pper.replay.buffer import ReplayBuffer
 
 logger = logging.getLogger(__name__)
 
+#: `push_to_hub` uploads no files whose names begin with an underscore.
 BUFFER_FILE = Path("_pper") / "buffer.parquet"
 STATE_FILE = Path("_pper") / "state.json"
 _TRAINER_STATE_FILE = "trainer_state.json"
@@ -31,36 +31,38 @@ _TRAINER_STATE_FILE = "trainer_state.json"
 def save_buffer(
     checkpoint: Path, buffer: ReplayBuffer, *, next_round: int, draws: Mapping[str, int], num_processes: int
 ) -> None:
-    """Write the buffer into a checkpoint folder, which is made if need be.
-
-    Between two collections the buffer does not change: a neighbouring checkpoint with the same one shares its file.
+    """Write the buffer into a checkpoint folder, which is created if it does not exist.
 
     Args:
         checkpoint: The folder.
-        buffer: What to write.
+        buffer: The buffer.
         next_round: The first round that is not collected yet.
-        draws: What the draws depend on besides the buffer, by name.
-        num_processes: Processes of the run.
+        draws: The numbers that draws depend on besides the buffer, by name.
+        num_processes: Number of processes of the run.
     """
     digest = buffer.digest()
+    # The buffer does not change between two collections: checkpoints with the same buffer share its file.
     if not _share_file(checkpoint, digest):
         buffer.save(checkpoint / BUFFER_FILE)
     state = {"next_round": next_round, "digest": digest, "draws": dict(draws), "num_processes": num_processes}
+    # After the buffer: the state is complete only with it.
     with atomic_file(checkpoint / STATE_FILE) as file:
         file.write(json.dumps(state).encode())
 
 
 def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, int]) -> int:
-    """Fill `buffer` from a checkpoint folder and return the first round that is not collected yet.
+    """Read the buffer of a checkpoint into `buffer`, and return the first round that is not collected yet.
+
+    On an error `buffer` stays as it was.
 
     Args:
         checkpoint: The folder.
         buffer: The buffer of this run, with the settings of this run.
-        draws: What the draws of this run depend on besides the buffer, by name.
+        draws: The numbers that the draws of this run depend on besides the buffer, by name.
 
     Raises:
-        ValueError: The folder holds no buffer, not the one it was written with, or one of a run with other settings;
-            then `buffer` stays as it was.
+        ValueError: The folder has no buffer, the buffer is not the one that was saved, or the settings of the saved
+            run differ.
     """
     for file in (BUFFER_FILE, STATE_FILE):
         if not (checkpoint / file).is_file():
@@ -73,12 +75,12 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
     stored = ReplayBuffer.load(checkpoint / BUFFER_FILE, priority=priority)
     if stored.digest() != state["digest"]:
         raise ValueError(
-            f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint; put the one it "
-            "was saved with back, or resume from another checkpoint"
+            f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint; restore the "
+            "buffer that was saved with it, or resume from another checkpoint"
         )
     for what, then, now in (
         ("the buffer was written with", stored.settings(), buffer.settings()),
-        ("its draws are those of", state["draws"], dict(draws)),
+        ("its minibatches were drawn with", state["draws"], dict(draws)),
     ):
         if then != now:
             raise ValueError(
@@ -95,26 +97,26 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path:
-    """Return the newest checkpoint of a run that was written to its end.
+    """Return the newest complete checkpoint of a run.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The run has no complete checkpoint.
     """
     checkpoint = newest_complete_checkpoint(output_dir)
     if checkpoint is None:
         raise ValueError(
             f"resume_from_checkpoint: {output_dir} holds no complete checkpoint; start without it. Programs that were "
-            "judged already are taken from the run's journal"
+            "judged already are read from the run's journal"
         )
     return checkpoint
 
 
 def newest_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """Return the newest checkpoint of a run that was written to its end, or None."""
+    """Return the newest complete checkpoint of a run; None if it has no complete checkpoint."""
     for folder in _checkpoints(Path(output_dir)):
         if _is_complete(folder):
             return folder
-        logger.warning("%s: passed over, since the run was killed while writing it", folder)
+        logger.warning("%s: skipped, since the run was killed while writing it", folder)
     return None
 
 
@@ -130,7 +132,8 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    """Return whether everything is there; the Trainer writes its own state last, each process its random state."""
+    """Return whether a checkpoint was written to its end."""
+    # The last files are the Trainer's state and the random state of each process.
     try:
         num_processes = _read_state(checkpoint)["num_processes"]
         TrainerState.load_from_json(str(checkpoint / _TRAINER_STATE_FILE))
@@ -147,7 +150,7 @@ def _share_file(checkpoint: Path, digest: str) -> bool:
             if other != checkpoint and _read_state(other)["digest"] == digest:
                 (checkpoint / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
                 (checkpoint / BUFFER_FILE).unlink(missing_ok=True)
-                # Neither file is ever written to again: `save` puts a new one in its place.
+                # A hard link is safe, since buffer files are never modified: `save` replaces them by new files.
                 os.link(other / BUFFER_FILE, checkpoint / BUFFER_FILE)
                 return True
     return False

@@ -1,8 +1,6 @@
-"""Loss weights on their way: from the rows of the data set into the batch, from the batch onto the log-probabilities.
+"""Put the loss weights of rows into batches, and scale the log-probabilities of a model by them.
 
-Enters: rows with a `loss_weight` beside their tokens, and the collator and the model of TRL, which are called as they
-are. Leaves: batches with `loss_weights`, and model outputs whose log-probabilities are scaled by them. Rows without a
-weight pass through untouched.
+TRL's collator and model are called unchanged. Rows without a weight have no effect on batches and log-probabilities.
 """
 
 from __future__ import annotations
@@ -19,18 +17,25 @@ BATCH_KEY = "loss_weights"
 
 @dataclass(frozen=True)
 class WeightCollator:
-    """Collate rows as another collator does and put their weights beside the tokens.
+    """A collator that adds loss weights to the batches of another collator.
 
     Args:
-        collate: The collator that makes the batch; it never sees a weight.
-        padding_free: Whether it joins the rows to a single one, one behind the other.
+        collate: The other collator, which gets rows without weights.
+        padding_free: Whether it concatenates the rows of a batch into a single row.
     """
 
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     padding_free: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the batch; of weighted rows with float32 weights: [rows, 1], or [1, tokens] where rows are joined."""
+        """Return the batch, with the weights of weighted rows.
+
+        Args:
+            rows: Rows of token ids and labels, all with a weight or all without.
+
+        Returns:
+            The batch. Weights have type float32 and shape [rows, 1], or [1, tokens] if padding-free.
+        """
         bare = [{name: value for name, value in row.items() if name != ROW_KEY} for row in rows]
         batch = self.collate(bare)
         if ROW_KEY in rows[0]:
@@ -43,22 +48,21 @@ class WeightCollator:
     ) -> torch.Tensor:
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         along = weights.repeat_interleave(lengths)[None]
-        # What `pad_to_multiple_of` adds carries no label, so its weight is never read.
+        # The tokens that `pad_to_multiple_of` adds have no label, so that their weight has no effect.
         return torch.nn.functional.pad(along, (0, batch["input_ids"].size(1) - along.size(1)))
 
 
 def with_scaled_log_probs(model: Callable[..., Any], weights: torch.Tensor) -> Callable[..., Any]:
-    """Return a callable that calls `model` and, where TRL's fused head scores the labels, scales what the loss sums.
-
-    `SFTTrainer.compute_loss` sums `-outputs.log_probs`; every other output, which feeds the metrics, stays as it was.
+    """Wrap a model so that the log-probabilities in its outputs are multiplied by weights.
 
     Args:
-        model: The model, as `compute_loss` is handed it.
+        model: The model, as `compute_loss` receives it.
         weights: Weights of a `WeightCollator`.
     """
 
     def scored(**inputs: Any) -> Any:
         outputs = model(**inputs)
+        # `SFTTrainer.compute_loss` sums `-outputs.log_probs` of TRL's fused head. Its metrics use other outputs.
         if inputs.get("fused_lm_head"):
             outputs.log_probs = outputs.log_probs * _beside(weights, outputs.log_probs)
         return outputs
@@ -67,7 +71,7 @@ def with_scaled_log_probs(model: Callable[..., Any], weights: torch.Tensor) -> C
 
 
 def _beside(weights: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
-    # `log_probs[:, j]` belongs to token j + 1.
+    # The first token of a row has no log-probability: `log_probs[:, j]` belongs to token j + 1.
     chosen = weights if weights.size(1) == 1 else weights[:, 1:]
     if chosen.size(0) != log_probs.size(0) or chosen.size(1) not in (1, log_probs.size(1)):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Every option of a PPER run in one dataclass: `SFTConfig` plus generation, judging, replay and their checks.
+"""Define and check the options of a PPER run: `SFTConfig` plus options of generation, judging and replay.
 
-Enters: keyword arguments, or YAML and command line through `TrlParser`. Leaves: a validated configuration; what PPER
-cannot honour (packing, dataloader workers, ...) is refused here, before any model is loaded.
+Options of `SFTConfig` that PPER does not support (packing, dataloader workers, ...) are errors before any model is
+loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-#: What options that are passed on, such as `model_init_kwargs`, call a secret.
+#: Keys of secrets in options that are dictionaries, such as `model_init_kwargs`.
 _TOKENS = ("token", "hub_token", "use_auth_token", "api_key")
 _BENCHMARK = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
 DECODINGS = ("beam", "nucleus")
@@ -37,7 +37,7 @@ def _option(default: Any, help: str, **metadata: Any) -> Any:
 
 @dataclass
 class PPERConfig(SFTConfig):  # type: ignore[misc]
-    r"""Configuration of [`PPERTrainer`]; every option of `SFTConfig` stays, those below are added.
+    r"""A configuration of [`PPERTrainer`], with the options of `SFTConfig` and the options below.
 
     Raises:
         ValueError: An option is out of range or contradicts another; the message names it and the remedy.
@@ -53,90 +53,99 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     preset: str | None = _option(
         None, "'paper' sets num_beams, possibility and priority as in arXiv 2410.12236.", choices=[None, "paper"]
     )
-    num_beams: int = _option(3, "k: programs written and kept per task (the paper searches 3 beams).")
+    num_beams: int = _option(3, "k: number of programs generated per task (3 beams in the paper).")
     decoding: str = _option(
         "beam",
-        "How programs are written for a collection: 'beam', the k most probable, or 'nucleus', k samples, which "
-        "repeat themselves less. Evaluation always searches beams.",
+        "How a collection generates programs: 'beam' searches for the k most probable programs, 'nucleus' draws k "
+        "samples, which repeat themselves less. Evaluation always uses beam search.",
         choices=list(DECODINGS),
     )
     num_beam_groups: int = _option(
-        1, "Groups of beams searched one after the other, each kept apart from those before; it divides num_beams."
+        1,
+        "Number of groups of beams; it divides num_beams. The groups are searched in turn, and diversity_penalty "
+        "makes each group differ from the groups before.",
     )
     diversity_penalty: float = _option(
-        0.5, "What a token costs, in nats, for each program of an earlier group that has it in the same place."
+        0.5,
+        "Penalty of a token, in nats, for each program of an earlier group that has the same token at the same "
+        "position.",
     )
-    temperature: float = _option(0.8, "With nucleus sampling: what logits are divided by.")
-    top_p: float = _option(0.95, "With nucleus sampling: how much probability the tokens have that are left in.")
+    temperature: float = _option(0.8, "With nucleus sampling: divisor of the logits.")
+    top_p: float = _option(0.95, "With nucleus sampling: probability mass of the most probable tokens to sample from.")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
-    generation_batch_size: int = _option(8, "Prompts generated for at once, per process.")
+    generation_batch_size: int = _option(8, "Number of prompts in a generation batch, per process.")
     ds3_gather_for_generation: bool = _option(
         True,
-        "With DeepSpeed ZeRO-3: whether each process holds all weights while it generates. False fits models that one "
-        "device cannot hold, and is slower.",
+        "With DeepSpeed ZeRO-3: whether each process gathers all weights to generate. Set to False for a model that "
+        "does not fit on a single device; generation is then slower.",
     )
     steps_per_round: int | None = _option(
         None,
-        "Optimizer steps between two collections; one Trainer epoch is one round. If None, as many as draw, on "
-        "average, each program of one collection once.",
+        "Optimizer steps between two collections; a Trainer epoch is a round. If None, as many steps as draw each "
+        "program of a collection once on average.",
     )
     possibility_weight: float = _option(
         0.5, "a of Eq. 6, in [0, 1]: the weight of the possibility against the pass rate in P2Value."
     )
     possibility: str = _option(
         "mean",
-        "How P(program) follows from its log-probability: 'mean' is the geometric mean token probability, 'product' "
-        "the raw product of the paper, which vanishes for programs of about a hundred tokens.",
+        "How P(program) is computed from the token probabilities: 'mean' is their geometric mean, 'product' their "
+        "product, as in the paper, which is almost 0 for programs of a hundred tokens.",
         choices=list(POSSIBILITIES),
     )
     priority: str = _option(
         "proportional",
-        "How P2Values become draw probabilities: 'proportional' or 'rank' (Eq. 8), 'uniform', or 'filter' (uniform "
-        "over fully passing programs).",
+        "How P2Values are converted to draw probabilities: 'proportional' or 'rank' (Eq. 8), 'uniform', or 'filter' "
+        "(uniform over the programs that pass every test).",
         choices=list(PRIORITIES),
     )
     priority_exponent: float | None = _option(
         None,
-        "e of Eq. 7: 0 draws uniformly, larger values draw greedily. If None, 4 for proportional draws with the mean "
-        "possibility, whose P2Values lie close together, and 1 otherwise (docs/benchmarks.md).",
+        "e of Eq. 7: 0 draws uniformly, larger values prefer high priorities more strongly. If None, 4 for "
+        "proportional draws with the mean possibility, whose P2Values lie close together, and 1 otherwise "
+        "(docs/benchmarks.md).",
     )
     importance_exponent: float = _option(
         0.0,
-        "beta of prioritised experience replay (arXiv 1511.05952, section 3.4): each program's loss is weighed by "
-        "(N * P(i)) ** -beta over the largest such weight. 0 corrects nothing, as in the paper; 1 learns, in "
-        "expectation, what uniform replay does.",
+        "beta of prioritised experience replay (arXiv 1511.05952, section 3.4): each program's loss is multiplied by "
+        "(N * P(i)) ** -beta, divided by the largest such weight. 0 corrects nothing, as in the paper; with 1 the "
+        "expected gradient is that of uniform replay, up to a factor.",
     )
     loss_weighting: str | None = _option(
         None,
-        "'p2value' multiplies each program's loss by its P2Value; None weighs all alike, as in the paper.",
+        "'p2value' multiplies each program's loss by its P2Value; None gives all programs the same weight, as in the "
+        "paper.",
         choices=[None, *LOSS_WEIGHTINGS],
     )
     length_grouping_steps: int = _option(
         1,
-        "Optimizer steps whose draws are put in order of length together. 1 keeps each step's minibatch what was "
-        "drawn; more pads less, and deals micro-batches of similar lengths to the steps at random.",
+        "Number of optimizer steps whose draws are sorted by length together. With 1 each step's minibatch is an "
+        "independent draw. A larger number needs less padding: micro-batches of similar lengths are assigned to the "
+        "steps at random.",
     )
     buffer_capacity: int | None = _option(
-        None, "Most experiences kept; buffer_eviction says which leave first. If None, all are kept."
+        None, "Largest number of experiences in the buffer; see buffer_eviction. If None, there is no limit."
     )
     buffer_eviction: str = _option(
         "p2value",
-        "What leaves a full buffer first: 'p2value', the lowest P2Value, or 'age', the earliest round.",
+        "Which experiences a full buffer evicts first: 'p2value', the lowest P2Value, or 'age', the earliest round.",
         choices=list(EVICTIONS),
     )
-    judge_workers: int | None = _option(None, "Judging processes per training process. If None, the cores shared out.")
+    judge_workers: int | None = _option(
+        None, "Judge processes per training process. If None, the cores are divided among the training processes."
+    )
     judge_isolation: str = _option(
         "auto",
-        "Isolation level of the judge; 'auto' takes the strongest available, never below 'landlock'. Where Linux is "
-        "not there is only 'processes'.",
+        "Isolation level of the judge; 'auto' takes the strongest available level, never below 'landlock'. Systems "
+        "other than Linux have only 'processes'.",
     )
-    judge_cpu_seconds: float = _option(10.0, "CPU time a program may use on one test, in seconds.")
-    judge_memory_bytes: int = _option(4 * 2**30, "Memory a program may allocate, in bytes.")
+    judge_cpu_seconds: float = _option(10.0, "CPU time that a program may use on a test, in seconds.")
+    judge_memory_bytes: int = _option(4 * 2**30, "Memory that a program may allocate, in bytes.")
 
     log_completions: bool = _option(
         False,
         "Whether to print a table of sampled programs after each collection, and to log all of the round's programs "
-        "as a table `completions` to wandb and trackio, where report_to names them.",
+        "as a table `completions` to wandb and trackio, if report_to names them.",
     )
     num_completions_to_print: int | None = _option(
         None,
@@ -145,31 +154,33 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     )
     eval_benchmark: str | None = _option(
         None,
-        "The data set of the Hub that the evaluation tasks are, all of it, as 'name/of-it' or 'name/of-it:task': the "
-        "model card then names it, and `.eval_results/` has the accuracy for its leaderboard.",
+        "The data set of the Hub that consists of exactly the evaluation tasks, as 'owner/name' or 'owner/name:task'. "
+        "The model card then names it, and `.eval_results/` has the accuracy for its leaderboard.",
     )
 
     def __post_init__(self) -> None:
         self._apply_preset()
         if self.priority_exponent is None:
+            # With exponent 1 close P2Values give nearly uniform draws.
             close = self.priority == "proportional" and self.possibility == "mean"
             self.priority_exponent = 4.0 if close else 1.0
         self._check_ranges()
         self._check_training_options()
+        # `accelerator_config` may be a dictionary or a file: the base class makes an object of it, checked below.
         super().__post_init__()
         self._check_dataloader_options()
 
     @property
     def weighs_loss(self) -> bool:
-        """Whether the loss is anything but plain negative log-likelihood of what was drawn."""
+        """Whether the loss of the drawn programs is weighted."""
         return self.importance_exponent > 0 or self.loss_weighting is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads.
+        # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads: no secret may be in it.
         return {name: without_tokens(value) for name, value in self.__dict__.items()} | {"hub_token": None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as plain values, for logs; tokens are left out."""
+        """Return the options as plain values for logs, without secrets."""
         return {name: without_tokens(value) for name, value in super().to_dict().items()}
 
     def _apply_preset(self) -> None:
@@ -180,6 +191,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             setattr(self, name, value)
 
     def _check_ranges(self) -> None:
+        # Types are checked, too: values from YAML have any type.
         for name in (
             "num_beams", "max_completion_length", "generation_batch_size", "judge_memory_bytes",
             "length_grouping_steps",
@@ -232,7 +244,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require(
             "auto_find_batch_size",
             not self.auto_find_batch_size,
-            "False, since the length of a round follows from the batch size",
+            "False, since the length of a round depends on the batch size",
             True,
             "set per_device_train_batch_size",
         )
@@ -245,7 +257,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require(
             "train_sampling_strategy",
             self.train_sampling_strategy == "random",
-            "'random', since draws are ordered by their length already (see length_grouping_steps)",
+            "'random', since draws are sorted by length already (see length_grouping_steps)",
             self.train_sampling_strategy,
         )
         if self.weighs_loss:
@@ -273,11 +285,16 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         accelerator_config = self.accelerator_config
         for name in ("split_batches", "dispatch_batches"):
             value = getattr(accelerator_config, name, None)
-            _require(f"accelerator_config.{name}", not value, "unset: every process draws its own share", value)
+            _require(
+                f"accelerator_config.{name}",
+                not value,
+                "unset, since every process reads its own part of a minibatch",
+                value,
+            )
 
 
 def without_tokens(value: Any) -> Any:
-    """Return a value of an option without the secrets in it: None stands for each."""
+    """Return the value of an option with its secrets replaced by None."""
     if not isinstance(value, Mapping):
         return value
     return {name: None if name in _TOKENS else without_tokens(inner) for name, inner in value.items()}
@@ -289,6 +306,7 @@ def _require(name: str, condition: bool, requirement: str, got: object, remedy: 
 
 
 def _is_count(value: object) -> bool:
+    # True is an `int` in Python, and YAML reads `yes` as True.
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -1,13 +1,7 @@
-"""The replay buffer as the Trainer's data set: the tokens of the experiences drawn, by their position in the buffer.
+"""Convert and check the data sets that users pass to the trainer, and present a buffer as the Trainer's data set.
 
-Enters: a buffer and the trainer's own tokenisation (handed in, so that chat templates, end tokens, labels and
-truncation stay TRL's). Leaves: `{"input_ids", "labels"}`, with a `loss_weight` where one is asked for. Tokens are made
-when an experience is first drawn, and kept as long as the buffer holds it.
-
-What users hand the trainer: tasks or judged programs, as lists or data sets, brought into one shape and checked.
-
-Enters: lists of `CodingTask`, data sets of native task rows, data sets of judged programs. Leaves: a
-`datasets.Dataset` of one of the two kinds, its tasks, or its experiences.
+Users pass tasks or judged programs, as lists or data sets. The Trainer reads the drawn experiences of the buffer as
+rows of tokens, by their position in the buffer.
 """
 
 from __future__ import annotations
@@ -35,24 +29,27 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokenized:
-    """The tokens of an experience and the text they were made from."""
+    """A row of tokens of an experience, with the text that was tokenised."""
 
     prompt: Prompt
     completion: str
     tokens: Row
 
     def is_of(self, experience: Experience) -> bool:
+        # A later round may replace the completion of the same program, for instance by another explanation.
         return self.prompt == experience.prompt and self.completion == experience.completion
 
 
 class ReplayDataset(Dataset[Row]):
-    """Tokenised experiences of a buffer, those prepared last.
+    """A data set of the experiences of a buffer as rows of tokens; rows have to be prepared before they are read.
+
+    A row is `{"input_ids", "labels"}`, with a `loss_weight` if experiences are weighted.
 
     Args:
-        buffer: Where the experiences live.
-        tokenize: Turns a data set with the columns prompt, completion and position into one with input_ids, labels
-            and position; rows it drops (nothing left to learn after truncation) cannot be drawn.
-        weigh: Returns the loss weight of each experience of a buffer, shape [len(buffer)]; None for plain rows.
+        buffer: The buffer.
+        tokenize: Function from a data set with the columns prompt, completion and position to a data set with
+            input_ids, labels and position. It may drop rows without a token to learn after truncation.
+        weigh: Function from a buffer to the loss weight of each experience, shape [len(buffer)]; None for no weights.
     """
 
     def __init__(
@@ -63,6 +60,7 @@ class ReplayDataset(Dataset[Row]):
         weigh: Callable[[ReplayBuffer], FloatArray] | None = None,
     ) -> None:
         self.buffer = buffer
+        # TRL's own function, so that chat templates, end tokens, labels and truncation are the same as in SFTTrainer.
         self._tokenize = tokenize
         self._weigh = weigh
         self._tokenized: dict[Key, _Tokenized] = {}
@@ -73,25 +71,27 @@ class ReplayDataset(Dataset[Row]):
 
     def __getitem__(self, position: int) -> Row:
         if position not in self._rows:
-            # Not made here: `tokenize` lets processes wait for each other, and only this one would come.
+            # Not tokenised here: in `tokenize` the processes wait for each other, and the others would not come.
             raise LookupError(f"position: {position} was not prepared; call prepare([{position}]) on every process")
         return self._rows[position]
 
     def prepare(self, positions: Iterable[int]) -> NDArray[np.int64]:
-        """Make rows of these positions, with tokens and weights of the buffer as it is now; others are forgotten.
+        """Prepare the rows of positions, with tokens and weights of the buffer's present content, and drop other rows.
 
         Args:
-            positions: Positions in the buffer, in any order, repeated ones too.
+            positions: Positions in the buffer, in any order; they may repeat.
 
         Returns:
             Number of tokens at each position, int64, in the order of `positions`.
 
         Raises:
-            ValueError: An experience keeps no token to learn from once cut to `max_length`.
+            ValueError: An experience has no token to learn after it is cut to `max_length`.
         """
         asked = [int(position) for position in positions]
+        # A program may be drawn many times in a round.
         once = list(dict.fromkeys(asked))
         held = dict(zip(once, self.buffer.take(once), strict=True))
+        # Tokens are made when an experience is first drawn, and dropped when the buffer evicts it.
         self._tokenized = {key: made for key, made in self._tokenized.items() if key in self.buffer}
         self._tokenize_missing({one.key: one for one in held.values()})
         rows = {position: self._tokenized[one.key].tokens for position, one in held.items()}
@@ -121,14 +121,14 @@ class ReplayDataset(Dataset[Row]):
         if lost:
             first = next(iter(lost.values())).task_id
             raise ValueError(
-                f"max_length: leaves no completion token of {len(lost)} experiences, the first of task {first!r}; "
+                f"max_length: cuts off the whole completion of {len(lost)} experiences, the first of task {first!r}; "
                 "raise max_length or drop tasks with long prompts"
             )
 
 
 @contextlib.contextmanager
 def _quiet_datasets() -> Iterator[None]:
-    # One progress bar per map, four maps a round: more noise than news.
+    # Each `map` shows a progress bar of its own, and a round calls it four times.
     were_on = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -143,21 +143,21 @@ JUDGED_COLUMNS = {"prompt", "completion", "pass_rate"}
 
 
 def as_dataset(name: str, data: Any) -> datasets.Dataset:
-    """Return tasks as a data set of native rows; a data set passes through.
+    """Convert a list of tasks to a data set of native rows; a data set is returned unchanged.
 
     Args:
         name: The argument's name, for errors.
         data: A list of `CodingTask`, or a data set.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: `data` has another type.
         ValueError: The list is empty, or mixes text prompts and chat prompts.
     """
     if isinstance(data, datasets.Dataset):
         return data
     if not isinstance(data, Sequence) or not all(isinstance(task, CodingTask) for task in data):
         raise TypeError(
-            f"{name}: must be a list of CodingTask or a datasets.Dataset, since every round goes through all of it; "
+            f"{name}: must be a list of CodingTask or a datasets.Dataset, since every round reads all tasks; "
             f"got {type(data).__name__}. Load a streamed data set without streaming=True"
         )
     if not data:
@@ -171,10 +171,13 @@ def as_dataset(name: str, data: Any) -> datasets.Dataset:
 
 
 def as_eval_dataset(data: Any) -> Any:
-    """Return an evaluation set, or a mapping of named ones, with lists of tasks as data sets; else as it is.
+    """Convert lists of tasks in an evaluation set to data sets; other evaluation sets are returned unchanged.
+
+    Args:
+        data: An evaluation set, or a mapping from names to evaluation sets.
 
     Raises:
-        TypeError: A list holds something other than tasks, or tasks are streamed.
+        TypeError: An element of a list is no task, or tasks are streamed.
         ValueError: Rows have a task id but no tests.
     """
     if isinstance(data, dict):
@@ -207,9 +210,10 @@ def check_train_columns(train: datasets.Dataset) -> None:
 
 
 def judged_experiences(rows: datasets.Dataset, processing_class: Any) -> Iterator[Experience]:
-    """Yield the experiences of judged programs; the tokens of a log-probability are counted where the row has none."""
+    """Convert rows of judged programs to experiences; missing numbers of tokens are counted with the tokenizer."""
     local = LocalModel(model=None, processing_class=processing_class)
     for row in rows:
+        # An experience needs the number with a log-probability: "mean" divides by it.
         if row.get("logprob") is not None and row.get("num_tokens") is None:
             row = {**row, "num_tokens": len(local.encode_completion(row["prompt"], row["completion"])[1])}
         yield Experience.from_row(row)

@@ -1,10 +1,6 @@
-"""What a trainer is made of where nothing was handed in: configuration, buffer, judge, collector, loss weights.
+"""Build the parts of a trainer from its configuration, and check that they fit together before anything is generated.
 
-Enters: the user's arguments. Leaves: one part each, checked against the others.
-
-What a trainer is refused for before anything is generated, beyond what a configuration alone can tell.
-
-Enters: parts of a trainer that is being made. Leaves: nothing, or an error that names the argument and the remedy.
+The parts are the configuration itself, buffer, source, judge, collector and loss weights.
 """
 
 from __future__ import annotations
@@ -33,10 +29,10 @@ from trl_pper.training.dataset import holds_tasks
 
 
 def config_or_default(args: PPERConfig | None, model: Any) -> PPERConfig:
-    """Return the configuration; without one, the defaults with a folder named for the model.
+    """Return the configuration; if it is None, a default configuration with an output folder named after the model.
 
     Raises:
-        TypeError: It is another kind of configuration.
+        TypeError: The configuration is no `PPERConfig`.
     """
     if args is None:
         name = model if isinstance(model, str) else model.config._name_or_path
@@ -50,7 +46,7 @@ def config_or_default(args: PPERConfig | None, model: Any) -> PPERConfig:
 
 def build_buffer(args: PPERConfig) -> ReplayBuffer:
     """Return an empty buffer with the settings of a configuration."""
-    assert args.priority_exponent is not None  # PPERConfig puts a number in place of None
+    assert args.priority_exponent is not None  # PPERConfig replaces None by a number
     return ReplayBuffer(
         args.buffer_capacity,
         seed=args.seed,
@@ -63,11 +59,12 @@ def build_buffer(args: PPERConfig) -> ReplayBuffer:
 
 
 def build_beam_search(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
-    """Return beam search by the model in training."""
+    """Return a source that runs beam search with the model in training."""
     return BeamSearchSource(
         num_beams=args.num_beams,
         max_completion_length=args.max_completion_length,
         batch_size=args.generation_batch_size,
+        # Beams are ranked as their possibility ranks them.
         length_penalty=1.0 if args.possibility == "mean" else 0.0,
         num_beam_groups=num_beam_groups,
         diversity_penalty=args.diversity_penalty,
@@ -75,7 +72,7 @@ def build_beam_search(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSear
 
 
 def build_source(args: PPERConfig) -> BeamSearchSource | NucleusSource:
-    """Return how the model in training writes programs for a collection."""
+    """Return the source of a collection, which generates with the model in training."""
     if args.decoding == "beam":
         return build_beam_search(args, num_beam_groups=args.num_beam_groups)
     return NucleusSource(
@@ -89,7 +86,7 @@ def build_source(args: PPERConfig) -> BeamSearchSource | NucleusSource:
 
 
 def build_loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
-    """Return what weighs the loss of each experience of a buffer, as a configuration asks for."""
+    """Return a function from a buffer to the loss weight of each experience, with the options of a configuration."""
     return lambda buffer: loss_weights(
         buffer.probabilities(),
         buffer.p2values(),
@@ -105,17 +102,20 @@ def build_judge(args: PPERConfig) -> Judge:
 
 
 def find_collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
-    """Return the collector among the callbacks, or a new one; None for programs that are judged already.
+    """Return the collector among the callbacks, or a new collector; None if the data set has judged programs.
 
     Raises:
-        ValueError: There are several, or one that has no tasks to collect for.
+        ValueError: There are several collectors, or a collector without tasks, and the data set has none.
     """
     given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
     if len(given) > 1:
-        raise ValueError(f"callbacks: at most one BeamSampleCollector; got {len(given)}")
+        raise ValueError(f"callbacks: must hold at most one BeamSampleCollector; got {len(given)}. Remove the others")
     if not holds_tasks(train):
         if given and given[0].tasks is None:
-            raise ValueError("callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs")
+            raise ValueError(
+                "callbacks: a BeamSampleCollector needs tasks, but train_dataset holds judged programs. "
+                "Pass tasks as train_dataset, or to the collector"
+            )
         return given[0] if given else None
     collector = given[0] if given else BeamSampleCollector()
     if collector.tasks is None:
@@ -124,33 +124,33 @@ def find_collector(callbacks: list[TrainerCallback], train: datasets.Dataset) ->
 
 
 def claim_buffer(buffer: ReplayBuffer, processing_class: Any) -> None:
-    """Note the tokenizer in a buffer that knows none.
+    """Record the tokenizer in a buffer without a tokenizer.
 
     Raises:
-        ValueError: The buffer was filled with another one.
+        ValueError: The buffer was filled with another tokenizer.
     """
     fingerprint = tokenizer_fingerprint(processing_class)
     if buffer.tokenizer not in (None, fingerprint):
         raise ValueError(
-            f"buffer: was filled with the tokenizer {buffer.tokenizer}, and this model has {fingerprint}, so its "
-            "log-probabilities are of other tokens. Pass a new buffer, or train on buffer.to_dataset() without its "
-            "columns logprob and num_tokens"
+            f"buffer: was filled with the tokenizer {buffer.tokenizer}, and this model has {fingerprint}, so the "
+            "buffer's log-probabilities refer to other tokens. Pass a new buffer, or train on buffer.to_dataset() "
+            "without its columns logprob and num_tokens"
         )
     buffer.tokenizer = fingerprint
 
 
 def check_sharding(accelerator: Any) -> None:
-    """Raise ValueError for a way to shard the model that cannot generate."""
+    """Raise ValueError if the model is sharded in a way in which it cannot generate."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is not None and plugin.fsdp_version == 1:
         raise ValueError(
-            "fsdp_version: must be 2, since FSDP1 puts weights together only for whole forward passes, not for "
+            "fsdp_version: must be 2, since FSDP1 gathers weights only for whole forward passes, not for "
             "`generate`; got 1. Set it in the file for `accelerate launch` (examples/accelerate/fsdp.yaml)"
         )
 
 
 def check_weighing(accelerator: Any, compute_loss_func: Any) -> None:
-    """Raise ValueError where loss weights would go wrong without a word."""
+    """Raise ValueError if loss weights would be ignored or misplaced without an error."""
     parallelism = accelerator.parallelism_config
     if compute_loss_func is not None:
         raise ValueError(
@@ -158,17 +158,18 @@ def check_weighing(accelerator: Any, compute_loss_func: Any) -> None:
         )
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ValueError(
-            "parallelism_config: importance_exponent and loss_weighting know no context or sequence parallelism, "
-            "which splits rows; turn one of them off"
+            "parallelism_config: importance_exponent and loss_weighting do not support context or sequence "
+            "parallelism, which splits rows. Turn the weights or the parallelism off"
         )
 
 
 def check_prompt_room(
     tasks: Sequence[CodingTask], local: LocalModel, *, max_length: int | None, max_completion_length: int
 ) -> None:
-    """Raise ValueError unless `max_length` holds every prompt with a longest completion."""
+    """Raise ValueError unless every prompt and a completion of the longest length fit into `max_length` together."""
     if max_length is None:
         return
+    # TRL cuts off the end of longer rows: the model would learn programs without an end.
     longest = max(map(len, local.encode([task.prompt for task in tasks])), default=0)
     if longest + max_completion_length > max_length:
         raise ValueError(

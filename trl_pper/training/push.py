@@ -1,12 +1,6 @@
-"""Pushing a run to the Hub: what must not go along is refused, and what goes wrong behind the run's back is told.
+"""Check that a push to the Hub uploads no tasks or programs, report failed uploads, and merge adapters.
 
-Enters: the folder of a run and the uploads that were started. Leaves: an error or a warning. The uploads themselves
-are the Trainer's. Files are told by their names; nobody looks into them.
-
-An adapter and its base as one model: written to a folder and, where asked for, pushed.
-
-Enters: the folder or the Hub id of a trained adapter. Leaves: a full model with tokenizer and card. The base is loaded
-as it was published, so that what QLoRA trained on quantised weights is merged into whole ones.
+Files are recognised by their names; their content is not examined. The Trainer makes the uploads of a run.
 """
 
 from __future__ import annotations
@@ -27,16 +21,16 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
 
-#: What the Trainer leaves out at the top of the folder; the contract test holds it to that.
+#: Patterns of names in the output folder that the Trainer does not upload; a contract test pins them.
 LEFT_OUT = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*")
 #: Strategies that upload whole checkpoints, and with them the buffer.
 WITH_CHECKPOINTS = ("checkpoint", "all_checkpoints")
-#: What tasks, tests, programs, buffers and reports are written as; no model is.
+#: Endings of files of tasks, tests, programs, buffers and reports; models have other endings.
 _ROWS = (".parquet", ".arrow", ".jsonl", ".jsonl.gz", ".html")
 
 
 def exposed(folder: str | Path) -> list[Path]:
-    """Return the files of a run's folder that a push would upload and that look like tasks, programs or a report."""
+    """Return the files in a run's folder that a push would upload and that may contain tasks, programs or a report."""
     root = Path(folder)
     found: list[Path] = []
     for entry in sorted(root.iterdir()) if root.is_dir() else []:
@@ -47,11 +41,11 @@ def exposed(folder: str | Path) -> list[Path]:
 
 
 def check_push(folder: str | Path, *, strategy: Any) -> None:
-    """Raise ValueError where a push would publish more than the model.
+    """Raise ValueError if a push would publish more than the model.
 
     Args:
         folder: The run's output folder.
-        strategy: Its `hub_strategy`.
+        strategy: The run's `hub_strategy`.
     """
     if str(getattr(strategy, "value", strategy)) in WITH_CHECKPOINTS:
         raise ValueError(
@@ -68,17 +62,17 @@ def check_push(folder: str | Path, *, strategy: Any) -> None:
 
 
 def push_in_background(trainer: Any, checkpoint: str, *, push: Callable[[str], None]) -> None:
-    """Start the uploads of a checkpoint's weights and have their failures told; a push that may not be is left out.
+    """Start the uploads of a checkpoint's weights, and warn of failures; a push that would publish more is skipped.
 
     Args:
-        trainer: The trainer whose run it is.
+        trainer: The trainer of the run.
         checkpoint: The folder of the checkpoint.
         push: `Trainer._push_from_checkpoint`.
     """
     try:
         check_push(trainer.args.output_dir, strategy=trainer.args.hub_strategy)
     except ValueError as error:
-        # Nothing is published and nothing of the run is lost; `push_to_hub` at its end says so again.
+        # A warning, since training can go on. At the end of the run `push_to_hub` raises the error.
         logger.warning("not pushed at step %d: %s", trainer.state.global_step, error)
         return
     before = _jobs(trainer)
@@ -88,25 +82,26 @@ def push_in_background(trainer: Any, checkpoint: str, *, push: Callable[[str], N
 
 
 def _jobs(trainer: Any) -> list[Future[Any]]:
-    # Only the main process has any.
+    # Other processes than the main process upload nothing and lack the attribute.
     return list(getattr(getattr(trainer, "push_in_progress", None), "jobs", []))
 
 
 def report_failures(jobs: Iterable[Future[Any]], *, repo_id: str, checkpoint: str) -> None:
-    """Warn of each upload that fails, as soon as it has.
+    """Warn of each failed upload as soon as it has failed.
 
     Args:
-        jobs: Uploads in the background.
-        repo_id: Where they go.
-        checkpoint: The folder whose weights are uploaded.
+        jobs: The uploads, which run in the background.
+        repo_id: The repository that they go to.
+        checkpoint: The folder of the uploaded weights.
     """
 
     def report(job: Future[Any]) -> None:
+        # Without this, nobody reads the exception of a background upload.
         error = None if job.cancelled() else job.exception()
         if error is not None:
             logger.warning(
-                "%s: the upload of %s failed, and the run goes on: the checkpoint is whole on the disk, and the next "
-                "push takes its place. The Hub said: %s",
+                "%s: the upload of %s failed, and the run goes on: the checkpoint is complete on disk, and the next "
+                "push uploads newer weights. The Hub said: %s",
                 repo_id,
                 checkpoint,
                 error,
@@ -130,27 +125,29 @@ def merge_adapter(
     private: bool | None = None,
     token: str | None = None,
 ) -> Path:
-    """Merge an adapter into its base and write the model to a folder that `from_pretrained` loads.
+    """Merge an adapter into its base model, and write the model with its tokenizer and card to a folder.
 
     Args:
-        adapter: The output folder of a run with `peft_config`, or the Hub id it was pushed to.
-        output: Where the merged model goes; a new or empty folder.
-        push_to: "name/of-the-model" on the Hub to upload it to; nowhere if None.
-        private: Whether a repository that has to be made is private; the account's default if None.
-        token: Token with the right to write; the one of `hf auth login` if None.
+        adapter: The output folder of a run with `peft_config`, or the Hub id of its model.
+        output: A new or empty folder for the merged model.
+        push_to: "owner/name" on the Hub to upload the model to; None for no upload.
+        private: Whether a new repository is private; None for the account's default.
+        token: Token with the right to write; None for the token of `hf auth login`.
 
     Returns:
-        The folder.
+        The folder, which `from_pretrained` loads.
 
     Raises:
-        ValueError: The folder has something in it, all of which would be pushed.
+        ValueError: The folder is not empty.
 
     Examples:
         `merge_adapter("outputs/lora", "outputs/merged", push_to="me/merged")` in docs/hub.md, which the tests run.
     """
     folder = Path(output)
+    # The whole folder is uploaded: other files in it would be, too.
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"output: must be a new or an empty folder; {folder} has files in it. Choose another one")
+        raise ValueError(f"output: must be a new or an empty folder; {folder} has files in it. Choose another folder")
+    # The base is loaded as it was published, so that an adapter of QLoRA is merged into unquantised weights.
     model = AutoPeftModelForCausalLM.from_pretrained(str(adapter), token=token).merge_and_unload()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(adapter), token=token).save_pretrained(folder)
@@ -163,7 +160,7 @@ def merge_adapter(
 
 
 def _write_card(adapter: str, folder: Path, repo_id: str | None, token: str | None) -> None:
-    """Write the adapter's card with what is another thing now; nothing if it has none."""
+    """Write the adapter's card, adapted to the merged model; nothing if the adapter has no card."""
     path = Path(adapter) / "README.md"
     try:
         card = ModelCard.load(path if Path(adapter).is_dir() else adapter, token=token)

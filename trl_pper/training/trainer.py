@@ -1,8 +1,7 @@
-"""`PPERTrainer`: TRL's `SFTTrainer`, fine-tuning on programs drawn from a replay buffer that it fills itself.
+"""Fine-tune a model on programs drawn from a replay buffer: `PPERTrainer`, a subclass of TRL's `SFTTrainer`.
 
-Enters: a model, tasks (or programs already judged) and a `PPERConfig`. Leaves: a fine-tuned model and its buffer. The
-trainer wires the rooms together and owns no mathematics; the hooks it overrides are pinned by
-`tests/training/test_trl_contract.py`.
+The trainer only connects the other modules. A contract test, `tests/training/test_trl_contract.py`, lists the methods
+of TRL and transformers that it overrides.
 """
 
 from __future__ import annotations
@@ -57,29 +56,29 @@ from trl_pper.training.sampler import PrioritizedSampler
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
-    """Fine-tune a code model by prioritised experience replay of judged programs (arXiv 2410.12236).
+    """A trainer that fine-tunes a model by prioritised experience replay of judged programs (arXiv 2410.12236).
 
-    One Trainer epoch is one round: before it the collector fills the buffer, during it minibatches are drawn by
-    P2Value.
+    A Trainer epoch is a round: at its beginning the collector fills the buffer, then minibatches are drawn by P2Value.
 
     Args:
         model: A model id, a path, or a `PreTrainedModel`, as in `SFTTrainer`.
         args: A `PPERConfig`.
         train_dataset: Tasks (a list of `CodingTask`, or a data set with the columns task_id, prompt and tests), or
-            programs already judged (a data set with the columns prompt, completion, logprob and pass_rate), which are
-            replayed without collecting more.
-        eval_dataset: Tasks, to be generated for and judged, or what `SFTTrainer` takes.
+            judged programs (a data set with the columns prompt, completion, logprob and pass_rate), to which no
+            further programs are added.
+        eval_dataset: Tasks to generate and judge programs for, or an evaluation set of `SFTTrainer`.
         processing_class: The tokenizer; the model's own by default.
-        callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default one.
-        buffer: A buffer to go on with, drawn from by its own settings; an empty one with those of `args` by default.
-        **sft_arguments: Everything else `SFTTrainer` takes, by keyword: `peft_config`, `quantization_config`, ...
+        callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default collector.
+        buffer: A buffer to continue with, which keeps its own settings; by default an empty buffer with the settings
+            of `args`.
+        **sft_arguments: Other arguments of `SFTTrainer`, by keyword: `peft_config`, `quantization_config`, ...
 
     Raises:
         TypeError: `args` is not a `PPERConfig`.
         ValueError: The data sets, the buffer and the collector do not fit together.
 
     Examples:
-        The swap from `SFTTrainer` in README.md, which the tests run.
+        The switch from `SFTTrainer` in README.md, which the tests run.
     """
 
     _tag_names = ["trl", "pper"]  # noqa: RUF012
@@ -131,7 +130,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     @property
     def judge(self) -> Judge:
-        """The judge of collection and evaluation, started on first use."""
+        """The judge of collection and evaluation, created on first use."""
+        # A run that judges nothing, such as training on judged programs, needs no sandbox.
         if self._judge is None:
             collector = self.collector
             self._judge = (
@@ -141,7 +141,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     @property
     def student(self) -> LocalModel:
-        """The model in training, held for inference."""
+        """The model in training, for inference."""
+        # Made anew each time: the Trainer wraps its model when training begins.
         return LocalModel(
             model=self.model_wrapped,
             processing_class=self.processing_class,
@@ -153,25 +154,27 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     @property
     def base(self) -> LocalModel:
-        """The model below the adapter in training, without it, held for inference: no second model in memory.
+        """The base model without the adapter in training, for inference; it takes no further memory.
 
         Raises:
-            ValueError: The model has no adapter to leave out.
+            ValueError: The model has no adapter.
         """
         return self.student.without_adapter()
 
     def beam_search(self) -> BeamSearchSource:
-        """Return beam search with the settings of `args`, for evaluation: the k most probable programs."""
+        """Return a source that runs beam search with the settings of `args`, for evaluation."""
         return build_beam_search(self.args)
 
     @property
     def draws_per_step(self) -> int:
-        """Size of the global minibatch of one optimizer step."""
+        """Size of the global minibatch of an optimizer step."""
         return int(self._train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes)
 
     @property
     def steps_per_round(self) -> int:
-        """Optimizer steps between two collections."""
+        """Number of optimizer steps between two collections."""
+        # By default each program of a collection is drawn once on average. The number of programs is an estimate: the
+        # Trainer needs the length of a round before the first collection.
         if self.args.steps_per_round is not None:
             return int(self.args.steps_per_round)
         if self.collector is None:
@@ -183,27 +186,28 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return max(1, math.ceil(programs / self.draws_per_step))
 
     def _draws(self) -> dict[str, int]:
-        """Return what the draws depend on besides the buffer: keyword arguments of the sampler."""
+        """Return the numbers that draws depend on besides the buffer, as keyword arguments of the sampler."""
         return {
             "draws_per_step": self.draws_per_step,
             "steps_per_round": self.steps_per_round,
             "seed": self.args.seed if self.args.data_seed is None else self.args.data_seed,
             "grouping_steps": self.args.length_grouping_steps,
-            # Which rows meet in a step depends on the micro-batches only where steps share their draws.
+            # A run resumes only with equal numbers: leave out the batch size where it does not affect the draws.
             "micro_batch_size": self._train_batch_size if self.args.length_grouping_steps > 1 else 1,
         }
 
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
-            # All of them, not only what is drawn: what `max_length` leaves nothing of is refused before training.
+            # All rows, though not all may be drawn, so that a completion that `max_length` cuts off is an error before
+            # training.
             self.train_dataset.prepare(range(len(self.buffer)))
             return
         collection = collector.attach(
             self.buffer,
             source=build_source(self.args),
             judge=self.judge,
-            # Names that start with an underscore are left out by `push_to_hub`.
+            # `push_to_hub` uploads no files whose names begin with an underscore.
             journal_folder=Path(self.args.output_dir) / "_pper" / "journal",
             find_student=lambda: self.student,
             steps_per_round=self.steps_per_round,
@@ -227,7 +231,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if not len(self.buffer):
             raise ValueError(
                 f"buffer: empty after round {report.round_index}: none of {report.programs} programs could be judged. "
-                "Look at `Judge().report()`; the sandbox may not work here. The programs are kept in "
+                "See `Judge().report()`; the sandbox may not work here. The programs are stored in "
                 f"{self.collector.collection.journal_folder if self.collector else None}, and are judged when the run "
                 "is started again"
             )
@@ -242,28 +246,27 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             )
 
     def _log_apart(self, metrics: dict[str, float]) -> None:
-        # TRL's `log` adds the means of the training steps so far, and forgets them, unless the model is in eval mode;
-        # each training step puts it back into train mode.
+        # Unless the model is in eval mode, TRL's `log` adds the means of the training steps so far and resets them.
+        # Each training step switches the model back to train mode.
         self.model.eval()
         self.log(metrics)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; see `Trainer.train`. The collector generates with the model in training.
+        """Train the model; see `Trainer.train`.
 
         Args:
-            resume_from_checkpoint: A checkpoint folder, or True for the newest one in `output_dir` that was written to
-                its end.
-            **kwargs: Passed on.
+            resume_from_checkpoint: A checkpoint folder, or True for the newest complete checkpoint in `output_dir`.
+            **kwargs: Further arguments of `Trainer.train`.
         """
         if self.collector is not None:
             self.collector.next_round = 0
-        # The Trainer begins a new log.
+        # The Trainer begins a new log: remember evaluations before training for the model card.
         self.evaluated_before = evaluations(self.state.log_history)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_complete_checkpoint(self.args.output_dir))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    # Hooks of SFTTrainer and Trainer; the contract test pins each.
+    # The methods below override SFTTrainer and Trainer. The contract test pins each of them.
 
     def _prepare_dataset(
         self,
@@ -275,6 +278,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         dataset_name: str,
     ) -> Any:
         prepare = super()._prepare_dataset
+        # SFTTrainer tokenises a training set once. Here rows are tokenised when they are drawn, by the same function.
         if dataset is self._train_rows:
             if self.collector is None:
                 self.buffer.add(judged_experiences(dataset, processing_class))
@@ -289,6 +293,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
+        # The Trainer removes columns that are not listed here.
         if self.args.weighs_loss and ROW_KEY not in self._signature_columns:
             self._signature_columns.append(ROW_KEY)
 
@@ -303,14 +308,15 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the loss of `SFTTrainer`, of log-probabilities scaled first where rows carry weights."""
+        """Compute the loss of `SFTTrainer`, with log-probabilities scaled by the weights of rows, if any."""
         weights = inputs.pop(BATCH_KEY, None)
         if weights is not None:
             model = with_scaled_log_probs(model, weights)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def num_examples(self, dataloader: Any) -> int:
-        """Return the draws of one round for the replay data set, whose own length grows."""
+        """Return the number of examples in an epoch; for the replay data set, the number of draws in a round."""
+        # The replay data set is as long as the buffer, which is empty at first and grows.
         if isinstance(dataloader.dataset, ReplayDataset):
             return self.steps_per_round * self.draws_per_step
         return int(super().num_examples(dataloader))
@@ -318,7 +324,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate; on tasks by generating and judging, on anything else as `SFTTrainer` does.
+        """Evaluate the model: on tasks by generating and judging programs, on other data as `SFTTrainer` does.
+
+        Args:
+            eval_dataset: Tasks or another evaluation set, or the name of a set in the trainer's own `eval_dataset`;
+                None for the whole of it.
+            ignore_keys: As in `Trainer.evaluate`; not used for tasks.
+            metric_key_prefix: Prefix of the metrics' names.
 
         Returns:
             For tasks `eval_pass_rate`, `eval_accuracy`, `eval_pass@k` (k as a number) and the counts of `TaskScores`.
@@ -341,16 +353,21 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write a model card that keeps the metadata of TRL's; see `trl_pper.training.card`."""
+        """Write the model card of the run; see `trl_pper.training.card`."""
+        # TRL's card is written first: our card takes over its metadata, links and citations.
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             write_model_card(Path(self.args.output_dir), run_facts(self), repo_id=self.hub_model_id)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Upload the model with its card; see `Trainer.push_to_hub`. Buffer, programs and tests stay here.
+        """Upload the model with its card, without buffer, programs and tests; see `Trainer.push_to_hub`.
+
+        Args:
+            *args: Arguments of `Trainer.push_to_hub`.
+            **kwargs: Keyword arguments of `Trainer.push_to_hub`.
 
         Raises:
-            ValueError: The output folder holds tasks or programs that would be uploaded.
+            ValueError: The output folder has tasks or programs that would be uploaded.
         """
         check_push(self.args.output_dir, strategy=self.args.hub_strategy)
         return super().push_to_hub(*args, **kwargs)
@@ -361,7 +378,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            # Before the rest: a checkpoint that looks whole always has its buffer.
+            # Before the Trainer's own files, so that a complete checkpoint always has its buffer.
             save_buffer(
                 folder,
                 self.buffer,
@@ -372,6 +389,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # The Trainer calls this when a run resumes, before the first `on_epoch_begin` decides whether to collect.
         if checkpoint is not None:
             next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
             if self.collector is not None:
