@@ -1,9 +1,7 @@
-"""What a running test may still use: CPU time of the candidate, wall time, and any bound on all tests together.
+"""Bound the CPU time and wall time of a running test, and the wall time of all tests of a program together.
 
-Enters: limits and a process id. Leaves: functions that wait for a socket, and `TimeoutError("cpu")` or `("wall")`. The
-CPU time of the referee itself is bounded by its own timer.
-
-Reads how much CPU time another process has used, to the nanosecond where the kernel allows it.
+`Allowance` measures the candidate's process and raises `TimeoutError("cpu")` or `TimeoutError("wall")` when its time
+is spent. It does not bound the CPU time of the referee: the referee has a timer of its own.
 """
 
 from __future__ import annotations
@@ -20,35 +18,36 @@ _TICK_SECONDS = 0.1
 
 
 class Allowance:
-    """The clocks of one program's tests.
+    """A set of clocks for the tests of a single program.
 
     Args:
-        cpu_seconds: CPU seconds of one test.
-        wall_seconds: Wall seconds of one test.
-        tests: Number of tests, where a test that runs many times starts its allowance as often, so that the time of
-            all of them together needs a bound too; `math.inf` sets none.
+        cpu_seconds: CPU seconds of each test.
+        wall_seconds: Wall seconds of each test.
+        tests: Number of tests; bounds the wall time of all tests together by `(tests + 1) * wall_seconds`. `math.inf`
+            sets no such bound.
     """
 
     def __init__(self, *, cpu_seconds: float, wall_seconds: float, tests: float = math.inf) -> None:
         self.cpu_seconds = cpu_seconds
         self.wall_seconds = wall_seconds
+        # A test that runs many times restarts its clocks each time, so the tests need a common end as well.
         self.end = time.monotonic() + (tests + 1) * wall_seconds
 
     def start(self, pid: int) -> None:
-        """Start the allowance of a test that process `pid` is to run."""
+        """Start the clocks of a test that process `pid` will run."""
         self.pid = pid
         self.cpu_start = process_cpu_seconds(pid) or 0.0
         self.wall_end = min(time.monotonic() + self.wall_seconds, self.end)
 
     def is_spent(self) -> bool:
-        """Whether all tests together took too long."""
+        """Return whether all tests together took too long."""
         return time.monotonic() >= self.end
 
     def check(self) -> float:
-        """Return the CPU seconds the test has left.
+        """Return the CPU seconds that the test has left.
 
         Raises:
-            TimeoutError: "cpu" or "wall", the allowance that is spent.
+            TimeoutError: The time of the test is spent; the message is "cpu" or "wall".
         """
         left = self.cpu_seconds - ((process_cpu_seconds(self.pid) or 0.0) - self.cpu_start)
         if left <= 0:
@@ -58,18 +57,20 @@ class Allowance:
         return left
 
     def waiter(self, channel: socket.socket) -> Wait:
-        """Return a function that waits for `channel` as long as the allowance lasts."""
+        """Return a function that waits until `channel` is ready and raises `TimeoutError` once the time is spent."""
         polls = {event: select.poll() for event in (select.POLLIN, select.POLLOUT)}
         for event, poll in polls.items():
             poll.register(channel, event)
 
         def wait(sock: socket.socket, event: int) -> None:
             poll = polls[event]
-            # Bytes that keep dribbling in are always ready; the wall clock ends those as well.
+            # A candidate that keeps sending single bytes is always ready, so the wall clock is read here too. Reading
+            # the CPU clock costs more, so that waits for a longer wait.
             if poll.poll(_QUICK_MILLISECONDS) and time.monotonic() < self.wall_end:
                 return
             while True:
                 left = self.check()
+                # A single thread cannot spend `left` any sooner; several threads can, so the tick bounds the wait.
                 if poll.poll(1000 * min(max(left, 0.001), _TICK_SECONDS)):
                     return
 
@@ -82,10 +83,11 @@ _CPUCLOCK_SCHED = 2
 def process_cpu_seconds(pid: int) -> float | None:
     """Return the CPU seconds used by all threads of process `pid`, or None when it is gone.
 
-    None everywhere but on Linux, too: there a process bounds its own, see `separation`.
+    Returns None on every system but Linux; there a candidate bounds its own CPU time, see `jail.posix.PosixJail`.
     """
     try:
-        # The kernel's encoding of another process's CPU clock: MAKE_PROCESS_CPUCLOCK in posix-timers.
+        # The clock id of another process's CPU time, with nanosecond resolution: the macro MAKE_PROCESS_CPUCLOCK in
+        # the kernel's include/linux/posix-timers.h.
         return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
     except OSError:
         return None

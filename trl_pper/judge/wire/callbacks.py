@@ -1,8 +1,9 @@
-"""The functions that test code hands to the program, which come back to the referee when the program calls them.
+"""Offer functions of the test code to the program; a call of such a function runs in the referee.
 
-Enters: a callable of the test code. Leaves: bytes that stand for it, a number the program can call back or the name of
-a function both sides have. A hostile program calls back with any plain data, so that only code of the tests themselves
-and methods of plain containers are offered, never a function that could do more than compute.
+A callable crosses as a number that the program can call back, or as the name of a function that both sides have.
+A hostile program may call it with any plain data. So only code of the tests themselves and methods of plain containers
+are offered, never a function that could do more than compute. Whether code of the tests is harmless when called with
+such data is not checked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CODE_OF_TESTS = frozenset(("tests.py", "setup.py"))
 
 
 class Callbacks:
-    """The callables offered to one program, each under a number that stays its own."""
+    """A numbered list of the callables offered to a program; a callable keeps its number."""
 
     def __init__(self) -> None:
         self.offered: list[Callable[..., Any]] = []
@@ -34,7 +35,7 @@ class Callbacks:
         """Return the bytes that stand for `value`.
 
         Raises:
-            CodecError: It is nothing the program may call.
+            CodecError: The program may not call `value`.
         """
         name = _library_name(value)
         if name is not None:
@@ -45,7 +46,7 @@ class Callbacks:
         return b"g" + COUNT.pack(self._number(value))
 
     def _number(self, value: Any) -> int:
-        # A bound method is made anew each time it is looked up.
+        # Each look-up of a bound method makes a new object, so its id would never repeat.
         method = isinstance(value, types.MethodType)
         key = (id(value.__self__), id(value.__func__)) if method else (id(value), 0)
         number = self.number_by_id.setdefault(key, len(self.offered))
@@ -53,7 +54,7 @@ class Callbacks:
             if number >= _MAX_CALLBACKS:
                 del self.number_by_id[key]
                 raise CodecError(f"more than {_MAX_CALLBACKS} functions for the program to call")
-            # Kept, so that its id stays its own.
+            # The list keeps the callable alive; otherwise its id could be given to another object.
             self.offered.append(value)
         return number
 
@@ -61,7 +62,7 @@ class Callbacks:
         """Return the callable with `number`.
 
         Raises:
-            CodecError: None was offered under it.
+            CodecError: No callable was offered under that number.
         """
         if type(number) is not int or not 0 <= number < len(self.offered):
             raise CodecError("the program called a function it was never given")
@@ -69,8 +70,9 @@ class Callbacks:
 
 
 def _is_harmless(value: Any) -> bool:
-    """Whether calling `value` with arbitrary plain data runs nothing but the tests' own code or a container's."""
+    """Return whether a call of `value` runs only code of the tests or of a plain container, whatever its arguments."""
     if isinstance(value, types.FunctionType):
+        # The file names that the referee compiles the code of the task under.
         return value.__code__.co_filename in _CODE_OF_TESTS
     if isinstance(value, types.MethodType):
         return isinstance(value.__func__, types.FunctionType) and _is_harmless(value.__func__)
@@ -81,9 +83,11 @@ def _is_harmless(value: Any) -> bool:
             isinstance(value.func, types.BuiltinFunctionType) and bool(_library_name(value.func))
         )
     if isinstance(value, type):
+        # The referee runs the test code as module `__main__`.
         return value.__module__ == "__main__"
     if type(value) in _GETTERS:
         return True
+    # `functools.lru_cache` and `functools.cache` wrap in an object that is no Python function.
     wrapped = getattr(value, "__wrapped__", None)
     if wrapped is not None and type(value).__module__ == "functools":
         return _is_harmless(wrapped)
@@ -91,9 +95,10 @@ def _is_harmless(value: Any) -> bool:
 
 
 def _library_name(value: Any) -> str | None:
-    """Return "module:name" of a function that the candidate finds in the standard library by itself."""
+    """Return "module:name" of a standard library function that the candidate can import itself, or None."""
     if isinstance(value, types.MethodDescriptorType | types.WrapperDescriptorType):
         kind = value.__objclass__
+        # A class of the tests may be called `list` too, so only the very same type counts.
         known = SAFE_TYPES.get(kind.__name__) is kind and getattr(kind, value.__name__, None) is value
         return f"builtins:{kind.__name__}.{value.__name__}" if known else None
     if not isinstance(value, types.BuiltinFunctionType | types.FunctionType | type):
@@ -107,10 +112,10 @@ def _library_name(value: Any) -> str | None:
 
 
 def find_in_library(name: str) -> Any:
-    """Return what `_library_name` named; the candidate's side of it.
+    """Return the function that `_library_name` named; called by the candidate.
 
     Raises:
-        CodecError: There is no such function.
+        CodecError: The module may not cross, or it has no such function.
     """
     module, _, path = name.partition(":")
     if module not in CROSSING_MODULES | {"builtins"}:

@@ -1,12 +1,13 @@
-"""Sends and receives length-prefixed frames over a stream socket, waiting only as long as its owner allows.
+"""Send and receive bytes between the judge's processes: frames to a candidate, packets to a zygote.
 
-Enters and leaves: bytes. The owner of a `wait` function decides deadlines: it is called before each blocking step and
-either returns when the socket is ready or raises.
+Referee and candidate exchange frames over a stream socket: `send_frame`, `receive_frame` and `FrameReader`. A `wait`
+function sets the deadline: it is called before each blocking step, and either returns when the socket is ready or
+raises. The host, too, uses frames with both of them.
 
-The line between the host and a worker's zygote: messages one at a time, with descriptors attached.
+Host and zygote exchange messages with descriptors attached, over a `Line`. In a `PacketLine` the kernel keeps messages
+apart; a `StreamLine` sends the length before each message, for systems whose Unix sockets have no sequenced packets.
 
-Enters and leaves: bytes and descriptors. In `PacketLine` the kernel keeps messages apart; `StreamLine` sends the
-length of each before it, for systems whose Unix sockets know no packets that arrive in order.
+Nothing here looks into the bytes: `codec` checks the content of frames.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 _LENGTH = struct.Struct("<Q")
+# Most frames fit into this many bytes, header included, and so take a single system call.
 _USUAL_BYTES = 1 << 13
-# macOS has no such flag; there a process relies on ignoring the signal, as every Python does unless told otherwise.
+# macOS has no such flag; there a process relies on ignoring SIGPIPE, which Python does unless a program changes it.
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 #: wait(socket, poll event mask): returns when ready, raises to give up.
@@ -27,20 +29,20 @@ Wait = Callable[[socket.socket, int], None]
 
 
 class ChannelClosed(ConnectionError):
-    """The other side is gone."""
+    """An error: the process at the other end of the socket is gone."""
 
 
 class FrameTooBig(ValueError):
-    """The other side announced more bytes than its reader accepts."""
+    """An error: the sender announced a frame larger than the reader accepts."""
 
 
 def frame(payload: bytes) -> bytes:
-    """Return the bytes that carry `payload`."""
+    """Return `payload` with its length in front, 8 bytes, little-endian."""
     return _LENGTH.pack(len(payload)) + payload
 
 
 def send_frame(sock: socket.socket, payload: bytes, *, wait: Wait | None = None) -> None:
-    """Send one frame.
+    """Send a frame.
 
     Args:
         sock: A connected stream socket.
@@ -51,6 +53,7 @@ def send_frame(sock: socket.socket, payload: bytes, *, wait: Wait | None = None)
         ChannelClosed: The other side is gone.
     """
     data = memoryview(frame(payload))
+    # With a deadline the kernel must never block, so that `wait` decides.
     flags = _NO_SIGNAL | (socket.MSG_DONTWAIT if wait else 0)
     try:
         while data:
@@ -87,6 +90,7 @@ def _receive_exactly(sock: socket.socket, size: int, wait: Wait | None) -> bytes
         if wait is not None:
             wait(sock, select.POLLIN)
         try:
+            # Memory grows with the bytes that arrive, not with the size that the sender announced.
             part = sock.recv(min(size, 1 << 20))
         except ConnectionError as error:
             raise ChannelClosed(str(error)) from None
@@ -98,7 +102,9 @@ def _receive_exactly(sock: socket.socket, size: int, wait: Wait | None) -> bytes
 
 
 class FrameReader:
-    """Reads the frames of a stream socket that carries nothing else, mostly with one system call each.
+    """A reader of a stream socket that carries only frames; most frames take a single system call.
+
+    It reads ahead, so nothing else may read from the same socket.
 
     Args:
         sock: A connected stream socket.
@@ -150,29 +156,29 @@ class FrameReader:
         return part
 
 
-#: The longest message; a longer one is taken for the end of the line.
+#: The longest message. `StreamLine` takes a longer message for the end of the connection.
 MAX_MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 16
 _MESSAGE_LENGTH = struct.Struct("<I")
 
 
 class Line(Protocol):
-    """One end of a line."""
+    """A connection between host and zygote, seen from either end."""
 
     sock: socket.socket
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
-        """Send a message; the caller keeps its own copies of the descriptors until there is an answer."""
+        """Send a message; the caller keeps its own descriptors open until the answer arrives."""
 
     def receive(self) -> bytes:
         """Return the next message, or b"" when the other end is gone."""
 
     def receive_with_descriptors(self) -> tuple[bytes, list[int]]:
-        """Return the next message, as `receive` does, and the descriptors that came with it."""
+        """Return the next message, as `receive` does, and the descriptors attached to it."""
 
 
 class PacketLine:
-    """A line over a socket of sequenced packets, as Linux has them."""
+    """A line over a socket of sequenced packets, which Linux has."""
 
     kind = socket.AF_UNIX, getattr(socket, "SOCK_SEQPACKET", 0)
 
@@ -208,7 +214,8 @@ class StreamLine:
         """See `Line`."""
         length = _MESSAGE_LENGTH.pack(len(message))
         if descriptors:
-            # With the length alone: macOS refuses descriptors that come with more than the receiver has room for.
+            # The descriptors go with the length alone: macOS refuses descriptors on more bytes than the receiver has
+            # room for.
             socket.send_fds(self.sock, [length], list(descriptors))
             length = b""
         self.sock.sendall(length + message)
@@ -220,6 +227,7 @@ class StreamLine:
     def receive_with_descriptors(self) -> tuple[bytes, list[int]]:
         """See `Line`."""
         length, descriptors, _, _ = socket.recv_fds(self.sock, _MESSAGE_LENGTH.size, _MAX_DESCRIPTORS)
+        # A stream may split the length itself.
         length += self._exactly(_MESSAGE_LENGTH.size - len(length)) if length else b""
         if len(length) < _MESSAGE_LENGTH.size or _MESSAGE_LENGTH.unpack(length)[0] > MAX_MESSAGE_BYTES:
             return b"", descriptors

@@ -1,10 +1,10 @@
-"""Carries plain values between the trusted referee and an untrusted candidate as bytes.
+"""Carry plain values between the trusted referee and an untrusted candidate as bytes.
 
-Enters: a Python value, or bytes from the other side. Leaves: bytes, or a value rebuilt from exact types of the
-standard library, so that no method written by a candidate ever runs where verdicts are made. Subclasses are flattened
-to the builtin they extend; a named tuple keeps the names of its fields. Depth and size are bounded in both directions.
-What is not data crosses as numbers when the caller allows it, and is refused otherwise. It is no general serialiser:
-shared references are copied and cycles refused, but for instances of classes that both sides have.
+`decode` rebuilds a value from exact types of the standard library, so that no method written by a candidate ever runs
+where verdicts are made. A subclass is flattened to the builtin that it extends; a named tuple keeps the names of its
+fields. Depth and size are bounded in both directions. An object that is not data crosses as a number when the caller
+allows it, and is refused otherwise. This is no general serialiser: shared references are copied and cycles refused,
+except for instances of classes that both sides have.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def encode(
     Args:
         value: Anything; plain data crosses by value.
         max_bytes: Largest encoding allowed.
-        opaque: Gives the bytes, a tag and a number, that stand for an object that is not data; None refuses such
-            objects.
-        instances: The classes both sides have; None refuses instances. A value that is refused leaves its numbers
-            as they were.
+        opaque: Function from an object that is not data to the bytes that stand for it, a tag and a number or a name;
+            None refuses such objects.
+        instances: The table of classes that both sides have; None refuses instances.
 
     Raises:
         CodecError: The value is too big, too deep, cyclic, or holds an object that cannot cross.
@@ -53,6 +52,7 @@ def encode(
     try:
         return Encoder(max_bytes, opaque, instances).message(value)
     except BaseException:
+        # The other side never sees a refused value, so its instances must not keep numbers.
         if instances is not None:
             instances.truncate(size)
         raise
@@ -70,16 +70,18 @@ def decode(
     Args:
         data: Bytes from `encode`, or anything an untrusted peer sent.
         start: Where the value begins in `data`.
-        resolve: Gives the object that a tag and a number, or a name, stand for; None refuses such objects.
-        instances: The classes both sides have; None refuses instances.
+        resolve: Function from a tag and a number, or a tag and a name, to the object that they stand for; None refuses
+            such objects.
+        instances: The table of classes that both sides have; None refuses instances.
 
     Raises:
-        CodecError: `data` is not one well-formed value.
+        CodecError: `data` is not a single well-formed value.
     """
     try:
         return Decoder(data, start, resolve, instances).message()
     except CodecError:
         raise
-    # An attribute or a hash of the tests' own classes may refuse what the peer made up.
+    # Readers do not check everything themselves: a struct, a constructor of the library, or an attribute or a hash of
+    # the tests' own classes may refuse data that the peer made up.
     except (struct.error, ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise CodecError(f"malformed value: {type(error).__name__}: {error}") from None

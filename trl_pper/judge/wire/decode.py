@@ -1,12 +1,9 @@
-"""Rebuilds a value from bytes that an untrusted peer may have made, out of exact types of the standard library.
+"""Rebuild a value from bytes that an untrusted peer may have made up.
 
-Enters: bytes. Leaves: one value, or a `CodecError`; nothing of the peer's code runs, and no table is built whose keys
-were made to collide. Names in the bytes are looked up in fixed tables, never imported freely.
-
-How each kind of value is read, by the tag in front of it.
-
-Enters: the decoder, which stands behind the tag. Leaves: a value of an exact type; what the peer made up ends in a
-`CodecError` or in one of the errors that `decode` takes for a malformed value.
+`Decoder` reads a message; `READERS` has a function for each tag, the byte in front of a value. A value is rebuilt from
+exact types of the standard library, numpy arrays and this side's own classes: none of the peer's code runs. No table
+is built from keys that were made to collide. Names in the bytes are looked up in fixed tables, never imported freely.
+Malformed bytes end in a `CodecError`, or in another error that `codec.decode` turns into a `CodecError`.
 """
 
 from __future__ import annotations
@@ -43,13 +40,14 @@ from trl_pper.judge.wire.rules import (
 
 
 class Decoder:
-    """Reads one message.
+    """A reader of a single message; its position moves on with each read.
 
     Args:
         data: The bytes.
-        start: Where the value begins in them.
-        resolve: Gives the object that a tag and a number, or a name, stand for; None refuses such objects.
-        instances: The instances both sides know; None refuses instances of classes.
+        start: Where the value begins in `data`.
+        resolve: Function from a tag and a number, or a tag and a name, to the object that they stand for; None refuses
+            such objects.
+        instances: The table of instances that both sides know; None refuses instances of classes.
     """
 
     __slots__ = ("data", "instances", "pending", "position", "read_already", "resolve")
@@ -65,8 +63,13 @@ class Decoder:
         self.pending: collections.deque[Any] = collections.deque()
 
     def message(self) -> Any:
-        """Return the value; nothing may follow it."""
+        """Return the value of the message.
+
+        Raises:
+            CodecError: The value is malformed, or bytes follow it.
+        """
         value = self.read(0)
+        # Attributes follow the value, so that a chain of instances needs no recursion and may hold cycles.
         while self.pending:
             instance = self.pending.popleft()
             self.table().set_state(instance, self.read(0))
@@ -75,16 +78,16 @@ class Decoder:
         return value
 
     def table(self) -> InstanceTable:
-        """Return the table of instances."""
+        """Return the table of instances, or raise `CodecError` where instances are refused."""
         if self.instances is None:
             raise CodecError("an instance cannot cross here")
         return self.instances
 
     def read(self, depth: int) -> Any:
-        """Return the next value."""
+        """Return the next value, which lies `depth` containers deep."""
         position = self.position
         self.position = position + 1
-        # Beyond the end this is an IndexError, which `decode` takes for the malformed value it is.
+        # Beyond the end this is an IndexError, which `codec.decode` turns into a CodecError.
         return READERS[self.data[position]](self, depth)
 
     def take(self, size: int) -> bytes:
@@ -97,24 +100,26 @@ class Decoder:
         return part
 
     def count(self) -> int:
-        """Return a number of items or bytes that follow."""
+        """Return the number of items or bytes that follow."""
         number: int = COUNT.unpack_from(self.data, self.position)[0]
         self.position += 4
-        # Every item takes at least one byte, so a count beyond the remaining bytes is a lie.
+        # Every item takes at least one byte, so a count beyond the remaining bytes is a lie; refused before any memory
+        # is taken for it.
         if number > len(self.data) - self.position:
             raise CodecError("malformed value: a count exceeds its data")
         return number
 
     def sized(self) -> bytes:
-        """Return bytes that come with their length."""
+        """Return the bytes that follow their length."""
         return self.take(self.count())
 
     def text(self) -> str:
-        """Return text."""
+        """Return the text that follows its length in bytes."""
+        # A Python string may hold lone surrogates, which strict UTF-8 refuses.
         return self.sized().decode("utf-8", "surrogatepass")
 
     def items(self, depth: int) -> list[Any]:
-        """Return counted items."""
+        """Return the items that follow their number."""
         if depth > MAX_DEPTH:
             raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
         depth += 1
@@ -122,17 +127,17 @@ class Decoder:
         return [read(depth) for _ in range(self.count())]
 
     def keys(self, depth: int) -> list[Any]:
-        """Return counted items that will be hashed."""
+        """Return the items that follow their number, checked for colliding hashes."""
         items = self.items(depth)
         check_hashes(items)
         return items
 
     def pairs(self, depth: int) -> dict[Any, Any]:
-        """Return keys and values in turn as a dict."""
+        """Return a dict from items that are keys and values in turn."""
         return pairs(self.items(depth))
 
     def whole_numbers(self, depth: int, count: int) -> list[Any]:
-        """Return items that have to be whole numbers or None."""
+        """Return `count` items, each an exact int or None."""
         items = self.items(depth)
         if len(items) != count or not all(item is None or type(item) is int for item in items):
             raise CodecError(f"malformed value: {count} whole numbers expected")
@@ -141,12 +146,13 @@ class Decoder:
 
 _FACTORIES = frozenset(SAFE_TYPES.values())
 _MAX_FIELDS = 255
+# Booleans and numbers of a fixed size only; an array of dtype object would hold pointers that the peer chose.
 _DTYPE = re.compile(r"[<>|=][biufc][0-9]{1,2}")
 _NAMED_TUPLE_ATTRIBUTES = frozenset(dir(collections.namedtuple("_", "")))
 
 
 def pairs(parts: list[Any]) -> dict[Any, Any]:
-    """Return a dict of the keys and values that take turns in `parts`."""
+    """Return a dict from `parts`, keys and values in turn, checked for colliding hashes."""
     if len(parts) % 2:
         raise CodecError("malformed value: a key without a value")
     keys = parts[::2]
@@ -196,13 +202,14 @@ def _read_deque(decoder: Decoder, depth: int) -> collections.deque[Any]:
 
 def _read_counter(decoder: Decoder, depth: int) -> collections.Counter[Any]:
     counter: collections.Counter[Any] = collections.Counter()
-    # The update of dict: a Counter's own adds to what is there.
+    # `Counter.update` would add counts, which need not be numbers.
     dict.update(counter, decoder.pairs(depth))
     return counter
 
 
 def _read_default_dict(decoder: Decoder, depth: int) -> Any:
     factory, *parts = decoder.items(depth)
+    # A look-up of a missing key calls the factory, so it must be a builtin type.
     if factory is not None and not (isinstance(factory, type) and factory in _FACTORIES):
         raise CodecError("malformed value: a defaultdict makes builtins")
     return collections.defaultdict(factory, pairs(parts))
@@ -221,6 +228,7 @@ def _read_ndarray(decoder: Decoder, depth: int) -> Any:
         raise CodecError("malformed value: an array of numbers is a type, a shape and bytes")
     if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 32:
         raise CodecError("malformed value: a shape is a tuple of sizes")
+    # Loaded only when such an array arrives: the judge itself does not need numpy.
     try:
         numpy = importlib.import_module("numpy")
     except ImportError:
@@ -228,6 +236,7 @@ def _read_ndarray(decoder: Decoder, depth: int) -> Any:
     kind = numpy.dtype(dtype)
     if math.prod(shape) * kind.itemsize != len(content):
         raise CodecError("malformed value: an array's shape does not fit its data")
+    # `frombuffer` gives a read-only view of the bytes.
     return numpy.frombuffer(content, dtype=kind).reshape(shape).copy()
 
 
@@ -241,12 +250,13 @@ def _read_named_tuple(decoder: Decoder, depth: int) -> tuple[Any, ...]:
         kind = table.namespace.get(name)
     if not (isinstance(kind, type) and issubclass(kind, tuple) and getattr(kind, "_fields", None) == fields):
         kind = named_tuple_class(name, fields)
+    # A class of the tests may have a constructor of its own, which must not run.
     return tuple.__new__(kind, values)
 
 
 @functools.lru_cache(maxsize=64)
 def named_tuple_class(name: str, fields: tuple[Any, ...]) -> type:
-    """Return a named tuple class, or tuple itself where a field would hide one of its methods or is no name."""
+    """Return a named tuple class; tuple itself where a field is no valid name or would hide a method."""
     if len(fields) > _MAX_FIELDS or not all(type(field) is str and field.isascii() for field in (name, *fields)):
         return tuple
     if _NAMED_TUPLE_ATTRIBUTES.intersection(fields):
@@ -269,6 +279,7 @@ def _read_member(decoder: Decoder, depth: int) -> Any:
 def _read_instance(decoder: Decoder, depth: int) -> Any:
     number: int = COUNT.unpack(decoder.take(4))[0]
     instance = decoder.table().instance(number, decoder.read(depth + 1))
+    # Later mentions of the same number are references to it.
     if number not in decoder.read_already:
         decoder.read_already.add(number)
         decoder.pending.append(instance)
@@ -276,7 +287,7 @@ def _read_instance(decoder: Decoder, depth: int) -> Any:
 
 
 def _read_whole_instance(decoder: Decoder, depth: int) -> Any:
-    """Return an instance whose attributes come at once, as its hash depends on them."""
+    """Return an instance with its attributes set, because its hash depends on them."""
     if depth > MAX_DEPTH:
         raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
     number: int = COUNT.unpack(decoder.take(4))[0]
@@ -375,5 +386,5 @@ _BY_TAG: dict[bytes, Callable[[Decoder, int], Any]] = {
     b"g": _numbered(b"g"),
     b"L": _read_library_name,
 }
-#: The reader of each tag, by its byte.
+#: The reader of each tag, at the index of its byte: a list is faster to look up than a dict of bytes.
 READERS = [_BY_TAG.get(bytes((tag,)), _unknown) for tag in range(256)]

@@ -1,12 +1,10 @@
-"""Writes a Python value as bytes that the decoder on the other side of the boundary rebuilds.
+"""Write a Python value as bytes that the decoder on the other side rebuilds.
 
-Enters: any value. Leaves: bytes within a size, or a `CodecError`. Methods of the value's own class are not called for
-data that extends a builtin; what is neither data nor an instance of a shared class is handed to `opaque`.
-
-How each type of the standard library that may cross is written.
-
-Enters: a value of one type, and the encoder that collects bytes. Leaves: nothing; the bytes are in the encoder. What
-an object that extends one of these types holds is read past its own methods.
+`Encoder` collects the bytes of a message; `WRITERS` has a function for each type of the standard library that may
+cross. An object that extends such a type is written as that type, and its content is read without calling methods of
+its own class; only plain attributes such as `real`, `numerator`, `days` and `maxlen` may be properties of that class.
+An object that is neither data nor an instance of a shared class is handed to `opaque`. A value that is
+too big or too deep, or that cannot cross, ends in a `CodecError`.
 """
 
 from __future__ import annotations
@@ -41,12 +39,12 @@ _ITERATOR_MODULES = ("builtins", "itertools")
 
 
 class Encoder:
-    """Collects the bytes of one message.
+    """A collector of the bytes of a single message.
 
     Args:
         max_bytes: Largest encoding allowed.
-        opaque: Gives the bytes that stand for an object that is not data; None refuses such objects.
-        instances: The instances both sides know; None refuses instances of classes.
+        opaque: Function from an object that is not data to the bytes that stand for it; None refuses such objects.
+        instances: The table of instances that both sides know; None refuses instances of classes.
     """
 
     __slots__ = ("instances", "max_bytes", "opaque", "out", "pending", "written")
@@ -56,21 +54,25 @@ class Encoder:
         self.max_bytes = max_bytes
         self.opaque = opaque
         self.instances = instances
-        #: Instances mentioned in this message, and those of them whose attributes are still to be written.
+        #: Numbers of the instances mentioned in this message, and the instances with attributes still to be written.
         self.written: set[int] = set()
         self.pending: collections.deque[Any] = collections.deque()
 
     def message(self, value: Any) -> bytes:
-        """Write `value`, then the attributes of every instance it leads to; return all of it."""
+        """Return the bytes of `value`, followed by the attributes of every instance that it leads to.
+
+        Raises:
+            CodecError: The value is too big, too deep, or holds an object that cannot cross.
+        """
         self.write(value, 0)
-        # In turn, not in depth: a linked list may be longer than the stack is deep.
+        # Breadth first: a linked list may be longer than the stack is deep.
         while self.pending:
             self.write(read_state(self.pending.popleft()), 0)
         self.check_size()
         return bytes(self.out)
 
     def check_size(self) -> None:
-        """Refuse to go on when there is too much already."""
+        """Raise `CodecError` when the bytes collected exceed the bound."""
         if len(self.out) > self.max_bytes:
             raise CodecError(f"value too big: more than {self.max_bytes} bytes")
 
@@ -83,11 +85,12 @@ class Encoder:
             self.other(value, depth)
 
     def other(self, value: Any, depth: int) -> None:
-        """Append the bytes of a value whose exact type is not one of the plain ones."""
+        """Append the bytes of a value with an exact type that is not in `WRITERS`."""
         kind = type(value)
         if self.instance(value, depth) or write_named_tuple(self, value, depth):
             return
-        # The first builtin a class extends decides; its own methods are never called.
+        # The first builtin that the class extends decides. Methods of the class itself are not called: they may fail
+        # or run for ever.
         for base in kind.__mro__[1:]:
             if base in WRITERS:
                 flatten = FLATTEN.get(base)
@@ -107,11 +110,16 @@ class Encoder:
             raise CodecError(f"a {kind.__name__} object is not plain data and cannot cross")
 
     def instance(self, value: Any, depth: int) -> bool:
-        """Append a shared class, a member of a shared enumeration or an instance; return whether it was one."""
+        """Append a shared class, a member of a shared enumeration or an instance of a shared class.
+
+        Returns:
+            Whether `value` is any of these; otherwise nothing was appended.
+        """
         table = self.instances
         if table is None:
             return False
         kind = type(value)
+        # Classes and members cross by name: each side has its own.
         if isinstance(value, type) and (name := table.name_of(value)) is not None:
             self.text(b"k", name)
             return True
@@ -128,10 +136,15 @@ class Encoder:
         return True
 
     def reference(self, table: InstanceTable, value: Any, name: str, depth: int) -> None:
-        """Append the number of an instance, and see to it that its attributes follow once."""
+        """Append the number of an instance, and its attributes at once or, queued, at the end of the message.
+
+        Attributes are written once per message, at the first mention.
+        """
         number = table.number(value)
-        # What a set or a dict hashes by its attributes needs them at once.
+        # An element of a set or a key of a dict is hashed as soon as it is read. If the hash depends on attributes,
+        # they must be there by then.
         at_once = number not in self.written and hashes_by_value(type(value))
+        # The tags b"o" and b"O".
         self.out += TAGGED_COUNT.pack(0x6F if at_once else 0x4F, number)
         self.text(b"s", name)
         if number in self.written:
@@ -144,41 +157,47 @@ class Encoder:
             self.pending.append(value)
 
     def deeper(self, depth: int) -> None:
-        """Refuse a level below `depth` when it would be too deep."""
+        """Raise `CodecError` when a level below `depth` would be too deep."""
+        # A value that contains itself ends here too.
         if depth >= MAX_DEPTH:
             raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
 
     def numpy(self, value: Any, depth: int) -> None:
-        """Append an array of numbers as a block, a numpy scalar as the Python value it stands for."""
+        """Append an array of numbers as a block, a numpy scalar as the equal Python value."""
+        # Scalars of numbers have no `__setitem__`.
         if not hasattr(type(value), "__setitem__"):
             self.write(value.item(), depth + 1)
             return
         if type(value).__name__ != "ndarray" or value.dtype.kind not in "biufc" or value.nbytes > self.max_bytes:
             raise CodecError(f"a numpy {type(value).__name__} of type {value.dtype} cannot cross")
+        # The data go as raw bytes; `dtype.str` tells the byte order.
         self.text(b"A", value.dtype.str)
         self.write(tuple(value.shape), depth + 1)
         self.sized(b"b", value.tobytes())
 
     def sized(self, tag: bytes, payload: bytes) -> None:
-        """Append bytes with their length in front."""
+        """Append `tag`, the length of `payload`, and `payload`."""
         self.out += TAGGED_COUNT.pack(tag[0], len(payload))
         self.out += payload
 
     def text(self, tag: bytes, value: str) -> None:
-        """Append text."""
+        """Append `tag`, the length of `value` in bytes, and `value` as UTF-8."""
         self.sized(tag, str.encode(value, "utf-8", "surrogatepass"))
 
     def sequence(self, tag: bytes, items: Iterable[Any], depth: int) -> None:
-        """Append the number of items, then each of them."""
+        """Append `tag`, the number of items, and each item."""
         self.deeper(depth)
         out = self.out
         start = len(out) + 1
+        # The number of items is filled in at the end: an iterator does not know its length.
         out += tag + b"\0\0\0\0"
         count = 0
         for item in items:
+            # At every item, since shared references are copied: a few nested lists can stand for billions of items.
             if len(out) > self.max_bytes:
                 self.check_size()
             count += 1
+            # `write` in place, which spares a call for each item.
             write = WRITERS.get(type(item))
             if write is not None:
                 write(self, item, depth + 1)
@@ -188,12 +207,12 @@ class Encoder:
 
 
 _SMALL_LIMIT = 1 << 63
-#: From this many items on a list of whole numbers or floats is written as one block.
+#: Lists and tuples of at least this many ints or floats are written as a single block.
 _BLOCK_ITEMS = 4
 
 
 def write_named_tuple(encoder: Encoder, value: Any, depth: int) -> bool:
-    """Append a named tuple with the names of its fields; return whether it was one."""
+    """Append a named tuple with the names of its fields; return whether `value` is a named tuple."""
     fields = getattr(type(value), "_fields", None)
     if not (isinstance(value, tuple) and type(fields) is tuple and all(type(field) is str for field in fields)):
         return False
@@ -203,6 +222,7 @@ def write_named_tuple(encoder: Encoder, value: Any, depth: int) -> bool:
 
 def _write_int(encoder: Encoder, value: int, depth: int) -> None:
     if -_SMALL_LIMIT <= value < _SMALL_LIMIT:
+        # The tag b"j".
         encoder.out += TAGGED_SMALL.pack(0x6A, value)
         return
     bits = int.bit_length(value)
@@ -213,6 +233,7 @@ def _write_int(encoder: Encoder, value: int, depth: int) -> None:
 
 def _write_text(encoder: Encoder, value: str, depth: int) -> None:
     data = str.encode(value, "utf-8", "surrogatepass")
+    # The tag b"s"; text is frequent, so the bytes are appended without a call of `text`.
     encoder.out += TAGGED_COUNT.pack(0x73, len(data))
     encoder.out += data
 
@@ -228,7 +249,8 @@ def _write_tuple(encoder: Encoder, value: tuple[Any, ...], depth: int) -> None:
 
 
 def _write_block(encoder: Encoder, items: Sequence[Any], tags: bytes) -> bool:
-    """Append many exact numbers at once; return whether they were that."""
+    """Append `items` as a block when all are ints or all are floats; return whether they are."""
+    # Exact types: True is an int as well, and must arrive as True.
     kind = type(items[0])
     if (kind is not int and kind is not float) or set(map(type, items)) != {kind}:
         return False
@@ -245,7 +267,7 @@ def _write_dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> None:
 
 
 def _write_default_dict(encoder: Encoder, value: Any, depth: int) -> None:
-    # A factory is code; builtin types are the ones both sides have.
+    # A factory is code, and only builtin types are sure to exist on both sides; otherwise the content goes as a dict.
     factory = value.default_factory
     if type(value) is not collections.defaultdict or not (
         factory is None or (isinstance(factory, type) and id(factory) in BUILTIN_BY_ID)
@@ -256,11 +278,11 @@ def _write_default_dict(encoder: Encoder, value: Any, depth: int) -> None:
 
 
 def _exactly(kind: type, tag: bytes) -> Callable[[Encoder, Any, int], None]:
-    """Return a writer of `kind`, a dictionary of the standard library, that takes classes extending it for dicts."""
+    """Return a writer of `kind`, a subclass of dict in the standard library; classes that extend it become dicts."""
 
     def write(encoder: Encoder, value: Any, depth: int) -> None:
         exact = type(value) is kind
-        # An OrderedDict keeps its order apart from the dict it extends.
+        # An OrderedDict keeps its order outside of the dict that it extends, so `dict.items` would lose it.
         pairs = value.items() if exact else dict.items(value)
         encoder.sequence(tag if exact else b"m", [part for pair in pairs for part in pair], depth)
 
@@ -275,7 +297,8 @@ def _write_array(encoder: Encoder, value: array.array[Any], depth: int) -> None:
 
 Writer: TypeAlias = "Callable[[Encoder, Any, int], None]"
 
-#: The writer of each type that crosses as itself.
+#: The writer of each type that crosses as itself. Writers call methods of the builtin, such as `set.__iter__`, because
+#: the value may be of a class that overrides them.
 WRITERS: dict[type, Writer] = {
     type(None): lambda e, v, d: e.out.extend(b"N"),
     bool: lambda e, v, d: e.out.extend(b"T" if v else b"F"),
@@ -310,7 +333,7 @@ WRITERS: dict[type, Writer] = {
 }
 #: A class that extends one of these is flattened to it.
 PLAIN_BASES = tuple(WRITERS)
-#: How the content of an object that extends a builtin is read without its own methods; the other writers do so anyway.
+#: For builtins with a writer that does not read past overridden methods by itself: the content as the exact builtin.
 FLATTEN: dict[type, Callable[[Any], Any]] = {
     int: int.__index__,
     list: lambda v: [*list.__iter__(v)],

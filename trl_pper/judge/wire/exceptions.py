@@ -1,7 +1,7 @@
-"""Puts an exception into words that cross the boundary, and makes one of the same name from them.
+"""Describe an exception as plain data, and make an exception of the same class from that data.
 
-Enters: an exception, or its name and what it says as plain data. Leaves: the reverse. An exception is known by the
-name of a builtin or of a class that both sides define; no constructor but a builtin's runs.
+The class is named, and must be a builtin or a class that both sides define. When an exception is made again, no
+constructor but that of a builtin runs. Traceback, cause and notes do not cross.
 """
 
 from __future__ import annotations
@@ -18,7 +18,12 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 def error_name(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> str:
-    """Return the name of the first class of `error` that the other side has; `shared` names those that it defines."""
+    """Return the name of the first class in the MRO of `error` that the other side has, at worst "Exception".
+
+    Args:
+        error: The exception.
+        shared: Function from a class to the name under which both sides define it, or None.
+    """
     for kind in type(error).__mro__:
         name = shared(kind) or (kind.__name__ if getattr(builtins, kind.__name__, None) is kind else None)
         if name is not None:
@@ -27,7 +32,8 @@ def error_name(error: BaseException, shared: Callable[[type], str | None] = lamb
 
 
 def error_text(error: BaseException) -> str:
-    """Return the text of `error`, which may hold objects that refuse to be shown, or nothing."""
+    """Return the text of `error`, cut to 500 characters, or "" when it cannot be made."""
+    # `str` may call code of the program: an exception class or an argument with a `__str__` of its own.
     try:
         return str(error)[:_MAX_MESSAGE_CHARS]
     except BaseException:
@@ -35,10 +41,12 @@ def error_text(error: BaseException) -> str:
 
 
 def said_by(error: BaseException) -> Any:
-    """Return the only argument of `error` where that is what its text shows, or else the text.
+    """Return the only argument of `error` if the text of `error` shows it, otherwise the text.
 
-    A KeyError shows its key in quotes, a StopIteration and a SystemExit carry a value.
+    Only a str, int, float, bool or None is returned as an argument.
     """
+    # The text alone would lose something: a KeyError shows its key in quotes, and a StopIteration and a SystemExit
+    # carry a value.
     text = error_text(error)
     try:
         args = error.args
@@ -50,7 +58,16 @@ def said_by(error: BaseException) -> Any:
 
 
 def rebuild(name: object, said: object, instances: InstanceTable) -> BaseException:
-    """Return an exception of this side's class called `name` that says `said`; a RuntimeError when there is none."""
+    """Return an exception of this side's class `name`.
+
+    Args:
+        name: Name of a builtin exception or of a shared class, from an untrusted peer.
+        said: The only argument of the exception; "" for none.
+        instances: The table of classes that both sides have.
+
+    Returns:
+        The exception; a RuntimeError when no exception class has that name or it cannot be made.
+    """
     kind: object = None
     if isinstance(name, str):
         kind = getattr(builtins, name, None)
@@ -62,8 +79,8 @@ def rebuild(name: object, said: object, instances: InstanceTable) -> BaseExcepti
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         kind = RuntimeError
     try:
+        # `__new__` without `__init__`, which may want other arguments or do more than keep them.
         error = kind.__new__(kind, said)
-        # Without the constructor, which may want other arguments.
         error.args = () if said == "" else (said,)
     except (TypeError, ValueError):
         error = RuntimeError(said)

@@ -1,8 +1,8 @@
-"""Instances of classes that the tests and the program both define, such as the nodes of a list, crossing by value.
+"""Carry instances of classes that the tests and the program both define, such as the nodes of a linked list.
 
-Enters: instances, or their attributes as plain data. Leaves: the same attributes, or instances of this side's own
-class that carry them; no constructor, property or `__setattr__` runs. Both sides number the instances of one call
-alike, so that shared references, cycles and identity survive. Classes that extend a builtin are not carried.
+An instance crosses as a number and its attributes; the other side gives the attributes to an instance of its own class
+of the same name. No constructor, property or `__setattr__` runs. Both sides number the instances of a call in the same
+order, so that shared references, cycles and identity survive. Classes that extend a builtin are not carried.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _MAX_INSTANCES = 1_000_000
 
 
 class MissingClass(CodecError):
-    """The program does not define a class whose instances the tests pass to it."""
+    """An error: the tests pass an instance of a class that the program does not define."""
 
 
 class InstanceTable:
-    """The classes both sides know, and the instances of them that crossed during one call.
+    """A table of the classes that both sides know, and of their instances that crossed during a call.
 
     Args:
-        namespace: Globals in which the classes are looked up, each time anew.
-        names: Their names; the value says whether a class holds nothing but attributes, so that a program that lacks
-            it can be given one.
-        trusted: Whether this is the referee's table. There an attribute never hides a method of the class, since
-            the test code is to meet its own methods.
+        namespace: Globals that hold the classes.
+        names: Names of the classes. The value tells whether the class holds only attributes, so that a stand-in can be
+            made in a program that lacks it.
+        trusted: Whether this is the referee's table. There an attribute from the program never hides a method or
+            property of the class.
     """
 
     def __init__(self, namespace: Mapping[str, Any], names: Mapping[str, bool], *, trusted: bool) -> None:
@@ -47,14 +47,16 @@ class InstanceTable:
         name = kind.__name__
         if name not in self.names:
             return None
+        # Looked up each time: the tests and the program define their classes while they run.
         known = self.namespace.get(name)
         return name if (known if known is not None else self.stand_ins.get(name)) is kind else None
 
     def find(self, name: object) -> type:
-        """Return this side's class.
+        """Return this side's class called `name`, or a stand-in in a program that lacks a class of attributes only.
 
         Raises:
-            CodecError: There is none of that name.
+            CodecError: `name` is no class of the tests.
+            MissingClass: This side does not define the class, and no stand-in can take its place.
         """
         if not isinstance(name, str) or name not in self.names:
             raise CodecError(f"{name!r} is no class of the tests")
@@ -66,20 +68,25 @@ class InstanceTable:
         return self.stand_ins.setdefault(name, type(name, (), {}))
 
     def carries(self, kind: Any) -> bool:
-        """Whether instances of `kind` are made of nothing but their attributes."""
+        """Return whether an instance of `kind` can be rebuilt from its attributes alone."""
         return _is_plain(kind)
 
     def clear(self) -> None:
-        """Forget all instances: another call begins."""
+        """Forget all instances, before another call begins."""
         self.truncate(0)
 
     def truncate(self, size: int) -> None:
         """Forget the instances from number `size` on."""
         while len(self.objects) > size:
+            # `objects` keeps each instance alive as long as its id is a key.
             del self.number_by_id[id(self.objects.pop())]
 
     def number(self, value: Any) -> int:
-        """Return the number of an instance, the next one when it is new."""
+        """Return the number of the instance `value`; a new instance gets the next number.
+
+        Raises:
+            CodecError: Too many instances crossed in this call.
+        """
         number = self.number_by_id.setdefault(id(value), len(self.objects))
         if number == len(self.objects):
             if number >= _MAX_INSTANCES:
@@ -89,13 +96,15 @@ class InstanceTable:
         return number
 
     def instance(self, number: int, name: object) -> Any:
-        """Return the instance with `number`, made without its constructor when the number is the next one.
+        """Return the instance with `number`; the next number makes a new instance, without its constructor.
 
         Raises:
-            CodecError: There is no such number, or it stands for an instance of another class.
+            CodecError: `number` is neither known nor the next, or stands for an instance of another class, or no
+                instance of the class can be made.
         """
         kind = self.find(name)
         if number < len(self.objects):
+            # The number comes from the other side, which may lie about the class.
             if type(self.objects[number]) is not kind:
                 raise CodecError(f"instance {number} is no {name}")
         elif number > len(self.objects) or not self.carries(kind):
@@ -105,15 +114,16 @@ class InstanceTable:
         return self.objects[number]
 
     def set_state(self, instance: Any, state: object) -> None:
-        """Give `instance` the attributes `state`, and no others.
+        """Give `instance` the attributes `state`, and remove all others.
 
         Raises:
-            CodecError: `state` is no set of attributes, or the class has no place for one.
+            CodecError: `state` is no dict of names and values, or the class has no place for an attribute.
         """
         if type(state) is not dict or not all(type(name) is str for name in state):
             raise CodecError("attributes are a dict")
         kind: Any = type(instance)
         slots = _slots(kind)
+        # Through the slot and the `__dict__`: `setattr` would run a `__setattr__` or a property of the class.
         for name, slot in slots.items():
             if name in state:
                 slot.__set__(instance, _renewed(_read_slot(slot, instance), state[name]))
@@ -125,6 +135,7 @@ class InstanceTable:
         for name in [name for name in state if name not in slots]:
             if not kind.__dictoffset__:
                 raise CodecError(f"an instance of {kind.__name__} has no attribute {name!r}")
+            # The program must not replace a method that the test code calls to judge it.
             if not (self.trusted and _hides(kind, name)):
                 attributes[name] = _renewed(attributes.get(name), state[name])
 
@@ -132,7 +143,16 @@ class InstanceTable:
 def changeable(
     args: tuple[Any, ...], keywords: dict[str, Any], instances: InstanceTable
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return the arguments of a call with None for those that it cannot change; None when it can change none."""
+    """Return the arguments of a call with None in place of each argument that the call cannot change.
+
+    Args:
+        args: Positional arguments.
+        keywords: Keyword arguments.
+        instances: The table of classes that both sides have; their instances can change.
+
+    Returns:
+        The two in the same shape; None when the call can change no argument.
+    """
 
     def can_change(value: Any) -> bool:
         return type(value) in _MUTABLE or type(value).__name__ in instances.names or type(value).__module__ == "numpy"
@@ -145,17 +165,18 @@ def changeable(
     )
 
 
-#: A tuple may hold something that changes.
+#: Types with content that a call can change; a tuple may hold a list.
 _MUTABLE = frozenset((*CONTAINERS, tuple))
 
 
 def _renewed(old: Any, new: Any) -> Any:
-    """Return `new`, as the container `old` when that can hold the same, so that other references to it see it."""
+    """Return the container `old` with the content of `new` where possible, otherwise `new`."""
+    # The same object, so that other references to the container see the change.
     return old if write_back(old, new) else new
 
 
 def read_state(instance: Any) -> dict[str, Any]:
-    """Return the attributes of `instance`, those in slots too."""
+    """Return the attributes of `instance`, in its `__dict__` and in slots."""
     kind: Any = type(instance)
     state = dict(getattr(instance, "__dict__", ()))
     for name, slot in _slots(kind).items():
@@ -176,7 +197,7 @@ def _read_slot(slot: types.MemberDescriptorType, instance: Any) -> Any:
 
 
 def hashes_by_value(kind: type) -> bool:
-    """Whether instances of `kind` can be keys and their hash depends on what they hold."""
+    """Return whether instances of `kind` are hashable by their content, not by identity."""
     own: object = kind.__hash__
     return own is not None and own is not object.__hash__
 
@@ -193,12 +214,13 @@ def _slots(kind: Any) -> dict[str, types.MemberDescriptorType]:
 
 @functools.lru_cache(maxsize=256)
 def _is_plain(kind: Any) -> bool:
-    # Members cross by name, and what can be called is called back. For the rest, making one is the test: object's
-    # constructor refuses classes that extend a builtin with a state of its own.
+    # Members of an enumeration cross by name, a callable as a callback or a handle. `__next__` has a position and
+    # `__del__` an effect that attributes do not carry.
     if issubclass(kind, enum.Enum) or any(
         name in vars(base) for base in kind.__mro__ for name in ("__del__", "__next__", "__call__")
     ):
         return False
+    # `object.__new__` refuses classes that extend a builtin with a state of its own.
     try:
         object.__new__(kind)
     except TypeError:
@@ -207,7 +229,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _hides(kind: type, name: str) -> bool:
-    """Whether an attribute `name` of an instance would take the place of a method or property of its class."""
+    """Return whether an attribute `name` of an instance would hide a method or property of its class."""
     for base in kind.__mro__:
         if name in vars(base):
             value = vars(base)[name]

@@ -1,7 +1,8 @@
-"""What may cross between referee and candidate, and how big it may be: the tables both directions agree on.
+"""Hold the tables that both sides of the wire agree on: messages, limits, and names that may cross.
 
-Enters: nothing. Leaves: limits, the names of builtins and modules that a value may mention, and the error that says
-which rule a value broke. Nothing here reads or writes bytes.
+The first half lists the messages of a candidate and the bytes that host, referee and candidate exchange about
+outcomes. The second half bounds values: how deep and big they may be, and the builtins and modules that they may name.
+`CodecError` tells which rule a value broke. Nothing here reads or writes bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trl_pper.judge.verdict import Outcome
 
 
 class Value(NamedTuple):
-    """A candidate's answer: a value, and the arguments of a call where it changed them."""
+    """A candidate's answer: a value, and the arguments of the call if the call changed them, otherwise None."""
 
     kind: str
     value: Any
@@ -24,7 +25,7 @@ class Value(NamedTuple):
 
 
 class CallBack(NamedTuple):
-    """A candidate's request to run a function of the tests."""
+    """A candidate's request to run function `number` of the tests."""
 
     kind: str
     number: Any
@@ -33,13 +34,14 @@ class CallBack(NamedTuple):
 
 
 class Words(NamedTuple):
-    """A candidate's account of its program in words: that it is loaded, or the error that ended it.
+    """A candidate's report that its program is loaded, or of the error that ended its loading or a request.
 
     Args:
-        kind: "loaded", "syntax", "memory", "raised", "refused" or "lacks".
-        name: The name of an exception's class.
-        said: The text or the only argument of the exception.
-        note: The error in a line for people.
+        kind: "loaded"; "syntax", "memory" or "raised" for an error of the program; "refused" for a value that cannot
+            cross; "lacks" for a class that the program does not define.
+        name: The name of the exception's class.
+        said: The text or the only argument of the exception; for "lacks" the name of the class.
+        note: A line for people that describes the error.
     """
 
     kind: str
@@ -48,15 +50,15 @@ class Words(NamedTuple):
     note: Any
 
 
-#: What a candidate may say, by the first field. These cross as plain tuples, since nothing that a candidate sends may
-#: choose a class.
+#: The messages that a candidate may send, by their first field. They cross as plain tuples, because bytes from a
+#: candidate must not choose a class.
 MESSAGES: dict[str, type[Value] | type[CallBack] | type[Words]] = {
     "value": Value,
     "callback": CallBack,
     **dict.fromkeys(("loaded", "syntax", "memory", "raised", "refused", "lacks"), Words),
 }
 
-#: What a candidate says of a program that did not get through, and the outcome that it means.
+#: The outcome of a program that failed, by the kind of the candidate's report.
 OUTCOME_OF_KIND = {
     "syntax": Outcome.SYNTAX_ERROR,
     "memory": Outcome.MEMORY_LIMIT,
@@ -64,28 +66,30 @@ OUTCOME_OF_KIND = {
 }
 
 
-#: The level that needs nothing of Linux.
+#: The isolation level that needs no Linux.
 PORTABLE_LEVEL = "processes"
 
 
-#: How outcomes are written on the board that the host reads: one byte per test, 0 where a test has not ended.
+#: The byte of each outcome on the board, a file that the host reads: a byte per test, 0 for a test that has not ended.
 OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
 
 
-#: What a run says that ended as a script should: ready for another input, or not.
+#: A candidate's answer after a script that ended normally: fit for another input, or not.
 DONE, SPENT = b"+", b"."
 
 
+#: A candidate's first frame, sent before its program runs.
 READY = b"ready"
 
 
+#: Readers and writers recurse: this many levels fit into Python's recursion limit.
 MAX_DEPTH = 150
 MAX_INT_BYTES = 1 << 20
 MAX_ITERATOR_ITEMS = 100_000
-#: Normalising a fraction takes a greatest common divisor, which is quadratic in the size.
+#: For numerator and denominator: to reduce a fraction takes a greatest common divisor, quadratic in their size.
 MAX_FRACTION_BYTES = 4096
 
-#: Modules a value may name across the boundary: pure functions of the standard library that tests commonly use.
+#: Modules that a value may name: modules of the standard library with pure functions that tests commonly use.
 CROSSING_MODULES = frozenset(
     "bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator random re"
     " statistics string time typing".split()
@@ -108,16 +112,16 @@ TAGGED_COUNT = struct.Struct("<BI")
 TAGGED_DOUBLE = struct.Struct("<Bd")
 TAGGED_SMALL = struct.Struct("<Bq")
 
-#: Keys that share one hash are compared with each other; real data has two at most (-1 and -2).
+#: Keys with the same hash are compared with each other; in real data at most two share a hash (-1 and -2).
 _MAX_SAME_HASH = 500
 
 
 class CodecError(ValueError):
-    """A value cannot cross, or bytes from the other side are not a value; the message says which rule it broke."""
+    """An error: a value cannot cross, or bytes from the other side are no value; the message names the broken rule."""
 
 
 def take(iterator: Iterable[Any], limit: int) -> list[Any]:
-    """Return the items of `iterator`, which may be endless.
+    """Return the items of `iterator`, which may be endless, as a list.
 
     Raises:
         CodecError: More than `limit` items.
@@ -129,7 +133,9 @@ def take(iterator: Iterable[Any], limit: int) -> list[Any]:
 
 
 def check_hashes(keys: Sequence[Any]) -> None:
-    """Refuse keys made to share hashes, which would make a table of them take quadratic time.
+    """Raise `CodecError` when too many keys share a hash.
+
+    A dict or set of keys that collide takes quadratic time to build, and an untrusted peer can choose such keys.
 
     Raises:
         CodecError: Too many keys have the same hash.
@@ -137,6 +143,7 @@ def check_hashes(keys: Sequence[Any]) -> None:
     # A table of that many keys is quick, whatever their hashes.
     if len(keys) <= _MAX_SAME_HASH:
         return
+    # Sorted, equal hashes are neighbours: more than the limit share a hash if two that far apart are equal.
     hashes = sorted(map(hash, keys))
     if any(map(int.__eq__, hashes, islice(hashes, _MAX_SAME_HASH, None))):
         raise CodecError(f"more than {_MAX_SAME_HASH} keys share one hash")

@@ -1,7 +1,7 @@
-"""Makes containers hold what a copy of them holds, so that a change made on the other side is seen on this one.
+"""Give a container the content of a copy that was changed on the other side.
 
-Enters: a container and a changed copy. Leaves: whether the container now holds the same. Containers inside keep their
-identity as far as the two have the same shape.
+The container stays the same object, so that every reference to it on this side sees the change. Containers inside it
+stay the same objects as far as container and copy have the same shape.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def write_back(mine: Any, theirs: Any) -> bool:
-    """Make `mine` hold what `theirs` does.
+    """Give the container `mine` the content of `theirs`.
 
     Args:
-        mine: Any value; only containers of builtin types can be changed.
+        mine: Any value; only containers of the standard library and numpy arrays can be changed.
         theirs: The changed copy.
 
     Returns:
-        Whether `mine` is a container of the same type as `theirs` and now holds the same.
+        Whether `mine` is a container of the same type as `theirs` and now has the same content.
     """
     kind = type(mine)
     renew = _RENEW.get(kind)
@@ -34,7 +34,8 @@ def write_back(mine: Any, theirs: Any) -> bool:
 def _renew_tuple(mine: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
     if len(mine) != len(theirs):
         return False
-    # A tuple itself cannot change: it holds the same only when each of its items can be made to.
+    # A tuple itself cannot change, only its items can. A list, not a generator: the items after a failure are written
+    # back as well, such as the arguments of a call after a number.
     return all([write_back(old, new) or _same(old, new) for old, new in zip(mine, theirs, strict=True)])
 
 
@@ -57,14 +58,13 @@ def _renew_dict(mine: dict[Any, Any], theirs: dict[Any, Any]) -> bool:
 
 
 def _renew_set(mine: set[Any], theirs: set[Any]) -> bool:
-    # Elements that are equal stay the same objects.
     mine &= theirs
     mine |= theirs
     return True
 
 
 def _renew_sequence(mine: Any, theirs: Any) -> bool:
-    # A deque cannot be assigned to as a whole.
+    # A deque has no slice assignment.
     mine.clear()
     mine.extend(theirs)
     return True
@@ -97,7 +97,7 @@ _RENEW: dict[type, Callable[[Any, Any], bool]] = {
     dict: _renew_dict,
     collections.OrderedDict: _renew_dict,
     collections.defaultdict: _renew_dict,
-    # Its update adds to what is there, which is nothing by then.
+    # `Counter.update` adds counts, which is harmless after `clear`.
     collections.Counter: _renew_dict,
     set: _renew_set,
     bytearray: _renew_block,
