@@ -145,6 +145,6 @@ def test_tokens_passed_on_are_used_but_not_pickled_nor_logged():
 
 @pytest.mark.parametrize("name", ["humaneval", "a/b/c", "a/b:", "a/b:c:d", "", 3, "é/b"])
 def test_a_benchmark_is_named_as_on_the_hub(name):
-    with pytest.raises(ValueError, match="eval_benchmark: must be None, 'name/of-the-data-set' or"):
+    with pytest.raises(ValueError, match="eval_benchmark: must be None, 'owner/name' or"):
         config(eval_benchmark=name)
     assert config(eval_benchmark="a-b/c.d:e").eval_benchmark == "a-b/c.d:e"

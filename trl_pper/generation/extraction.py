@@ -83,9 +83,9 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
 def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> Extraction:
     r"""Find the program in a completion.
 
-    Fenced code blocks come before code outside fences. With an entry point the first block that defines it is chosen;
-    without an entry point the last block that parses and reads standard input, or else the longest that parses. Prose
-    before the code and prose or an unfinished function after it are removed.
+    Fenced code blocks are preferred to code outside fences. With an entry point the first block that defines it is
+    chosen; without an entry point the last block that parses and reads standard input, or else the longest that
+    parses. Prose before the code and prose or an unfinished function after it are removed.
 
     A prompt becomes part of the program only if it is Python that defines something, such as the signature and
     docstring in HumanEval. Chat messages and prompts that consist of a docstring (MBPP) do not.

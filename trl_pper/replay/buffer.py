@@ -402,7 +402,7 @@ class ReplayBuffer:
         The buffer is uploaded on this call only, never automatically.
 
         Args:
-            repo_id: "name/of-the-data-set"; created if it does not exist. Buffer and card of an earlier push are
+            repo_id: "owner/name"; created if it does not exist. Buffer and card of an earlier push are
                 replaced.
             private: Whether only the owners see the data set. False publishes prompts and generated programs.
             token: Token with the right to write; None for the token of `hf auth login`.
@@ -437,7 +437,7 @@ class ReplayBuffer:
         """Download a buffer that `push_to_hub` uploaded.
 
         Args:
-            repo_id: "name/of-the-data-set".
+            repo_id: "owner/name".
             revision: Branch, tag or commit; None for the main branch.
             token: Token with the right to read; None for the token of `hf auth login`.
             priority: As in `load`.

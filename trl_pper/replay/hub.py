@@ -37,7 +37,7 @@ def upload(
     Args:
         file: A file that `ReplayBuffer.save` wrote.
         card: The text of the README.
-        repo_id: "name/of-the-data-set"; created if it does not exist.
+        repo_id: "owner/name"; created if it does not exist.
         private: Whether only the owners see the data set.
         token: Token with the right to write; None for the token of `hf auth login`.
         revision: Branch to commit to; None for the main branch.
@@ -82,7 +82,7 @@ def download(repo_id: str, *, revision: str | None = None, token: str | None = N
     """Download the buffer file of a data set, and return its path in the cache.
 
     Args:
-        repo_id: "name/of-the-data-set".
+        repo_id: "owner/name".
         revision: Branch, tag or commit; None for the main branch.
         token: Token with the right to read; None for the token of `hf auth login`.
 

@@ -84,7 +84,7 @@ def split_share(tasks: int, source: ProgramSource) -> list[list[int]]:
 def open_journal(
     folder: str | Path, source: ProgramSource, *, label: str, student: LocalModel | None = None
 ) -> Journal:
-    """Return the journal for the present programs of a source, in a subfolder of `folder` that is named after them.
+    """Return the journal of the programs that a source writes now, in a subfolder named after the source's identity.
 
     An earlier attempt with a source of the same `identity` has the same journal.
 

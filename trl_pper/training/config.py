@@ -210,7 +210,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require("priority_exponent", _is_number(exponent) and exponent >= 0, "a number of at least 0", exponent)
         benchmark = self.eval_benchmark
         named = benchmark is None or (isinstance(benchmark, str) and _BENCHMARK.fullmatch(benchmark) is not None)
-        _require("eval_benchmark", named, "None, 'name/of-the-data-set' or 'name/of-the-data-set:task'", benchmark)
+        _require("eval_benchmark", named, "None, 'owner/name' or 'owner/name:task'", benchmark)
         beta, weighting = self.importance_exponent, self.loss_weighting
         _require("importance_exponent", _is_number(beta) and beta >= 0, "a number of at least 0", beta)
         known = weighting is None or weighting in LOSS_WEIGHTINGS
