@@ -1,7 +1,8 @@
-"""System calls that the standard library does not offer, by their C names.
+"""Make Linux system calls that the standard library does not offer.
 
-Enters: plain numbers and paths. Leaves: nothing, or OSError with the kernel's reason. Linux only; the constants are
-the same on x86-64 and aarch64.
+Constants have their C names and are the same on x86-64 and aarch64. A refused call raises OSError with the kernel's
+reason. A function called `..._call` only prepares a call; `make` makes it, usually in a forked child. Nothing here
+decides which calls a jail needs.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CLOSE_RANGE = 436
 _CAP_VERSION_3 = 0x20080522
 
-# Array types are made once, before any fork.
+# Array types are made once, before any fork: a child that made them would write to more pages.
 _CapHeader = ctypes.c_uint32 * 2
 _CapData = ctypes.c_uint32 * 6
-# PyDLL keeps the interpreter's lock during a call, which `fork` needs.
+# PyDLL holds the interpreter's lock during a call. A child of `fork` that did not own it could wait for it for ever.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
@@ -61,7 +62,7 @@ def _check(result: int, call: str) -> None:
         raise OSError(number, f"{call}: {os.strerror(number)}")
 
 
-#: A system call with its arguments, ready to be made.
+#: A function of the C library with its arguments, ready to be called.
 Call = tuple[Any, tuple[Any, ...]]
 
 
@@ -70,13 +71,12 @@ class _Limit(ctypes.Structure):
 
 
 def make(calls: Sequence[Call]) -> None:
-    """Make system calls that were prepared before a fork.
-
-    A forked child pays for every page it is the first to write to, and this writes to few.
+    """Make the system calls `calls`, in order.
 
     Raises:
-        OSError: The kernel refused one; those after it were not made.
+        OSError: The kernel refused a call; the calls after it were not made.
     """
+    # A forked child pays for every page that it writes first. Arguments prepared before the fork save most writes.
     for function, arguments in calls:
         if function(*arguments) != 0:
             _check(-1, f"{function.__name__}{arguments}")
@@ -84,45 +84,48 @@ def make(calls: Sequence[Call]) -> None:
 
 def prctl_call(option: int, *values: int) -> Call:
     """Prepare a change of a property of the process."""
+    # The kernel refuses some options unless the unused arguments are 0.
     padded = (*values, 0, 0, 0, 0)[:4]
     return _libc["prctl"], (ctypes.c_int(option), *(ctypes.c_ulong(value) for value in padded))
 
 
 def set_limit_call(which: int, value: int) -> Call:
-    """Prepare the lowering of a resource limit, both the soft and the hard one."""
+    """Prepare a change of a resource limit: the soft and the hard limit both become `value`."""
     return _libc["setrlimit"], (ctypes.c_int(which), ctypes.byref(_Limit(value, value)))
 
 
 def set_user_call(uid: int) -> Call:
-    """Prepare becoming another user for good."""
+    """Prepare a change to the user `uid` that cannot be undone."""
+    # Real, effective and saved id: with any of them left over, a process could change back.
     return _libc["setresuid"], tuple(ctypes.c_uint(uid) for _ in range(3))
 
 
 def keep_only_capabilities_call(capabilities: int) -> Call:
-    """Prepare dropping every capability that is not in the bit set `capabilities`."""
+    """Prepare a call that drops every capability not in the bit set `capabilities`."""
+    # Effective, permitted and inheritable, capabilities 0 to 31 first; nothing is inherited.
     header, data = _CapHeader(_CAP_VERSION_3, 0), _CapData(capabilities, capabilities, 0, 0, 0, 0)
     return _libc["capset"], (ctypes.byref(header), ctypes.byref(data))
 
 
 def numbered_call(number: int, *values: int) -> Call:
-    """Prepare a system call that the C library does not name."""
+    """Prepare the system call `number`, for calls that the C library has no function for."""
     return _libc["syscall"], tuple(ctypes.c_long(value) for value in (number, *values))
 
 
 def close_from_call(first: int) -> Call:
-    """Prepare closing every descriptor from `first` on."""
+    """Prepare a call that closes every descriptor from `first` on."""
     return numbered_call(_SYS_CLOSE_RANGE, first, 0x7FFFFFFF, 0)
 
 
 def fork() -> int:
-    """Fork without Python's own at-fork handlers; return 0 in the child and its process id in the parent.
+    """Fork without Python's own at-fork handlers; return 0 in the child and the child's process id in the parent.
 
-    The handlers reseed `random`, renew locks and list threads, which costs a child a copy of every page they write to.
-    A caller must have one thread only and hold no lock that the child will want.
+    The caller must have a single thread and hold no lock that the child will want.
 
     Raises:
         OSError: The kernel refused.
     """
+    # The handlers reseed `random`, renew locks and list threads: the child would copy every page that they write to.
     pid: int = _fork()
     if pid < 0:
         _check(-1, "fork")
@@ -140,7 +143,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move this process, or its next child in the case of CLONE_NEWPID, to namespaces of its own.
+    """Move this process to new namespaces; with CLONE_NEWPID its next child, not the process itself.
 
     Raises:
         OSError: The kernel refused.
@@ -150,7 +153,7 @@ def unshare(flags: int) -> None:
 
 
 def set_namespace(descriptor: int, kind: int) -> None:
-    """Join the namespace that `descriptor` stands for.
+    """Join the namespace of `descriptor`, a file of /proc/PID/ns; with CLONE_NEWPID only for children to come.
 
     Raises:
         OSError: The kernel refused.
@@ -160,7 +163,7 @@ def set_namespace(descriptor: int, kind: int) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """Attach a file system, or change how one is attached.
+    """Attach a file system, or change the flags of a mount.
 
     Raises:
         OSError: The kernel refused.
@@ -171,14 +174,15 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def change_root(directory: str) -> None:
-    """Make `directory`, a mount point, the root of this process and let go of the old one.
+    """Make `directory`, a mount point, the root of this process and detach the old root.
 
     Raises:
         OSError: The kernel refused.
     """
     os.chdir(directory)
     number = _SYS_PIVOT_ROOT[os.uname().machine]
-    # Both roots at the same place: the old one lies on top and is then detached; see pivot_root(2).
+    # New and old root in the same place: the old root lies on top and is then detached, so that no directory for it is
+    # needed inside the new root. See pivot_root(2).
     _check(_libc.syscall(ctypes.c_long(number), ctypes.c_char_p(b"."), ctypes.c_char_p(b".")), "pivot_root")
     _check(_libc.umount2(ctypes.c_char_p(b"."), _MNT_DETACH), "umount2")
     os.chdir("/")

@@ -1,10 +1,12 @@
-"""Limits which files a process may open, for good and without privileges, with the kernel's Landlock.
+"""Limit which files a process may open, for good and without privileges, with the kernel's Landlock.
 
-Enters: the paths a program may read, and those it may write as well. Leaves: a ruleset, made once, under which a
-process puts itself. No path gives leave to execute, no socket may bind or connect over TCP (ABI 4), and no process
+`prepare` makes a ruleset from the paths that a program may read and the paths that it may also write; `restrict` puts
+a process under the ruleset. No path allows execution, no socket may bind or connect over TCP (ABI 4), and no process
 outside may be signalled or reached over an abstract socket (ABI 6). Landlock sees files being opened, made, moved and
-removed: it promises nothing about names, sizes and modes, which stay visible and, where the user may, changeable, nor
-about descriptors opened before, UDP, or Unix sockets that have a path.
+removed. It promises nothing about names, sizes and modes, which stay visible and, where the user has the right,
+changeable; nor about descriptors opened before, UDP, or Unix sockets that have a path.
+
+See https://docs.kernel.org/userspace-api/landlock.html for the interface and its versions.
 """
 
 from __future__ import annotations
@@ -18,17 +20,18 @@ from dataclasses import dataclass
 
 from trl_pper.judge.jail import kernel
 
-# The same numbers on every architecture trl_pper runs on.
+# The same numbers on every architecture that trl_pper runs on.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_WANTED = 1
 _PATH_BENEATH = 1
-# Refusals would otherwise fill the kernel's audit log with what an untrusted program tried (since ABI 7).
+# Since ABI 7 the kernel logs refusals; the attempts of untrusted programs would fill the audit log.
 _QUIETLY = 1
 
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_DIR, _REMOVE_FILE = (1 << bit for bit in range(1, 6))
 _MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SYM = 1 << 6, 1 << 7, 1 << 8, 1 << 12
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
-#: How many rights over files each version of the interface knows; later versions know as many as version 5.
+#: Number of rights over files that each version of the interface knows; later versions know as many as version 5. The
+#: kernel refuses a ruleset with a right that it does not know.
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 _MOST_FILE_RIGHTS = 16
 
@@ -37,7 +40,7 @@ _READABLE = _READ_FILE | _READ_DIR
 _WRITABLE = (
     _READABLE | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _REFER
 )
-#: What a rule about something that is not a directory may say.
+#: Rights that a rule about a path other than a directory may grant; the kernel refuses others.
 _RIGHTS_OF_A_FILE = _READ_FILE | _WRITE_FILE | _TRUNCATE
 _TCP_BIND_AND_CONNECT = 0b11
 _ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
@@ -55,33 +58,33 @@ class Ruleset:
     """A ruleset held by the kernel; any number of processes may put themselves under it.
 
     Args:
-        descriptor: Refers to it, and is closed on exec.
-        flags: How a process puts itself under it.
+        descriptor: Descriptor of the ruleset, closed on exec.
+        flags: Flags of the system call that puts a process under the ruleset.
     """
 
     descriptor: int
     flags: int
 
     def close(self) -> None:
-        """Give the descriptor back; processes under the ruleset stay there."""
+        """Close the descriptor; processes under the ruleset stay under it."""
         os.close(self.descriptor)
 
 
 def abi_version() -> int:
-    """Return the version of the kernel's interface, 0 where there is none or it is turned off."""
+    """Return the version of the kernel's Landlock interface, 0 where it is missing or turned off."""
     return max(0, int(_libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_long(0), _VERSION_WANTED)))
 
 
 def prepare(*, readable: Sequence[Path], writable: Sequence[Path], abi: int | None = None) -> Ruleset:
-    """Make a ruleset under which only these files can be opened.
+    """Return a ruleset under which only the given files can be opened.
 
     A directory stands for everything beneath it. A path that does not exist or cannot be reached is left out.
 
     Args:
         readable: Files and directories that may be read and listed.
-        writable: Those that may be written too: directories in which files, directories and symbolic links may be
-            made, moved and removed; single files, /dev/null among them, which may be read, written and truncated.
-        abi: Use no more than this version of the interface knows; everything the kernel knows by default.
+        writable: Files and directories that may be written too. In a directory, files, directories and symbolic links
+            may be made, moved and removed; a single file, such as /dev/null, may be read, written and truncated.
+        abi: Version of the interface; the ruleset uses only rights that it knows. By default the kernel's version.
 
     Raises:
         OSError: The kernel has no Landlock, or refused.
@@ -105,11 +108,11 @@ def prepare(*, readable: Sequence[Path], writable: Sequence[Path], abi: int | No
 
 
 def prepare_scope(*, abi: int | None = None) -> Ruleset:
-    """Make a ruleset that takes away no file, only a process's hold on the processes it came from.
+    """Return a ruleset that takes away no file, only access to the processes outside.
 
     A process under it, already under another ruleset or not, can trace or look into no process outside, its parent
-    included, nor signal any where the kernel can prevent it (ABI 6). It must have given up its capabilities first:
-    with CAP_PERFMON the kernel lets a process read the environment and the memory map of any other.
+    included, and where the kernel can prevent it (ABI 6) signal none. The process must have given up its capabilities
+    first: with CAP_PERFMON the kernel lets a process read the environment and the memory map of any other.
 
     Args:
         abi: As in `prepare`.
@@ -120,9 +123,9 @@ def prepare_scope(*, abi: int | None = None) -> Ruleset:
     abi = abi_version() if abi is None else abi
     scopes = _ABSTRACT_SOCKETS_AND_SIGNALS if abi >= 6 else 0
     if abi < 2:
-        # A ruleset must handle something, and nobody without privileges makes devices.
+        # A ruleset must handle a right. Making devices is no loss: it needs a privilege anyway.
         return _create(files=_MAKE_CHAR, network=0, scopes=scopes, abi=abi)
-    # Every ruleset takes away moving files between directories unless it grants that.
+    # Every ruleset forbids moving files between directories unless it grants that right.
     ruleset = _create(files=_REFER, network=0, scopes=scopes, abi=abi)
     try:
         _grant(ruleset, "/", _REFER)
@@ -133,19 +136,20 @@ def prepare_scope(*, abi: int | None = None) -> Ruleset:
 
 
 def restrict_call(ruleset: Ruleset) -> kernel.Call:
-    """Prepare `restrict`, for a process that has given up gaining privileges."""
+    """Prepare the system call of `restrict`, for a process that has already set no_new_privs."""
     return kernel.numbered_call(_RESTRICT_SELF, ruleset.descriptor, ruleset.flags)
 
 
 def restrict(ruleset: Ruleset) -> None:
-    """Put this thread, and all it starts from now on, under a ruleset for good.
+    """Put this thread, and all threads and processes that it starts from now on, under a ruleset for good.
 
-    Rulesets add up, sixteen at most: what one refuses no other gives back. On the way the thread gives up gaining
-    privileges, and from here on it may mount nothing, not even in a namespace of its own.
+    Rulesets add up, sixteen at most: a right that any of them refuses stays refused. The thread also sets
+    no_new_privs. From here on it may mount nothing, not even in a namespace of its own.
 
     Raises:
         OSError: The kernel refused.
     """
+    # Without no_new_privs the kernel refuses a ruleset from a process without privileges.
     kernel.make([kernel.prctl_call(kernel.PR_SET_NO_NEW_PRIVS, 1), restrict_call(ruleset)])
 
 
@@ -159,6 +163,7 @@ def _create(*, files: int, network: int, scopes: int, abi: int) -> Ruleset:
 
 
 def _grant(ruleset: Ruleset, path: Path, rights: int) -> None:
+    # O_PATH needs no right to read the file itself.
     try:
         beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

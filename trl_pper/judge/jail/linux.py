@@ -1,19 +1,19 @@
-"""Locks a worker's processes in, level by level: what the worker enters once, and what each of its children gives up.
+"""Lock the processes of a worker in on Linux, at the isolation level asked for.
 
-Enters: the isolation level, the limits and the paths that must stay readable. Leaves: a `Confinement` that forks
-children and seals them. From strongest to weakest, each level holding what the next one has:
+`LinuxJail` changes the worker once, then forks children and seals them. The levels, from strongest to weakest; each
+level also prevents all that the next level prevents:
 
-- `namespaces`: a file system of its own with the libraries only, no network, and for each candidate a process
+- `namespaces`: a file system of its own with only the libraries, no network, and for each candidate a process
   namespace that dies with it;
-- `landlock`: the libraries readable and one directory writable, no network, no signals or tracing outward; needs
-  neither root nor namespaces;
-- `seccomp`: only the system calls an interpreter needs; files stay readable;
-- `rlimits`: bounds on what a program uses.
+- `landlock`: the libraries readable and a single directory writable, no network, no signals or tracing outward;
+  needs neither root nor namespaces;
+- `seccomp`: only the system calls that an interpreter needs; files stay readable;
+- `rlimits`: bounds on the resources that a program uses.
 
-All of this is Linux's; the level below, `processes`, is `separation`.
+The level below, `processes`, needs no Linux: see `jail.posix.PosixJail`. If the worker is root, a candidate is
+moreover a user that nothing else on the machine runs as.
 
-As root a candidate is moreover a user that nothing else on the machine runs as. Nothing is promised here: `selftest`
-finds out what holds.
+Nothing is promised here: `selftest` finds out which restrictions hold.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, Jail, LevelUnavailab
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _FIRST_UID = 1_879_048_192
-# After the change of identity, which clears it.
+# Made after the change of identity, because a change of user clears this setting.
 _DIE_WITH_PARENT = kernel.prctl_call(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
 _CLOSE_FROM = [[kernel.close_from_call(first)] for first in range(16)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who a child runs as.
+    """A user that a child runs as.
 
     Args:
-        uid: User and group to become, or None to stay.
-        reads_everything: Whether to keep the one capability that reads files regardless of their mode; needed where
-            the interpreter lies in a directory that only root may enter.
+        uid: User and group to become, or None to stay the same user.
+        reads_everything: Whether the child retains a capability, CAP_DAC_READ_SEARCH, to read files regardless of
+            their mode; needed where the interpreter lies in a directory that only root may enter.
     """
 
     uid: int | None = None
@@ -54,11 +54,12 @@ class Identity:
 
 
 class LinuxJail(Jail):
-    """The jail of every level but "processes".
+    """A jail for every level but "processes".
 
     Args:
-        level: One of `levels.ISOLATION_LEVELS`.
-        directory: A directory of the worker's own; programs work in it unless the level brings a file system.
+        level: Any of `levels.ISOLATION_LEVELS` but the last.
+        directory: A directory that only this worker uses; programs work in it, except at the level "namespaces", which
+            brings its own file system.
         imports: Import paths that programs may use beside the standard library.
         limits: From `Limits.to_dict()`.
 
@@ -71,13 +72,14 @@ class LinuxJail(Jail):
         self._own_processes: int | None = None
         self._scope: landlock.Ruleset | None = None
         self._filter: seccomp.Filter | None = None
+        # Processes that a candidate leaves behind become children of this process, which can then find and kill them.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         self._tasks_outside = _count_tasks(os.getuid()) if os.geteuid() != 0 else 0
         readable = library_paths(imports)
         spare_uid = _spare_uid() if os.geteuid() == 0 else None
         try:
-            # Opened now: some levels leave no way to it.
+            # Opened now: at some levels /proc is soon out of reach.
             self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
             if level == "namespaces":
                 self._enter_namespaces(directory, readable)
@@ -95,6 +97,7 @@ class LinuxJail(Jail):
         if self.candidate_identity.uid is not None:
             os.setgroups([])
             os.setresgid(*[self.candidate_identity.uid] * 3)
+        # No other process of the same user can trace this process or read its memory.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         self._keep_descriptors_apart()
         limit_files(limits)
@@ -113,6 +116,7 @@ class LinuxJail(Jail):
         self.room = namespaces.SCRATCH
         # A user namespace counts its own tasks only: this worker's two, its referee's and the candidate's.
         self._tasks_outside = 3
+        # Tried once and undone: a kernel that refuses must do so here, not at the first candidate.
         kernel.unshare(kernel.CLONE_NEWPID)
         kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
 
@@ -121,9 +125,10 @@ class LinuxJail(Jail):
             try:
                 kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC)
             except OSError:
-                # Not part of these levels; `selftest` says whether the network is out of reach.
+                # These levels do not depend on it; `selftest` finds out whether the network is out of reach.
                 pass
         os.mkdir(self.room)
+        # Candidates may be another user than this process.
         os.chmod(self.room, 0o1777)
         os.chdir(self.room)
 
@@ -134,7 +139,8 @@ class LinuxJail(Jail):
             return
         writable = [self.room, *namespaces.DEVICES]
         if self.process_namespaces:
-            # What this process writes, a candidate may only read, even one that is the same user.
+            # This process writes the candidate's standard input to RUN; a candidate may only read there, even if it is
+            # the same user.
             landlock.restrict(landlock.prepare(readable=readable, writable=[*writable, namespaces.RUN]))
             self._scope = landlock.prepare(readable=[*readable, namespaces.RUN], writable=writable)
         else:
@@ -143,12 +149,12 @@ class LinuxJail(Jail):
 
     @property
     def process_namespaces(self) -> bool:
-        """Whether the level is "namespaces"."""
+        """Whether the level is "namespaces", where each candidate has a process namespace that dies with it."""
         return self._own_processes is not None
 
     @property
     def bounded_files(self) -> bool:
-        """Whether programs write to a file system of the worker's own."""
+        """Whether programs write to a file system with a fixed size, which the level "namespaces" brings."""
         return self.process_namespaces
 
     @property
@@ -160,6 +166,7 @@ class LinuxJail(Jail):
         """Fork a child that is to be a candidate; return 0 in the child."""
         if self._own_processes is None:
             return kernel.fork()
+        # The next child is the first process of a new namespace; children after it belong to this process's own again.
         kernel.unshare(kernel.CLONE_NEWPID)
         pid = kernel.fork()
         if pid:
@@ -179,11 +186,11 @@ class LinuxJail(Jail):
         return [int(pid) for pid in os.pread(self._children, 1 << 16, 0).split()]
 
     def has_ended(self, pid: int) -> bool:
-        """Return whether child `pid` has ended; it is not reaped."""
+        """Return whether child `pid` has ended; the child is not reaped."""
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _keep_descriptors_apart(self) -> None:
-        """Move this process's own descriptors out of the way of those that children get."""
+        """Move this process's own descriptors above the descriptors that children get."""
         self._children = _move_up(self._children)
         if self._own_processes is not None:
             self._own_processes = _move_up(self._own_processes)
@@ -191,8 +198,9 @@ class LinuxJail(Jail):
             self._scope = dataclasses.replace(self._scope, descriptor=_move_up(self._scope.descriptor))
 
     def _seal_of_candidates(self) -> list[kernel.Call]:
-        """Return the system calls by which a child gives up everything a program must not have."""
+        """Return the system calls with which a child gives up all rights that a program must not have."""
         limits, identity = self.limits, self.candidate_identity
+        # RLIMIT_NPROC counts all tasks of the user, so tasks outside of the jail come on top.
         tasks = int(limits["processes"] + limits["threads"])
         if identity.uid is None:
             tasks += self._tasks_outside
@@ -202,19 +210,21 @@ class LinuxJail(Jail):
             *_assume(identity),
         ]
         if not self.process_namespaces:
-            # A program may open /dev/stdin, which leads through its own files in /proc.
+            # A program may open /dev/stdin, which leads through its own files in /proc; those of a process that is not
+            # dumpable belong to root.
             calls.append(kernel.prctl_call(kernel.PR_SET_DUMPABLE, 1))
         calls.append(_DIE_WITH_PARENT)
         if self._scope is not None:
             calls.append(landlock.restrict_call(self._scope))
         if self._filter is not None:
-            # The first process of a namespace; elsewhere the child itself writes what it is called.
+            # In its own namespace a candidate has number 1; at other levels the child itself writes its number, which
+            # is not known before the fork.
             seccomp.name_process(self._filter, 1)
             calls.append(seccomp.install_call(self._filter))
         return calls
 
     def seal_candidate(self, parent: int, descriptors: int) -> None:
-        """Give up everything a program must not have, by system calls made ready before the fork."""
+        """Give up all rights that a program must not have, with system calls prepared before the fork."""
         if self._filter is not None and not self.process_namespaces:
             seccomp.name_process(self._filter, os.getpid())
         kernel.make(self._sealing)
@@ -222,35 +232,37 @@ class LinuxJail(Jail):
         _check_parent(parent)
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Give up privileges, by system calls made ready before the fork."""
+        """Give up privileges, with system calls prepared before the fork."""
         kernel.make(self._referee_sealing)
         kernel.make(_CLOSE_FROM[descriptors])
         _check_parent(parent)
 
 
 def library_paths(imports: Sequence[str]) -> tuple[str, ...]:
-    """Return what an interpreter must be able to read: itself, shared libraries, and the import paths given."""
+    """Return the paths that an interpreter must be able to read: its own, shared libraries, and `imports`."""
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     extra = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     return tuple(path for path in (*own, sys.base_prefix + "/lib", *_LIBRARIES, *extra, *imports) if path)
 
 
 def _assume(identity: Identity) -> list[kernel.Call]:
-    """Return the system calls by which a process becomes `identity` for good."""
+    """Return the system calls with which a process becomes `identity` for good."""
     kept = 1 << _CAP_DAC_READ_SEARCH if identity.reads_everything else 0
     calls = []
     if identity.uid is not None:
+        # Otherwise the change of user would drop the capability, too.
         if kept:
             calls.append(kernel.prctl_call(kernel.PR_SET_KEEPCAPS, 1))
         calls.append(kernel.set_user_call(identity.uid))
     if kept or identity.uid is None:
-        # Leaving uid 0 drops every capability; a user namespace's, or those of a root that stays, must be dropped.
+        # Leaving uid 0 drops every capability. A process that stays the same user, root or not, keeps its own or those
+        # of its user namespace, so they must be dropped here.
         calls.append(kernel.keep_only_capabilities_call(kept))
     return calls
 
 
 def _check_parent(parent: int) -> None:
-    """End this process if its parent went before `_DIE_WITH_PARENT` was in force."""
+    """End this process if its parent ended before `_DIE_WITH_PARENT` was in force."""
     # In a process namespace of its own the parent has number 0.
     if os.getppid() not in (parent, 0):
         os._exit(1)
@@ -263,19 +275,21 @@ def _move_up(descriptor: int) -> int:
 
 
 def _count_tasks(uid: int) -> int:
+    # Threads count as tasks, as they do for RLIMIT_NPROC.
     count = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 if os.stat(f"/proc/{name}").st_uid == uid:
                     count += len(os.listdir(f"/proc/{name}/task"))
+            # The process has ended meanwhile.
             except OSError:
                 continue
     return count
 
 
 def _identities(uid: int | None, imports: Sequence[str]) -> tuple[Identity, Identity]:
-    """Return who the candidate and the referee run as: `uid` and the next, when this process may become them."""
+    """Return the identities of candidate and referee: users `uid` and `uid + 1`, if this process may become them."""
     if uid is None:
         return Identity(), Identity()
     for reads_everything in (False, True):
@@ -286,10 +300,12 @@ def _identities(uid: int | None, imports: Sequence[str]) -> tuple[Identity, Iden
 
 
 def _spare_uid() -> int:
-    """Return a user id that this process's user namespace has and that nobody is likely to have taken.
+    """Return a user id that this process's user namespace has and that is unlikely to be in use.
 
-    One pair of users per worker, so that one worker's processes neither count against nor reach another's.
+    It and the next are a pair that belongs to this worker.
     """
+    # A pair for each worker, so that its processes neither count against the limits of another worker nor reach its
+    # processes.
     with open("/proc/self/uid_map") as file:
         first, _, count = max((tuple(map(int, line.split())) for line in file), key=lambda row: row[2])
     wanted = _FIRST_UID + 2 * os.getpid()

@@ -1,8 +1,8 @@
-"""Gives a worker a machine of its own: an empty network, and a file system with nothing in it but the libraries.
+"""Move a worker into a machine of its own: an empty network, and a file system with only the libraries.
 
-Enters: the paths that must stay readable and the sizes of the scratch directory. Leaves: nothing; the process is
-changed for good. As root the kernel is asked directly; an ordinary user gets a user namespace first, where the kernel
-allows that. Nothing here hides other processes: that is the candidate's process namespace, see `confinement`.
+`enter` changes the process for good. Root asks the kernel directly; an ordinary user gets a user namespace first,
+where the kernel allows that. Nothing here hides other processes: the process namespace of a candidate does, see
+`jail.linux.LinuxJail`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trl_pper.judge.jail import kernel
 
 #: Working directory of programs inside; the only place they may write.
 SCRATCH = "/box"
-#: A file system of a few files that only this process may write: what /dev/stdin leads to, there being no /proc.
+#: A file system of a few files that only the worker may write. /dev/stdin leads here, because there is no /proc.
 RUN = "/run"
 STANDARD_INPUT = "/run/stdin"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -31,22 +31,24 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
     """Move this process into namespaces whose root holds `readable` and an empty `SCRATCH`, the working directory.
 
     Args:
-        mount_point: An existing directory to build the new root on; nothing of it is visible outside or left behind.
-        readable: Files and directories to show read-only under their own names; those that do not exist are left out.
+        mount_point: An existing directory to build the new root on; the new root is invisible outside and leaves
+            nothing behind.
+        readable: Files and directories to show read-only under their own names; missing paths are left out.
         scratch_bytes: Size of the scratch directory.
-        scratch_files: Files and directories it may hold.
+        scratch_files: Number of files and directories that it may hold.
 
     Returns:
-        A descriptor of the process namespace that this process is in, to come back to after making others.
+        A descriptor of the process namespace of this process, with which it can come back after it made others.
 
     Raises:
-        OSError: The kernel refused a step; the process is then between two worlds and must end.
+        OSError: The kernel refused a step; the process is then half moved and must end.
     """
     if os.geteuid() == 0:
         kernel.unshare(_KINDS)
     else:
         _enter_user_namespace()
     processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    # Private, so that no mount made from here on reaches the machine outside.
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", mount_point, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _ROOT_OPTIONS)
     for path in _outermost(readable):
@@ -62,7 +64,7 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
     kernel.mount("tmpfs", mount_point + RUN, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, run)
     os.symlink(STANDARD_INPUT, mount_point + "/dev/stdin")
     kernel.change_root(mount_point)
-    # Only now: mount points had to be made in it.
+    # Read-only only now: mount points had to be made in it.
     kernel.mount("none", "/", flags=kernel.MS_REMOUNT | kernel.MS_BIND | _READ_ONLY)
     os.chdir(SCRATCH)
     return processes
@@ -76,12 +78,15 @@ def input_file() -> int:
 
 
 def _enter_user_namespace() -> None:
+    # Read before the call: without a mapping the ids read as those of nobody.
     uid, gid = os.getuid(), os.getgid()
     kernel.unshare(kernel.CLONE_NEWUSER | _KINDS)
+    # The kernel lets an ordinary user map a group only after `setgroups` is denied, see user_namespaces(7).
     for name, content in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(content)
-    # Coming back from another process namespace takes rights over one's own, so it has to be a new one too.
+    # To come back from another process namespace, a process needs rights over its own namespace. So that namespace,
+    # too, must be new and belong to the user namespace.
     kernel.unshare(kernel.CLONE_NEWPID)
     host, child = os.getppid(), kernel.fork()
     if child:
@@ -90,7 +95,10 @@ def _enter_user_namespace() -> None:
 
 
 def _accompany(child: int, host: int) -> NoReturn:
-    """Stay as long as `child`, the first process of its namespace, and end it when the host is gone."""
+    """Wait until `child` ends or the host is gone, then end this process.
+
+    The child, the first process of its namespace, ends with this process.
+    """
     os.closerange(0, 1 << 10)
     ended = select.poll()
     ended.register(os.pidfd_open(child), select.POLLIN)
@@ -101,7 +109,7 @@ def _accompany(child: int, host: int) -> NoReturn:
 
 
 def _outermost(paths: Sequence[str]) -> list[str]:
-    """Return the existing `paths` without those that lie in another of them."""
+    """Return the existing paths that lie in no other of `paths`, sorted."""
     found: list[str] = []
     for path in sorted({os.path.normpath(path) for path in paths if os.path.exists(path)}):
         if not any(path.startswith(outer + "/") for outer in found):
@@ -110,7 +118,13 @@ def _outermost(paths: Sequence[str]) -> list[str]:
 
 
 def _show(path: str, root: str, flags: int | None) -> None:
-    """Show `path` at the same place under `root`, with the mount `flags` or, when None, as it is."""
+    """Show `path` at the same place under `root`.
+
+    Args:
+        path: A file or a directory.
+        root: The directory that becomes the root.
+        flags: Mount flags to add; None leaves the mount as it is.
+    """
     target = root + path
     if os.path.isdir(path):
         os.makedirs(target, exist_ok=True)
@@ -118,14 +132,16 @@ def _show(path: str, root: str, flags: int | None) -> None:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
     kernel.mount(path, target, flags=kernel.MS_BIND | kernel.MS_REC)
+    # In two steps: the kernel ignores most flags of a bind mount until it is remounted, see mount(2).
     if flags is not None:
         kernel.mount("none", target, flags=kernel.MS_REMOUNT | kernel.MS_BIND | flags | _flags_in_force(path))
 
 
 def _flags_in_force(path: str) -> int:
-    """Return the mount flags that hold at `path`; a user namespace may not loosen them."""
+    """Return the mount flags in force at `path`."""
+    # A user namespace may not loosen them: a remount that leaves out any is refused.
     status = os.statvfs(path).f_flag
-    # These four have the same value in both worlds.
+    # These four flags have the same value in statvfs and in mount.
     same = status & (kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     times = (
         (os.ST_NOATIME, kernel.MS_NOATIME),

@@ -1,15 +1,15 @@
-"""The level `processes`: programs in processes apart, by nothing but what every POSIX system has.
+"""Define the interface of a jail, and the jail that works on every POSIX system.
 
-Enters: what `Confinement` takes. Leaves: a `Separation`, which stands in the place of one. It bounds CPU time in whole
-seconds, what a program prints and how much it writes to each file, and its descriptors; where the system counts
-processes without threads, it forbids a program to start one. It bounds neither memory nor which files are read and
-written nor the network, and finds no process that a program started and that left its group. Expected answers are in
-another process of the same user.
+The module has three parts:
 
-What a worker's process does to itself and to its children by means that every POSIX system has.
+- functions that every jail and the zygote use, for descriptors, limits and the end of children;
+- `Jail`, the interface that a zygote uses;
+- `PosixJail`, the jail of the level "processes", which runs programs in separate processes and no more.
 
-Enters: descriptors, limits and process ids. Leaves: descriptors in their places, limits in force, and how a child
-ended.
+`PosixJail` bounds CPU time in whole seconds, the bytes that a program prints, the bytes that it writes to each file,
+and its descriptors. Where the system counts processes without threads, it forbids a program to start a process. It
+bounds neither memory nor which files are read and written nor the network. It finds no process that a program started
+and that left its process group. Expected answers are in another process of the same user.
 """
 
 from __future__ import annotations
@@ -32,34 +32,39 @@ from trl_pper.judge.wire.channel import Wait
 _CLOSED_TO = 1 << 10
 
 
-#: A worker's own descriptors lie from here on, below them those that it hands to its children.
+#: A worker's own descriptors lie from here on; lower numbers are for the descriptors that its children get.
 FIRST_OWN_DESCRIPTOR = 40
 
 
 class LevelUnavailable(RuntimeError):
-    """This machine does not offer the isolation level asked for; the message says what is missing."""
+    """An error: this machine does not offer the isolation level asked for; the message names the reason."""
 
 
 def arrange_descriptors(sources: Sequence[int], *, first: int) -> None:
-    """Make `sources` the descriptors `first`, `first + 1`, ... of this process, as they usually are."""
+    """Give the descriptors `sources` the numbers `first`, `first + 1`, ... in this process."""
+    # Usually they have these numbers already.
     if list(sources) != list(range(first, first + len(sources))):
+        # First to numbers above, so that no source is overwritten before it is copied.
         high = [fcntl.fcntl(source, fcntl.F_DUPFD, first + len(sources)) for source in sources]
         for target, source in enumerate(high, first):
             os.dup2(source, target)
 
 
 def at_most(which: int, value: int) -> int:
-    """Return `value`, or the limit in force where that is lower."""
+    """Return `value`, or the hard limit of resource `which` if that is lower."""
+    # Only root may raise a hard limit.
     _, hard = resource.getrlimit(which)
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def limit_files(limits: Mapping[str, float]) -> None:
-    """Bound what this process and those it forks write and hold open.
+    """Bound the bytes that this process and its future children write to a file, and their open files.
 
     Args:
         limits: From `Limits.to_dict()`.
     """
+    # Hard limits as well, so that a program cannot raise them. One byte more than the output limit may be written, so
+    # that the host can tell an output that is too long from an output of just that length.
     for which, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, max(limits["file_bytes"], limits["output_bytes"] + 1)),
@@ -77,7 +82,7 @@ def signal_child(pid: int, number: int) -> None:
 
 
 def end_child(pid: int) -> tuple[int, float]:
-    """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
+    """Kill child `pid` and its process group; return its wait status and the CPU seconds that it used."""
     signal_child(pid, signal.SIGKILL)
     try:
         _, status, usage = os.wait4(pid, 0)
@@ -87,11 +92,11 @@ def end_child(pid: int) -> tuple[int, float]:
 
 
 class Jail:
-    """The jail of one worker: made once in it, before it forks anything.
+    """An interface for the jail of a worker, made once in the worker before it forks.
 
     Args:
         level: The isolation level.
-        directory: A directory of the worker's own; programs work in it unless the level brings a file system.
+        directory: A directory that only this worker uses; programs work in it unless the level brings a file system.
         limits: From `Limits.to_dict()`.
     """
 
@@ -103,17 +108,17 @@ class Jail:
 
     @property
     def process_namespaces(self) -> bool:
-        """Whether each candidate has a process namespace, whose death kills everything in it."""
+        """Whether each candidate has its own process namespace; all processes in it die with the candidate."""
         return False
 
     @property
     def bounded_files(self) -> bool:
-        """Whether the file system itself bounds what a candidate writes."""
+        """Whether the file system itself bounds the bytes that a candidate writes."""
         return False
 
     @property
     def may_leave_processes(self) -> bool:
-        """Whether a candidate can have started processes that outlive it, and that can be found."""
+        """Whether a candidate can have left processes behind that `children` finds."""
         return False
 
     def fork_candidate(self) -> int:
@@ -125,16 +130,17 @@ class Jail:
         raise NotImplementedError
 
     def seal_candidate(self, parent: int, descriptors: int) -> None:
-        """Give up everything a program must not have; the last step before untrusted work.
+        """Give up all rights that a program must not have; the last step before untrusted work.
 
         Args:
-            parent: Process id of the parent this process must not outlive.
-            descriptors: Descriptors to keep, counted from 0; all others are closed.
+            parent: Process id of the parent; this process must not outlive it.
+            descriptors: Number of descriptors that stay open, counted from 0; all others are closed.
         """
         raise NotImplementedError
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Give up privileges; a referee runs trusted code and reads untrusted data. See `seal_candidate`."""
+        """Give up privileges; the arguments are those of `seal_candidate`."""
+        # Less than a candidate gives up: a referee runs trusted code, but reads untrusted data.
         raise NotImplementedError
 
     def input_file(self) -> int:
@@ -142,11 +148,11 @@ class Jail:
         raise NotImplementedError
 
     def children(self) -> list[int]:
-        """Return the process ids of this process's children, as far as the system tells."""
+        """Return the process ids of this process's children, or an empty list where the system cannot tell."""
         return []
 
     def cpu_allowance(self, seconds: float) -> Wait | None:
-        """Return a function that a candidate calls before it waits for work; None if there is nothing to call.
+        """Return a function that a candidate calls before it waits for work; None where the jail needs no call.
 
         Args:
             seconds: CPU seconds for each piece of work.
@@ -163,16 +169,16 @@ class Jail:
 
 
 class PosixJail(Jail):
-    """The jail of the level "processes".
+    """A jail for the level "processes"; the module describes its bounds.
 
     Args:
         level: "processes".
-        directory: A directory of the worker's own, in which programs work.
-        imports: Import paths that programs may use; nothing has to be done for them.
+        directory: A directory that only this worker uses; programs work in it.
+        imports: Import paths that programs may use; not used, because all files are readable.
         limits: From `Limits.to_dict()`.
 
     Raises:
-        LevelUnavailable: This is root.
+        LevelUnavailable: The process belongs to root.
     """
 
     def __init__(self, level: str, *, directory: str, imports: Sequence[str], limits: Mapping[str, float]) -> None:
@@ -180,7 +186,7 @@ class PosixJail(Jail):
             raise LevelUnavailable("programs would be processes of root; run the judge as an ordinary user")
         super().__init__(level, directory=directory, limits=limits)
         self._input_path = os.path.join(directory, "input")
-        #: Endings of children that were asked for before the child was to be killed.
+        #: Wait status and CPU seconds of children that `has_ended` found ended, and so reaped, before `end_child`.
         self._endings: dict[int, tuple[int, float]] = {}
         os.mkdir(self.room)
         os.chdir(self.room)
@@ -190,7 +196,7 @@ class PosixJail(Jail):
         """Fork a child that is to be a candidate; return 0 in the child."""
         pid = os.fork()
         if pid == 0:
-            # Python seeds it anew in a forked child.
+            # Python seeds `random` anew in a forked child; with a fixed seed, verdicts on random programs repeat.
             random.seed(int(os.environ["PYTHONHASHSEED"]))
         return pid
 
@@ -201,11 +207,13 @@ class PosixJail(Jail):
     def input_file(self) -> int:
         """Return a descriptor of a new, empty file for a script's standard input."""
         descriptor = os.open(self._input_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Without a name, it can only be reached through the descriptor.
         os.unlink(self._input_path)
         return descriptor
 
     def cpu_allowance(self, seconds: float) -> Wait:
-        """Return a function that renews a candidate's CPU time, which no other process can see, in whole seconds."""
+        """Return a function with which a candidate renews its own CPU time, in whole seconds."""
+        # Off Linux no other process can read the CPU time of a candidate, so its own soft limit has to end it.
 
         def renew(channel: socket.socket, event: int) -> None:
             _, hard = resource.getrlimit(resource.RLIMIT_CPU)
@@ -215,17 +223,19 @@ class PosixJail(Jail):
         return renew
 
     def seal_candidate(self, parent: int, descriptors: int) -> None:
-        """Take on the limits of a program; the last step before untrusted work."""
+        """Set the limits of a program; the last step before untrusted work. See `Jail.seal_candidate`."""
         if self.limits["processes"] == 1 and sys.platform != "linux":
-            # All processes of the user count, so that no other can be started. Linux counts threads, too.
+            # All processes of the user count, so a bound of 1 forbids new processes. Linux counts threads, too: there
+            # the bound would forbid threads.
             bound = at_most(resource.RLIMIT_NPROC, 1)
             resource.setrlimit(resource.RLIMIT_NPROC, (bound, bound))
         self.seal_referee(parent, descriptors)
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Bound the memory, and close the descriptors that are not for a child."""
+        """Ask for a memory bound, and close all descriptors but the first `descriptors`. See `Jail.seal_candidate`."""
         _limit_memory(int(self.limits["memory_bytes"]))
         os.closerange(descriptors, _CLOSED_TO)
+        # The parent is gone already, so nobody would end this process.
         if os.getppid() != parent:
             os._exit(1)
 
@@ -242,14 +252,16 @@ class PosixJail(Jail):
         ending = self._endings.pop(pid, None)
         if ending is None:
             return end_child(pid)
-        # The child's own number is free again by now.
+        # The child is reaped, so its own number is free again and only its group gets the signal. While the group has
+        # members, no other process gets that number.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         return ending
 
 
 def _limit_memory(size: int) -> None:
-    """Ask for a bound on memory; macOS refuses it or takes no notice of it."""
+    """Ask for a bound of `size` bytes on the address space; without effect where the system refuses it."""
+    # macOS refuses the limit or ignores it, and this level promises none.
     with contextlib.suppress(ValueError, OSError):
         bound = at_most(resource.RLIMIT_AS, size)
         resource.setrlimit(resource.RLIMIT_AS, (bound, bound))

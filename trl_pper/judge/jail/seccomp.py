@@ -1,9 +1,13 @@
-"""Takes from a process every system call that a single Python program has no use for.
+"""Take from a process every system call that a single Python program has no use for.
 
-Enters: whether the program may start processes. Leaves: a filter, made once and then installed in each forked child.
-The list says what is allowed; whatever it does not name fails with EPERM, a call newer than the list with ENOSYS, and
-a call made through another architecture's entry kills the process. A filter sees numbers, never what a pointer points
-to: it promises nothing about which files a program opens (`landlock` does) nor about descriptors it already holds.
+`prepare` makes a filter once; each forked child then installs it. The filter is an allowlist: a call that is not on
+the list fails with EPERM, a call newer than the list with ENOSYS, and a call made through another architecture's entry
+kills the process. A filter sees numbers, never the memory that a pointer points to. So it promises nothing about which
+files a program opens (`landlock` does) nor about descriptors that the program already holds.
+
+The parts in order: the two tables of system calls, arguments that are allowed, a small assembler for the filter's
+instructions (classic BPF), the decisions about arguments, and the functions that make and install a filter. See
+https://docs.kernel.org/userspace-api/seccomp_filter.html and seccomp(2).
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import NamedTuple
 
 from trl_pper.judge.jail import kernel
 
-#: What a program may call whatever the arguments: each name with its number on x86-64 and on aarch64, "-" for none.
+#: System calls that a program may make with any arguments: each name with its number on x86-64 and on aarch64, "-" for
+#: none.
 _FREE = (
     # Memory. Libraries map code, so execute permission stays available. Anonymous files are refused: their pages count
     # towards no limit of the process.
@@ -65,18 +70,18 @@ _FREE = (
     "sendto 44 206, recvfrom 45 207, sendmsg 46 211, recvmsg 47 212, shutdown 48 210, getsockname 51 204,"
     "getpeername 52 205, getsockopt 55 209"
 )
-#: What a program may call with certain arguments only; `_checked` says which.
+#: System calls that a program may make with certain arguments only; `_checked` decides which.
 _CHECKED = (
     "clone 56 220, clone3 435 435, fork 57 -, vfork 58 -, kill 62 129, tgkill 234 131, prlimit64 302 261, ioctl 16 29,"
     "fcntl 72 25, prctl 157 167, arch_prctl 158 -, socketpair 53 199, setsockopt 54 208, chmod 90 -, fchmod 91 52,"
     "fchmodat 268 53, fchmodat2 452 452, utime 132 -, utimes 235 -, utimensat 280 88"
 )
-#: Numbers up to here were judged one by one. A newer call is answered as by a kernel that lacks it, for which
+#: Each call up to this number was judged by itself. A newer call gets the answer of a kernel that lacks it, for which
 #: libraries are prepared. Numbers of the x32 interface are far beyond.
 _LAST_JUDGED = 450
 
 _ARCHITECTURES = ("x86_64", "aarch64")
-#: How the kernel names the entry a call came through.
+#: The kernel's number for the architecture of the entry that a call came through.
 AUDIT_ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 _PR_SET_SECCOMP = 22
@@ -128,7 +133,7 @@ class _Load:
 @dataclass(frozen=True, eq=False)
 class _Test:
     code: int
-    #: None stands for the id of the process that installs the filter.
+    #: The number to compare with; None for the id of the process that installs the filter.
     operand: int | None
     then: _Decision
     otherwise: _Decision
@@ -145,10 +150,12 @@ class _Instruction(NamedTuple):
 
 
 class _Assembler:
-    """Lays a decision out from its last instruction to its first, parts that are used twice only once.
+    """A writer of a decision as instructions, from the last instruction to the first.
 
-    Jumps only go forward, so whatever an instruction refers to is placed before it. Places count from the end.
+    A part of a decision that is used twice is written once. Places count from the end.
     """
+
+    # Backwards, because jumps only go forward: every target has its place before the instruction that refers to it.
 
     def __init__(self) -> None:
         self.backwards: list[_Instruction] = []
@@ -158,11 +165,11 @@ class _Assembler:
         self.backwards.append(_Instruction(code, if_true, if_false, operand))
 
     def distance(self, place: int) -> int:
-        """Return how many instructions the next one would jump over to get there."""
+        """Return the number of instructions that the next instruction would jump over to get to `place`."""
         return len(self.backwards) - place - 1
 
     def place(self, decision: _Decision) -> None:
-        """Add the instructions of a decision, the first of them last."""
+        """Add the instructions of `decision`, the last instruction first."""
         if isinstance(decision, _Return):
             self.add(_RETURN, 0, 0, decision.value)
         elif isinstance(decision, _Load):
@@ -171,17 +178,18 @@ class _Assembler:
         else:
             self.bring_within(_REACH, decision.then)
             self.bring_within(_REACH, decision.otherwise)
-            # The other branch may have pushed it away.
+            # The other branch may have pushed this target out of reach.
             self.bring_within(_REACH, decision.then)
             if_true, if_false = (self.distance(self.places[one]) for one in (decision.then, decision.otherwise))
             self.add(decision.code, if_true, if_false, decision.operand)
         self.places[decision] = len(self.backwards) - 1
 
     def bring_within(self, reach: int, decision: _Decision) -> None:
-        """Make sure that the next instruction can jump to a decision over at most `reach` others."""
+        """Make sure that the next instruction can jump to `decision` over at most `reach` instructions."""
         if decision not in self.places:
             self.place(decision)
         elif (distance := self.distance(self.places[decision])) > reach:
+            # A plain jump has 32 bits for its distance, a test only 8.
             self.add(_JUMP, 0, 0, distance)
             self.places[decision] = len(self.backwards) - 1
 
@@ -197,12 +205,13 @@ _UNKNOWN = _fail(errno.ENOSYS)
 
 
 def _argument(index: int, then: _Decision) -> _Decision:
-    # The low half of 64 bits: every argument judged here is an int to the kernel, which ignores the rest.
+    # The low half of 64 bits: the kernel takes every argument judged here for an int and ignores the upper half.
     return _Load(16 + 8 * index, then)
 
 
 def _search(actions: Mapping[int, _Decision], default: _Decision) -> _Decision:
-    """Return a balanced decision tree over the accumulator: the action of its value, or the default."""
+    """Return a balanced decision tree that maps the accumulator's value to its action, or to `default`."""
+    # Ranges of equal actions, since a filter runs at every system call and must be short.
     edges = {0: default}
     for value in sorted(actions):
         edges[value] = actions[value]
@@ -226,7 +235,11 @@ def _one_of(index: int, values: Iterable[int], *, otherwise: _Decision) -> _Deci
 
 
 def _checked(*, processes: bool) -> dict[str, _Decision]:
-    """Return the decision for each name in `_CHECKED`."""
+    """Return the decision for each name in `_CHECKED`.
+
+    Args:
+        processes: Whether the program may start processes.
+    """
     new_process = _ALLOW if processes else _fail(errno.EAGAIN)
     clone = _Test(_IF_ANY_BIT, _CLONE_THREAD, _ALLOW, new_process)
     is_self = _Test(_IF_EQUAL, None, _ALLOW, _REFUSE)
@@ -236,19 +249,19 @@ def _checked(*, processes: bool) -> dict[str, _Decision]:
         "fork": new_process,
         "vfork": new_process,
         "clone": _argument(0, _Test(_IF_ANY_BIT, _CLONE_ELSEWHERE, _REFUSE, clone)),
-        # Its flags lie behind a pointer; without it the C library uses clone.
+        # Its flags lie behind a pointer, so the filter cannot see them; without clone3 the C library uses clone.
         "clone3": _UNKNOWN,
-        # Groups are negative and "everybody I may reach" is 0 or -1, so only a single process can be equal.
+        # Groups are negative numbers and 0; -1 is every process. So only a single process can be equal.
         "kill": _argument(0, is_self),
         "tgkill": _argument(0, is_self),
         "prlimit64": _argument(0, _Test(_IF_EQUAL, 0, _ALLOW, is_self)),
-        # What a device answers that does not know the request.
+        # ENOTTY is the answer of a device that does not know the request.
         "ioctl": _one_of(1, _IOCTLS, otherwise=_fail(errno.ENOTTY)),
         "fcntl": _one_of(1, _FCNTLS, otherwise=_REFUSE),
         "prctl": _one_of(0, _PRCTLS, otherwise=_REFUSE),
         "arch_prctl": _one_of(0, _ARCH_PRCTLS, otherwise=_REFUSE),
-        # Neither Landlock nor an open descriptor keeps a user from changing the modes and times of own files. Programs
-        # that copy files do it too and are told that it was done.
+        # Neither Landlock nor an open descriptor keeps a user from changing the modes and times of own files, so these
+        # calls do nothing. They report success, for programs that copy files.
         **dict.fromkeys(("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat"), _fail(0)),
         "socketpair": _argument(0, _Test(_IF_EQUAL, _AF_UNIX, pair, _REFUSE)),
         "setsockopt": _argument(1, _Test(_IF_EQUAL, _SOL_SOCKET, option, _REFUSE)),
@@ -263,7 +276,7 @@ def _read_table(table: str) -> dict[str, dict[str, int]]:
     }
 
 
-#: By architecture and name: the numbers of the calls allowed whatever their arguments, and of those that are checked.
+#: Numbers of system calls by architecture and name: calls allowed with any arguments, and calls that are checked.
 FREE_CALLS = _read_table(_FREE)
 CHECKED_CALLS = _read_table(_CHECKED)
 
@@ -273,6 +286,8 @@ def _assemble(architecture: str, *, processes: bool) -> list[_Instruction]:
     actions |= dict.fromkeys(FREE_CALLS[architecture].values(), _ALLOW)
     decisions = _checked(processes=processes)
     actions |= {number: decisions[name] for name, number in CHECKED_CALLS[architecture].items()}
+    # Offsets into `struct seccomp_data`: the call's number at 0, the architecture at 4. The architecture is checked
+    # first, since a number means another call elsewhere.
     known = _Load(0, _search(actions, _UNKNOWN))
     assembler = _Assembler()
     assembler.place(_Load(4, _Test(_IF_EQUAL, AUDIT_ARCHITECTURE[architecture], known, _KILL)))
@@ -284,13 +299,13 @@ class Filter:
 
     Args:
         instructions: The encoded program.
-        process_id_offsets: Where in it `install` writes the id of the process, in bytes.
+        process_id_offsets: Offsets in `instructions`, in bytes, to which `name_process` writes the id of the process.
     """
 
     def __init__(self, instructions: bytes, process_id_offsets: Sequence[int]) -> None:
         self.instructions = instructions
         self.process_id_offsets = process_id_offsets
-        # Everything `install` needs is made here, because each page of memory that a forked child writes first is
+        # All objects that `install` needs are made here: each page of memory that a forked child writes first is
         # copied for it.
         self._code = ctypes.create_string_buffer(instructions, len(instructions))
         self.process_ids = [ctypes.c_uint32.from_buffer(self._code, offset) for offset in process_id_offsets]
@@ -299,8 +314,8 @@ class Filter:
 
 
 def supported() -> bool:
-    """Return whether this machine has a table here and its kernel takes filters."""
-    # Asking for a filter at no address: a kernel that would take one complains about the address.
+    """Return whether this machine's architecture has a table here and its kernel takes filters."""
+    # Asks for a filter at address 0: a kernel that takes filters complains about the address.
     try:
         kernel.make([kernel.prctl_call(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0)])
     except OSError as error:
@@ -309,20 +324,20 @@ def supported() -> bool:
 
 
 def _this_architecture() -> str:
-    # A 32-bit interpreter on a 64-bit kernel enters it through another door.
+    # A 32-bit interpreter on a 64-bit kernel makes its calls through another entry, with other numbers.
     return os.uname().machine if sys.maxsize > 1 << 32 else "32-bit"
 
 
 def prepare(*, processes: bool, architecture: str | None = None) -> Filter:
-    """Make a filter; done once, before any fork.
+    """Return a new filter; called once, before any fork.
 
     Args:
         processes: Whether the program may start processes (never other programs). They inherit the filter as it is:
-            whoever has it may signal the process that installed it, and nobody else.
-        architecture: As `os.uname().machine` names it; this machine's by default.
+            each of them may signal the process that installed the filter, and no other process.
+        architecture: Name as in `os.uname().machine`; by default this machine's.
 
     Raises:
-        ValueError: There is no table for this architecture.
+        ValueError: The module has no table for the architecture.
     """
     architecture = architecture or _this_architecture()
     if architecture not in _ARCHITECTURES:
@@ -344,23 +359,24 @@ def _encode(program: Sequence[_Instruction]) -> Filter:
 
 
 def name_process(filter_: Filter, process_id: int) -> None:
-    """Write into a filter the id of the process it is for, as that process sees it."""
+    """Write the id of the process that will install the filter into it, as that process sees its own id."""
     for own in filter_.process_ids:
         own.value = process_id
 
 
 def install_call(filter_: Filter) -> kernel.Call:
-    """Prepare `install`, for a process that is named in the filter and has given up gaining privileges."""
+    """Prepare the system call of `install`, for a process named in the filter that has already set no_new_privs."""
     return kernel.prctl_call(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, filter_.address)
 
 
 def install(filter_: Filter) -> None:
-    """Put this thread, and all it starts from now on, under a filter for good.
+    """Put this thread, and all threads and processes that it starts from now on, under a filter for good.
 
-    Meant for a process just forked, which has one thread. It gives up gaining privileges on the way.
+    Meant for a process just forked, which has a single thread. The thread also sets no_new_privs.
 
     Raises:
         OSError: The kernel refused.
     """
+    # Without no_new_privs the kernel refuses a filter from a process without privileges.
     name_process(filter_, os.getpid())
     kernel.make([kernel.prctl_call(kernel.PR_SET_NO_NEW_PRIVS, 1), install_call(filter_)])
