@@ -1,9 +1,9 @@
-"""Decides whether what a program printed is what a test expects; runs on the host, on bytes.
+"""Decide whether the output of a program is the output that a test expects; on the host, on bytes.
 
-- `tokens`: tokens between ASCII whitespace are equal in order. A token equals another as text, or, where the expected
-  one is a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Integers must match digit by
-  digit.
-- `ignore_case`: the same, upper and lower case being alike.
+- `tokens`: tokens between ASCII whitespace are equal in order. Two tokens are equal as text, or, if the expected
+  token is a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Integers must match digit
+  by digit.
+- `ignore_case`: as `tokens`, without regard to upper and lower case.
 - `lines`: lines are equal after whitespace at their ends and blank lines at the end are dropped.
 - `exact`: every character is equal.
 - `floats(abs, rel)`: tokens are equal in order, where two numbers, whole or not, may differ by
@@ -34,11 +34,11 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
     Args:
         printed: The program's standard output.
         case: The test.
-        tests: The tests it belongs to, which say how to compare.
+        tests: The tests of the case, with the way to compare.
 
     Raises:
-        CheckerError: The checker raises on the expected output too; where only the program's makes it raise, the
-            answer is False.
+        CheckerError: The checker raises on the expected output, too. A checker that raises on the program's output
+            alone says False.
     """
     compare = tests.compare
     if callable(compare):

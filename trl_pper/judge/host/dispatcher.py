@@ -1,6 +1,6 @@
-"""Hand programs out to slots: which program comes next, what is in flight, and how it is broken off.
+"""Hand programs out to slots, and break off jobs that are in flight.
 
-There is one thread for each slot at work, and none for idle ones. A thread stays with its task as long as that has
+Each slot at work has a thread; idle slots have none. A thread stays with its task as long as that has
 programs left, because a worker keeps the tests of its last task ready. Nothing here waits in turns: a thread that
 finds no program ends, and the next job starts another.
 """
@@ -166,7 +166,7 @@ class Dispatcher:
             return job, index
 
     def _next(self) -> Job | None:
-        """Return the first job that no slot has begun, else the one with most programs left."""
+        """Return the first job that no slot has begun, else the job with most programs left."""
         while self._waiting:
             job = self._waiting.popleft()
             if job.unclaimed and job.begin():

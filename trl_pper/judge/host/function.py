@@ -1,6 +1,6 @@
-"""Judges one program by test code that calls it: the host's part, which passes descriptors and collects outcomes.
+"""Judge a program by test code that calls it: the host's part, which passes descriptors and collects outcomes.
 
-Enters: a program, its function tests and a worker. Leaves: a Verdict. The tests go to the referee and nowhere else.
+The test code goes to the referee and to no other process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
     """Run all tests of `program` in `worker`.
 
     Args:
-        worker: Where it runs.
-        program: Its text.
+        worker: The worker to run it in.
+        program: Source text.
         tests: Test code.
-        limits: The worker's own, but for the CPU seconds, which may be the task's.
+        limits: Limits of the worker; the CPU seconds may be set by the task.
 
     Raises:
         WorkerError: The sandbox failed.
@@ -52,9 +52,9 @@ class Bench:
 
     Args:
         tests: The task's tests.
-        limits: What it allows their programs.
+        limits: Limits of the programs.
         host: This end of the referee's channel.
-        board: An anonymous file in which the referee keeps the outcome of every test, see `referee.OUTCOME_BYTES`.
+        board: An anonymous file with the outcome of each test, written by the referee; see `wire.rules.OUTCOME_BYTES`.
         total: Number of tests.
         unsupported: Why the tests cannot be run, or "".
     """
@@ -68,7 +68,7 @@ class Bench:
 
 
 def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
-    """Return the worker's referee for `tests` under `limits`, started if it is not the one at hand."""
+    """Return the worker's referee for `tests` under `limits`; start it unless it is at hand."""
     kept = worker.bench
     if isinstance(kept, Bench) and (kept.tests, kept.limits) == (tests, limits):
         return kept
@@ -185,7 +185,7 @@ class _Run:
                 raise TimeoutError
 
     def _replace(self, reason: str, more: bool) -> None:
-        """Tell the referee how its candidate ended, and hand it a new one if it wants more."""
+        """Tell the referee how its candidate ended, and hand it a new candidate if it wants more."""
         ending = self._stop(grace_seconds=1.0 if reason == "ended" else 0.0)
         if reason == "cpu":
             outcome, message = Outcome.TIMEOUT, f"used more than {self.limits.cpu_seconds:g} CPU seconds"

@@ -1,4 +1,4 @@
-"""Judge one program at a time in a worker, and remember verdicts.
+"""Judge programs in a worker, a single program at a time, and remember verdicts.
 
 A slot starts its worker on first use, replaces a worker that died, and keeps a second one with numpy loaded once a
 program asks for it. A program whose sandbox failed twice has no pass rate.
@@ -69,11 +69,11 @@ class VerdictCache:
 
 
 class Slot:
-    """A place where one program at a time is judged.
+    """A place to judge a single program at a time.
 
     Args:
         level: The isolation level.
-        limits: What one program may use, unless its task says otherwise.
+        limits: Limits of a program, unless its task has its own.
         cache: Verdicts of earlier programs, shared by all slots of a judge.
         seed: Seed of hashes and of `random` in every program.
     """

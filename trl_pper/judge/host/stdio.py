@@ -1,8 +1,8 @@
-"""Judges one program by what it prints: one process runs test after test, and the host compares.
+"""Judge a program by its output: a single process runs test after test, and the host compares.
 
-Enters: a program, its input and output pairs and a worker. Leaves: a Verdict. Only inputs enter the worker. A process
-goes on to the next test only after passing one, so every failure is that of a fresh process, and when any process ran
-more than one test, one of those passes is repeated in a fresh process; if it does not hold, all of them are.
+Only inputs enter the worker. A process goes on to the next test only after it passed a test, so that every failure
+comes from a fresh process. If a process ran more than one test, one of its passes is repeated in a fresh process; if
+that pass does not hold, all of them are repeated.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits)
     """Run all tests of `program` in `worker`.
 
     Args:
-        worker: Where it runs.
-        program: Its text.
+        worker: The worker to run it in.
+        program: Source text.
         tests: Inputs and expected outputs.
-        limits: The worker's own, but for the CPU seconds, which may be the task's.
+        limits: Limits of the worker; the CPU seconds may be set by the task.
 
     Raises:
         WorkerError: The sandbox failed.
@@ -93,7 +93,7 @@ class _Script:
         self.reader = FrameReader(self.channel, self.wait)
 
     def await_ready(self, known: int) -> int:
-        """Wait for the process's first word; return its id here, where the zygote knows it as `known`.
+        """Wait for the first message of the process; return its process id, which is `known` to the zygote.
 
         Raises:
             WorkerError: It ended before.
@@ -109,7 +109,7 @@ class _Script:
         raise WorkerError("a candidate ended before it was ready")
 
     def run(self, given: bytes) -> tuple[bytes, str]:
-        """Run the program on `given`; return its last words, or b"" and why there are none."""
+        """Run the program on `given`; return its closing message, or b"" and the reason for its lack."""
         self.runs += 1
         self.allowance.start(self.pid)
         try:
@@ -121,7 +121,7 @@ class _Script:
             return b"", "ended"
 
     def printed(self) -> bytes | None:
-        """Return what was printed since the last time, or None when it is more than allowed."""
+        """Return the output since the last call, or None if it is longer than allowed."""
         start, self.seen = self.seen, os.fstat(self.output).st_size
         if max(self.seen - start, os.fstat(self.errors).st_size) > self.limits.output_bytes:
             return None
@@ -149,14 +149,14 @@ class _Judging:
         self.script: _Script | None = None
 
     def verdict(self) -> Verdict:
-        """Return what the results amount to."""
+        """Return the verdict of all results."""
         failed = [(number, result) for number, result in enumerate(self.results, 1) if result.message]
         message = f"test {failed[0][0]}: {failed[0][1].message}" if failed else ""
         outcomes = tuple(result.outcome for result in self.results)
         return Verdict(outcomes=outcomes, message=message, cpu_seconds=self.cpu_seconds)
 
     def run(self) -> None:
-        """Judge every test, then make sure of those that were passed by a process used before."""
+        """Judge every test, and confirm the passes of processes that had run a test before."""
         for case in self.tests.cases:
             self.results.append(self.next_result(case))
         reused = [index for index, result in enumerate(self.results) if result.reused]
@@ -209,7 +209,7 @@ class _Judging:
         return result
 
     def result(self, case: StdioCase, words: bytes, reason: str, printed: bytes | None, *, reused: bool) -> _Result:
-        """Return what the end of a run means."""
+        """Return the outcome and message of a run that ended."""
         if printed is None:
             message = f"wrote more than {self.limits.output_bytes} bytes"
             return _Result(outcome=Outcome.OUTPUT_LIMIT, message=message, reused=reused)
@@ -240,7 +240,7 @@ class _Judging:
         return None if ended_well(ending) else read_outcome(ending)
 
     def drop(self) -> None:
-        """End the process at hand, if there is one."""
+        """End the process at hand, if any."""
         if self.script is not None:
             script, self.script = self.script, None
             script.end()
@@ -248,7 +248,7 @@ class _Judging:
 
 
 def _failure(words: bytes) -> tuple[Outcome, str]:
-    """Return outcome and message of a program that said itself how it failed."""
+    """Return outcome and message of a program that reported its failure itself."""
     try:
         kind, _, _, note = codec.decode(words)
     except (codec.CodecError, TypeError, ValueError):

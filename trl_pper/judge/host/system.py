@@ -1,7 +1,7 @@
-"""What the host uses of its operating system to deal with workers: Linux's own means, or those of every POSIX system.
+"""Use the operating system to deal with workers: system calls of Linux, or of every POSIX system.
 
-Enters: the isolation level, which decides between the two. Leaves: a line to the zygote, files without a name, and who
-is at the other end of a channel. The worker's part of the same choice is `confinement` or `separation`.
+The isolation level decides between the two. They give a line to the zygote, files without a name, and the process at
+the other end of a channel. The worker's part of the same choice is `jail.linux` or `jail.posix`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def usable_cores() -> int:
 
 
 class HostSystem(Protocol):
-    """What a host needs."""
+    """The system calls that a host needs."""
 
     #: Whether a worker may load libraries before it forks.
     preloads: bool
@@ -44,7 +44,7 @@ class HostSystem(Protocol):
         """Lend a descriptor of a file without a name that holds `content` and through which it cannot be changed."""
 
     def output_file(self) -> contextlib.AbstractContextManager[int]:
-        """Lend a descriptor of an empty file without a name for a program to write to; what it writes is appended."""
+        """Lend a descriptor of an empty file without a name, to which a program appends its output."""
 
     def board_file(self) -> io.FileIO:
         """Return a new file without a name, to be written through its descriptor by another process."""
@@ -53,19 +53,19 @@ class HostSystem(Protocol):
         """Prepare `channel` for `first_word`."""
 
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
-        """Receive the first `size` bytes a process says; return them with its id here.
+        """Receive the first `size` bytes of a process; return them with its process id on the host.
 
         Args:
             channel: The socket to the process.
             size: Number of bytes.
-            known: The process's id as its parent, which may be in another process namespace, has it.
+            known: Process id as seen by the parent, which may be in another process namespace.
         """
 
     def end_orphan(self, pid: int) -> None:
-        """End the candidate of a zygote that died before it could.
+        """End the candidate of a zygote that died before it could end the candidate itself.
 
         Args:
-            pid: The candidate's process id as the zygote had it.
+            pid: Process id of the candidate as seen by the zygote.
         """
 
 
@@ -178,7 +178,7 @@ class PosixHost:
 
 
 def host_system(level: str) -> HostSystem:
-    """Return what the host of a worker at isolation level `level` uses."""
+    """Return the system calls for a worker at isolation level `level`."""
     return PosixHost() if level == PORTABLE_LEVEL else LinuxHost()
 
 

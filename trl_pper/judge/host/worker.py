@@ -1,8 +1,6 @@
-"""The host's end of one worker process: starts it, asks it for children, and ends it.
+"""Start a worker process, send it requests, and end it; read the outcome of a test from the end of a candidate.
 
-The worker is exec'd, never forked from the host's Python: the host may be a trainer of many gigabytes.
-
-Reads from how a candidate process ended, or from its last words, what that means for the test it was running.
+A worker starts by exec and is never forked from the host, which may be a trainer of many gigabytes.
 """
 
 from __future__ import annotations
@@ -43,10 +41,10 @@ class Closable(Protocol):
 
 
 def clean_environment(seed: int = 0) -> dict[str, str]:
-    """Return the whole environment of a worker: nothing of the caller's but what starts the interpreter.
+    """Return the whole environment of a worker: of the caller's, only the variables that start the interpreter.
 
     Args:
-        seed: Decides the hashes of text, and so the order of sets.
+        seed: Seed of the hashes of text, and so of the order of sets.
     """
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -66,13 +64,13 @@ class LevelRefused(WorkerError):
 
 
 class Worker:
-    """One running zygote. Not thread-safe: one program at a time.
+    """A running zygote. Not thread-safe: it runs a single program at a time.
 
     Args:
-        level: Isolation level to enter; see `confinement`.
-        limits: What its programs may use.
+        level: Isolation level to enter; see `jail`.
+        limits: Limits of its programs.
         preload: Modules imported before the first program, for programs that use them.
-        seed: What hashes of text and `random` start from in every program.
+        seed: Seed of hashes of text and of `random` in every program.
 
     Raises:
         LevelRefused: The machine does not offer `level`.
@@ -130,10 +128,10 @@ class Worker:
         """Send a request and return its answer.
 
         Args:
-            operation: What the zygote is to do.
-            descriptors: Handed to the zygote's child; the caller keeps its own copies.
+            operation: The operation, such as "candidate" or "kill".
+            descriptors: Descriptors for the zygote's child; the caller keeps its own copies.
             seconds: Wall seconds to wait for the answer.
-            fields: The rest of the request.
+            fields: Further fields of the request.
 
         Raises:
             WorkerError: The worker died, hangs or failed.
@@ -159,7 +157,7 @@ class Worker:
         return answer
 
     def keep_bench(self, bench: Any, *held: Closable) -> None:
-        """Keep `bench` for the next program, with what it holds open, in place of the one before."""
+        """Keep `bench`, and the files it holds open, for the next program; drop the bench before it."""
         self.drop_bench()
         self.bench = bench
         self._held.extend(held)
@@ -171,7 +169,7 @@ class Worker:
             self._held.pop().close()
 
     def cancel(self) -> None:
-        """Hang up on the zygote from another thread; what waits for it here then raises WorkerError."""
+        """Hang up on the zygote from another thread; a request that waits for it then raises WorkerError."""
         with contextlib.suppress(OSError):
             self.line.sock.shutdown(socket.SHUT_RDWR)
 
@@ -213,7 +211,7 @@ def ended_well(ending: Mapping[str, Any]) -> bool:
 
 
 def read_outcome(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
-    """Return outcome and message for a candidate that fell silent.
+    """Return outcome and message of a candidate that fell silent.
 
     Args:
         ending: The zygote's answer to "kill": the wait "status" as `os.wait4` returns it, whether the process had to
