@@ -42,8 +42,7 @@ _ready = frame(READY)
 
 
 def _socket_at(number: int) -> socket.socket:
-    """Return a Unix stream socket object for descriptor `number`, which is closed again."""
-    # The constructor checks that the descriptor is a socket, so a socket has to lie there for a moment.
+    # The constructor of a socket object needs a real socket at the descriptor, so there is one for a moment.
     some, other = socket.socketpair()
     other.close()
     descriptor = some.detach()

@@ -112,7 +112,7 @@ class Zygote:
     def receive(self) -> tuple[dict[str, Any], list[int]]:
         """Wait for the next request; return it with its descriptors.
 
-        Meanwhile the files of the present candidate are watched, unless its file system is bounded.
+        Meanwhile the files of the present candidate are watched, unless the file system itself bounds them.
 
         Raises:
             HostGone: The host has closed the socket or ended.
@@ -210,7 +210,9 @@ class Zygote:
             self.referee = None
 
     def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Kill the candidate and every process that it started, and empty its working directory.
+        """Kill the candidate with the processes that it left behind, and empty its working directory.
+
+        At the level "processes", a process that left the candidate's group is not found.
 
         Args:
             request: May have "grace_seconds", the time that the candidate has to end by itself; 0 by default.
@@ -256,7 +258,7 @@ class Zygote:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
     def end(self) -> None:
-        """Kill the candidate, its processes and the referee."""
+        """Kill the candidate and the referee, and clean up after them."""
         self.kill_candidate({}, [])
         self.kill_referee()
 
@@ -286,7 +288,6 @@ def main() -> None:
     line = StreamLine(control) if control.type == socket.SOCK_STREAM else PacketLine(control)
     sys.path.extend(path for path in options["imports"] if path not in sys.path)
     sys.argv = ["program.py"]
-    # Before the jail closes: it takes files away, and imports may start threads.
     for name in options["preload"]:
         with contextlib.suppress(ImportError):
             __import__(name)
