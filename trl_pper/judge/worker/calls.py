@@ -1,8 +1,8 @@
-"""Answers, in a candidate process, what test code asks of the program: names, attributes and calls.
+"""Answer the referee's requests in a candidate process: names, attributes and calls of the program.
 
-Enters: requests as plain data. Leaves: plain data, handles for everything else, exceptions by name, and calls of the
-functions that the tests handed over, which run in the referee. Nothing that leaves is trusted: it is the program's own
-words. Functions of the tests can be called only while a test waits for the program, from any one thread at a time.
+Results leave as plain data, other objects as numbered handles, and exceptions by name. The program can also call
+functions that the tests passed to it: they run in the referee, only while a test waits for the program, and for a
+single thread at a time. Nothing that leaves this process is trusted, because the program shares the process.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ _FIRST_SERIAL = COUNT.pack(0)
 
 
 def _convert(function: str, target: Any) -> Any:
+    # There is no builtin `index`: the referee's `__index__` asks for it.
     convert: Callable[[Any], Any] = operator.index if function == "index" else getattr(builtins, function)
     return convert(target)
 
 
 def _exit(target: Any, name: str | None) -> bool:
+    # An exception of the tests does not cross; an empty exception of a builtin class takes its place.
     kind = getattr(builtins, name) if name else None
     return bool(type(target).__exit__(target, kind, kind() if kind else None, None))
 
 
 def _extends_data(kind: Any) -> bool:
-    # Objects of such a class cross as the builtin it extends, so that their class is not known any more.
+    # Objects of such a class cross as the builtin that it extends, and their class is lost on the way.
     return any(base.__module__ == "builtins" and base is not object for base in kind.__mro__)
 
 
-#: What the referee may ask for besides a call: each needs nothing but its operands.
+#: Functions for the referee's requests other than calls; each needs nothing but its operands.
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "attribute": getattr,
     "set_attribute": setattr,
@@ -69,7 +71,14 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class _Calls:
-    """Answers the referee, and calls it back."""
+    """The candidate's side of a conversation with the referee.
+
+    Args:
+        channel: The socket to the referee.
+        namespace: Globals of the program.
+        max_bytes: Largest encoded size of a message with a value, in bytes.
+        wait: Called before each read, to renew the CPU time of this process.
+    """
 
     def __init__(
         self, channel: socket.socket, namespace: dict[str, Any], max_bytes: int, wait: Wait | None = None
@@ -86,6 +95,7 @@ class _Calls:
         self.operations = _OPERATIONS | {"classes": self.learn_classes, "global": self.find_global}
         #: Number of the request being answered; None while no test waits.
         self.serial: bytes | None = None
+        # Reentrant: a function of the tests can call the program, which calls another function of the tests.
         self.turn = threading.RLock()
         self.process = os.getpid()
 
@@ -96,12 +106,14 @@ class _Calls:
                 request = self.reader.read(_MAX_REQUEST_BYTES)
             except ChannelClosed:
                 return
+            # Instances are numbered anew in each exchange, on both sides.
             self.instances.clear()
             reply = self.answer(request)
             if os.getpid() != self.process:
-                # A child that the program forked and let run on has no part in the conversation.
+                # A child that the program forked and that returned here must not answer in its place.
                 os._exit(0)
             with self.turn:
+                # Threads of the program find out that no test waits any more.
                 self.serial = None
                 send_frame(self.channel, reply)
 
@@ -121,6 +133,7 @@ class _Calls:
         except codec.CodecError as error:
             words = Words(kind="refused", name="", said=str(error), note=str(error))
         except BaseException as error:
+            # Without the frame of this method.
             error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
             words = describe(error, self.instances.name_of)._replace(said=said_by(error))
         return serial + codec.encode(tuple(words), max_bytes=_MAX_WORDS_BYTES)
@@ -132,7 +145,8 @@ class _Calls:
         return codec.decode(message, start=COUNT.size, resolve=self.resolve, instances=self.instances)
 
     def number(self, value: Any) -> bytes:
-        """Return the bytes that stand for an object that is not data."""
+        """Return the bytes that stand for an object that is not plain data."""
+        # A function of the tests that comes back is the referee's own, not an object of the program.
         function = self.function_numbers.get(id(value))
         if function is not None:
             return b"g" + COUNT.pack(function)
@@ -140,11 +154,12 @@ class _Calls:
         if number == len(self.objects):
             if number >= _MAX_HANDLES:
                 raise codec.CodecError(f"more than {_MAX_HANDLES} objects")
+            # Held for ever: a handle must stay valid, and the id of an object that is gone may be given again.
             self.objects.append(value)
         return b"H" + COUNT.pack(number)
 
     def resolve(self, tag: bytes, number: Any) -> Any:
-        """Return what a tag and a number of the referee's stand for here."""
+        """Return the object for a tag and a number, or the name of a library function, from the referee."""
         if tag == b"H":
             return self.objects[number]
         if tag == b"L":
@@ -155,7 +170,7 @@ class _Calls:
         return self.functions[number]
 
     def function(self, number: int) -> Callable[..., Any]:
-        """Return a function that runs the tests' function `number` in the referee."""
+        """Return a function that has the referee run the tests' function `number`."""
 
         def given_by_the_tests(*args: Any, **keywords: Any) -> Any:
             return self.call_back(number, args, keywords)
@@ -163,7 +178,12 @@ class _Calls:
         return given_by_the_tests
 
     def call_back(self, number: int, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Have the referee run a function of the tests; return or raise what it does."""
+        """Have the referee run a function of the tests; return its value.
+
+        Raises:
+            BaseException: The function raised it; rebuilt by name.
+            RuntimeError: No test waits for the program, or this is a child that the program forked.
+        """
         if os.getpid() != self.process:
             raise RuntimeError("a function of the tests cannot be called from another process")
         with self.turn:
@@ -175,7 +195,7 @@ class _Calls:
                 message = self.reader.read(_MAX_REQUEST_BYTES)
                 if message.startswith(serial):
                     break
-                # The tests' function calls the program in its turn.
+                # Another serial: the function of the tests calls the program before it returns.
                 send_frame(self.channel, self.answer(message))
                 self.serial = serial
             kind, value, more = self.decode(message)
@@ -186,31 +206,36 @@ class _Calls:
         return value
 
     def learn_classes(self, names: dict[str, bool]) -> None:
-        """Take the names of the classes that the tests define."""
+        """Store the names of the classes that the tests define, so that their instances cross by value."""
         self.instances.names = names
 
     def find_global(self, name: str) -> Any:
-        """Return a global of the program."""
+        """Return a global of the program.
+
+        Raises:
+            NameError: The program does not define it.
+        """
         if name in self.namespace:
             return self.namespace[name]
         raise NameError(f"name {name!r} is not defined")
 
     def call(self, target: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, Any]:
-        """Call an object of the program; return the result, and the arguments if the call changed them."""
+        """Call an object of the program; return the result, and the arguments if the call changed them, else None."""
+        # The program works on copies. The referee applies the changes to the tests' own objects.
         arguments = changeable(args, keywords, self.instances)
         before = self.snapshot(arguments)
         result = target(*args, **keywords)
         return result, arguments if self.snapshot(arguments) != before else None
 
     def snapshot(self, arguments: Any) -> bytes:
-        """Return the bytes of arguments, to see whether a call changed them."""
+        """Return bytes that differ if the arguments have changed; they are only ever compared."""
         if arguments is None:
             return b""
         try:
-            # Version 2 depends on nothing but the values. Nobody reads these bytes as values again.
+            # The fastest way. From version 3 on, the bytes depend on reference counts, too.
             return marshal.dumps(arguments, 2)
         except ValueError:
-            # Something in them is not plain data.
+            # Not everything in them is of a builtin type.
             pass
         size = len(self.instances.objects)
         try:
@@ -220,7 +245,14 @@ class _Calls:
 
 
 def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int, wait: Wait | None = None) -> None:
-    """Load the program, then answer the referee's requests, calling `wait` before each, until it hangs up."""
+    """Run the program's top level, then answer the referee's requests until it hangs up.
+
+    Args:
+        source: The program's text in UTF-8.
+        channel: The socket to the referee.
+        max_bytes: Largest encoded size of a message with a value, in bytes.
+        wait: Called before each read, to renew the CPU time of this process.
+    """
 
     def tell(words: Words) -> None:
         send_frame(channel, _FIRST_SERIAL + codec.encode(tuple(words), max_bytes=_MAX_WORDS_BYTES))
@@ -238,11 +270,9 @@ def answer_calls(source: bytes, channel: socket.socket, *, max_bytes: int, wait:
 
 
 def warm_up() -> None:
-    """Answer some calls of a program that is not there, so that forked candidates find the code specialised.
-
-    An interpreter rewrites a function's code while it runs for the first times; in a forked process each of those
-    writes costs the copy of a page.
-    """
+    """Answer some calls on behalf of a stand-in program, so that candidates start with specialised bytecode."""
+    # An interpreter rewrites a function's bytecode during its first runs. In a forked process each such write costs
+    # the copy of a page.
     ours, theirs = socket.socketpair()
     with ours, theirs:
         calls = _Calls(ours, {"f": lambda *args: args[0]}, 1 << 20)

@@ -1,8 +1,8 @@
-"""A candidate process from its fork to its end: runs one untrusted program, as a script or to answer calls.
+"""Run one untrusted program in a candidate process, as a script or to answer calls.
 
-Enters: the program's source and, call by call or test by test, plain data. Leaves: plain data. Nothing here is trusted
-once the program has started, because the program shares the process: whatever leaves is treated as the program's own
-words, never as a verdict. Expected answers never come here.
+The process receives the program's source, then inputs or calls as plain data. Expected answers never come here. The
+program shares the process, so nothing in it is trusted once the program has started: every byte that the process
+sends is a claim of the program, never a verdict.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
 from trl_pper.judge.worker.script import Streams, run_script
 
-#: Descriptors a candidate starts with, after standard input, output and error.
+#: Descriptors that a candidate starts with, after standard input, output and error.
 CHANNEL, PROGRAM = 3, 4
 
 
 def prepare() -> None:
-    """Make the interpreter of this process what a program expects; done once, before candidates are forked.
-
-    What is done here costs a candidate nothing: a forked child pays for every page it writes to.
-    """
-    # `-S` leaves these out; scripts use them. A fixed seed makes verdicts of randomised programs repeat.
+    """Prepare the interpreter for programs; the zygote calls this once, before it forks candidates."""
+    # All of this could be done in each candidate, but a forked child pays for every page that it writes to.
+    # The interpreter's option `-S` leaves `exit` and `quit` out, and scripts use them.
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+    # A fixed seed makes the verdicts of randomised programs repeat.
     random.seed(int(os.environ["PYTHONHASHSEED"]))
     os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
     Streams().renew()
@@ -37,12 +36,13 @@ def prepare() -> None:
     warm_up()
 
 
-#: The socket object for the descriptor that every candidate has at `CHANNEL`; nothing is there before.
+#: The socket object for the descriptor `CHANNEL`, made before the fork; only candidates have the descriptor itself.
 _channels: list[socket.socket] = []
 _ready = frame(READY)
 
 
 def _socket_at(number: int) -> socket.socket:
+    # The constructor of a socket object needs a real socket at the descriptor, so there is one for a moment.
     some, other = socket.socketpair()
     other.close()
     descriptor = some.detach()
@@ -55,17 +55,18 @@ def _socket_at(number: int) -> socket.socket:
 
 
 def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
-    """Run the program on descriptor PROGRAM; never returns.
+    """Run the program whose source is on descriptor PROGRAM; never returns.
 
     Args:
         mode: "stdio" for a script, "function" for a program that answers calls.
-        max_value_bytes: Encoded size of one value that may leave.
-        allow: Called before each piece of work, where a process has to renew its own allowance.
+        max_value_bytes: Largest encoded size of a value that the candidate may send, in bytes.
+        allow: Called before each input or request, to renew the CPU time of this process; None where the referee or
+            the host measures it from outside.
     """
     [channel] = _channels
     source = os.pread(PROGRAM, os.fstat(PROGRAM).st_size, 0)
     os.close(PROGRAM)
-    # From here on whatever goes wrong is the program's doing; without this word it is the sandbox's.
+    # A candidate that ends before this message is a failure of the sandbox; after it, of the program.
     os.write(CHANNEL, _ready)
     if allow is not None:
         allow(channel, 0)

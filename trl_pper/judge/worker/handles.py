@@ -1,11 +1,13 @@
-"""Stands in the referee for an object that only the program has.
+"""Represent, in the referee, objects that exist only in the candidate.
 
-Enters: what test code does to the object. Leaves: the program's answer as plain data or as another handle. The
-program is asked for attributes, calls, items, text, truth and sums of its own objects, which are values the tests then
-look at. It is never asked how its object compares with anything, nor what it makes of plain data in an operator: in
-`abs(f(1) - 3.5) < eps` the plain data is the expected answer, and the difference would be the program's verdict on
-itself. So an object is unequal to plain data, `f(1) < 3` and `f(1) - 3.5` fail with an object on the left, and
-`f(1) == f(2)` between two objects cannot be judged.
+A handle passes the actions of test code on to the program, which answers with plain data or with another handle. The
+program is asked for attributes, calls, items, text and truth of its own objects, and for sums of two of them: values
+that the tests then examine.
+
+The program is never asked how its object compares with anything, nor for the result of an operator on its object and
+plain data. In `abs(f(1) - 3.5) < eps` the plain data is the expected answer, and the difference would be the program's
+verdict on itself. So a handle is unequal to plain data; `f(1) < 3` and `f(1) - 3.5` fail if `f(1)` is a handle; and
+`f(1) == f(2)` of two handles cannot be judged.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from trl_pper.judge.worker.conversation import Conversation
 
 
-#: Looked up on classes and functions by test code; anything else in double underscores is a protocol Python probes.
+#: Test code reads these attributes of classes and functions. Python looks the other names in double underscores up by
+#: itself, to find out which protocols an object supports.
 _ASKED_DUNDERS = frozenset("__name__ __qualname__ __dict__ __annotations__ __wrapped__ __slots__ __members__".split())
 _UNARY = "neg pos abs invert"
 _BINARY = "add sub mul matmul truediv floordiv mod pow lshift rshift and or xor"
@@ -29,13 +32,14 @@ _COMPARING = "lt le gt ge contains"
 
 
 class HandleState(NamedTuple):
-    """What the referee knows of an object of the program.
+    """The referee's record of an object of the program.
 
     Args:
-        conversation: The conversation it came from.
-        epoch: The candidate that has it, counted from 0.
-        number: The candidate's number for it.
-        recipe: Operation, operands and place among the objects received, to get it again from another candidate.
+        conversation: The conversation that the object came from.
+        epoch: Number of the candidate that has the object, from 0.
+        number: The candidate's number for the object.
+        recipe: Operation and operands of the request that returned the object, and its position in the answer, to
+            repeat the request with another candidate.
     """
 
     conversation: Conversation
@@ -45,12 +49,15 @@ class HandleState(NamedTuple):
 
 
 class Handle:
-    """An object of the program; see the module for what the program is asked about it."""
+    """An object of the program; the module lists the questions that the program is asked about it."""
 
+    # A single name, since every other attribute is the program's.
     __slots__ = ("_state",)
+    # By identity: the program's hash is never asked for, and Python would remove the method because of `__eq__`.
     __hash__ = object.__hash__
 
     def __init__(self, conversation: Conversation, epoch: int, number: int, recipe: tuple[Any, ...]) -> None:
+        # This class's own `__setattr__` would ask the program.
         object.__setattr__(self, "_state", HandleState(conversation, epoch, number, recipe))
 
     def __getattr__(self, name: str) -> Any:
@@ -65,7 +72,7 @@ class Handle:
         conversation_behind(self).request("delete_attribute", self, name)
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Have the candidate call its object."""
+        """Have the candidate call the object."""
         return conversation_behind(self).request("call", self, args, keywords)
 
     def __iter__(self) -> Any:
@@ -75,6 +82,7 @@ class Handle:
         return conversation_behind(self).request("next", self)
 
     def __len__(self) -> int:
+        # Python raises other errors for a bad length, which would look like errors of the test code.
         length = conversation_behind(self).request("length", self)
         if type(length) is not int or length < 0:
             raise TypeError("the program's object has no length")
@@ -95,6 +103,7 @@ class Handle:
         return other is self
 
     def __bool__(self) -> bool:
+        # Anything that the program sends in place of a bool counts as False.
         return conversation_behind(self).request("truth", self) is True
 
     def __str__(self) -> str:
@@ -113,7 +122,8 @@ class Handle:
         return int(_number(self, "index", int))
 
     def __instancecheck__(self, instance: object) -> bool:
-        """Answer `isinstance(x, ProgramClass)`; what crossed as plain data is no object of the program's class."""
+        """Answer `isinstance(x, ProgramClass)`; plain data is never an instance of a class of the program."""
+        # An object of a class that extends `list` crosses as a list, so that the true answer is not known here.
         if type(instance) is not Handle and conversation_behind(self).request("extends_data", self) is not False:
             raise unsupported(self, "isinstance with a class of the program that extends a builtin")
         return type(instance) is Handle and conversation_behind(self).request("is_instance", instance, self) is True
@@ -122,17 +132,19 @@ class Handle:
         return conversation_behind(self).request("enter", self)
 
     def __exit__(self, kind: type | None, error: object, traceback: object) -> None:
+        # The program's `__exit__` receives an empty builtin exception: classes and texts of the tests do not cross.
         name = "" if kind is None else kind.__name__
         if getattr(builtins, name, None) is not kind:
             name = "Exception"
         swallowed = conversation_behind(self).request("exit", self, name or None)
         if kind is not None and swallowed is not False:
-            # Among what it would swallow are the asserts inside the block.
+            # It would swallow the asserts inside the block, too.
             raise unsupported(self, "a context manager of the program that swallows exceptions")
 
 
 def same(one: object, other: object) -> bool:
-    """Return `one is other`; whether two handles stand for one object is the program's secret."""
+    """Return whether two values are the same object; test code calls this in place of `is`."""
+    # Whether two handles stand for the same object only the program knows, and it is not asked to compare.
     if type(one) is Handle and type(other) is Handle and one is not other:
         raise unsupported(one, "telling two objects of the program apart")
     return one is other
@@ -145,15 +157,14 @@ def conversation_behind(handle: Handle) -> Conversation:
 
 
 def unsupported(handle: Handle, what: str) -> BaseException:
-    """Return the failure of a test that does `what`."""
+    """Return the failure to raise in a test that needs something unsupported, which `what` describes."""
     return conversation_behind(handle).fail(Outcome.UNSUPPORTED, f"{what} is not supported")
 
 
 def no_value(handle: Handle) -> BaseException:
-    """Return the failure of a test that computes with plain data and an object of the program.
-
-    A failure, since a program could return any object to have a test that it fails left out.
-    """
+    """Return the failure to raise in a test that computes with plain data and an object of the program."""
+    # The outcome is a failure, not "unsupported": otherwise a program could return any object to have a test that it
+    # fails left out.
     return conversation_behind(handle).fail(
         Outcome.RUNTIME_ERROR, "the program gave an object where the tests need a value"
     )
@@ -168,12 +179,14 @@ def _text(handle: Handle, function: str) -> str:
 
 def _number(handle: Handle, function: str, kind: type) -> Any:
     number = conversation_behind(handle).request("convert", function, handle)
+    # Exactly this type: a bool or a handle would be a surprise for the tests.
     if type(number) is not kind:
         raise TypeError(f"{function}() of the program's object is no {kind.__name__}")
     return number
 
 
 def _refusing(name: str) -> Callable[..., Any]:
+    # Two objects of the program can be compared only by the program; the verdict is left open.
     def method(self: Handle, other: object) -> Any:
         if type(other) is not Handle and name != "contains":
             raise no_value(self)
@@ -196,6 +209,7 @@ def _binary(name: str, *, reflected: bool = False) -> Callable[[Handle, object],
     return method
 
 
+# Set on the class, because Python looks operators up there and never calls `__getattr__` for them.
 for _name in _COMPARING.split():
     setattr(Handle, f"__{_name}__", _refusing(_name))
 for _name in _UNARY.split():

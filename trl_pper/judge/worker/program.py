@@ -1,6 +1,6 @@
-"""Runs the program's top level in a candidate process, and puts what it raised into words.
+"""Compile and run the top level of a program, and describe the exceptions that it raises.
 
-Enters: source text. Leaves: the globals of a fresh `__main__`, or a failure as four strings.
+This runs in a candidate, together with the program. A description is therefore a claim of the program, not a verdict.
 """
 
 from __future__ import annotations
@@ -19,33 +19,41 @@ _MAX_LABEL_CHARS = 100
 
 
 def compile_program(source: bytes) -> types.CodeType:
-    """Compile the program's text; whatever this raises means that it never started."""
+    """Compile the program's text.
+
+    Raises:
+        BaseException: The text is not a Python program, or too large to compile; nothing of it has run.
+    """
+    # The host encodes the text with "surrogatepass". `compile` refuses a byte order mark in a str.
     return compile(
         source.decode("utf-8", "surrogatepass").removeprefix("\ufeff"), _FILE_NAME, "exec", dont_inherit=True
     )
 
 
 def run(code: types.CodeType) -> dict[str, Any]:
-    """Run the program as a fresh `__main__`; return its globals."""
+    """Run the program as a fresh `__main__` module, and return its globals."""
     main_module = types.ModuleType("__main__")
     namespace = main_module.__dict__
     namespace["__builtins__"] = builtins
     namespace["__file__"] = _FILE_NAME
+    # `pickle`, `dataclasses` and `typing` look classes up by the name of their module.
     sys.modules["__main__"] = main_module
     exec(code, namespace)
     return namespace
 
 
 def describe(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> Words:
-    """Return `error` in words.
+    """Return a description of `error` that can cross to another process.
 
     Args:
-        error: What the program raised.
-        shared: Gives the name of a class that the tests define too; without one, builtins alone have names.
+        error: An exception that the program raised.
+        shared: Returns the name of a class that the tests define as well, else None. By default only builtin
+            exceptions have a name on the other side.
     """
     kind = "memory" if isinstance(error, MemoryError) else "raised"
     line = ""
     traceback = error.__traceback__
+    # The last frame in the program's own text is the line its author can look at.
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == _FILE_NAME:
             line = f" (line {traceback.tb_lineno})"

@@ -1,8 +1,8 @@
-"""Runs the test code of one task against one candidate after another and tells the host how each test ended.
+"""Run the test code of a task against one candidate after another, and report to the host how each test ended.
 
-Enters: the tests, on a descriptor that no candidate ever holds, and plain data from the candidate. Leaves: one outcome
-per test. This process is a sibling of the candidate's, never an ancestor, and runs no line of the program; what the
-program returns reaches the test code as exact builtin values.
+The tests, with the expected answers, arrive on a descriptor that no candidate ever holds. This process is a sibling
+of the candidate, never its ancestor, and runs no line of the program. Values that the program returns reach the test
+code as values of exact builtin and library types, as instances of the tests' own classes, or as handles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trl_pper.judge.worker.handles import same
 from trl_pper.judge.worker.plan import SAME, TestPlan, plan_tests
 from trl_pper.tasks.tests import TEST, why_no_test
 
-#: Descriptors a referee starts with, after standard input, output and error.
+#: Descriptors that a referee starts with, after standard input, output and error.
 HOST, TESTS, BOARD = 3, 4, 5
 
 
@@ -37,13 +37,18 @@ _RETRY_SECONDS = 0.05
 
 
 def main(*, limits: Mapping[str, float]) -> None:
-    """Judge every program the host announces; never returns."""
+    """Judge every program that the host announces; never returns.
+
+    Args:
+        limits: From `Limits.to_dict()`.
+    """
     setup, code, entry_point = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
     host = socket.socket(fileno=HOST)
     try:
         plan = plan_tests(code, setup=setup, entry_point=entry_point)
         programs = (compile(setup, "setup.py", "exec", dont_inherit=True), _compile(plan))
     except (SyntaxError, ValueError, RecursionError) as error:
+        # A fault of the tests, which says nothing about any program.
         _tell(host, "unsupported", f"the test code cannot be read: {error}")
         os._exit(0)
     if not plan.tests:
@@ -118,7 +123,8 @@ class _Referee:
         signal.signal(signal.SIGPROF, self.on_timer)
 
     def on_timer(self, signum: int, frame: types.FrameType | None) -> None:
-        """End what runs: the allowance of this process is spent."""
+        """Interrupt the test code, because the CPU time of this process is spent."""
+        # A message to the host must not be cut in two, so the timer tries again a little later.
         if self.conversation.replacing:
             signal.setitimer(signal.ITIMER_PROF, _RETRY_SECONDS)
             return
@@ -126,16 +132,17 @@ class _Referee:
         raise self.conversation.fail(Outcome.TIMEOUT, "the test code ran too long on what the program returned")
 
     def allow(self) -> None:
-        """Start the next test's allowances: the candidate's and this process's own."""
+        """Start the CPU and wall time of the next test, for the candidate and for this process."""
         # A test inside a function that the program calls back must not renew what the program is using up.
         if self.conversation.nesting:
             return
         self.conversation.failure = None
         self.conversation.allow()
+        # Test code can run for ever on a value that the program returned, such as an enormous int.
         signal.setitimer(signal.ITIMER_PROF, self.conversation.allowance.cpu_seconds)
 
     def run(self, programs: tuple[types.CodeType, ...]) -> tuple[Outcome, str]:
-        """Run everything; return what to say of tests that were never reached."""
+        """Run the setup and the tests; return the outcome and the message for tests that were never reached."""
         try:
             self.conversation.load()
             self.allow()
@@ -146,6 +153,7 @@ class _Referee:
             raise
         except BaseException as error:
             outcome, message = self.judge(error)
+            # A module that the tests import is missing, which says nothing about the program.
             if isinstance(error, ImportError) and not hasattr(error, "pper_note"):
                 outcome = Outcome.UNSUPPORTED
             return outcome, message
@@ -154,25 +162,26 @@ class _Referee:
         return Outcome.NOT_RUN, "the test code did not reach this test"
 
     def namespace(self) -> dict[str, Any]:
-        """Return the globals of the test code: trusted modules, and stand-ins for what the program defines."""
+        """Return the globals of the test code: real modules, and values or handles for the program's globals."""
         names = self.module.__dict__
         names.update({"__builtins__": builtins, TEST: self.test, SAME: same})
         for name in self.plan.program_names:
             if name in self.plan.module_names:
                 names[name] = __import__(name)
                 continue
-            # A name the program lacks stays unbound: the test that uses it meets a NameError.
+            # A name that the program lacks stays unbound, so that only the tests that use it fail.
             with contextlib.suppress(NameError):
                 names[name] = self.conversation.request("global", name)
         return names
 
     def test(self, index: int) -> _Test:
-        """Return the manager that records how test `index` ends and lets the test code go on."""
+        """Return the context manager that records how test `index` ends, and lets the test code go on."""
         return _Test(self, index)
 
     def judge(self, error: BaseException) -> tuple[Outcome, str]:
-        """Return the outcome that `error`, raised by test code, means for the program."""
+        """Return the outcome and the message for a test that raised `error`."""
         failure = self.conversation.failure
+        # First: test code may have caught the failure and raised something else.
         if failure is not None:
             return failure.outcome, failure.message
         if hasattr(error, "pper_note"):
@@ -187,10 +196,8 @@ class _Referee:
         ]
 
     def record(self, index: int, outcome: Outcome, message: str) -> None:
-        """Write an outcome on the board, and tell the host the first failure in words.
-
-        A test that runs several times passes only if it passes every time.
-        """
+        """Write an outcome on the board, and send a message about the first failure to the host."""
+        # A test that runs several times passes only if it passes every time.
         known = self.outcomes[index]
         if known is not None and (known is not Outcome.PASSED or outcome is Outcome.PASSED):
             return
@@ -224,7 +231,7 @@ class _Test:
         if error is not None:
             referee.record(self.index, *referee.judge(error))
         elif failure is not None:
-            # Test code swallowed it, but it is still a failure.
+            # Test code caught the failure, which stays a failure.
             referee.record(self.index, failure.outcome, failure.message)
         else:
             referee.record(self.index, Outcome.PASSED, "")

@@ -1,7 +1,7 @@
-"""Keeps the directory that programs work in: says when one leaves too much there, and empties it after each.
+"""Measure the working directory of programs, and empty it after each of them.
 
-Enters: the directory. Leaves: an empty directory. Entries are removed one level at a time without recursion, since a
-program may nest directories deeper than any call stack or path.
+`Scratch.exceeds` measures and enforces nothing: between two calls a program may write more. Files that were unlinked
+while open are not seen. The limits on descriptors and on bytes per file bound those files.
 """
 
 from __future__ import annotations
@@ -12,23 +12,27 @@ import stat
 
 def _size_bytes(entry: os.DirEntry[str]) -> int:
     try:
+        # Allocated blocks, which POSIX counts in units of 512 bytes: a sparse file takes no room for its holes.
         return entry.stat(follow_symlinks=False).st_blocks * 512
     except FileNotFoundError:
         return 0
 
 
 class Scratch:
-    """The working directory of a worker's programs; its owner made it and may remove what is in it."""
+    """The working directory of a worker's programs.
+
+    Args:
+        path: An existing directory. `clear` removes everything in it.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.mode = stat.S_IMODE(os.stat(path).st_mode)
 
     def exceeds(self, files: int, total_bytes: int) -> bool:
-        """Return whether more than `files` entries or `total_bytes` in them lie here, at any depth.
+        """Return whether the directory holds more than `files` entries, or more than `total_bytes` in them.
 
-        A directory that cannot be looked into, locked or too deep to be named, counts as too much. Files that were
-        unlinked while open are not seen: descriptors times bytes per file bound those.
+        Entries count at any depth. A directory that cannot be read counts as too much.
         """
         count = size = 0
         waiting = [self.path]
@@ -44,13 +48,16 @@ class Scratch:
                         if count > files or size > total_bytes:
                             return True
             except FileNotFoundError:
+                # The program is still at work and may have removed it.
                 continue
             except OSError:
+                # Locked, or nested so deep that its path is too long: a program could hide any amount there.
                 return True
         return False
 
     def clear(self) -> None:
-        """Remove everything in the directory and give it back its mode."""
+        """Remove everything in the directory, and restore its mode."""
+        # A program may have taken away the rights to list and to change the directory.
         if stat.S_IMODE(os.stat(self.path).st_mode) != self.mode:
             os.chmod(self.path, self.mode)
         while names := os.listdir(self.path):
@@ -61,12 +68,13 @@ class Scratch:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
             return
-        # A directory can be moved or emptied only with these rights on it.
+        # Without these rights on it a directory can be neither moved nor emptied.
         os.chmod(path, 0o700)
         for name in os.listdir(path):
             inner = os.path.join(path, name)
             if stat.S_ISDIR(os.lstat(inner).st_mode):
-                # Flattened, to be removed from the top in its turn.
+                # Moved to the top, to be removed from there later: a program may nest directories deeper than any
+                # call stack or path.
                 os.chmod(inner, 0o700)
                 os.rename(inner, os.path.join(self.path, f".{os.urandom(16).hex()}"))
             else:

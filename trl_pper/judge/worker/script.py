@@ -1,8 +1,10 @@
-"""Runs the program as a script in a candidate process, once for each input that the host sends.
+"""Run the program as a script in a candidate process, once for each input that the host sends.
 
-Enters: the program's source and inputs, one at a time. Leaves: what the program prints, on descriptor 1, and after
-each run a frame that says how it ended. Between two runs the interpreter is put back as far as that is cheap; the host
-trusts a run that was not the first only when it passes, and checks one of those in a fresh process.
+The program prints to descriptor 1, a file that the host reads. A frame on the channel reports how each run ended.
+
+Between two runs the interpreter is restored only as far as that is cheap, so an earlier run can influence a later one.
+The host allows for it: a test that fails in a used process counts only after a repetition in a fresh process, and the
+host repeats one of the passed tests, too.
 """
 
 from __future__ import annotations
@@ -25,20 +27,27 @@ from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_f
 from trl_pper.judge.wire.rules import DONE, SPENT, Words
 from trl_pper.judge.worker.program import compile_program, describe, run
 
-#: Descriptors a script starts with, after those of every candidate: files behind the standard streams.
+#: Descriptors that a script starts with, after the descriptors of every candidate: the files of the standard streams.
 OUTPUT, ERRORS, INPUT = 5, 6, 7
 _MAX_INPUT_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
 
 
 def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
-    """Run the program on every input that arrives, calling `wait` before each; never returns."""
+    """Run the program on every input that arrives; never returns.
+
+    Args:
+        source: The program's text in UTF-8.
+        channel: The socket to the host.
+        wait: Called before each input is read, to renew the CPU time of this process.
+    """
     state, streams, reader = _State(), Streams(), FrameReader(channel, wait)
     code: types.CodeType | None = None
     while True:
         try:
             given = reader.read(_MAX_INPUT_BYTES)
         except ChannelClosed:
+            # Without the exit handlers that the program may have registered.
             os._exit(0)
         _connect(given, streams)
         try:
@@ -52,14 +61,14 @@ def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) 
 
 
 class Streams:
-    """The text streams of `sys` over descriptors 0 to 2."""
+    """The text streams of `sys` over descriptors 0, 1 and 2."""
 
     def __init__(self) -> None:
         self._output: TextIO | None = None
         self._errors: TextIO | None = None
 
     def renew(self) -> None:
-        """Give `sys` a new input, and new outputs unless the last run left them as they were."""
+        """Set a new `sys.stdin`, and new output streams if the last run replaced or changed them."""
         sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
         if not self._intact():
             self._output = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
@@ -67,14 +76,15 @@ class Streams:
         vars(sys).update(stdout=self._output, __stdout__=self._output, stderr=self._errors, __stderr__=self._errors)
 
     def flush(self) -> None:
-        """Write out what was printed, as an interpreter does at its end, also where `sys.stdout` is another by now."""
+        """Flush the standard output, as an interpreter does at its end."""
+        # The program may have replaced `sys.stdout`, after it had printed to the first stream.
         output = getattr(sys, "stdout", None)
         if output is not None and not getattr(output, "closed", False):
             output.flush()
         try:
             self._output.flush()  # type: ignore[union-attr]
         except ValueError:
-            # It was closed, or its buffer taken from it.
+            # The program closed the stream or detached its buffer.
             pass
 
     def _intact(self) -> bool:
@@ -83,17 +93,19 @@ class Streams:
             same = output is not None and sys.stdout is output and sys.stderr is errors
             return same and not (output.closed or errors.closed or output.line_buffering or output.write_through)  # type: ignore[union-attr]
         except (AttributeError, ValueError):
-            # Its buffer was taken from it.
+            # The program detached the buffer.
             return False
 
 
 def _connect(given: bytes, streams: Streams) -> None:
-    """Put `given` on standard input and the output file on standard output, whatever the last run did to them."""
+    """Write `given` to the input file, and connect descriptors 0 to 2 to the files of the standard streams."""
     os.ftruncate(INPUT, 0)
     view = memoryview(given)
     while view:
         view = view[os.pwrite(INPUT, view, len(given) - len(view)) :]
+    # `pwrite` leaves the position alone, and the last run has moved it: duplicated descriptors share it.
     os.lseek(INPUT, 0, os.SEEK_SET)
+    # The last run may have closed or redirected any of the three.
     os.dup2(INPUT, 0)
     os.dup2(OUTPUT, 1)
     os.dup2(ERRORS, 2)
@@ -101,7 +113,11 @@ def _connect(given: bytes, streams: Streams) -> None:
 
 
 def _run_once(code: types.CodeType, streams: Streams) -> bytes:
-    """Run the program from start to exit as an interpreter would; return what to tell the host."""
+    """Run the program from start to exit, as an interpreter would.
+
+    Returns:
+        The payload for the host: DONE, SPENT where the process must not run the program again, or an encoded failure.
+    """
     failure: Words | None = None
     try:
         run(code)
@@ -109,9 +125,11 @@ def _run_once(code: types.CodeType, streams: Streams) -> bytes:
         failure = _exit_failure(error.code)
     except BaseException as error:
         failure = describe(error)
+    # A thread that is still running, or a hook of `threading` that would end one, can disturb the next run.
     alone = _thread._count() == 0 and not threading._threading_atexits  # type: ignore[attr-defined]
     try:
         if not alone:
+            # As at the end of an interpreter: wait for all threads that are not daemons.
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         streams.flush()
@@ -123,6 +141,7 @@ def _run_once(code: types.CodeType, streams: Streams) -> bytes:
 
 
 def _exit_failure(code: object) -> Words | None:
+    # As a shell sees it: text given to `sys.exit` means status 1, and a number counts modulo 256.
     status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
     if not status:
         return None
@@ -130,7 +149,7 @@ def _exit_failure(code: object) -> Words | None:
 
 
 class _State:
-    """What a run may have changed in the interpreter and the next one should find as it was."""
+    """The state of the interpreter before the first run, to be restored after each run."""
 
     def __init__(self) -> None:
         self.seed = int(os.environ["PYTHONHASHSEED"])
@@ -141,6 +160,7 @@ class _State:
         self.digits_limit = sys.get_int_max_str_digits()
 
     def restore(self) -> None:
+        # No more than is cheap: modules that a run changed stay changed.
         sys.settrace(None)
         sys.setprofile(None)
         names = vars(builtins)

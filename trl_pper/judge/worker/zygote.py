@@ -1,8 +1,8 @@
-"""The worker: a clean interpreter that forks referees and candidates for the host and cleans up after them.
+"""Fork referees and candidates from a clean interpreter, on request of the host, and clean up after them.
 
-Run as a program by `trl_pper.judge.worker`. Enters, over a Unix socket: requests with descriptors attached. Leaves:
-process ids, exit statuses and CPU times. The zygote reads neither programs nor tests: the descriptors that hold them
-pass through unread, so no ancestor of a candidate ever holds an expected answer.
+`host.worker` runs this file as a program, the zygote, and sends it requests with descriptors over a Unix socket. The
+zygote answers with process ids, exit statuses and CPU times. It reads neither programs nor tests: their descriptors
+pass through it unread. So no process from which a candidate is forked ever holds an expected answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _import_without_package_init() -> None:
-    # The real __init__ files would pull in the host's side of the judge.
+    # The zygote is to import neither the host nor the rest of the package, whatever the `__init__` files import. Every
+    # candidate inherits its modules, and starting a worker is to be quick.
     for name, path in (
         ("trl_pper", os.path.dirname(os.path.dirname(_HERE))),
         ("trl_pper.judge", os.path.dirname(_HERE)),
@@ -41,8 +42,8 @@ def _import_without_package_init() -> None:
 if __name__ == "__main__":
     _import_without_package_init()
 
-#: Imported before the first fork, so that programs find them loaded, and before the judge's own modules: what those
-#: hold then lies together in memory, and a candidate, which writes to it, copies fewer pages.
+#: Imported before the first fork, so that programs find these modules loaded, and before the judge's own modules, so
+#: that the judge's objects lie together in memory. A candidate writes to these objects, and then copies fewer pages.
 _PRELOADED = (
     "_sitebuiltins abc array ast bisect calendar cmath collections contextlib copy csv ctypes dataclasses datetime"
     " decimal enum fcntl fractions functools hashlib heapq importlib inspect io itertools json locale math numbers"
@@ -63,11 +64,16 @@ _WATCH_MILLISECONDS = 100
 
 
 class HostGone(Exception):
-    """The host closed its end of the control socket."""
+    """Raised when the host has closed its end of the control socket."""
 
 
 class Zygote:
-    """Serves one host, one program at a time."""
+    """A server of forked processes for one host, with at most one candidate and one referee at a time.
+
+    Args:
+        line: The connection to the host.
+        jail: The isolation of this process and its children, already in force.
+    """
 
     def __init__(self, line: Line, jail: Jail) -> None:
         self.line = line
@@ -76,13 +82,17 @@ class Zygote:
         self.parent = os.getppid()
         self.candidate: int | None = None
         self.referee: int | None = None
-        #: Why the candidate at hand was ended before anybody asked for it, or "".
+        #: The reason why `watch` killed the present candidate, or "".
         self.overrun = ""
         self.poll = select.poll()
         self.poll.register(line.sock, select.POLLIN)
 
     def serve(self) -> None:
-        """Answer requests until the host is gone."""
+        """Answer requests until the host is gone.
+
+        Raises:
+            HostGone: Always, in the end.
+        """
         handlers: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
             "referee": self.start_referee,
             "dismiss": self.dismiss_referee,
@@ -94,12 +104,19 @@ class Zygote:
             try:
                 answer = handlers[request["op"]](request, descriptors)
             finally:
+                # The child has its own copies. An open copy here would hide from the host that the child has ended.
                 for descriptor in descriptors:
                     os.close(descriptor)
             self.reply(answer)
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
-        """Wait for the next request and the descriptors that came with it, watching the candidate at hand."""
+        """Wait for the next request; return it with its descriptors.
+
+        Meanwhile the files of the present candidate are watched, unless the file system itself bounds them.
+
+        Raises:
+            HostGone: The host has closed the socket or ended.
+        """
         waited = 0
         while True:
             watched = self.candidate is not None and not self.jail.bounded_files and not self.overrun
@@ -109,7 +126,7 @@ class Zygote:
             waited += milliseconds
             if watched:
                 self.watch()
-            # A process forked from the host may keep the socket open after the host has gone.
+            # A process forked from the host may keep the socket open after the host has ended.
             if waited >= _HOST_CHECK_MILLISECONDS and os.getppid() != self.parent:
                 raise HostGone
         message, descriptors = self.line.receive_with_descriptors()
@@ -122,15 +139,24 @@ class Zygote:
         self.line.send(json.dumps(answer).encode())
 
     def watch(self) -> None:
-        """End the candidate when it has left more files than it may."""
+        """Kill the candidate if it has left more files, or more bytes in files, than its limits allow."""
         limits = self.jail.limits
         if self.candidate is not None and self.scratch.exceeds(int(limits["files"]), int(limits["file_bytes"])):
             self.overrun = f"left more than {limits['files']:.0f} files or {limits['file_bytes']:.0f} bytes in them"
             signal_child(self.candidate, signal.SIGKILL)
 
     def start_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a candidate over descriptors channel, program and, for a script, output and errors."""
+        """Fork a candidate.
+
+        Args:
+            request: Has the "mode" of the candidate, and its "cpu_seconds".
+            descriptors: The channel, the program and, for a script, the files for output and errors.
+
+        Returns:
+            The process id as "pid", numbered as this process sees it.
+        """
         self.overrun = ""
+        # Read before the fork, so that the child can tell whether its parent has died meanwhile.
         mode, parent = request["mode"], os.getpid()
         if mode == "stdio":
             descriptors.append(self.jail.input_file())
@@ -145,13 +171,19 @@ class Zygote:
                 self.jail.seal_candidate(parent, 3 + len(descriptors))
                 candidate.main(mode, size, allow)
             finally:
-                # Seen by the host as a child that ended before it said it was ready.
+                # Also after an exception, so that no child ever returns into the zygote's loop. The host sees a child
+                # that ended before it was ready.
                 os._exit(125)
         self.candidate = pid
         return {"pid": pid}
 
     def start_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Fork a referee over host, tests and board under a task's limits; it replaces the one before."""
+        """Fork a referee, in place of the present referee.
+
+        Args:
+            request: Has the task's "limits".
+            descriptors: The socket to the host, the tests, and the board for outcomes.
+        """
         self.kill_referee()
         parent = os.getpid()
         pid = self.jail.fork_referee()
@@ -167,7 +199,7 @@ class Zygote:
         return {}
 
     def dismiss_referee(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Kill a referee that no longer answers."""
+        """Kill the referee, because the host asks for it."""
         self.kill_referee()
         return {}
 
@@ -178,22 +210,31 @@ class Zygote:
             self.referee = None
 
     def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Kill the candidate with everything it started; return how it ended.
+        """Kill the candidate with the processes that it left behind, and empty its working directory.
 
-        A request with "grace_seconds" leaves it that long to end by itself.
+        At the level "processes", a process that left the candidate's group is not found.
+
+        Args:
+            request: May have "grace_seconds", the time that the candidate has to end by itself; 0 by default.
+            descriptors: None.
+
+        Returns:
+            The wait "status", the "cpu_seconds" used, whether the candidate had to be "killed", and the limit on
+            files that it has "overrun", or "".
         """
         if self.candidate is None:
             return {"status": 0, "cpu_seconds": 0.0, "killed": False, "overrun": self.overrun}
         killed = not self.has_ended(self.candidate, float(request.get("grace_seconds", 0.0)))
         status, cpu_seconds = self.jail.end_child(self.candidate)
         self.candidate = None
+        # Processes first: they could write to the directory while it is emptied.
         if self.jail.may_leave_processes:
             self.kill_orphans()
         self.scratch.clear()
         return {"status": status, "cpu_seconds": cpu_seconds, "killed": killed, "overrun": self.overrun}
 
     def has_ended(self, pid: int, grace_seconds: float) -> bool:
-        """Return whether child `pid` ends by itself within `grace_seconds`."""
+        """Wait until child `pid` ends, at most `grace_seconds`; return whether it has ended."""
         deadline = time.monotonic() + grace_seconds
         while not self.jail.has_ended(pid):
             if time.monotonic() >= deadline:
@@ -202,8 +243,14 @@ class Zygote:
         return True
 
     def kill_orphans(self) -> None:
-        """Kill every descendant a candidate left behind; as subreaper this process inherits them all."""
+        """Kill every process that a candidate left behind.
+
+        Raises:
+            RuntimeError: New processes appear as fast as they are killed.
+        """
+        # At the levels that use this, Linux makes the zygote, a subreaper, the parent of every orphan.
         deadline = time.monotonic() + _CLEANUP_SECONDS
+        # Repeatedly, since the children of a killed process become children of this process only then.
         while orphans := [pid for pid in self.jail.children() if pid != self.referee]:
             for pid in orphans:
                 self.jail.end_child(pid)
@@ -211,19 +258,19 @@ class Zygote:
                 raise RuntimeError(f"{len(orphans)} processes of a candidate keep coming back")
 
     def end(self) -> None:
-        """Leave nothing running."""
+        """Kill the candidate and the referee, and clean up after them."""
         self.kill_candidate({}, [])
         self.kill_referee()
 
 
 def _confine(options: dict[str, Any]) -> Jail:
-    """Lock this process in at the level that the host asks for.
+    """Put this process into the jail of the isolation level that the host asks for.
 
     Raises:
-        LevelUnavailable: The machine does not offer it.
+        LevelUnavailable: The machine does not offer the level.
     """
     kind: Callable[..., Jail]
-    # Only one of the two: what `jail.linux` is made of exists on Linux alone.
+    # `jail.linux` cannot be imported elsewhere, since it is made of interfaces that only Linux has.
     if options["level"] == "processes":
         from trl_pper.judge.jail.posix import PosixJail as kind
     else:
@@ -233,8 +280,9 @@ def _confine(options: dict[str, Any]) -> Jail:
 
 
 def main() -> None:
-    """Serve the host as the JSON object in argv[1] says."""
+    """Enter the jail, and serve the host; the options are a JSON object in `sys.argv[1]`."""
     options = json.loads(sys.argv[1])
+    # Moved up, because the low numbers are for the descriptors that children receive.
     control = socket.socket(fileno=fcntl.fcntl(options["control"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_DESCRIPTOR))
     os.close(options["control"])
     line = StreamLine(control) if control.type == socket.SOCK_STREAM else PacketLine(control)
@@ -249,6 +297,7 @@ def main() -> None:
         line.send(json.dumps({"unavailable": str(error)}).encode())
         return
     candidate.prepare()
+    # A collection in a child would otherwise write to every object, and copy the pages of all of them.
     gc.collect()
     gc.freeze()
     zygote = Zygote(line, jail)
