@@ -165,7 +165,7 @@ def test_near_misses_stand_in_a_page_of_any_number_of_programs(tmp_path):
 
 
 def test_bad_input_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="buffer: got an empty one"):
+    with pytest.raises(ValueError, match="buffer: must hold at least one judged program"):
         write_report(tmp_path / "report.html", ReplayBuffer())
     with pytest.raises(ValueError, match="programs: must be at least 0; got -1"):
         write_report(tmp_path / "report.html", filled(), programs=-1)

@@ -72,7 +72,7 @@ def write_report(
         ImportError: matplotlib is not installed; the message names the extra.
     """
     if not len(buffer):
-        raise ValueError("buffer: got an empty one; a report needs at least one judged program")
+        raise ValueError("buffer: must hold at least one judged program; got an empty buffer")
     if programs < 0:
         raise ValueError(f"programs: must be at least 0; got {programs}")
     history = history or History()

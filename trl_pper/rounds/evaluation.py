@@ -35,7 +35,7 @@ class TaskScores:
         solved: Fraction of the tasks with any program that passes every test (pass@k of a beam search), in [0, 1].
         num_programs: k, the largest number of programs of any task.
         tasks: Number of tasks judged.
-        unjudged: Number of tasks whose first program could not be judged.
+        unjudged: Number of tasks without a judged first program.
         programs: Number of programs generated.
         runtime: Wall time, in seconds.
         accuracy_by_difficulty: The accuracy on the tasks of each difficulty; empty without difficulties.
