@@ -159,7 +159,7 @@ class _Calls:
         return b"H" + COUNT.pack(number)
 
     def resolve(self, tag: bytes, number: Any) -> Any:
-        """Return the object for a tag and a number, or the name of a library function, from the referee."""
+        """Return the object for a tag and a number, or a library name, that the referee sent."""
         if tag == b"H":
             return self.objects[number]
         if tag == b"L":
