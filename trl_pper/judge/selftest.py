@@ -180,8 +180,7 @@ print("started")
 
 
 def _answers_kept_out(worker: Worker) -> bool:
-    # The planted text proves that the search works. Both texts are spelled in parts, so that the program's own
-    # constants are no hits.
+    # Finding the planted text proves that the search works.
     program = """
 import gc, sys
 planted = "plan" + "ted-" + str(id(gc))
