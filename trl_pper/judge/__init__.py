@@ -1,23 +1,29 @@
-"""Run untrusted programs on their tests, and return a verdict for each program.
+"""Run untrusted programs on the tests of their tasks, and return a verdict for each program.
 
-Four processes take part:
+- `judge`: `Judge`, the class to use: judge lists or streams of programs in several workers
+- `verdict`: the outcome of each test, and the pass rate of a program
+- `limits`: the CPU time, memory, output and files that a program may use
+- `levels`: choose the strongest isolation level that holds on this machine
+- `selftest`: run hostile programs to find out which guarantees hold
+- `host`: the host's side: distribute programs to workers, and read verdicts from their answers
+- `wire`: the frames and the codec that carry values between processes
+- `jail`: isolation of a worker's processes, for Linux and for other POSIX systems
+- `worker`: the code of the zygote, the referee and the candidate
 
-    host       the caller's process; never forked, never runs a program, holds the expected outputs
-    zygote     one for each worker, started by exec and jailed; reads neither programs nor tests, forks the other two
-    referee    one for each task, trusted: runs the test code; the program's names are stand-ins in it
-    candidate  one for each program, not trusted: runs the program, and answers the referee with plain data
+Four kinds of processes take part:
 
-No process that runs a program, nor any ancestor that it was forked from, holds an expected answer, and nothing that a
-candidate computes is a verdict. In imports: `host` and `worker` never import each other, both know only `wire`, and
-`wire` never executes a value that crosses. In reading order:
+- The host is the caller's process, such as a trainer. It has the programs, the tests and the verdicts. It runs no
+  line of a program or of test code, and compares the output of stdio tests, where a task asks for it with the user's
+  own checker.
+- A zygote is started by exec for each worker, with a clean environment. It enters the jail, then forks the other two
+  for the host. It reads neither programs nor tests.
+- A referee runs the test code of a task, expected answers included, and no line of the program.
+- A candidate runs the program, as a script for stdio tests or to answer the referee's requests for function tests.
 
-- `judge`: the class `Judge`, with the ways to have programs judged
-- `verdict`: the outcome of each test, and the pass rate
-- `limits`: how much a program may use
-- `host`: hand programs to workers, compare outputs, read verdicts
-- `worker`: the zygote, the referee and the candidate
-- `wire`: the data that crosses between processes
-- `jail`: take away what a program may not have
-- `levels`: choose the isolation level
-- `selftest`: try to break out, and report what holds on this machine
+The trust boundary runs around the candidate. No process that runs a candidate's code holds an expected answer: inputs
+and arguments enter it, plain data and output leave it, and the host or the referee compares. Nothing that a candidate
+computes is a verdict; everything that it sends is checked. The packages `host` and `worker` never import each other:
+both know only `wire`, the outcomes in `verdict`, and the tasks.
+
+Which guarantees hold depends on the isolation level and on the machine: `Judge.report` measures them.
 """

@@ -1,6 +1,6 @@
-"""The judge: hand programs out to workers, and return their verdicts in order.
+"""Judge programs in several workers at once, and return their verdicts in order.
 
-Threads of the host wait on workers that were started by exec; the host itself is never forked.
+Threads of this process wait for workers. Workers are started by exec, so this process itself is never forked.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from trl_pper.tasks.task import CodingTask
 
 
 class Judge:
-    r"""Judges untrusted programs by the tests of their tasks.
+    r"""A judge of untrusted programs, by the tests of their tasks.
 
     Args:
-        workers: Programs judged at once; None means one for each core this process may use, which processes that a
-            launcher started together share.
-        isolation: "auto" for the strongest level that holds on this machine, which is never below "landlock"; or a
+        workers: Number of programs to judge at once. None means the number of cores that this process may use,
+            divided by the number of processes that a launcher started here.
+        isolation: "auto" for the strongest level that holds on this machine, and never a level below "landlock"; or a
             level by name: "namespaces", "landlock", "seccomp", "rlimits" or "processes".
-        limits: What one program may use.
-        cache_size: Verdicts remembered for equal programs on equal tests; timeouts are never remembered.
-        seed: What the hashes of text and `random` start from in every program, so that verdicts repeat; with another
+        limits: Limits on each program.
+        cache_size: Number of verdicts to remember for equal programs on equal tests; timeouts are never remembered.
+        seed: Seed for the hashes of text and for `random` in every program, so that verdicts repeat. With another
             seed, sets of text have another order.
 
     Raises:
         ValueError: An argument is out of range.
-        IsolationUnavailable: The level asked for, or any that "auto" would take, does not hold on this machine.
+        IsolationUnavailable: The named level, or every level that "auto" may take, does not hold on this machine.
 
     Examples:
         >>> from trl_pper import CodingTask, FunctionTests, Judge
@@ -59,10 +59,11 @@ class Judge:
         seed: int = 0,
     ) -> None:
         if workers is None:
-            # Each process of a launcher has a judge: together they get the cores once.
+            # Launchers such as torchrun set it. Each of their processes has a judge, and all judges share the cores.
             workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
+        # The range of PYTHONHASHSEED.
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f"seed: must be a whole number from 0 to {2**32 - 1}; got {seed!r}")
         self.workers = workers
@@ -83,19 +84,19 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """End all workers, waiting for those at work; a judge that runs again afterwards starts new ones."""
+        """Wait for the programs in flight, and end all workers; judging again starts new workers."""
         self._dispatcher.close()
 
     def submit(self, task: CodingTask, programs: Sequence[str]) -> concurrent.futures.Future[list[Verdict]]:
-        """Judge programs in the background.
+        """Judge the programs of a task in the background.
 
         Args:
             task: The task with the tests.
-            programs: Any number of programs.
+            programs: Texts of any number of programs.
 
         Returns:
-            A future of one verdict per program, in the order given. Its callbacks run in a thread of the judge;
-            `cancel` works until the first of the programs has begun.
+            A future of the list of verdicts, in the order of the programs. Its callbacks run in a thread of the
+            judge. `cancel` works until the first program has begun.
 
         Raises:
             TypeError: `task` is not a task, or `programs` is not a list of program texts.
@@ -111,14 +112,14 @@ class Judge:
 
         Args:
             jobs: Tasks, each with any number of programs.
-            deadline_seconds: Wall seconds for all of them; programs not judged by then come back "not_run", without a
-                pass rate.
+            deadline_seconds: Wall seconds for all programs together. A program that is not judged by then has the
+                outcome "not_run" for each test, and no pass rate.
 
         Returns:
-            For each task a list with one verdict per program, in the order given.
+            For each task the list of its programs' verdicts, in the order of `jobs`.
 
         Raises:
-            TypeError: A job is not a task with a list of program texts; nothing has run then.
+            TypeError: A job is not a task with a list of program texts; no program has run.
         """
         checked = [_checked_pair(row, job) for row, job in enumerate(jobs)]
         futures = [job.future for job in checked]
@@ -126,7 +127,7 @@ class Judge:
             self._dispatcher.submit(*checked)
             concurrent.futures.wait(futures, timeout=deadline_seconds, return_when=concurrent.futures.FIRST_EXCEPTION)
         finally:
-            # After a deadline, an error or an interrupt nothing of this call goes on in the background.
+            # After a deadline, an error or an interrupt no program of this call may go on in the background.
             self._dispatcher.cancel(checked)
         return [future.result() for future in futures]
 
@@ -136,12 +137,12 @@ class Judge:
         *,
         on_judged: Callable[[list[int], list[Verdict]], None] | None = None,
     ) -> list[Verdict]:
-        """Judge programs that come with their task each; programs of the same task are judged together.
+        """Judge pairs of a task and a program; programs of the same task are judged together.
 
         Args:
-            pairs: Tasks, each with one program. Equal tasks that are different objects are different tasks.
-            on_judged: Called with the positions of the programs of a task and their verdicts, in the order of the
-                tasks, as soon as they and those before them are judged.
+            pairs: Tasks, each with a single program. Equal tasks that are different objects are different tasks.
+            on_judged: Called with the positions of a task's programs in `pairs` and their verdicts, as soon as these
+                and the verdicts of all earlier tasks are known. Tasks are ordered by their first appearance.
 
         Returns:
             The verdicts, in the order of the pairs.
@@ -167,12 +168,12 @@ class Judge:
     ) -> Iterator[list[Verdict]]:
         """Judge tasks with programs as they come, and yield the verdicts of each task in the same order.
 
-        Jobs are taken from the iterable while earlier ones are judged in the background, as far ahead as keeps the
-        workers busy. Abandoning the iterator breaks off what is in flight.
+        Jobs are taken from the iterable while earlier jobs are judged in the background, just far enough ahead to keep
+        the workers busy. Closing the iterator breaks off the programs in flight.
 
         Args:
             jobs: Tasks, each with any number of programs.
-            deadline_seconds: As for `run`, from the first verdict asked for.
+            deadline_seconds: As for `run`; the time starts when the first verdict is asked for.
 
         Raises:
             TypeError: A job is not a task with a list of program texts.
@@ -187,7 +188,7 @@ class Judge:
                     pending[-1].skip()
                 else:
                     self._dispatcher.submit(pending[-1])
-                # One job in reserve for each worker, so that no worker has to share a task or to wait for the caller.
+                # A job in reserve for each worker, so that no worker has to share a task or to wait for the caller.
                 unfinished.append(pending[-1].future)
                 while len(unfinished := [each for each in unfinished if not each.done()]) > 2 * self.workers:
                     self._wait(unfinished, deadline, pending)
@@ -200,16 +201,19 @@ class Judge:
             self._dispatcher.cancel(pending)
 
     def processes(self) -> list[int]:
-        """Return the process ids of the workers now running; programs are among their descendants."""
+        """Return the process ids of the running workers; programs are among their descendants."""
         return [worker.process.pid for slot in self._dispatcher.slots for worker in list(slot.workers.values())]
 
     def report(self) -> dict[str, str]:
-        """Return, for each guarantee, "verified" or "absent" on this machine at this judge's level.
+        """Measure the guarantees of this judge's level on this machine.
 
-        The first call runs hostile programs, at least one per guarantee, in workers of its own; it takes seconds.
+        The first call runs hostile programs, at least 1 per guarantee, in workers of its own; it takes seconds.
+
+        Returns:
+            For each guarantee, by name, "verified" or "absent".
 
         Raises:
-            WorkerError: No worker could be started.
+            WorkerError: A worker could not be started.
         """
         if self._report is None:
             self._report = examine(self.isolation)
@@ -218,7 +222,7 @@ class Judge:
     def _wait(
         self, futures: Sequence[concurrent.futures.Future[list[Verdict]]], deadline: float | None, pending: deque[Job]
     ) -> None:
-        """Wait for one of some futures; past the deadline break off all pending jobs."""
+        """Wait for the first of several futures; past the deadline, break off all pending jobs."""
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         done, _ = concurrent.futures.wait(futures, left, concurrent.futures.FIRST_COMPLETED)
         if not done:
@@ -242,6 +246,7 @@ def _checked_program(row: int, pair: object) -> tuple[CodingTask, str]:
 def _checked_job(where: str, task: object, programs: object) -> Job:
     if not isinstance(task, CodingTask):
         raise TypeError(f"task: must be a CodingTask; got {type(task).__name__}")
+    # A text is a sequence of texts, too: each character would be judged as a program.
     if isinstance(programs, str):
         raise TypeError(f"{where}: programs must be a list of texts; got one text. Wrap it in a list")
     if not isinstance(programs, Iterable):

@@ -1,7 +1,7 @@
-"""Finds the strongest isolation level that holds on this machine, by trying to break each.
+"""Choose the isolation level of a judge, by trying to break the levels on this machine.
 
-Enters: the level wanted, by name or "auto". Leaves: a level whose canaries failed to get out, or an error that says
-for every level why not. What was found is remembered for the process.
+`selftest` runs hostile programs at a level. The level holds if none of them gets past a guarantee of the level. The
+result is remembered as long as this process lives.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from trl_pper.judge.host.worker import LevelRefused, WorkerError
 from trl_pper.judge.selftest import escapes
 from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 
-#: From strongest to weakest.
+#: All levels, from strongest to weakest.
 ISOLATION_LEVELS = ("namespaces", "landlock", "seccomp", "rlimits", PORTABLE_LEVEL)
-#: "auto" takes none weaker than this.
+#: The weakest level that "auto" may take. At the levels below, programs can read the files of this machine, so they
+#: have to be asked for by name.
 WEAKEST_UNASKED = "landlock"
 _PORTABLE = (
     "runs programs in processes apart, with limits on CPU time, wall time, output, the size of files and descriptors; "
@@ -25,19 +26,20 @@ _PORTABLE = (
 
 
 class IsolationUnavailable(OSError):
-    """The isolation level asked for does not hold on this machine."""
+    """Raised when the requested isolation level does not hold on this machine."""
 
 
 def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -> str:
-    """Return the level to run at.
+    """Return the level to run programs at.
 
     Args:
-        isolation: "auto", or one of `ISOLATION_LEVELS`.
-        probe: Says why a level does not hold here, or "" where it does; by default programs try to break it.
+        isolation: "auto" for the strongest level that holds, or a member of `ISOLATION_LEVELS`.
+        probe: Returns the reason why a level does not hold here, or "" if it holds; by default hostile programs try
+            to break the level.
 
     Raises:
-        ValueError: Unknown name.
-        IsolationUnavailable: The level named, or every level that "auto" may take, does not hold here.
+        ValueError: `isolation` is not the name of a level.
+        IsolationUnavailable: The named level, or every level that "auto" may take, does not hold here.
     """
     if isolation not in ("auto", *ISOLATION_LEVELS):
         raise ValueError(f"isolation: must be 'auto' or one of {', '.join(ISOLATION_LEVELS)}; got {isolation!r}")
@@ -54,7 +56,7 @@ def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -
 
 
 def _remedy(level: str) -> str:
-    """Return what somebody can do for whom `level` is too strong, as the end of a sentence."""
+    """Return advice for a machine on which `level` does not hold, as the end of a sentence."""
     weaker = [one for one in ISOLATION_LEVELS[ISOLATION_LEVELS.index(level) + 1 :] if not _misses(one)]
     if not weaker:
         return ""
@@ -67,16 +69,18 @@ def _remedy(level: str) -> str:
 
 
 def _misses(level: str) -> str:
-    """Return what `level` needs and this system is not, or ""."""
+    """Return the reason why this operating system cannot have `level`, or ""."""
     return "" if level == PORTABLE_LEVEL or sys.platform == "linux" else "it needs Linux"
 
 
 @functools.cache
 def _why_not(level: str) -> str:
-    """Return why `level` does not hold here, or ""."""
+    """Return the reason why `level` does not hold here, or ""."""
+    # Without starting a worker, which could only fail.
     if missing := _misses(level):
         return missing
     try:
+        # A machine may offer a level without all of its guarantees.
         broken = escapes(level)
     except LevelRefused as error:
         return str(error)

@@ -1,6 +1,6 @@
-"""What one judged program may use: CPU seconds, wall time, memory, output, processes and files.
+"""Define the limits on a judged program: CPU time, wall time, memory, output, processes and files.
 
-Enters: numbers with their units in their names. Leaves: a frozen, validated record that the host sends to its workers.
+The isolation level decides how a limit is enforced, and whether it is: "processes" does not bound memory, for example.
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on one program; CPU and wall time are per test, everything else per process.
+    """A set of bounds on a program; CPU and wall time are per test, everything else per process.
 
     CPU time decides a timeout, so that a verdict does not depend on how busy the machine is. Wall time is the backstop
     for programs that sleep or wait for ever: `wall_factor * cpu_seconds + 1`.
 
     Args:
-        cpu_seconds: CPU seconds of one test; loading the program has the same allowance once. A task's own
-            `cpu_seconds` take their place.
+        cpu_seconds: CPU seconds of a test; loading the program has the same time once. A task's own `cpu_seconds`
+            override it.
         wall_factor: Wall seconds allowed for each allowed CPU second.
-        memory_bytes: Address space of the program's process.
-        output_bytes: Bytes a program may write to standard output, and again to standard error, in one stdio test.
-        value_bytes: Encoded size of one value that crosses between tests and program (arguments, returned values).
-        processes: Processes a program may have at once; 1 means that it cannot fork. Above 1, CPU time of its
-            subprocesses is bounded by wall time only.
-        threads: Threads a program may have at once.
-        files: Files and directories a program may have in its working directory.
-        file_bytes: Bytes of all of them, and of any one file.
-        open_files: Descriptors a program may have open.
-        max_timeouts: After this many timed-out tests of one program its remaining tests count as timeouts unrun.
+        memory_bytes: Address space of the program's process, in bytes; at least 64 MiB.
+        output_bytes: Bytes that a program may write to standard output in a stdio test; the same again for standard
+            error.
+        value_bytes: Encoded size of a value that crosses between tests and program (arguments, returned values).
+        processes: Processes that a program may have at once; 1 means that it cannot fork. Above 1, only wall time
+            bounds the CPU time of its subprocesses.
+        threads: Threads that a program may have at once.
+        files: Files and directories that a program may have in its working directory.
+        file_bytes: Bytes of all its files together, and of each file.
+        open_files: Descriptors that a program may have open; at least 16.
+        max_timeouts: After this many timeouts of a program, its remaining tests are not run and count as timeouts.
+
+    Raises:
+        ValueError: A limit is not a number of its kind, or too low for an interpreter.
 
     Examples:
         >>> Limits(cpu_seconds=2.0).wall_seconds
@@ -64,19 +68,20 @@ class Limits:
 
     @property
     def wall_seconds(self) -> float:
-        """Wall seconds after which a test is abandoned whatever CPU time it used."""
+        """Wall seconds after which a test is abandoned, however little CPU time it used."""
         return self.wall_factor * self.cpu_seconds + 1.0
 
     def for_task(self, task: CodingTask) -> Limits:
-        """Return the limits that apply to a task, which may have CPU seconds of its own."""
+        """Return the limits that apply to a task, which may set its own CPU seconds."""
         return self if task.cpu_seconds is None else replace(self, cpu_seconds=task.cpu_seconds)
 
     def to_dict(self) -> dict[str, float | int]:
-        """Return the limits as plain numbers by name, `wall_seconds` among them, for a worker."""
+        """Return the limits, and `wall_seconds`, as plain numbers by name, for a worker."""
         return {**asdict(self), "wall_seconds": self.wall_seconds}
 
 
 def _check_positive_number(name: str, value: object) -> None:
+    # YAML reads `yes` as a bool, which Python takes for the number 1.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ValueError(f"{name}: must be a finite number above 0; got {value!r}")
 

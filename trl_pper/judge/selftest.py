@@ -1,7 +1,7 @@
-"""Finds out which guarantees hold on this machine by running programs that try to break them.
+"""Find out which guarantees hold on this machine, by running hostile programs that try to break them.
 
-Leaves: for each guarantee "verified", because every program tried and failed, or "absent". Nothing is assumed from the
-platform, the user or the kernel version.
+A guarantee is "verified" if its program tried and failed, else "absent". Nothing is assumed from the platform, the
+user or the kernel version. A verified guarantee is no proof: another program might find another way.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 from trl_pper.tasks.task import FunctionTests, StdioCase, StdioTests
 
-#: For programs that run into a limit: they end soon.
+#: For programs that run into a limit, so that they end soon.
 _TIGHT = Limits(cpu_seconds=0.3, memory_bytes=128 << 20, output_bytes=1 << 16, file_bytes=1 << 20, files=50)
-#: For programs that need time to look around.
+#: For programs that search for a way out, which takes CPU time on a slow machine.
 _PATIENT = Limits(cpu_seconds=5.0)
-#: Variables that an interpreter or macOS sets in a process by itself.
+#: Environment variables that an interpreter or macOS sets in a process, and that tell nothing of the host's.
 _OF_THE_SYSTEM = ("LC_CTYPE", "__CF_USER_TEXT_ENCODING", "__PYVENV_LAUNCHER__")
 
 
 def examine(level: str) -> dict[str, str]:
-    """Run every canary at isolation level `level`; return "verified" or "absent" for each guarantee.
+    """Try to break every guarantee at isolation level `level`.
+
+    Returns:
+        For each guarantee, by name, "verified" or "absent".
 
     Raises:
         WorkerError: A worker could not be started or died.
@@ -44,12 +47,13 @@ def examine(level: str) -> dict[str, str]:
 
 
 def escapes(level: str) -> list[str]:
-    """Return the guarantees of `level` that programs got past; quick enough to run before every first use.
+    """Return the names of the guarantees of `level` that hostile programs got past.
 
     Raises:
         LevelRefused: The machine does not offer `level`.
         WorkerError: A worker could not be started or died.
     """
+    # No program here runs into a limit, so that this is quick enough to run before the first use of a level.
     with _worker(level, _PATIENT) as worker:
         return [name for name in _PROMISES[level] if not _WALLS[name](worker)]
 
@@ -64,10 +68,11 @@ def _worker(level: str, limits: Limits) -> Iterator[Worker]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the process ids of all descendants of process `pid` that have not ended; Linux only."""
+    """Return the process ids of all descendants of process `pid` that have not ended; for Linux."""
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+            # A program chooses its own name, which stands in parentheses and may hold spaces and parentheses.
             fields = file.read().rpartition(")")[2].split()
             if fields[0] != "Z":
                 children.setdefault(int(fields[1]), []).append(int(name))
@@ -79,10 +84,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def _running(worker: Worker) -> set[int] | None:
-    """Return the process ids of a worker's processes, or None where that cannot be found out."""
+    """Return the process ids of a worker's processes, or None if they cannot be found out."""
     if worker.level != PORTABLE_LEVEL:
         return set(descendants(worker.process.pid))
-    # Orphans descend from a worker no more, but have its command line.
+    # An orphan is no descendant of the worker any more, but still has its command line.
     command = ["ps", "-A", "-ww", "-o", "pid=,stat=,command="]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
@@ -102,7 +107,7 @@ def _cpu_limit(worker: Worker) -> bool:
 
 
 def _memory_limit(worker: Worker) -> bool:
-    # Four times the limit at most, in case nothing stops it.
+    # It stops by itself at four times the limit, in case nothing else stops it.
     program = "kept = []\nwhile len(kept) < 32: kept.append(b'x' * (1 << 24))"
     return _outcome(worker, program) is Outcome.MEMORY_LIMIT
 
@@ -113,6 +118,7 @@ def _output_limit(worker: Worker) -> bool:
 
 
 def _process_limit(worker: Worker) -> bool:
+    # It forks at most 200 times, in case nothing limits it. With a limit of 1, the first fork fails.
     program = """
 import os, signal
 started = 0
@@ -153,6 +159,7 @@ for number in range(100000):
 
 
 def _nothing_outlives(worker: Worker) -> bool:
+    # A process that leaves its session and loses its parent can be found neither by group nor by descent.
     program = """
 import os, time
 try:
@@ -173,7 +180,7 @@ print("started")
 
 
 def _answers_kept_out(worker: Worker) -> bool:
-    # The control proves that the search finds what is there.
+    # Finding the planted text proves that the search works.
     program = """
 import gc, sys
 planted = "plan" + "ted-" + str(id(gc))
@@ -203,6 +210,7 @@ import os
 
 
 def _environment(worker: Worker) -> bool:
+    # Variables of a trainer often hold tokens and passwords.
     program = """
 import os
 print(sorted(set(os.environ) - set(input().split())))
@@ -213,6 +221,7 @@ print(sorted(set(os.environ) - set(input().split())))
 
 def _files_unread(worker: Worker) -> bool:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        # Readable for everybody, so that the mode alone does not protect it.
         os.chmod(file.name, 0o644)
         print(secret := secrets.token_hex(8), file=file, flush=True)
         program = "print(open(input()).read())"
@@ -221,6 +230,7 @@ def _files_unread(worker: Worker) -> bool:
 
 def _files_unwritten(worker: Worker) -> bool:
     with tempfile.TemporaryDirectory() as directory:
+        # Writable for everybody, so that the mode alone does not protect it.
         os.chmod(directory, 0o777)
         target = os.path.join(directory, "written")
         _outcome(worker, "open(input(), 'w').write('x')", given=target)
@@ -242,7 +252,7 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", int(port))), (socket.AF_U
 """
     name = secrets.token_hex(8)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        # Names that are no files are Linux's.
+        # Only Linux has socket names that are not files.
         with contextlib.suppress(OSError):
             local.bind("\0" + name)
             local.listen()
@@ -250,6 +260,7 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", int(port))), (socket.AF_U
 
 
 def _other_processes(worker: Worker) -> bool:
+    # The host, the zygote and low numbers, which are the other processes of a process namespace.
     program = """
 import os
 def may(action):
@@ -284,7 +295,7 @@ for path in ("/bin/echo", "/usr/bin/echo", "/bin/busybox"):
 
 def _system_calls(worker: Worker) -> bool:
     if sys.platform != "linux":
-        # Elsewhere these numbers mean other things, and nothing stands in their way.
+        # The numbers of system calls are Linux's, and nothing filters them elsewhere.
         return False
     # ptrace, unshare, keyctl, process_vm_readv, bpf, perf_event_open, userfaultfd; io_uring, mounts, pidfds, clone3.
     program = """
@@ -303,7 +314,7 @@ print(bad)
     return _outcome(worker, program, expected="0") is Outcome.PASSED
 
 
-#: What bounds a program; tried under tight limits.
+#: Limits on a program, with the functions that try to exceed them; run under tight limits.
 _BOUNDS: dict[str, Callable[[Worker], bool]] = {
     "cpu limit": _cpu_limit,
     "memory limit": _memory_limit,
@@ -313,7 +324,7 @@ _BOUNDS: dict[str, Callable[[Worker], bool]] = {
     "file limit": _file_limit,
     "nothing outlives a program": _nothing_outlives,
 }
-#: What keeps a program in.
+#: Walls around a program, with the functions that try to get past them.
 _WALLS: dict[str, Callable[[Worker], bool]] = {
     "answers kept out": _answers_kept_out,
     "environment kept out": _environment,
@@ -324,7 +335,7 @@ _WALLS: dict[str, Callable[[Worker], bool]] = {
     "other programs": _other_programs,
     "system calls": _system_calls,
 }
-#: The walls that each level stands for.
+#: The walls that each level promises.
 _PROMISES: dict[str, tuple[str, ...]] = {
     "namespaces": tuple(_WALLS),
     "landlock": tuple(_WALLS),

@@ -1,4 +1,4 @@
-"""What the judge says of one program: an outcome for every test, and the pass rate that follows from them.
+"""Represent the judgement of a program: an outcome for each test, and the pass rate that follows.
 
 A failed program is data. A program that could not be judged (no test ran, or the sandbox itself failed) has no pass
 rate at all, so that an infrastructure failure never reads as a zero.
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """How one test ended."""
+    """A way for a test to end."""
 
     PASSED = "passed"
     WRONG_ANSWER = "wrong_answer"
@@ -27,18 +27,19 @@ class Outcome(StrEnum):
     SANDBOX_ERROR = "sandbox_error"
 
 
-#: Outcomes that say nothing about the program: one of them leaves the whole verdict without a pass rate.
+#: Outcomes that say nothing about the program: a single test with such an outcome leaves the verdict without a pass
+#: rate, since the rate of the other tests is not the program's.
 UNJUDGED = frozenset({Outcome.NOT_RUN, Outcome.UNSUPPORTED, Outcome.SANDBOX_ERROR})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The judgement of one program on all tests of one task.
+    """The judgement of a program on all tests of its task.
 
     Args:
-        outcomes: One outcome per test, in the order of the tests.
-        message: The first failure in words, for people; never parsed.
-        cpu_seconds: CPU time the program used over all tests.
+        outcomes: The outcome of each test, in the order of the tests.
+        message: A description of the first failure, for people; never parsed.
+        cpu_seconds: CPU seconds that the program used in all tests together.
 
     Examples:
         >>> Verdict(outcomes=(Outcome.PASSED, Outcome.WRONG_ANSWER)).pass_rate
@@ -51,7 +52,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
-        # Programs put anything into their errors; what cannot be written to a file does not belong into a message.
+        # Texts of a program's errors may hold lone surrogates, which cannot be written to a file.
         object.__setattr__(self, "message", self.message.encode("utf-8", "replace").decode())
 
     @property
@@ -66,7 +67,8 @@ class Verdict:
 
     @property
     def pass_rate(self) -> float | None:
-        """Passed / total in [0, 1], or None when the program was not judged."""
+        """Passed / total in [0, 1], or None if the program was not judged."""
+        # A failure of the sandbox must not lower the rate, nor the tests that it left out raise it.
         if not self.outcomes or UNJUDGED.intersection(self.outcomes):
             return None
         return self.passed / self.total
@@ -77,7 +79,7 @@ class Verdict:
         return self.pass_rate == 1.0
 
     def to_row(self) -> dict[str, Any]:
-        """Return pass_rate, passed, total, outcomes and message as plain values, for JSON."""
+        """Return pass_rate, passed, total, outcomes and message as plain values that JSON can hold."""
         return {
             "pass_rate": self.pass_rate,
             "passed": self.passed,
@@ -88,10 +90,10 @@ class Verdict:
 
     @classmethod
     def uniform(cls, outcome: Outcome, total: int, message: str = "", cpu_seconds: float = 0.0) -> Verdict:
-        """Return a verdict with the same outcome for every one of `total` tests."""
+        """Return a verdict with the same outcome for each of `total` tests."""
         return cls(outcomes=(outcome,) * total, message=message, cpu_seconds=cpu_seconds)
 
 
 def pass_rates(verdicts: Iterable[Verdict]) -> list[float]:
-    """Return the pass rates of the judged programs, leaving out those that were not judged."""
+    """Return the pass rates of the judged programs; programs without a pass rate are left out."""
     return [rate for verdict in verdicts if (rate := verdict.pass_rate) is not None]

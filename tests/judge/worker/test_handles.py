@@ -169,3 +169,11 @@ def f(*args): return Yes()
 )
 def test_an_object_that_agrees_with_everything_passes_nothing(judge, code):
     assert "passed" not in outcomes(judge, YES, code, entry_point="f")
+
+
+@pytest.mark.parametrize("error", ["AttributeError()", "UnicodeDecodeError('utf-8', b'', 0, 0, 'no')", "KeyError(1)"])
+def test_any_builtin_exception_leaves_a_block_of_the_program(judge, error):
+    code = f"v = Vec(1)\ntry:\n    with v:\n        raise {error}\nexcept Exception: pass\nassert v.y is False"
+    task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="Vec"))
+    [[verdict]] = judge.run([(task, [VECTOR])])
+    assert verdict.accepted, verdict.message

@@ -1,15 +1,15 @@
-"""Run tests and programs inside the jail: the zygote, the referee and the candidate.
+"""Run test code and programs in the three kinds of processes of a worker: zygote, referee and candidate.
 
-The modules know `jail` and `wire`, and nothing of the host's code. In reading order:
+The modules here use the wire and the jail, and never import the host.
 
-- `zygote`: fork referees and candidates as siblings, kill them, clean up
-- `scratch`: the folder that programs may write to, emptied between programs
-- `referee`: run the tests of a task, once for each program
-- `plan`: rewrite test code so that each test is counted and its end is seen
-- `conversation`: the referee's side of the talk with a candidate
-- `handles`: stand-ins in the referee for objects of the program
-- `candidate`: set up the process of a program, then run it in one of two ways
-- `calls`: answer the referee's requests, for function tests
-- `script`: run the program once for each input, for stdio tests
-- `program`: compile and run the source text, and describe its errors
+- `zygote`: the program of a worker; forks referees and candidates on request of the host
+- `scratch`: measure and empty the working directory of programs
+- `candidate`: run an untrusted program, as a script or to answer calls
+- `program`: compile and run the top level of a program, and describe its exceptions
+- `script`: run the program once for each input of a stdio test
+- `calls`: answer the referee's requests for names, attributes and calls of the program
+- `referee`: run test code against a series of candidates, and report the outcomes
+- `plan`: rewrite test code so that each test is recorded separately
+- `conversation`: the referee's connection to a candidate, with deadlines and replacement
+- `handles`: objects of the program, as the test code sees them
 """

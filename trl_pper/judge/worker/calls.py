@@ -41,7 +41,9 @@ def _convert(function: str, target: Any) -> Any:
 def _exit(target: Any, name: str | None) -> bool:
     # An exception of the tests does not cross; an empty exception of a builtin class takes its place.
     kind = getattr(builtins, name) if name else None
-    return bool(type(target).__exit__(target, kind, kind() if kind else None, None))
+    # Without the constructor, which wants arguments for some of them, such as UnicodeDecodeError.
+    error = None if kind is None else kind.__new__(kind)
+    return bool(type(target).__exit__(target, kind, error, None))
 
 
 def _extends_data(kind: Any) -> bool:
@@ -159,7 +161,7 @@ class _Calls:
         return b"H" + COUNT.pack(number)
 
     def resolve(self, tag: bytes, number: Any) -> Any:
-        """Return the object for a tag and a number, or the name of a library function, from the referee."""
+        """Return the object for a tag and a number, or a library name, that the referee sent."""
         if tag == b"H":
             return self.objects[number]
         if tag == b"L":

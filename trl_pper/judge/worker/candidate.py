@@ -1,4 +1,4 @@
-"""Run one untrusted program in a candidate process, as a script or to answer calls.
+"""Run an untrusted program in a candidate process, as a script or to answer calls.
 
 The process receives the program's source, then inputs or calls as plain data. Expected answers never come here. The
 program shares the process, so nothing in it is trusted once the program has started: every byte that the process
@@ -55,7 +55,7 @@ def _socket_at(number: int) -> socket.socket:
 
 
 def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
-    """Run the program whose source is on descriptor PROGRAM; never returns.
+    """Run the program from descriptor PROGRAM; never returns.
 
     Args:
         mode: "stdio" for a script, "function" for a program that answers calls.

@@ -1,8 +1,8 @@
-"""The referee's side of the talk with a candidate: calls, callbacks, deadlines, and what follows when it is lost.
+"""Send requests of the test code to a candidate, enforce deadlines, and replace a candidate that is lost.
 
-Enters: what the test code does to the program's names. Leaves: plain data, builtin exceptions raised by name, or
-`Failure` with the outcome of the test that was running. Whatever the candidate sends is data to be checked. While the
-referee waits for an answer the program may call functions that the tests gave it; they run here, on plain data.
+A request returns plain data or a handle, raises the program's exception rebuilt by name, or raises `Failure` with the
+outcome of the running test. All bytes from the candidate are untrusted and checked. While the referee waits for an
+answer, the program may call functions that the tests passed to it; these functions run here, on plain data.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from trl_pper.judge.worker.handles import Handle
 
 _MAX_CONTROL_BYTES = 1 << 20
 _MAX_REQUEST_BYTES = 1 << 28
-#: Calls of the program inside calls that the program makes of the tests' functions.
+#: Bound on nested exchanges: test code calls the program, which calls a function of the tests, and so on.
 _MAX_NESTING = 30
 
 
 class Failure(BaseException):
-    """The running test cannot pass; a BaseException so that no `except Exception` in test code swallows it."""
+    """Raised in test code when the running test cannot pass.
 
+    Args:
+        outcome: The outcome of the test.
+        message: A message for people.
+    """
+
+    # A BaseException, so that no `except Exception` in test code catches it.
     def __init__(self, outcome: Outcome, message: str) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -38,24 +44,24 @@ class Failure(BaseException):
 
 
 class SandboxBroken(BaseException):
-    """The candidate's process never got to its program; nothing can be said of the program."""
+    """Raised when a candidate ended before it reached its program; the program gets no verdict."""
 
 
 class _Stale(Exception):
-    """A message mentions an object that died with an earlier candidate."""
+    """Raised when a message refers to an object that died with an earlier candidate."""
 
 
 class Conversation:
-    """Talks to the current candidate, and to its successor after a timeout or a crash.
+    """A connection to the present candidate, and to its successor after a timeout or a crash.
 
     Args:
         channel: The socket to the candidate.
-        host: The socket to the host, which replaces a candidate that is lost.
-        pid: The candidate's process.
-        limits: `Limits.to_dict()`.
-        namespace: Globals of the test code, in which its classes are found.
-        class_names: Classes of the tests; see `InstanceTable`.
-        tests: Number of tests, which bounds the time of all of them together.
+        host: The socket to the host, which replaces a lost candidate.
+        pid: The candidate's process id.
+        limits: From `Limits.to_dict()`.
+        namespace: Globals of the test code, to look its classes up in.
+        class_names: Names of the classes of the tests; see `InstanceTable`.
+        tests: Number of tests; the wall time of all tests together is bounded by it.
     """
 
     def __init__(
@@ -84,9 +90,9 @@ class Conversation:
         self.class_names = dict(class_names or {})
         self.instances = InstanceTable({} if namespace is None else namespace, self.class_names, trusted=True)
         self.serial = 0
-        #: Exchanges under way: above 1 a function of the tests, called by the program, calls the program.
+        #: Number of exchanges under way; above 1, a function of the tests was called by the program and calls it.
         self.nesting = 0
-        #: Whether the host is being asked for another candidate, which nothing may interrupt.
+        #: Whether the host is being asked for another candidate, an exchange that must not be interrupted.
         self.replacing = False
         self._use(channel)
         self.allow()
@@ -97,11 +103,12 @@ class Conversation:
         self.reader = FrameReader(channel, self.wait)
 
     def allow(self) -> None:
-        """Start a test's allowance of CPU and wall time."""
+        """Start the CPU and wall time of a test."""
         self.allowance.start(self.pid)
 
     def fail(self, outcome: Outcome, message: str) -> Failure:
-        """Return the failure to raise, and remember it in case test code catches it."""
+        """Return the failure to raise, and remember it."""
+        # Test code may catch it; the test fails all the same.
         self.failure = Failure(outcome, message)
         return self.failure
 
@@ -109,7 +116,8 @@ class Conversation:
         """Wait until the candidate has run the program's top level.
 
         Raises:
-            Failure: It did not load.
+            Failure: The program did not load.
+            SandboxBroken: The candidate ended before it reached the program.
         """
         self.allow()
         try:
@@ -118,22 +126,29 @@ class Conversation:
             if self.allowance.is_spent():
                 raise self.fail(Outcome.TIMEOUT, "the tests took too long together") from None
             raise SandboxBroken("a candidate ended before it was ready") from None
+        # Nothing is sent: a candidate reports by itself, with serial 0.
         self.serial = 0
         reply = self._exchange(None)
         if not isinstance(reply, Words) or reply.kind != "loaded":
             note = str(reply.note) if isinstance(reply, Words) else "the program answered before it was asked"
             raise self.fail(OUTCOME_OF_KIND.get(reply.kind, Outcome.RUNTIME_ERROR), note)
         self.loaded = True
+        # Loading has had its time, and a test has its own.
         if self.class_names:
             self.request("classes", self.class_names)
         self.allow()
 
     def request(self, operation: str, *operands: Any) -> Any:
-        """Have the candidate do something; return the value it answers with.
+        """Send a request to the candidate, and return the value of its answer.
+
+        Args:
+            operation: "call", or a name that `worker.calls` knows.
+            operands: Values and handles; for "call" the object to call, a tuple of arguments and a dict of keywords.
 
         Raises:
-            Failure: The candidate was lost, refused, or ran out of memory.
-            BaseException: The builtin exception that the program raised, rebuilt by name.
+            Failure: The candidate was lost or ran out of memory, or the request or the answer could not cross.
+            SandboxBroken: A new candidate ended before it reached the program.
+            BaseException: The exception that the program raised, rebuilt by name.
         """
         if self.timeouts_left <= 0:
             raise self.fail(Outcome.TIMEOUT, "not run after repeated timeouts")
@@ -143,6 +158,7 @@ class Conversation:
             raise self.fail(Outcome.RUNTIME_ERROR, "the program and the tests call each other too deep")
         if not self.loaded:
             self.load()
+        # Instances keep their numbers through all nested exchanges, so that both sides mean the same objects.
         if self.nesting == 0:
             self.instances.clear()
         try:
@@ -151,6 +167,7 @@ class Conversation:
             raise self.fail(Outcome.UNSUPPORTED, f"an argument cannot be sent to the program: {error}") from None
         reply = self._exchange(payload, (operation, operands))
         if isinstance(reply, Value):
+            # The program changed copies of its arguments, and the tests look at their own objects.
             if reply.changed is not None and operation == "call":
                 write_back((operands[1], operands[2]), reply.changed)
             return reply.value
@@ -163,20 +180,26 @@ class Conversation:
         if kind == "refused":
             return self.fail(Outcome.OUTPUT_LIMIT, f"what the program returned cannot be read: {note}")
         if kind == "lacks":
-            # Only a class that the tests define can be missing; anything else is said to escape a verdict.
+            # Only a class of the tests that holds more than attributes can be missing. With any other claim a program
+            # could avoid a verdict.
             if type(text) is not str or self.class_names.get(text, True):
                 return self.fail(Outcome.RUNTIME_ERROR, "the program answered with garbage")
             return self.fail(Outcome.UNSUPPORTED, f"the program defines no class {text} for the tests' instances")
         if operation == "call" and name == "StopIteration":
-            # Inside `map` or a generator of the tests it would end a loop of theirs before its asserts.
+            # Inside `map` or an iterator of the tests it would end a loop before the asserts in it have run.
             name, text = "RuntimeError", f"the program raised StopIteration: {note}"
         error = rebuild(name, text, self.instances)
-        # So that the referee can tell it from an exception of the test code's own.
+        # Marks exceptions of the program, which mean another outcome than exceptions of the test code.
         error.pper_note = str(note)  # type: ignore[attr-defined]
         return error
 
     def _exchange(self, payload: bytes | None, recipe: tuple[str, tuple[Any, ...]] = ("", ())) -> Value | Words:
-        """Send a request, serve the calls the program makes meanwhile, and return its answer."""
+        """Send a request, serve the program's calls meanwhile, and return its answer.
+
+        Args:
+            payload: The encoded request; None to wait for the report of a new candidate.
+            recipe: Operation and operands, for the handles in the answer.
+        """
         epoch, handles = self.epoch, list[Handle]()
         if payload is not None:
             self.serial += 1
@@ -196,11 +219,12 @@ class Conversation:
             raise self._lost("ended") from None
         except TimeoutError as error:
             raise self._lost(str(error)) from None
+        # The process of a program that sends garbage is not used any further.
         except (FrameTooBig, codec.CodecError, RecursionError) as error:
             raise self._lost(f"garbage: {error}") from None
         except Failure as failure:
-            # The referee's own timer struck between two halves of an exchange, or a function of the tests failed
-            # while the program waits for its result: the stream is out of step.
+            # The referee's own timer interrupted an exchange, or a function of the tests failed while the program
+            # waited for its result. The next bytes on this stream would belong to the old exchange.
             if self.epoch == epoch:
                 self._lost("cpu" if failure.outcome is Outcome.TIMEOUT else "a call that cannot be judged")
             raise self.fail(failure.outcome, failure.message) from None
@@ -209,7 +233,7 @@ class Conversation:
 
     def _receive(self, serial: bytes, resolve: Callable[[bytes, Any], Any]) -> Value | CallBack | Words:
         frame = self.reader.read(2 * self.max_bytes + _MAX_CONTROL_BYTES)
-        # A word that nobody waits for, such as one from a thread left over, must not pass for the next answer.
+        # A late message, such as one from a thread of the program, must not pass for the next answer.
         if not frame.startswith(serial):
             raise codec.CodecError("an answer to another question")
         reply: Any = codec.decode(frame, start=len(serial), resolve=resolve, instances=self.instances)
@@ -223,7 +247,11 @@ class Conversation:
         return answer
 
     def _call_back(self, request: CallBack, epoch: int) -> bytes:
-        """Run the function of the tests that the program calls; return what to tell the program."""
+        """Run the function of the tests that the program calls; return the encoded result.
+
+        Raises:
+            Failure: The function failed in a way that decides the test, or its result cannot cross.
+        """
         _, number, args, keywords = request
         if type(args) is not tuple or type(keywords) is not dict or not all(type(key) is str for key in keywords):
             raise codec.CodecError("a malformed call of a function of the tests")
@@ -242,7 +270,7 @@ class Conversation:
         except BaseException as error:
             answer = ("raised", error_name(error, self.instances.name_of), said_by(error))
         if self.epoch != epoch or self.failure is not earlier:
-            # Something inside failed, and test code swallowed the failure.
+            # A request inside the function failed, and test code caught the failure.
             raise self.failure or self.fail(Outcome.RUNTIME_ERROR, "the program was lost in a call")
         try:
             return self._encode(answer)
@@ -278,7 +306,7 @@ class Conversation:
         return b"H" + COUNT.pack(state.number)
 
     def _revive(self, handle: Handle) -> None:
-        """Do again, with the present candidate, what led to an object that died with an earlier one."""
+        """Get an object of an earlier candidate again, by repeating its request with the present candidate."""
         operation, operands, ordinal = object.__getattribute__(handle, "_state").recipe
         self.request(operation, *operands)
         if ordinal >= len(self.received):
@@ -291,13 +319,18 @@ class Conversation:
                 return self.callbacks.find(number)
             if tag != b"H":
                 raise codec.CodecError("the program names a function of the library")
+            # The position counts handles in the order of the bytes, which is the same when the request is repeated.
             handles.append(Handle(self, self.epoch, number, (*recipe, len(handles))))
             return handles[-1]
 
         return resolve
 
     def _lost(self, reason: str) -> Failure:
-        """Have the host replace the candidate; return the failure it reads from how the old one ended."""
+        """Have the host replace the candidate; return the failure that follows from the end of the old candidate.
+
+        Args:
+            reason: "cpu" or "wall" for a limit, "ended" for a closed channel, or a description.
+        """
         if reason in ("cpu", "wall"):
             self.timeouts_left -= 1
         more = self.timeouts_left > 0
@@ -312,7 +345,7 @@ class Conversation:
         finally:
             self.replacing = False
         if reason == "ended" and outcome == Outcome.TIMEOUT.value:
-            # Its own limit ended it, where nobody else can see its CPU time.
+            # The limit of its own process ended it, on a system where other processes cannot see its CPU time.
             self.timeouts_left -= 1
         self.pid, self.loaded, self.epoch = pid, False, self.epoch + 1
         self.allow()

@@ -1,8 +1,8 @@
 """Represent, in the referee, objects that exist only in the candidate.
 
 A handle passes the actions of test code on to the program, which answers with plain data or with another handle. The
-program is asked for attributes, calls, items, text and truth of its own objects, and for sums of two of them: values
-that the tests then examine.
+program is asked for attributes, calls, items, text and truth of its own objects, and for the results of operators on
+them: values that the tests then examine.
 
 The program is never asked how its object compares with anything, nor for the result of an operator on its object and
 plain data. In `abs(f(1) - 3.5) < eps` the plain data is the expected answer, and the difference would be the program's
@@ -82,7 +82,6 @@ class Handle:
         return conversation_behind(self).request("next", self)
 
     def __len__(self) -> int:
-        # Python raises other errors for a bad length, which would look like errors of the test code.
         length = conversation_behind(self).request("length", self)
         if type(length) is not int or length < 0:
             raise TypeError("the program's object has no length")

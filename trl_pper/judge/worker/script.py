@@ -4,7 +4,7 @@ The program prints to descriptor 1, a file that the host reads. A frame on the c
 
 Between two runs the interpreter is restored only as far as that is cheap, so an earlier run can influence a later one.
 The host allows for it: a test that fails in a used process counts only after a repetition in a fresh process, and the
-host repeats one of the passed tests, too.
+host repeats a single passed test, too.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class HostGone(Exception):
 
 
 class Zygote:
-    """A server of forked processes for one host, with at most one candidate and one referee at a time.
+    """A server of forked processes for a single host, with at most a candidate and a referee at a time.
 
     Args:
         line: The connection to the host.
