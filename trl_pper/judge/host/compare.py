@@ -1,9 +1,9 @@
-"""Decide whether the output of a program is the output that a test expects; on the host, on bytes.
+"""Compare the output of a program with the expected output of a test, on the host and on bytes.
 
-- `tokens`: tokens between ASCII whitespace are equal in order. Two tokens are equal as text, or, if the expected
-  token is a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Integers must match digit
-  by digit.
-- `ignore_case`: as `tokens`, without regard to upper and lower case.
+- `tokens`: tokens between ASCII whitespace are equal in order. A token matches as text or, where the expected token is
+  a decimal fraction or in exponent notation, within max(1e-6, 1e-6 * |expected|). Whole numbers must match digit by
+  digit.
+- `ignore_case`: as `tokens`, with upper and lower case alike.
 - `lines`: lines are equal after whitespace at their ends and blank lines at the end are dropped.
 - `exact`: every character is equal.
 - `floats(abs, rel)`: tokens are equal in order, where two numbers, whole or not, may differ by
@@ -18,14 +18,15 @@ import re
 
 from trl_pper.tasks.task import COMPARISONS, Checker, StdioCase, StdioTests
 
+# A decimal fraction or exponent notation; a whole number has no tolerance.
 _FLOAT = re.compile(rb"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
-# Each digit can be matched in one way only: output is hostile, and matching must not take quadratic time.
+# Each digit can match in a single way: output is hostile, and matching must not take quadratic time.
 _NUMBER = re.compile(rb"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _TOLERANCE = 1e-6
 
 
 class CheckerError(Exception):
-    """The user's checker does not work even on the expected output."""
+    """A checker of the user that raises even on the expected output."""
 
 
 def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
@@ -34,11 +35,11 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
     Args:
         printed: The program's standard output.
         case: The test.
-        tests: The tests of the case, with the way to compare.
+        tests: The tests that `case` belongs to, with their way to compare.
 
     Raises:
         CheckerError: The checker raises on the expected output, too. A checker that raises on the program's output
-            alone says False.
+            alone gives False.
     """
     compare = tests.compare
     if callable(compare):
@@ -65,6 +66,7 @@ def _check(checker: Checker, case: StdioCase, output: str) -> bool:
     try:
         return bool(checker(case.input, output, case.output))
     except Exception as error:
+        # A checker may well raise on garbage; only its answer on the correct output shows whose fault that is.
         try:
             checker(case.input, case.output, case.output)
         except Exception:
@@ -80,6 +82,7 @@ def _lines(text: bytes) -> list[bytes]:
 
 
 def _folded(text: bytes) -> bytes:
+    # Output need not be UTF-8: bytes that are not survive the round trip unchanged.
     return text.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
 
 
@@ -95,6 +98,7 @@ def _floats_match(printed: bytes, expected: bytes, absolute: float, relative: fl
     if not _NUMBER.fullmatch(expected) or not _NUMBER.fullmatch(printed):
         return False
     mine, theirs = float(printed), float(expected)
+    # 1e999 reads as infinity, and a relative tolerance of an infinite number accepts everything.
     if not (math.isfinite(mine) and math.isfinite(theirs)):
         return False
     return abs(mine - theirs) <= max(absolute, relative * abs(theirs))

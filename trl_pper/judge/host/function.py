@@ -1,6 +1,6 @@
-"""Judge a program by test code that calls it: the host's part, which passes descriptors and collects outcomes.
+"""Judge a program by test code that calls it: start its processes, pass descriptors, and collect outcomes.
 
-The test code goes to the referee and to no other process.
+The tests go to the referee and nowhere else; the program goes to the candidate. The host reads neither.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _OUTCOMES = {byte: outcome for outcome, byte in OUTCOME_BYTES.items()}
 
 
 def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: Limits) -> Verdict:
-    """Run all tests of `program` in `worker`.
+    """Return the verdict on `program` after running all tests in `worker`.
 
     Args:
-        worker: The worker to run it in.
-        program: Source text.
-        tests: Test code.
-        limits: Limits of the worker; the CPU seconds may be set by the task.
+        worker: The worker that runs program and tests.
+        program: The program's text.
+        tests: The test code.
+        limits: The limits of the worker, with the task's CPU seconds if it has any.
 
     Raises:
         WorkerError: The sandbox failed.
@@ -48,13 +48,14 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
 
 @dataclass(eq=False)
 class Bench:
-    """The referee that a worker keeps for the task it judged last.
+    """A referee that a worker keeps for the task it judged last.
 
     Args:
         tests: The task's tests.
-        limits: Limits of the programs.
-        host: This end of the referee's channel.
-        board: An anonymous file with the outcome of each test, written by the referee; see `wire.rules.OUTCOME_BYTES`.
+        limits: Bounds on the programs of the task.
+        host: The host's end of the referee's channel.
+        board: A nameless file in which the referee writes the outcome of every test, a byte each; see
+            `wire.rules.OUTCOME_BYTES`.
         total: Number of tests.
         unsupported: Why the tests cannot be run, or "".
     """
@@ -68,7 +69,7 @@ class Bench:
 
 
 def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
-    """Return the worker's referee for `tests` under `limits`; start it unless it is at hand."""
+    """Return the worker's referee for `tests` under `limits`, after starting it unless it runs already."""
     kept = worker.bench
     if isinstance(kept, Bench) and (kept.tests, kept.limits) == (tests, limits):
         return kept
@@ -98,12 +99,12 @@ class _Run:
         self.source = source
         self.cpu_seconds = 0.0
         self.message = ""
-        #: The channel that the referee is to have received, kept open until it surely has: what is closed on the way
-        #: gets lost on macOS.
+        #: The candidate's channel, kept open until the referee has surely received it: macOS loses a descriptor that
+        #: is closed on its way.
         self.lent = contextlib.ExitStack()
 
     def judge(self) -> Verdict:
-        """Run the program and return its verdict; nothing of it is left running."""
+        """Run the program and return its verdict; kill the candidate in the end."""
         with self.lent:
             self._start()
             verdict = self.collect()
@@ -111,7 +112,7 @@ class _Run:
         return Verdict(outcomes=verdict.outcomes, message=verdict.message, cpu_seconds=self.cpu_seconds)
 
     def _start(self, outcome: tuple[str, str] | None = None) -> None:
-        """Start a candidate and hand the referee its channel, after `outcome` of the one before."""
+        """Start a candidate and send the referee its channel, with `outcome`, if any, of the candidate before it."""
         self.lent.close()
         ours, theirs = socket.socketpair()
         self.lent.enter_context(ours)
@@ -142,13 +143,18 @@ class _Run:
             raise WorkerError(f"the referee has ended: {error}") from None
 
     def collect(self) -> Verdict:
-        """Listen to the referee until it has nothing more to say."""
+        """Read the referee's messages up to the last, and return the verdict.
+
+        A message is "failed" (the first failure, for people), "lost" (its candidate ended, timed out or sent garbage),
+        "broken" (a candidate ended before its program) or "end".
+        """
         while True:
             try:
                 kind, *fields = codec.decode(receive_frame(self.host, max_bytes=_MAX_MESSAGE_BYTES, wait=self._wait))
             except ChannelClosed:
                 raise WorkerError("the referee has ended") from None
             except TimeoutError:
+                # Read before `drop_bench` closes the board: the outcomes on it still count.
                 verdict = self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")
                 self.worker.drop_bench()
                 self.worker.request("dismiss", seconds=_ANSWER_SECONDS)
@@ -163,6 +169,7 @@ class _Run:
                 outcome, message, healthy = fields
                 verdict = self._verdict(Outcome(outcome), message)
                 if not healthy:
+                    # It ran out of memory or was interrupted in the middle of test code: no state to judge on with.
                     self.worker.drop_bench()
                 return verdict
 
@@ -170,7 +177,7 @@ class _Run:
         return os.pread(self.bench.board.fileno(), self.bench.total, 0)
 
     def _wait(self, sock: socket.socket, event: int) -> None:
-        # The referee watches the candidate's clocks; this catches a referee stuck in one long operation of its own.
+        # The referee watches the candidate's clocks; this catches a referee stuck in a long operation of its own.
         seconds = 2.0 * self.limits.wall_seconds + 5.0
         poll = select.poll()
         poll.register(sock, event)
@@ -179,13 +186,15 @@ class _Run:
         known, end = b"", time.monotonic() + seconds
         while not poll.poll(1000 * min(5.0, seconds)):
             now, board = time.monotonic(), self._board()
+            # A new outcome on the board proves that the referee is alive, and starts its time anew.
             if board != known:
                 known, end = board, now + seconds
             elif now > end:
                 raise TimeoutError
 
     def _replace(self, reason: str, more: bool) -> None:
-        """Tell the referee how its candidate ended, and hand it a new candidate if it wants more."""
+        """Send the referee the outcome of its lost candidate, and a new candidate if it wants `more`."""
+        # A process that hung up is about to end by itself, and its own exit status explains more than a kill.
         ending = self._stop(grace_seconds=1.0 if reason == "ended" else 0.0)
         if reason == "cpu":
             outcome, message = Outcome.TIMEOUT, f"used more than {self.limits.cpu_seconds:g} CPU seconds"
@@ -202,6 +211,7 @@ class _Run:
 
     def _verdict(self, default: Outcome, message: str) -> Verdict:
         board = self._board()
+        # The message of the end explains the tests that were never recorded: bytes that are still 0.
         unsaid = message if 0 in board else ""
         outcomes = [_OUTCOMES.get(byte, default) for byte in board]
         return Verdict(outcomes=tuple(outcomes), message=self.message or unsaid)

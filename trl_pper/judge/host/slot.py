@@ -1,7 +1,7 @@
-"""Judge programs in a worker, a single program at a time, and remember verdicts.
+"""Judge a program at a time in a worker, and remember verdicts.
 
-A slot starts its worker on first use, replaces a worker that died, and keeps a second one with numpy loaded once a
-program asks for it. A program whose sandbox failed twice has no pass rate.
+A slot starts its worker on first use and replaces a worker that died. It adds a second worker, with numpy loaded, when
+a program or test code that imports numpy comes along. A program whose sandbox failed twice has no pass rate.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from trl_pper.tasks.task import CodingTask, FunctionTests, StdioTests, Tests
 from trl_pper.tasks.tests import count_tests
 
 _ATTEMPTS = 2
-#: Programs that import one of these get a worker that has numpy loaded, which would slow down every other program.
+#: Programs that import any of these get a worker with numpy loaded. Forks of such a worker are slower, so that other
+#: programs get a worker without.
 _NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
-#: Outcomes that depend on more than program, tests and limits.
+#: Outcomes that may differ the next time, since they depend on more than program, tests and limits.
 _UNSTEADY = UNJUDGED - {Outcome.UNSUPPORTED} | {Outcome.TIMEOUT, Outcome.MEMORY_LIMIT}
 
 
 class VerdictCache:
-    """A bounded, thread-safe store of verdicts; the least recently used goes first.
+    """A bounded, thread-safe store of verdicts that drops the least recently used.
 
-    Beams and samples repeat themselves. Verdicts that may come out otherwise the next time are not remembered:
-    timeouts, exhausted memory, and everything that says nothing about the program.
+    It saves work because beams and samples repeat programs. It does not store a verdict that may differ the next time:
+    timeouts, exhausted memory, and every outcome that says nothing about the program.
 
     Args:
-        capacity: Largest number of verdicts; 0 remembers none.
+        capacity: Largest number of verdicts; 0 stores none.
 
     Raises:
         ValueError: `capacity` is not a whole number of at least 0.
@@ -59,7 +60,7 @@ class VerdictCache:
             return verdict
 
     def put(self, program: str, tests: Tests, limits: Limits, verdict: Verdict) -> None:
-        """Remember `verdict`, unless it may come out otherwise the next time."""
+        """Store `verdict`, unless it may differ the next time."""
         if self.capacity == 0 or not _UNSTEADY.isdisjoint(verdict.outcomes):
             return
         with self._lock:
@@ -69,13 +70,13 @@ class VerdictCache:
 
 
 class Slot:
-    """A place to judge a single program at a time.
+    """A place where a single program at a time is judged.
 
     Args:
         level: The isolation level.
-        limits: Limits of a program, unless its task has its own.
+        limits: Bounds on each program; a task may override the CPU seconds.
         cache: Verdicts of earlier programs, shared by all slots of a judge.
-        seed: Seed of hashes and of `random` in every program.
+        seed: Seed of text hashes and of `random` in every program.
     """
 
     def __init__(self, level: str, limits: Limits, cache: VerdictCache, seed: int) -> None:
@@ -83,12 +84,12 @@ class Slot:
         self.level = level
         self.limits = limits
         self.cache = cache
-        #: By the modules that are loaded before a program starts.
+        #: The workers, by the modules that each loads before its first program.
         self.workers: dict[tuple[str, ...], Worker] = {}
         self.cancelled = False
 
     def judge(self, task: CodingTask, program: str) -> Verdict:
-        """Return the verdict of `program` after the task's preamble, remembered or new."""
+        """Return the verdict on the task's preamble followed by `program`, from the cache or from a run."""
         program = with_preamble(program, task.preamble)
         limits = self.limits.for_task(task)
         verdict = self.cache.get(program, task.tests, limits)
@@ -106,7 +107,8 @@ class Slot:
             try:
                 if preload not in self.workers:
                     self.workers[preload] = Worker(self.level, self.limits, preload, seed=self.seed)
-                # Looked at once the worker can be seen by `cancel`, which sets the flag before it looks for workers.
+                # Checked again now that `self.workers` holds the worker: `cancel` sets the flag before it looks there,
+                # so a cancel at any moment is seen here or reaches the worker.
                 if self.cancelled:
                     break
                 if isinstance(task.tests, StdioTests):
@@ -114,12 +116,13 @@ class Slot:
                 return judge_function(self.workers[preload], program, task.tests, limits)
             except (WorkerError, OSError) as error:
                 message = str(error)
+                # The worker may have died of an earlier program; the next attempt gets a new worker.
                 if preload in self.workers:
                     self.workers.pop(preload).close()
         return Verdict.uniform(Outcome.SANDBOX_ERROR, total_tests(task), message)
 
     def cancel(self) -> None:
-        """Make a `judge` at work in another thread come back soon, with any verdict."""
+        """Make a call of `judge` in another thread return soon, with any verdict."""
         self.cancelled = True
         for worker in list(self.workers.values()):
             worker.cancel()

@@ -1,8 +1,8 @@
-"""Judge a program by its output: a single process runs test after test, and the host compares.
+"""Judge a program by its output: a process runs test after test, and the host compares.
 
-Only inputs enter the worker. A process goes on to the next test only after it passed a test, so that every failure
-comes from a fresh process. If a process ran more than one test, one of its passes is repeated in a fresh process; if
-that pass does not hold, all of them are repeated.
+Only inputs enter the worker, never an expected output. A process goes on to the next test only after a pass, so every
+failure is that of a fresh process. When any process ran more than a single test, a single pass of a used process is
+repeated in a fresh process; if it fails there, all passes of used processes are repeated.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _ANSWER_SECONDS = 30.0
 
 
 def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits) -> Verdict:
-    """Run all tests of `program` in `worker`.
+    """Return the verdict on `program` after running all tests in `worker`.
 
     Args:
-        worker: The worker to run it in.
-        program: Source text.
+        worker: The worker that runs the program.
+        program: The program's text.
         tests: Inputs and expected outputs.
-        limits: Limits of the worker; the CPU seconds may be set by the task.
+        limits: The limits of the worker, with the task's CPU seconds if it has any.
 
     Raises:
         WorkerError: The sandbox failed.
@@ -61,12 +61,12 @@ def _encoded(text: str) -> bytes:
 class _Result:
     outcome: Outcome
     message: str = ""
-    #: Whether another test had run in the same process before.
+    #: Whether the process had run another test before.
     reused: bool = False
 
 
 class _Script:
-    """A candidate process that runs the program once per input."""
+    """A candidate process that runs the program once for each input."""
 
     def __init__(self, worker: Worker, source: int, limits: Limits) -> None:
         self.worker = worker
@@ -93,10 +93,13 @@ class _Script:
         self.reader = FrameReader(self.channel, self.wait)
 
     def await_ready(self, known: int) -> int:
-        """Wait for the first message of the process; return its process id, which is `known` to the zygote.
+        """Wait until the process is ready; return its process id as the host sees it.
+
+        Args:
+            known: The process id as the zygote sees it, maybe in another process namespace.
 
         Raises:
-            WorkerError: It ended before.
+            WorkerError: The process ended before it was ready.
         """
         expected = frame(READY)
         poll = select.poll()
@@ -109,7 +112,10 @@ class _Script:
         raise WorkerError("a candidate ended before it was ready")
 
     def run(self, given: bytes) -> tuple[bytes, str]:
-        """Run the program on `given`; return its closing message, or b"" and the reason for its lack."""
+        """Run the program on input `given`; return its last message, or b"" and the reason why there is none.
+
+        The reason is "cpu" or "wall" for spent time, and "ended" for a process that hung up.
+        """
         self.runs += 1
         self.allowance.start(self.pid)
         try:
@@ -121,11 +127,11 @@ class _Script:
             return b"", "ended"
 
     def printed(self) -> bytes | None:
-        """Return the output since the last call, or None if it is longer than allowed."""
+        """Return the standard output since the last call, or None when it or standard error is larger than allowed."""
         start, self.seen = self.seen, os.fstat(self.output).st_size
         if max(self.seen - start, os.fstat(self.errors).st_size) > self.limits.output_bytes:
             return None
-        # A program may have shortened the file, where the system cannot seal it.
+        # Where the system cannot seal the file, a program may have shortened it.
         return os.pread(self.output, max(0, self.seen - start), start)
 
     def end(self, grace_seconds: float = 0.0) -> dict[str, object]:
@@ -149,19 +155,20 @@ class _Judging:
         self.script: _Script | None = None
 
     def verdict(self) -> Verdict:
-        """Return the verdict of all results."""
+        """Return the verdict from the results so far."""
         failed = [(number, result) for number, result in enumerate(self.results, 1) if result.message]
         message = f"test {failed[0][0]}: {failed[0][1].message}" if failed else ""
         outcomes = tuple(result.outcome for result in self.results)
         return Verdict(outcomes=outcomes, message=message, cpu_seconds=self.cpu_seconds)
 
     def run(self) -> None:
-        """Judge every test, and confirm the passes of processes that had run a test before."""
+        """Judge every test, then repeat passes of used processes as the module describes."""
         for case in self.tests.cases:
             self.results.append(self.next_result(case))
         reused = [index for index, result in enumerate(self.results) if result.reused]
         if not reused:
             return
+        # Chosen by a hash of an input rather than drawn, so that verdicts repeat.
         chosen = reused[zlib.crc32(repr(self.tests.cases[reused[0]].input).encode()) % len(reused)]
         audit = self.fresh(self.tests.cases[chosen])
         self.results[chosen] = audit
@@ -171,7 +178,7 @@ class _Judging:
                     self.results[index] = self.fresh(self.tests.cases[index])
 
     def next_result(self, case: StdioCase) -> _Result:
-        """Judge the next test, in the process at hand when that has only passed so far."""
+        """Judge the next test, at first in the running process, if there is any: it has passed every test so far."""
         known = self.settled()
         if known is not None:
             return known
@@ -179,14 +186,15 @@ class _Judging:
             result = self.judge(case)
             if result.outcome is Outcome.PASSED:
                 return result
+        # A failure in a used process may come from the state that earlier runs left behind.
         return self.fresh(case)
 
     def settled(self) -> _Result | None:
-        """Return the result of every test still to come, once the program cannot do otherwise."""
+        """Return the result of all remaining tests once it is known without running them, or None."""
         last = self.results[-1].outcome if self.results else Outcome.PASSED
         if last is Outcome.SYNTAX_ERROR:
             return self.results[-1]
-        # Only a timeout can have been the one too many.
+        # Counted after a timeout only: no other result can bring their number to the limit.
         if last is Outcome.TIMEOUT and sum(one.outcome is last for one in self.results) >= self.limits.max_timeouts:
             return _Result(outcome=Outcome.TIMEOUT)
         return None
@@ -198,18 +206,19 @@ class _Judging:
         return self.judge(case)
 
     def judge(self, case: StdioCase) -> _Result:
-        """Judge a test in the process at hand; let go of the process unless it passed."""
+        """Judge a test in the running process; end the process unless the test passed."""
         script = self.script
         assert script is not None
         words, reason = script.run(_encoded(case.input))
         printed = script.printed()
         result = self.result(case, words, reason, printed, reused=script.runs > 1)
+        # A spent process has ended its threads the way an interpreter does at its exit, which works only once.
         if result.outcome is not Outcome.PASSED or words == SPENT:
             self.drop()
         return result
 
     def result(self, case: StdioCase, words: bytes, reason: str, printed: bytes | None, *, reused: bool) -> _Result:
-        """Return the outcome and message of a run that ended."""
+        """Return the result of a run from its last message and its output."""
         if printed is None:
             message = f"wrote more than {self.limits.output_bytes} bytes"
             return _Result(outcome=Outcome.OUTPUT_LIMIT, message=message, reused=reused)
@@ -232,15 +241,16 @@ class _Judging:
         return _Result(outcome=Outcome.WRONG_ANSWER, message=message, reused=reused)
 
     def ending(self) -> tuple[Outcome, str] | None:
-        """Read from the process itself how it ended without a word; None means well, as after `os._exit(0)`."""
+        """Return outcome and message of a process that ended without a last message; None for a clean exit."""
         assert self.script is not None
         script, self.script = self.script, None
         ending = script.end(grace_seconds=1.0)
         self.cpu_seconds += script.cpu_seconds
+        # A program that calls `os._exit(0)` sends no message, and is judged by its output.
         return None if ended_well(ending) else read_outcome(ending)
 
     def drop(self) -> None:
-        """End the process at hand, if any."""
+        """End the running process, if there is any."""
         if self.script is not None:
             script, self.script = self.script, None
             script.end()
@@ -248,7 +258,7 @@ class _Judging:
 
 
 def _failure(words: bytes) -> tuple[Outcome, str]:
-    """Return outcome and message of a program that reported its failure itself."""
+    """Return outcome and message of a run whose candidate reported its failure itself."""
     try:
         kind, _, _, note = codec.decode(words)
     except (codec.CodecError, TypeError, ValueError):

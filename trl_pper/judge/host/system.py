@@ -1,7 +1,8 @@
-"""Use the operating system to deal with workers: system calls of Linux, or of every POSIX system.
+"""Give the host the sockets and files that lead to a worker, and the process id at the other end of a channel.
 
-The isolation level decides between the two. They give a line to the zygote, files without a name, and the process at
-the other end of a channel. The worker's part of the same choice is `jail.linux` or `jail.posix`.
+The isolation level decides: `LinuxHost` uses calls that only Linux has, and `PosixHost`, for the level "processes",
+calls that every POSIX system has. In the worker the same choice is between `jail.linux.LinuxJail` and
+`jail.posix.PosixJail`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Protocol
 from trl_pper.judge.wire.channel import Line, PacketLine, StreamLine
 from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 
-#: Process, user and group, as Linux attaches them to a message.
+#: Process, user and group id: `struct ucred`, which Linux attaches to a message; see unix(7).
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -32,45 +33,45 @@ def usable_cores() -> int:
 
 
 class HostSystem(Protocol):
-    """The system calls that a host needs."""
+    """A host's access to its operating system, for its dealings with workers."""
 
     #: Whether a worker may load libraries before it forks.
     preloads: bool
 
     def line_pair(self) -> tuple[Line, socket.socket]:
-        """Return the host's end of a new line and the socket that is the zygote's."""
+        """Return the host's end of a new line, and the socket of the zygote's end."""
 
     def sealed_file(self, content: bytes) -> contextlib.AbstractContextManager[int]:
-        """Lend a descriptor of a file without a name that holds `content` and through which it cannot be changed."""
+        """Lend a descriptor of a nameless file that holds `content`, and that cannot be changed through it."""
 
     def output_file(self) -> contextlib.AbstractContextManager[int]:
-        """Lend a descriptor of an empty file without a name, to which a program appends its output."""
+        """Lend a descriptor of an empty nameless file to which a program's output is appended."""
 
     def board_file(self) -> io.FileIO:
-        """Return a new file without a name, to be written through its descriptor by another process."""
+        """Return a new nameless file, to be written by another process through its descriptor."""
 
     def expect_process(self, channel: socket.socket) -> None:
         """Prepare `channel` for `first_word`."""
 
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
-        """Receive the first `size` bytes of a process; return them with its process id on the host.
+        """Receive the first `size` bytes that a process sends; return them and its process id as the host sees it.
 
         Args:
             channel: The socket to the process.
             size: Number of bytes.
-            known: Process id as seen by the parent, which may be in another process namespace.
+            known: The process id as its parent sees it, maybe in another process namespace.
         """
 
     def end_orphan(self, pid: int) -> None:
-        """End the candidate of a zygote that died before it could end the candidate itself.
+        """End the candidate of a zygote that died before it could do so.
 
         Args:
-            pid: Process id of the candidate as seen by the zygote.
+            pid: The candidate's process id as the zygote saw it.
         """
 
 
 class LinuxHost:
-    """Sequenced packets, files in memory with seals, and credentials attached to messages."""
+    """A host on Linux: sequenced packets, sealed files in memory, and credentials attached to messages."""
 
     preloads = True
 
@@ -81,11 +82,12 @@ class LinuxHost:
 
     @contextlib.contextmanager
     def sealed_file(self, content: bytes) -> Iterator[int]:
-        """See `HostSystem`; nothing else can change the file either."""
+        """See `HostSystem`; the file cannot be changed in any other way either."""
         descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _write_all(descriptor, content)
             os.lseek(descriptor, 0, os.SEEK_SET)
+            # Seals belong to the file itself, whichever descriptor leads to it.
             seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
             yield descriptor
@@ -98,6 +100,7 @@ class LinuxHost:
         descriptor = os.memfd_create("pper", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
+            # The host reads from the size that it saw last: a program must not take back what it printed.
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             yield descriptor
         finally:
@@ -109,10 +112,12 @@ class LinuxHost:
 
     def expect_process(self, channel: socket.socket) -> None:
         """See `HostSystem`."""
+        # Set before the process exists: the kernel attaches credentials when a message is sent, not when it is read.
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
 
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
-        """See `HostSystem`; the kernel says who speaks."""
+        """See `HostSystem`; the kernel gives the process id."""
+        # Translated by the kernel into the process namespace of the reader.
         word, attached, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
         if not attached:
             return b"", 0
@@ -120,13 +125,13 @@ class LinuxHost:
         return word, int(_CREDENTIALS.unpack(attached[0][2])[0])
 
     def end_orphan(self, pid: int) -> None:
-        """See `HostSystem`; the kernel ends a candidate with its parent."""
+        """See `HostSystem`; nothing has to be done, since the kernel kills a candidate with its parent."""
 
 
 class PosixHost:
-    """Streams, and files on the disk that lose their name before anything is written to them."""
+    """A host on any POSIX system: stream sockets, and disk files unlinked before anything is written to them."""
 
-    #: The library that numpy computes with on macOS need not work in a process forked after it was loaded.
+    #: On macOS the library that numpy computes with need not work in a process forked after it was loaded.
     preloads = False
 
     def line_pair(self) -> tuple[Line, socket.socket]:
@@ -153,7 +158,7 @@ class PosixHost:
 
     @contextlib.contextmanager
     def output_file(self) -> Iterator[int]:
-        """See `HostSystem`; a program can shorten the file."""
+        """See `HostSystem`; a program can shorten the file, which no seal prevents here."""
         with self.board_file() as file:
             fcntl.fcntl(file.fileno(), fcntl.F_SETFL, os.O_APPEND)
             yield file.fileno()
@@ -173,12 +178,13 @@ class PosixHost:
 
     def end_orphan(self, pid: int) -> None:
         """See `HostSystem`."""
+        # A candidate leads a process group of its own.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
 
 def host_system(level: str) -> HostSystem:
-    """Return the system calls for a worker at isolation level `level`."""
+    """Return the operating system's side for a worker at isolation level `level`."""
     return PosixHost() if level == PORTABLE_LEVEL else LinuxHost()
 
 

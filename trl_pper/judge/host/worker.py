@@ -1,7 +1,4 @@
-"""Start a worker process, send it requests, and end it; read the outcome of a test from the end of a candidate.
-
-A worker starts by exec and is never forked from the host, which may be a trainer of many gigabytes.
-"""
+"""Start, ask and end a worker process, and read outcomes from the way its candidates ended."""
 
 from __future__ import annotations
 
@@ -30,47 +27,49 @@ _END_SECONDS = 8.0
 
 
 class WorkerError(Exception):
-    """The sandbox failed, which says nothing about the program being judged."""
+    """A failure of the sandbox, which says nothing about the program being judged."""
 
 
 class Closable(Protocol):
-    """Something that holds a descriptor."""
+    """An object that holds a descriptor."""
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
 
 
 def clean_environment(seed: int = 0) -> dict[str, str]:
-    """Return the whole environment of a worker: of the caller's, only the variables that start the interpreter.
+    """Return the whole environment of a worker; of the caller's variables it holds LD_LIBRARY_PATH alone.
 
     Args:
-        seed: Seed of the hashes of text, and so of the order of sets.
+        seed: Seed of text hashes, and so of the order of sets.
     """
     environment = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "PYTHONHASHSEED": str(seed),
         "PYTHONUTF8": "1",
+        # Numerical libraries would start a thread for each core, and the threads of a program are limited.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
+    # Some interpreters do not start without it.
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return environment
 
 
 class LevelRefused(WorkerError):
-    """The machine does not offer the isolation level that the worker was to enter."""
+    """An isolation level that this machine does not offer to a worker."""
 
 
 class Worker:
-    """A running zygote. Not thread-safe: it runs a single program at a time.
+    """A running worker, from the host's side. Not thread-safe but for `cancel`: it serves a program at a time.
 
     Args:
-        level: Isolation level to enter; see `jail`.
-        limits: Limits of its programs.
-        preload: Modules imported before the first program, for programs that use them.
-        seed: Seed of hashes of text and of `random` in every program.
+        level: Isolation level that the worker enters; see `levels.ISOLATION_LEVELS`.
+        limits: Bounds on its programs.
+        preload: Modules that it imports before the first program, for programs that use them.
+        seed: Seed of text hashes and of `random` in every program.
 
     Raises:
         LevelRefused: The machine does not offer `level`.
@@ -81,8 +80,9 @@ class Worker:
         self.level = level
         self.limits = limits
         self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
+        # Candidates of a worker that runs as root are another user, who has to pass through here.
         os.chmod(self.directory, 0o711)
-        #: What the host uses of its system for this worker.
+        #: The operating system's side of this worker.
         self.system = host_system(level)
         self.line, theirs = self.system.line_pair()
         paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
@@ -98,6 +98,7 @@ class Worker:
         }
         command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
         with theirs:
+            # A new interpreter rather than a fork of the host's, which may be a trainer of many gigabytes.
             self.process = subprocess.Popen(
                 command,
                 env=clean_environment(seed),
@@ -105,14 +106,15 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                # `_end` kills the process group of a worker that hangs, which must not be the host's.
                 start_new_session=True,
                 cwd="/",
             )
-        #: What `function` keeps here between programs: the referee of the task judged last.
+        #: The referee of the task judged last, which `function` stores here between programs.
         self.bench: Any = None
-        # What lives as long as the worker's referee; shared with the finalizer, which outlives this object.
+        # Objects that are open as long as the worker's referee. The finalizer shares the list, as it outlives `self`.
         self._held: list[Closable] = []
-        # The candidate at work, as the zygote numbers it.
+        # The process id of the candidate at work, as the zygote sees it, or nothing; shared for the same reason.
         self._candidate: list[int] = []
         held = self.process, self.system, self.line.sock, self._held, self._candidate
         self._finalizer = weakref.finalize(self, _end, *held, self.directory)
@@ -125,13 +127,13 @@ class Worker:
     def request(
         self, operation: str, descriptors: Sequence[int] = (), *, seconds: float, **fields: Any
     ) -> dict[str, Any]:
-        """Send a request and return its answer.
+        """Send the zygote a request and return its answer.
 
         Args:
-            operation: The operation, such as "candidate" or "kill".
-            descriptors: Descriptors for the zygote's child; the caller keeps its own copies.
+            operation: Name of the request: "referee", "dismiss", "candidate" or "kill".
+            descriptors: Descriptors that the zygote's new child gets; the caller keeps its own copies.
             seconds: Wall seconds to wait for the answer.
-            fields: Further fields of the request.
+            fields: The other fields of the request.
 
         Raises:
             WorkerError: The worker died, hangs or failed.
@@ -157,19 +159,19 @@ class Worker:
         return answer
 
     def keep_bench(self, bench: Any, *held: Closable) -> None:
-        """Keep `bench`, and the files it holds open, for the next program; drop the bench before it."""
+        """Store the referee `bench` for the next program, with the objects it holds open, in place of the last."""
         self.drop_bench()
         self.bench = bench
         self._held.extend(held)
 
     def drop_bench(self) -> None:
-        """Hang up on the referee kept from the last program."""
+        """Close the channel to the referee of the last program, which ends it."""
         self.bench = None
         while self._held:
             self._held.pop().close()
 
     def cancel(self) -> None:
-        """Hang up on the zygote from another thread; a request that waits for it then raises WorkerError."""
+        """Hang up on the zygote from another thread; a call that waits for its answer raises WorkerError."""
         with contextlib.suppress(OSError):
             self.line.sock.shutdown(socket.SHUT_RDWR)
 
@@ -199,7 +201,7 @@ def _end(
             pass
         process.wait()
     if process.returncode != 0:
-        # It had no time to clean up.
+        # A zygote that crashed or was killed could not end its candidate itself.
         for pid in candidate:
             system.end_orphan(pid)
     shutil.rmtree(directory, ignore_errors=True)
@@ -211,11 +213,11 @@ def ended_well(ending: Mapping[str, Any]) -> bool:
 
 
 def read_outcome(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
-    """Return outcome and message of a candidate that fell silent.
+    """Return outcome and message for a candidate that ended or hung up without a last message.
 
     Args:
         ending: The zygote's answer to "kill": the wait "status" as `os.wait4` returns it, whether the process had to
-            be "killed" by the zygote, and which limit on files it had "overrun".
+            be "killed" by the zygote, and a text on the limit on files that it had "overrun", or "".
     """
     if ending["overrun"]:
         return Outcome.OUTPUT_LIMIT, f"the program {ending['overrun']}"
