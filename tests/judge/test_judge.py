@@ -399,8 +399,8 @@ def test_interrupts_cost_no_slot():
         "from trl_pper import CodingTask, FunctionTests, Judge\n"
         "task = CodingTask(task_id='t', prompt='p', tests=FunctionTests(code='assert f() == 1'))\n"
         "judge, interrupted = Judge(workers=4), 0\n"
-        "for number in range(60):\n"
-        "    timer = threading.Timer(number / 12_000, os.kill, (os.getpid(), signal.SIGINT))\n"
+        "for number in range(24):\n"
+        "    timer = threading.Timer(number / 5_000, os.kill, (os.getpid(), signal.SIGINT))\n"
         "    try:\n"
         "        timer.start()\n"
         "        judge.run([(task, [f'def f(): return 1  # {number} {n}']) for n in range(3)] + [(task, [])])\n"
@@ -413,7 +413,7 @@ def test_interrupts_cost_no_slot():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout) > 10
+    assert int(done.stdout) > 5
 
 
 def test_a_callback_may_fail_and_may_use_the_judge(caplog):

@@ -44,6 +44,7 @@ def test_every_public_name_loads_and_they_are_sorted():
     assert set(trl_pper.__all__) <= set(dir(trl_pper))
 
 
+@pytest.mark.slow
 def test_the_trainer_is_imported_without_a_word():
     pytest.importorskip("bitsandbytes")
     code = "import sys; from trl_pper import PPERTrainer; assert 'bitsandbytes' in sys.modules"
