@@ -1,10 +1,11 @@
-"""Tasks with several right answers: a checker of your own for what is printed, properties for what is returned.
+"""Tasks with several right answers: a custom checker for outputs, properties for returned values.
 
     python examples/custom_checker.py
 
-A checker is a function of input, output and expected output. It runs in your process, out of reach of any program.
-Tests of a function are Python already: assert what holds of every right answer, with helpers in `setup`. A data set
-cannot hold a checker: train by `BeamSampleCollector(tasks=tasks)`, reward by `pass_rate_reward(judge, tasks=tasks)`.
+A checker is a function of input, output and expected output. It runs in your process, where programs cannot reach it.
+Tests of a function are Python code: assert the properties of every right answer, with helpers in `setup`. No data
+set can hold a checker: train with `BeamSampleCollector(tasks=tasks)`, reward with
+`pass_rate_reward(judge, tasks=tasks)`.
 """
 
 import inspect
@@ -25,7 +26,7 @@ def is_prime(n: int) -> bool:
 
 
 def two_primes(given: str, output: str, expected: str) -> bool:
-    """Accept any two primes that sum to the number given. Output is a stranger's text: look before you compute."""
+    """Accept any two primes that sum to the given number. The output is untrusted text: check it before computing."""
     words = output.split()
     if len(words) != 2 or not all(word.isdecimal() and len(word) < 7 for word in words):
         return False

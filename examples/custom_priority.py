@@ -1,9 +1,9 @@
-"""A priority of your own: replay what is right and what the model would hardly write again.
+"""A custom priority: replay right programs that the model would hardly write again.
 
     python examples/custom_priority.py
 
-A priority is a function from P2Values, and pass rates if it asks for them, to numbers of at least 0. At
-`possibility_weight=1` P2Values are the possibilities, so that this one sees both parts of Eq. 6 apart.
+A priority is a function from P2Values, and pass rates if it asks for them, to numbers of at least 0. With
+`possibility_weight=1` P2Values are the possibilities, so that this priority sees both parts of Eq. 6 separately.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def right_and_rare(p2values: np.ndarray, pass_rate: np.ndarray) -> np.ndarray:
     return np.where(pass_rate == 1.0, 1.0 - p2values, 0.0)
 
 
-#: Name, priority, weight of the possibility in P2Value, exponent: the defaults of `PPERConfig`, then others.
+#: Name, priority, weight of the possibility in P2Value, exponent. The first row has the defaults of `PPERConfig`.
 PRIORITIES = (
     ("proportional", "proportional", 0.5, 4.0),
     ("filter", "filter", 0.5, 1.0),
@@ -27,7 +27,7 @@ PRIORITIES = (
 
 
 def show_draws(buffer: ReplayBuffer) -> None:
-    """Print what each priority would draw of the same programs, and as how many equally likely ones that varies."""
+    """Print what each priority draws from the same programs; the last column is the effective sample size."""
     possibility, pass_rate = np.array([one.possibility() for one in buffer]), buffer.pass_rates()
     print(f"{'of what is drawn':18}{'passes':>8}{'possibility':>13}{'varies as':>11}")
     for name, priority, weight, exponent in PRIORITIES:

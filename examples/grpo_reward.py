@@ -1,9 +1,9 @@
-"""The judge as a reward function: GRPOTrainer of TRL learns by the share of tests that a program passes.
+"""The judge as a reward function: TRL's GRPOTrainer learns from the share of tests that a program passes.
 
     python examples/grpo_reward.py
 
-A completion that could not be judged gets no reward rather than one of zero. The tests reach the reward function as a
-column of the data set.
+A completion that could not be judged gets no reward, rather than a reward of zero. The tests reach the reward function
+as a column of the data set.
 """
 
 from datasets import Dataset

@@ -2,7 +2,7 @@
 
     python examples/hub_push.py YOUR_NAME/coder
 
-Log in first: `hf auth login`. The repository is private; tasks, tests and programs stay at home (docs/hub.md).
+Log in first: `hf auth login`. The repository is private; tasks, tests and programs are not pushed (docs/hub.md).
 """
 
 import sys
@@ -23,7 +23,7 @@ def main(repository: str) -> None:
             push_to_hub=True,
             hub_model_id=repository,
             hub_private_repo=True,
-            eval_on_start=True,  # the card tells before from after
+            eval_on_start=True,  # scores before training, for the card
             max_steps=30,
             steps_per_round=30,
             per_device_train_batch_size=16,

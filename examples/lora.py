@@ -2,7 +2,7 @@
 
     python examples/lora.py
 
-The scores before and after are of the model with its adapter, the last one is of the merged model, loaded anew.
+The scores before and after belong to the model with its adapter, the last score to the merged model, loaded anew.
 """
 
 import shutil

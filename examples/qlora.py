@@ -1,8 +1,8 @@
-"""QLoRA: train an adapter on a base held in 4 bits, then merge it into the base as it was published.
+"""QLoRA: train an adapter on a base in 4 bits, then merge it into the base as published.
 
     python examples/qlora.py
 
-Needs `pip install 'trl-pper[quantization]'`; bitsandbytes runs on a CPU, too, only slower than full precision there.
+Needs `pip install 'trl-pper[quantization]'`; bitsandbytes runs on a CPU too, but slower than full precision.
 """
 
 import shutil

@@ -1,9 +1,9 @@
-"""From SFTTrainer to PPERTrainer: learn from your own judged programs where nobody wrote solutions.
+"""From SFTTrainer to PPERTrainer: learn from the model's own judged programs instead of written solutions.
 
     python examples/sft_swap.py
 
-The same script twice. SFTTrainer wants completions, so somebody has to write them; PPERTrainer wants tests, and learns
-from what the model writes and the judge says. Both are scored on tasks that neither of them saw.
+The same script twice. SFTTrainer needs completions, which somebody has to write; PPERTrainer needs tests, and learns
+from the model's programs and their verdicts. Both are scored on tasks that neither of them has seen.
 """
 
 from datasets import Dataset

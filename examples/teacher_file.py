@@ -1,9 +1,9 @@
-"""A teacher's programs from a file: learn from what a stronger model wrote earlier, its chatter left out.
+"""A teacher's programs from a file: learn from the earlier replies of a stronger model, without its chatter.
 
     python examples/teacher_file.py
 
-The file has a row for each reply, `{"task_id": ..., "completion": ...}`. Nothing says which replies are right: the
-judge finds out. With `learn="program"` the student learns the program in a reply, without the words around it.
+The file has a row for each reply, `{"task_id": ..., "completion": ...}`. The rows do not say which replies are right:
+the judge finds out. With `learn="program"` the student learns the program in a reply, without the text around it.
 """
 
 import json
@@ -13,11 +13,11 @@ from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
 
 MODEL_ID = str(demo.MODEL)  # yours: "openai-community/gpt2-xl"
 TASKS, HELD_OUT = demo.demo_tasks("train")[:60], demo.demo_tasks("test")[:40]  # yours: load_tasks("tasks.jsonl")
-REPLIES = Path("outputs/teacher/_replies.jsonl")  # yours: what a server or `trl-pper collect` wrote
+REPLIES = Path("outputs/teacher/_replies.jsonl")  # yours: the replies of your teacher
 
 
 def write_replies() -> None:
-    """Write what a teacher might: chatty, and every fifth time the right program for another task."""
+    """Write replies as of a teacher: chatty, and every fifth reply is the right program for another task."""
     REPLIES.parent.mkdir(parents=True, exist_ok=True)
     with REPLIES.open("w") as file:
         for number, task in enumerate(TASKS):

@@ -3,8 +3,8 @@
     python examples/train_pper.py --model_name_or_path Qwen/Qwen2.5-Coder-0.5B --tasks tasks.jsonl --output_dir out
     accelerate launch --config_file examples/accelerate/zero3.yaml examples/train_pper.py ...
 
-Options are those of `PPERConfig` and of TRL's `ModelConfig` (`--use_peft`, `--load_in_4bit`, ...); `--config run.yaml`
-reads them from a file. Without a model and without tasks it takes those of `trl-pper demo`, which fit any machine.
+It takes the options of `PPERConfig` and of TRL's `ModelConfig` (`--use_peft`, `--load_in_4bit`, ...); `--config
+run.yaml` reads them from a file. Without a model and tasks it uses those of `trl-pper demo`, which fit any machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trl_pper import PPERConfig, PPERTrainer, demo, load_tasks
 
 @dataclass
 class TaskArguments:
-    """What to write programs for."""
+    """The tasks to write programs for."""
 
     tasks: str | None = field(default=None, metadata={"help": "File of tasks; the demo's by default."})
     max_tasks: int | None = field(default=None, metadata={"help": "Take only the first tasks."})
