@@ -185,7 +185,7 @@ class Judge:
             for row, job in enumerate(jobs):
                 pending.append(_checked_pair(row, job))
                 if deadline is not None and time.monotonic() >= deadline:
-                    pending[-1].skip()
+                    self._dispatcher.cancel([pending[-1]])
                 else:
                     self._dispatcher.submit(pending[-1])
                 # A job in reserve for each worker, so that no worker has to share a task or to wait for the caller.

@@ -8,7 +8,6 @@ that it wrote before are judged and passed on first.
 from __future__ import annotations
 
 import concurrent.futures
-import logging
 import threading
 import time
 from collections import deque
@@ -23,8 +22,6 @@ from trl_pper.judge.verdict import Verdict
 from trl_pper.rounds.display import CollectionProgress
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.tasks.task import CodingTask
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -169,13 +166,12 @@ class _Judging:
             try:
                 if self._error is None:
                     self._hand_on_one(first)
-            except Exception as error:
+            except BaseException as error:
                 # Futures swallow errors of their callbacks: `put` or `finish` raises it.
                 self._error = error
-            except BaseException as error:
-                # An interrupt, where the verdicts were there at once and this is the caller's own thread.
-                self._error = error
-                raise
+                if not isinstance(error, Exception):
+                    # An interrupt, where the verdicts were there at once and this is the caller's own thread.
+                    raise
             finally:
                 with self._changed:
                     self._is_handing_on = False

@@ -1,8 +1,8 @@
 """Hand programs out to slots, and break off jobs that are in flight.
 
-Each slot at work has a thread; idle slots have none. A thread stays with its task as long as that has
-programs left, because a worker keeps the tests of its last task ready. Nothing here waits in turns: a thread that
-finds no program ends, and the next job starts another.
+Each slot at work has a thread; idle slots have none. A thread stays with its task as long as that has programs left,
+because a worker keeps the tests of its last task ready. Nothing here waits in turns: a thread that finds no program
+ends, and the next job starts another.
 """
 
 from __future__ import annotations
@@ -45,11 +45,6 @@ class Job:
         self.begun = self.begun or self.future.set_running_or_notify_cancel()
         return self.begun
 
-    def skip(self) -> None:
-        """Settle a job that nobody has submitted: none of its programs ran."""
-        self.unclaimed.clear()
-        self.settle()
-
     def settle(self) -> None:
         """Give the future its result; programs that were broken off are "not_run"."""
         if self.error is not None:
@@ -87,7 +82,11 @@ class Dispatcher:
             threading.Thread(target=self._serve, daemon=True).start()
 
     def cancel(self, jobs: Iterable[Job]) -> None:
-        """Begin no more programs of some jobs, break off those in flight, and wait until all futures are settled."""
+        """Begin no more programs of some jobs, break off those in flight, and wait until all futures are settled.
+
+        Args:
+            jobs: Jobs that were submitted or not; a job that was not ends without any of its programs run.
+        """
         jobs = list(jobs)
         settled = []
         with self._changed:
