@@ -23,7 +23,7 @@ def test_a_program_that_knows_the_answers_is_accepted(arena):
 
 def test_an_answer_spoken_by_hand_is_heard(arena):
     """The frames that forge answers are well formed: with the right value in them they are answers."""
-    program = f"{SPEAK}def f(x):\n    os.write(3, frame(('value', {ANSWERS[1]}, None), 2))\n    time.sleep(9)"
+    program = f"{SPEAK}def f(x):\n    os.write(3, frame(('value', {ANSWERS[1]}), 1))\n    time.sleep(9)"
     arena.withstand(harmless(program, ONE))
 
 

@@ -28,7 +28,7 @@ START = "tests.judge.elsewhere.start"
 FILES = [
     f"tests/judge/{name}.py"
     for name in (
-        "host/test_stdio", "host/test_function", "wire/test_callbacks", "worker/test_handles", "wire/test_instances",
+        "host/test_stdio", "host/test_function",
         "test_judge",
     )
 ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_what_the_judge_does_at_this_level(emulated):
 @pytest.mark.timeout(400)
 def test_what_the_judge_does_at_any_level():
     found = run_pytest(*FILES, "-k", f"not ({_OTHERWISE})", emulated=True)
-    assert found["passed"] > 250
+    assert found["passed"] > 150
 
 
 @pytest.mark.slow

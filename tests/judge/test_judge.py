@@ -96,7 +96,7 @@ def test_a_killed_worker_is_replaced_and_its_program_judged():
 def test_a_failing_sandbox_is_no_pass_rate(monkeypatch, task):
     attempts = []
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         attempts.append(1)
         raise WorkerError("broken on purpose")
 
@@ -216,9 +216,9 @@ def test_an_unknown_level_is_refused():
 def counting(monkeypatch):
     judged = []
 
-    def judge_function(worker, program, tests, limits):
+    def judge_function(worker, program, tests, limits, **options):
         judged.append(program)
-        return real(worker, program, tests, limits)
+        return real(worker, program, tests, limits, **options)
 
     real = slots.judge_function
     monkeypatch.setattr(slots, "judge_function", judge_function)
@@ -330,7 +330,7 @@ def test_a_submitted_job_can_be_cancelled_until_it_begins():
 
 
 def test_an_error_beyond_the_sandbox_reaches_the_future(monkeypatch):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise MemoryError("of the host")
 
     monkeypatch.setattr(slots, "judge_function", fail)

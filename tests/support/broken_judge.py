@@ -20,7 +20,7 @@ class BrokenJudge(Judge):
 
         def judge(task: CodingTask, program: str) -> Verdict:
             outcome = Outcome.SANDBOX_ERROR if breaks(task) else otherwise
-            return Verdict.uniform(outcome, total_tests(task), "no sandbox")
+            return Verdict.uniform(outcome, total_tests(task.tests), "no sandbox")
 
         for slot in self._dispatcher.slots:
             slot.judge = judge

@@ -37,7 +37,8 @@ def test_only_function_tests_have_an_entry_point():
         ('{"type": "stdio", "cases": [{"input": "1"}]}', r"tests.cases\[0\].output"),
         ('{"type": "stdio", "cases": [{"input": "1", "output": "1"}], "compare": "eyes"}', "compare"),
         ('{"type": "function"}', "tests.code"),
-        ('{"type": "function", "code": "f(1)"}', "at least one test"),
+        ('{"type": "function", "code": " "}', "at least one test"),
+        ('{"type": "function", "code": "assert f(1)", "run": "fast"}', "run"),
     ],
 )
 def test_malformed_tests_name_the_field(tests, field):

@@ -34,6 +34,8 @@ class Judge:
         cache_size: Number of verdicts to remember for equal programs on equal tests; timeouts are never remembered.
         seed: Seed for the hashes of text and for `random` in every program, so that verdicts repeat. With another
             seed, sets of text have another order.
+        shared_tests: "allow" for tests that can only run in the program's process, where a verdict can be forged; see
+            `FunctionTests`. "refuse" leaves the programs of such tasks without a pass rate.
 
     Raises:
         ValueError: An argument is out of range.
@@ -57,7 +59,10 @@ class Judge:
         *,
         cache_size: int = 65_536,
         seed: int = 0,
+        shared_tests: str = "allow",
     ) -> None:
+        if shared_tests not in ("allow", "refuse"):
+            raise ValueError(f'shared_tests: must be "allow" or "refuse"; got {shared_tests!r}')
         if workers is None:
             # Launchers such as torchrun set it. Each of their processes has a judge, and all judges share the cores.
             workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -72,7 +77,9 @@ class Judge:
         #: The level that programs run at.
         self.isolation = choose_level(isolation)
         self._report: dict[str, str] | None = None
-        slots = [Slot(self.isolation, self.limits, self.cache, seed) for _ in range(workers)]
+        slots = [
+            Slot(self.isolation, self.limits, self.cache, seed, shared_tests=shared_tests) for _ in range(workers)
+        ]
         self._dispatcher = Dispatcher(slots)
 
     def __enter__(self) -> Judge:

@@ -40,6 +40,8 @@ class Verdict:
         outcomes: The outcome of each test, in the order of the tests.
         message: A description of the first failure, for people; never parsed.
         cpu_seconds: CPU seconds that the program used in all tests together.
+        run: "separate" if the program could not reach the tests; "shared" if the tests ran in its process, where a
+            verdict can be forged.
 
     Examples:
         >>> Verdict(outcomes=(Outcome.PASSED, Outcome.WRONG_ANSWER)).pass_rate
@@ -49,6 +51,7 @@ class Verdict:
     outcomes: tuple[Outcome, ...]
     message: str = ""
     cpu_seconds: float = 0.0
+    run: str = "separate"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
@@ -79,13 +82,14 @@ class Verdict:
         return self.pass_rate == 1.0
 
     def to_row(self) -> dict[str, Any]:
-        """Return pass_rate, passed, total, outcomes and message as plain values that JSON can hold."""
+        """Return pass_rate, passed, total, outcomes, message and run as plain values that JSON can hold."""
         return {
             "pass_rate": self.pass_rate,
             "passed": self.passed,
             "total": self.total,
             "outcomes": [str(outcome) for outcome in self.outcomes],
             "message": self.message,
+            "run": self.run,
         }
 
     @classmethod

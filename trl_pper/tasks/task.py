@@ -85,25 +85,36 @@ class StdioTests:
         return found[0], found[1]
 
 
+#: Ways to run function tests, as tasks ask for them.
+RUNS = ("auto", "separate", "shared")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FunctionTests:
-    """Tests of a function: Python test code with asserts that call the function.
+    """Tests of functions or classes: Python test code that calls them.
 
     Args:
-        code: Test code. Each statement that holds an assert is a test, at top level or in the body of a function that
-            the top level calls, such as HumanEval's `check`.
-        entry_point: Name of the function that the program must define; None when only the asserts name it.
+        code: Test code. A statement that checks something is a test: at top level, or in the body of a function that
+            the top level calls, such as HumanEval's `check`. Methods of `unittest.TestCase` and functions and classes
+            that pytest would collect are tests, too.
+        entry_point: Name of the function that the program must define; None when only the tests name it.
         setup: Code to run before the tests, for instance imports.
+        run: "separate" for tests in a process of their own, which the program cannot forge; "shared" for tests in the
+            program's process, as unittest and the published graders run them; "auto" for separate wherever the tests
+            mean the same in that way.
     """
 
     code: str
     entry_point: str | None = None
     setup: str = ""
+    run: str = "auto"
 
     def __post_init__(self) -> None:
         # Cheap, as thousands of tasks are built at once. The readers of benchmarks parse the code as well.
-        if "assert" not in self.code:
-            raise ValueError("code: a task needs at least one test; the test code holds no assert")
+        if not self.code.strip():
+            raise ValueError("code: a task needs at least one test; the test code is empty")
+        if self.run not in RUNS:
+            raise ValueError(f"run: must be one of {', '.join(RUNS)}; got {self.run!r}")
 
 
 Tests: TypeAlias = StdioTests | FunctionTests
@@ -241,7 +252,9 @@ def tests_to_json(tests: Tests) -> str:
             )
         cases = [{"input": case.input, "output": case.output} for case in tests.cases]
         return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare})
-    return json.dumps({"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code})
+    fields = {"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code}
+    # Left out where it is the default, so that rows read as before.
+    return json.dumps(fields if tests.run == "auto" else fields | {"run": tests.run})
 
 
 def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
@@ -263,7 +276,8 @@ def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
         if not isinstance(code, str):
             raise ValueError(f"tests.code: must be a string of Python test code; got {type(code).__name__}")
         # Files that other tools wrote may hold null or "" for an absent field.
-        return FunctionTests(code=code, entry_point=value.get("entry_point") or None, setup=value.get("setup") or "")
+        known = {"entry_point": value.get("entry_point") or None, "setup": value.get("setup") or ""}
+        return FunctionTests(code=code, run=value.get("run") or "auto", **known)
     raise ValueError(f'tests.type: must be "stdio" or "function"; got {kind!r}')
 
 

@@ -228,17 +228,10 @@ attack(
     tests=f"assert all(a == b for a, b in zip(map(f, [1, 2]), [{NUMBER}, {WORD!r}]))",
 )
 attack(
-    "KeyError that a test expects with another text",
-    "An expected exception is checked by its text, which is data.",
-    f"class Yes(str):{_LIES.format(hash=0)}class Mine(ValueError):\n    def __str__(self): return Yes('no')\n"
-    "def f(x): raise Mine(Yes('no'))",
-    tests=f"try:\n    f(1)\n    assert False\nexcept ValueError as error:\n    assert str(error) == {WORD!r}",
-)
-attack(
-    "exception whose class bears the expected name",
+    "exception that a test does not expect",
     "A class of the program that is called ValueError is no ValueError.",
     "class ValueError(BaseException): pass\ndef f(x): raise ValueError('no')",
-    tests="try:\n    f(1)\n    assert False\nexcept ValueError as error:\n    assert error.args == ('no',)",
+    tests="try:\n    f(1)\n    assert False\nexcept ValueError:\n    pass",
 )
 attack(
     "exception that cannot be shown",
@@ -340,9 +333,9 @@ GUESS = {NUMBER + 1}
 """
 for _what, _data in {
     "READY": "struct.pack('<Q', 5) + b'ready'",
-    "values for this question and all to come": "b''.join(frame(('value', GUESS, None), n) for n in range(2, 200))",
-    "values for every question": "b''.join(frame(('value', GUESS, None), n) for n in range(200))",
-    "values without a number": "frame(('value', GUESS, None)) * 3",
+    "values for this question and all to come": "b''.join(frame(('value', GUESS), n) for n in range(1, 200))",
+    "values for every question": "b''.join(frame(('value', GUESS), n) for n in range(200))",
+    "values without a number": "frame(('value', GUESS)) * 3",
     "loaded": "frame(('loaded', '', '', ''), 0) * 3",
     "the referee's words for a pass": "b''.join(frame(('test', n, 'passed', '')) for n in range(3))",
     "the referee's words for the end": "frame(('end', 'passed', '', True))",
@@ -362,17 +355,15 @@ for _what, _data in {
         tests=ONE,
     )
 for _kind, _words, _options in (
-    ("lacks", "('lacks', '', 'Point', '')", {}),
-    ("lacks of a word with an object", "('lacks', f, f, f)", {}),
+    ("object", "('object', '', '', '')", {}),
+    ("object with an object for a word", "('object', f, f, f)", {}),
     ("refused", "('refused', '', '', '')", {}),
     ("syntax", "('syntax', '', '', '')", {}),
     ("a kind that is a list", "([], '', '', '')", {}),
     ("a kind that does not exist", "('passed', '', '', '')", {}),
     ("too few fields", "('value',)", {}),
-    ("a value with arguments to change", "('value', GUESS, (([1, 2],), {}))", {}),
-    ("a value with malformed arguments", "('value', GUESS, 7)", {}),
-    ("a call of a function it was never given", "('callback', 7, (), {})", {}),
-    ("a call with malformed arguments", "('callback', 0, 7, 7)", {}),
+    ("a value with a field too many", "('value', GUESS, None)", {}),
+    ("a request of the referee's own", "('call', None, 'f', (), {}, False)", {}),
     ("an exception with a number for a name", "('raised', 7, 1 << 99999, 1 << 99999)", {}),
     ("an exception that ends the referee", "('raised', 'SystemExit', 0, 'note')", {}),
     ("a memory error", "('memory', '', '', '')", {}),
@@ -381,21 +372,15 @@ for _kind, _words, _options in (
     attack(
         f"answers {_kind}",
         "An answer that no honest candidate gives fails the test.",
-        SPEAK + f"def f(x):\n    os.write(3, frame({_words.replace(', f', ', GUESS')}, 2))\n    os._exit(0)",
+        SPEAK + f"def f(x):\n    os.write(3, frame({_words.replace(', f', ', GUESS')}, 1))\n    os._exit(0)",
         tests=ONE,
         **_options,
     )
 attack(
     "word from a thread after the call",
     "What is said between two questions answers neither.",
-    SPEAK + "def late():\n    time.sleep(0.05)\n    everywhere(frame(('value', GUESS, None), 3) * 5)\n"
+    SPEAK + "def late():\n    time.sleep(0.05)\n    everywhere(frame(('value', GUESS), 2) * 5)\n"
     "def f(x):\n    threading.Thread(target=late).start()\n    return GUESS",
-)
-attack(
-    "function of the tests called after the call",
-    "A function that the tests handed over runs only while they wait, and only as a function.",
-    SPEAK + "def f(given): threading.Thread(target=lambda: (time.sleep(0.02), given(1))).start()",
-    tests="import time\nseen = []\ndef given(x): seen.append(x)\nf(given)\ntime.sleep(0.1)\nassert seen",
 )
 for _how in (
     "os.close(3)", "os.dup2(1, 3)", "socket.socket(fileno=os.dup(3)).shutdown(2)", "os.closerange(0, 256)",
@@ -404,20 +389,13 @@ for _how in (
 attack(
     "descriptors sent along",
     "Descriptors that the program attaches to its words arrive nowhere.",
-    SPEAK + "def f(x):\n    socket.send_fds(socket.socket(fileno=os.dup(3)), [frame(('value', 1, None), 2)], [1] * 60)"
+    SPEAK + "def f(x):\n    socket.send_fds(socket.socket(fileno=os.dup(3)), [frame(('value', 1), 1)], [1] * 60)"
     "\n    os._exit(0)",
     tests=ONE,
 )
-attack(
-    "handles that do not exist",
-    "A made-up number of an object leads to nothing but the program itself.",
-    SPEAK + "def f(x):\n    body = struct.pack('<I', 2) + b't\\3\\0\\0\\0s\\5\\0\\0\\0valueH\\xff\\xff\\xff\\xffN'\n"
-    "    os.write(3, struct.pack('<Q', len(body)) + body)\n    time.sleep(0.1)\n    os._exit(0)",
-    tests=ONE,
-)
 for _patch in (
-    "codec.encode = lambda *a, **k: real(('value', Yes, None), max_bytes=1 << 20)",
-    "calls._Calls.answer = lambda self, request: request[:4] + real(('value', Yes, None), max_bytes=1 << 20)",
+    "codec.encode = lambda *a, **k: real(('value', Yes), max_bytes=1 << 20)",
+    "calls._Calls.answer = lambda self, request: request[:4] + real(('value', Yes), max_bytes=1 << 20)",
     "calls.send_frame = lambda *a: os._exit(0)",
     "sys.modules['trl_pper.judge.worker.referee']._Referee.judge = lambda *_: ('passed', '')",
     "sys.modules['trl_pper.judge.verdict'].Outcome = dict",
@@ -435,25 +413,11 @@ for _patch in (
 # Arguments. --------------------------------------------------------------------------------------------------------
 
 attack(
-    "argument changed after the call",
-    "What a program does to its argument after it has answered does not reach the tests.",
-    "import threading, time\ndef late(v):\n    time.sleep(0.01)\n    v[:] = [0, 0, 0]\n"
-    "def f(v):\n    threading.Thread(target=late, args=(v,)).start()\n    time.sleep(0)\n    return None",
-    tests="import time\nv = [1, 2, 3]\nf(v)\ntime.sleep(0.05)\nassert v == [0, 0, 0]",
-)
-attack(
     "answer that stays the argument",
     "A list that was returned is the tests' own from then on.",
     "kept = []\ndef f(v):\n    kept[:] = [v] if not kept else kept\n    kept[0].append(9)\n    return kept[0]",
     tests="first = f([1])\nsecond = f([2])\nassert first == [1, 9, 9]",
 )
-attack(
-    "tuple among the arguments",
-    "A tuple cannot be changed, and the numbers in it are the tests'.",
-    SPEAK + "def f(case):\n    os.write(3, frame(('value', 0, (((0, [0]),), {})), 2))\n    time.sleep(0.2)",
-    tests=f"case = (({NUMBER}, [1]))\nf(case)\nassert case[0] == 0",
-)
-
 # Values that cost. -------------------------------------------------------------------------------------------------
 
 for _name, _value, _expected in (
@@ -468,8 +432,8 @@ for _name, _value, _expected in (
     ("generator that never yields", "(_ for _ in iter(int, 1) if _)", "timeout"),
     ("keys that share a hash", "set(range(0, 3000 * (2**61 - 1), 2**61 - 1))", "output_limit|timeout|runtime_error"),
     ("distinct named tuples", "[T(f'T{n}', f'a{n}')(1) for n in range(3000)]", "wrong_answer|timeout"),
-    ("a hundred thousand objects", "[object() for _ in range(150000)]", "output_limit|timeout|wrong_answer"),
-    ("length that hangs", "Hanging()", "timeout|wrong_answer"),
+    ("a hundred thousand objects", "[object() for _ in range(150000)]", "runtime_error"),
+    ("length that hangs", "Hanging()", "runtime_error"),
     ("decimal beyond all numbers", "decimal.Decimal('1e999999999')", "wrong_answer|runtime_error|timeout"),
     ("range beyond all numbers", "range(10**30)", "wrong_answer|runtime_error"),
 ):
@@ -490,7 +454,7 @@ for _asked in ("len(f(1)) == 3", "repr(f(1)) == 'x'", "list(f(1)) == [1]", "bool
         "class Hanging:\n    def __len__(self, *_):\n        while True: pass\n"
         "    __iter__ = __repr__ = __bool__ = __getattr__ = __len__\ndef f(x): return Hanging()",
         tests=f"assert {_asked}",
-        expected="timeout",
+        expected="timeout|runtime_error",
     )
 attack(
     "object that will not be compared",

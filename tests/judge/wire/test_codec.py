@@ -8,7 +8,10 @@ import datetime
 import decimal
 import enum
 import fractions
+import itertools
 import math
+import numbers
+import sys
 import time
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_pper.judge.wire.codec import MAX_DEPTH, CodecError, decode, encode
+from trl_pper.judge.wire.codec import MAX_DEPTH, CodecError, NotData, decode, encode
 
 BIG = 1 << 24
 SCALARS = st.one_of(
@@ -90,7 +93,7 @@ def test_damaged_values_are_a_value_or_refused(value, data):
     position = data.draw(st.integers(0, len(encoded) - 1))
     encoded[position] = data.draw(st.integers(0, 255))
     try:
-        decode(bytes(encoded), resolve=lambda tag, number: number)
+        decode(bytes(encoded))
     except CodecError:
         pass
 
@@ -142,21 +145,18 @@ class SlyList(list):
         (collections.defaultdict(list, a=[1]), collections.defaultdict(list, a=[1])),
         (collections.defaultdict(lambda: 5, a=1), {"a": 1}),
         (SlyDict(a=1), {"a": 1}),
-        (SlyTally("aab"), {"a": 2, "b": 1}),
-        (SlyList([1]), [1]),
+        (collections.UserList([1, [2]]), collections.UserList([1, [2]])),
+        (collections.UserDict(a=1), collections.UserDict(a=1)),
+        (collections.UserString("a"), collections.UserString("a")),
+        (memoryview(b"ab"), memoryview(b"ab")),
         (array.array("i", [1, 2]), array.array("i", [1, 2])),
         (Colour.RED, 3),
-        (Sly(7), 7),
-        (SlyText("truth"), "truth"),
-        ([Sly(1), (SlyText("a"),)], [1, ("a",)]),
         ({1: 2}.values(), None),
         (10 ** (10**5), 10 ** (10**5)),
         ("\ud800", "\ud800"),
         (float("inf"), float("inf")),
         (int, int),
         (type(None), type(None)),
-        (len, len),
-        (math, math),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -167,6 +167,28 @@ def test_subclasses_are_flattened_to_their_builtin(value, rebuilt):
         assert got == rebuilt
     else:
         assert list(got) == list(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Sly(7), SlyText("truth"), [SlyList([1])], SlyTally("a"), len, math, object(), numbers],
+    ids=lambda value: type(value).__name__,
+)
+def test_objects_that_do_not_read_like_data_are_refused(value):
+    with pytest.raises(NotData, match="cannot cross"):
+        encode(value, max_bytes=BIG)
+
+
+@pytest.mark.parametrize("value", [Colour.RED, SlyDict(a=1), [Colour.RED]])
+def test_exact_values_have_a_type_that_crosses(value):
+    encode(value, max_bytes=BIG)
+    with pytest.raises(NotData):
+        encode(value, max_bytes=BIG, exact=True)
+
+
+def test_groups_of_an_iterator_cross_with_their_items():
+    got = decode(encode(itertools.groupby("aab"), max_bytes=BIG))
+    assert [(key, list(group)) for key, group in got] == [("a", ["a", "a"]), ("b", ["b"])]
 
 
 def test_iterators_and_views_become_iterators_and_views():
@@ -180,7 +202,12 @@ def test_limits_on_depth_size_and_cycles():
     nested: Any = 0
     for _ in range(MAX_DEPTH):
         nested = [nested]
-    assert decode(encode(nested, max_bytes=BIG)) == nested
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(5000)
+    try:
+        assert decode(encode(nested, max_bytes=BIG)) == nested
+    finally:
+        sys.setrecursionlimit(limit)
     with pytest.raises(CodecError, match="deeper"):
         encode([nested], max_bytes=BIG)
     loop: list[Any] = []
@@ -191,31 +218,21 @@ def test_limits_on_depth_size_and_cycles():
         encode(list(range(1000)), max_bytes=100)
     with pytest.raises(CodecError, match="too big"):
         encode(1 << (1 << 24), max_bytes=BIG)
-    with pytest.raises(CodecError, match="longer than"):
-        encode(iter(int, 1), max_bytes=BIG)
+    with pytest.raises(CodecError, match="too big"):
+        encode(iter(int, 1), max_bytes=10**6)
     with pytest.raises(CodecError, match="exceeds its data"):
         decode(b"l\xff\xff\xff\xff")
-    with pytest.raises(CodecError, match="deeper"):
+    with pytest.raises(CodecError, match=r"deeper|recursion"):
         decode(b"l\x01\0\0\0" * 1000 + b"N")
     with pytest.raises(CodecError, match="too many"):
         decode(b"NN")
-
-
-def test_objects_cross_only_as_handles():
-    thing = object()
-    with pytest.raises(CodecError, match="not plain data"):
-        encode(thing, max_bytes=BIG)
-    data = encode([thing, len], max_bytes=BIG, opaque=lambda value: b"H\7\0\0\0")
-    assert decode(data, resolve=lambda tag, number: (tag, number)) == [(b"H", 7), len]
-    with pytest.raises(CodecError, match="handle"):
-        decode(data)
 
 
 def test_a_candidate_cannot_name_dangerous_builtins_or_modules():
     for name in ("exec", "eval", "open", "__import__", "compile"):
         with pytest.raises(CodecError, match="cannot cross"):
             decode(b"Y" + len(name).to_bytes(4, "little") + name.encode())
-    with pytest.raises(CodecError, match="cannot cross"):
+    with pytest.raises(CodecError, match="unknown tag"):
         decode(b"M\x02\0\0\0os")
 
 
@@ -238,8 +255,8 @@ def test_named_tuples_keep_fields_that_hide_no_method():
 def test_a_default_dict_makes_builtins_and_nothing_else():
     for factory in (len, lambda: 1, Sly):
         assert type(decode(encode(collections.defaultdict(factory, a=1), max_bytes=BIG))) is dict
-    forged = encode(["f", len, 1, 2], max_bytes=BIG)
-    with pytest.raises(CodecError, match="malformed"):
+    forged = encode(["f", object, 1, 2], max_bytes=BIG).replace(b"object", b"sorted")
+    with pytest.raises(CodecError, match="cannot cross"):
         decode(b"f\x03\0\0\0" + forged[forged.index(b"Y") :])
 
 
@@ -277,15 +294,19 @@ def test_arrays_of_numbers_cross_by_value():
         numpy.zeros((0, 2)),
         numpy.array(1j),
         numpy.array([1], ">i2"),
+        numpy.array(["a", "bc"]),
+        numpy.array(["2024-01-01"], "datetime64[D]"),
+        numpy.array([None, [1]], dtype=object),
     ):
         got = decode(encode(value, max_bytes=BIG))
         assert (got.dtype, got.shape, got.tolist()) == (value.dtype, value.shape, value.tolist())
-        got[...] = 0
-    for value in (numpy.array(["a"]), numpy.array([None]), numpy.array([(1, 2)], "i4,i4"), numpy.zeros(10**7)):
+        got[...] = value
+    for value in (numpy.array([object()]), numpy.array([(1, 2)], "i4,i4"), numpy.zeros(10**7)):
         with pytest.raises(CodecError):
             encode(value, max_bytes=BIG)
-    assert type(decode(encode(numpy.float64(1.5), max_bytes=BIG))) is float
-    assert decode(encode(numpy.int8(-3), max_bytes=BIG)) == -3
+    for scalar in (numpy.float64(1.5), numpy.int8(-3), numpy.bool_(True), numpy.str_("a")):
+        got = decode(encode(scalar, max_bytes=BIG))
+        assert (type(got), got) == (type(scalar), scalar)
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ from trl_pper import CodingTask, FunctionTests, Judge, Limits
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.wire.instances import InstanceTable
 from trl_pper.judge.wire.rules import COUNT, CodecError
-from trl_pper.judge.worker.conversation import Conversation, Failure, SandboxBroken
+from trl_pper.judge.worker.conversation import Conversation, Failure, Function, SandboxBroken
 
 LIMITS = Limits(cpu_seconds=1.0, wall_factor=1.0, value_bytes=1 << 20).to_dict()
 PLAIN = st.recursive(
@@ -40,65 +39,33 @@ PLAIN = st.recursive(
 )
 #: What a candidate might say: something well-formed of every kind, with any data in it.
 WORDS = st.one_of(
+    st.tuples(st.just("value"), PLAIN),
     st.tuples(st.just("value"), PLAIN, PLAIN),
-    st.tuples(st.sampled_from(["raised", "memory", "refused", "lacks", "loaded", "syntax"]), PLAIN, PLAIN, PLAIN),
+    st.tuples(st.sampled_from(["raised", "memory", "refused", "object", "loaded", "syntax"]), PLAIN, PLAIN, PLAIN),
     st.tuples(st.just("raised"), st.sampled_from(dir(__builtins__)), PLAIN, st.text(max_size=5)),
-    st.tuples(st.just("callback"), PLAIN, PLAIN, PLAIN),
-    st.tuples(st.just("callback"), st.just(0), st.tuples(PLAIN), st.just({})),
     PLAIN,
 )
-
-
-class Node:
-    """A class that the tests and the program share."""
-
-    def __init__(self, value: object = None) -> None:
-        self.value = value
-
-
-def table() -> InstanceTable:
-    return InstanceTable({"Node": Node}, {"Node": False}, trusted=True)
-
-
-def resolve(tag: bytes, number: Any) -> Any:
-    return tag, number
 
 
 @settings(max_examples=150)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_value_or_refused(data):
     try:
-        codec.decode(data, resolve=resolve, instances=table())
+        codec.decode(data)
     except CodecError:
         pass
 
 
 @settings(max_examples=150)
-@given(PLAIN, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4), st.booleans())
-def test_damaged_messages_are_a_value_or_refused(value, damages, with_instance):
-    head = Node(value)
-    head.next = head  # type: ignore[attr-defined]
-    message = ("value", [value, head] if with_instance else value, None)
-    data = bytearray(codec.encode(message, max_bytes=1 << 20, instances=table()))
+@given(PLAIN, st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_damaged_messages_are_a_value_or_refused(value, damages):
+    data = bytearray(codec.encode(("value", value), max_bytes=1 << 20))
     for place, byte in damages:
         data[int(place * (len(data) - 1))] = byte
     try:
-        codec.decode(bytes(data), resolve=resolve, instances=table())
+        codec.decode(bytes(data))
     except CodecError:
         pass
-
-
-@settings(max_examples=60)
-@given(PLAIN)
-def test_instances_survive_with_cycles_and_identity(value):
-    first, second = Node(value), Node([value])
-    first.other, second.other = second, first  # type: ignore[attr-defined]
-    got = codec.decode(codec.encode((first, second, first), max_bytes=1 << 20, instances=table()), instances=table())
-    assert got[0] is got[2]
-    assert got[0].other is got[1]
-    assert got[1].other is got[0]
-    assert repr(got[0].value) == repr(value)
-    assert type(got[0]) is Node
 
 
 AWKWARD = [
@@ -117,9 +84,7 @@ def test_awkward_values_are_rebuilt_exactly(value):
 
 
 @contextmanager
-def conversation(
-    candidate: Callable[[socket.socket, bytes], None], namespace: dict[str, Any]
-) -> Iterator[Conversation]:
+def conversation(candidate: Callable[[socket.socket, bytes], None]) -> Iterator[Conversation]:
     """Yield a conversation with a thread that reads each request and lets `candidate` answer it as it likes.
 
     The host's side gives no other candidate: what is lost stays lost.
@@ -153,9 +118,7 @@ def conversation(
     threads = [threading.Thread(target=target, daemon=True) for target in (serve, replace)]
     for thread in threads:
         thread.start()
-    talk = Conversation(
-        channel=ours, host=referee, pid=os.getpid(), limits=LIMITS, namespace=namespace, class_names={"Node": False}
-    )
+    talk = Conversation(channel=ours, host=referee, pid=os.getpid(), limits=LIMITS)
     try:
         yield talk
     finally:
@@ -173,7 +136,7 @@ def ask(talk: Conversation) -> Any:
     """Ask once, as test code does; return the value, or the exception that a test would see."""
     started = time.thread_time()
     try:
-        return talk.request("call", [].append, (1, [2]), {})
+        return Function(talk, "f")(1, [2])
     except (Failure, SandboxBroken, Exception) as error:
         return error
     finally:
@@ -196,8 +159,7 @@ def test_any_words_of_a_candidate_are_data_or_a_failure(words):
             send_frame(channel, request[:4] + codec.encode(word, max_bytes=1 << 20))
         channel.shutdown(socket.SHUT_WR)
 
-    with conversation(speak, {}) as talk:
-        # The first answer is to the class names, which are sent before the call.
+    with conversation(speak) as talk:
         for _ in range(3):
             result = ask(talk)
             assert is_plain(result) or isinstance(result, BaseException)
@@ -211,24 +173,23 @@ def test_any_bytes_of_a_candidate_are_a_failure_or_data(data, framed, with_seria
         channel.sendall(struct.pack("<Q", len(payload)) + payload if framed else payload)
         channel.shutdown(socket.SHUT_WR)
 
-    with conversation(speak, {}) as talk:
+    with conversation(speak) as talk:
         result = ask(talk)
         assert is_plain(result) or isinstance(result, BaseException)
 
 
 def answering(*words: Any) -> Callable[[socket.socket, bytes], None]:
-    """Return a candidate that answers the class names rightly and then says `words`."""
+    """Return a candidate that says `words` whatever it is asked."""
 
     def speak(channel: socket.socket, request: bytes) -> None:
-        operation = codec.decode(request, start=4, resolve=resolve)[0]
-        for word in [("value", None, None)] if operation == "classes" else words:
+        for word in words:
             send_frame(channel, request[:4] + codec.encode(word, max_bytes=1 << 20))
 
     return speak
 
 
 def test_a_silent_candidate_is_stopped_by_the_wall_clock():
-    with conversation(answering(), {}) as talk:
+    with conversation(answering()) as talk:
         result = ask(talk)
     assert isinstance(result, Failure)
     assert result.outcome is Outcome.TIMEOUT
@@ -236,40 +197,25 @@ def test_a_silent_candidate_is_stopped_by_the_wall_clock():
 
 def test_an_answer_to_another_question_is_no_answer():
     def speak(channel: socket.socket, request: bytes) -> None:
-        send_frame(channel, COUNT.pack(99) + codec.encode(("value", 4, None), max_bytes=1000))
+        send_frame(channel, COUNT.pack(99) + codec.encode(("value", 4), max_bytes=1000))
 
-    with conversation(speak, {}) as talk:
+    with conversation(speak) as talk:
         result = ask(talk)
     assert isinstance(result, Failure)
     assert result.outcome is Outcome.RUNTIME_ERROR
 
 
 def test_the_second_of_two_answers_is_not_taken_for_the_next():
-    with conversation(answering(("value", 1, None), ("value", 4, None)), {}) as talk:
+    with conversation(answering(("value", 1), ("value", 4))) as talk:
         assert ask(talk) == 1
         assert isinstance(ask(talk), Failure)
 
 
-@pytest.mark.parametrize("number", [1, 5, -1, True, None, "0", 2**40])
-def test_a_function_that_was_never_given_cannot_be_called(number):
-    with conversation(answering(("callback", number, (1,), {})), {}) as talk:
-        result = ask(talk)
-    assert isinstance(result, Failure)
-    assert result.outcome is Outcome.RUNTIME_ERROR
-
-
-def test_instances_of_unknown_numbers_or_classes_are_refused():
-    for number, name in ((7, "Node"), (0, "Other"), (0, "__builtins__"), (0, "")):
-        data = b"O" + COUNT.pack(number) + codec.encode(name, max_bytes=100)
-        with pytest.raises(CodecError):
-            codec.decode(data + codec.encode({}, max_bytes=100), instances=table())
-
-
-@pytest.mark.parametrize("state", [None, [], {1: 2}, {"x": 1, 2: 3}, "text"])
-def test_attributes_that_are_none_are_refused(state):
-    data = b"O" + COUNT.pack(0) + codec.encode("Node", max_bytes=100) + codec.encode(state, max_bytes=100)
-    with pytest.raises(CodecError):
-        codec.decode(data, instances=table())
+@pytest.mark.parametrize("number", [None, "0", 1.0, [0], True])
+def test_an_object_has_a_number_or_the_test_fails(number):
+    with conversation(answering(("value", number))) as talk, pytest.raises(Failure) as raised:
+        Function(talk, "C", makes=True)(1)
+    assert raised.value.outcome is Outcome.RUNTIME_ERROR
 
 
 @pytest.mark.hostile
@@ -284,9 +230,10 @@ def f(kind):
     from trl_pper.judge.wire.channel import send_frame
     calls = next(o for o in gc.get_objects() if type(o).__name__ == '_Calls')
     items = BAD if kind == b'S' else [part for n in BAD for part in (n, 0)]
-    values = codec.encode(('value', items, None), max_bytes=1 << 24)
+    values = codec.encode(('value', items), max_bytes=1 << 24)
     at = values.index(b'l', 5)
-    send_frame(calls.channel, calls.serial + values[:at] + kind + values[at + 1:])
+    serial = bytes([1 if kind == b'S' else 2, 0, 0, 0])
+    send_frame(calls.channel, serial + values[:at] + kind + values[at + 1:])
     return 1
 """
     tests = FunctionTests(code="assert f(b'S') == 1\nassert f(b'm') == 1", entry_point="f")

@@ -194,4 +194,4 @@ class Dispatcher:
 
 
 def _not_run(task: CodingTask) -> Verdict:
-    return Verdict.uniform(Outcome.NOT_RUN, total_tests(task), "the deadline of the whole batch came first")
+    return Verdict.uniform(Outcome.NOT_RUN, total_tests(task.tests), "the deadline of the whole batch came first")

@@ -1,6 +1,7 @@
 """Judge a program by test code that calls it: start its processes, pass descriptors, and collect outcomes.
 
-The tests go to the referee and nowhere else; the program goes to the candidate. The host reads neither.
+Tests that can run separate go to the referee and nowhere else; the program goes to the candidate. Tests that cannot go
+to the candidate as well, as the referee prepared them. The host reads neither tests nor program.
 """
 
 from __future__ import annotations
@@ -8,26 +9,34 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
 import select
 import socket
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.judge.host.worker import Worker, WorkerError, read_outcome
+from trl_pper.judge.host.worker import Worker, WorkerError, await_ready, read_outcome
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.verdict import Outcome, Verdict
+from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict
 from trl_pper.judge.wire import codec
-from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
-from trl_pper.judge.wire.rules import OUTCOME_BYTES
+from trl_pper.judge.wire.allowance import Allowance
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
+from trl_pper.judge.wire.rules import ENDED, FAILED, LOADED, OUTCOME_BYTES, REPORT, START
 from trl_pper.tasks.task import FunctionTests
 
 _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 1 << 20
+_MAX_PLAN_BYTES = 1 << 28
+_MAX_REPORT_BYTES = 1 << 14
+#: Times the CPU seconds of a test that a process may use before it is killed.
+_PATIENCE = 1.25
 _OUTCOMES = {byte: outcome for outcome, byte in OUTCOME_BYTES.items()}
 
 
-def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: Limits) -> Verdict:
+def judge_function(
+    worker: Worker, program: str, tests: FunctionTests, limits: Limits, *, shared_tests: str = "allow"
+) -> Verdict:
     """Return the verdict on `program` after running all tests in `worker`.
 
     Args:
@@ -35,14 +44,20 @@ def judge_function(worker: Worker, program: str, tests: FunctionTests, limits: L
         program: The program's text.
         tests: The test code.
         limits: The limits of the worker, with the task's CPU seconds if it has any.
+        shared_tests: "allow", or "refuse" to leave tests that must run in the program's process unjudged.
 
     Raises:
         WorkerError: The sandbox failed.
     """
     bench = _bench(worker, tests, limits)
     if bench.unsupported:
-        return Verdict.uniform(Outcome.UNSUPPORTED, 1, bench.unsupported)
+        return Verdict.uniform(Outcome.UNSUPPORTED, max(1, bench.total), bench.unsupported)
+    if bench.plan and shared_tests == "refuse":
+        message = "the tests must run in the program's process, where a verdict can be forged; this judge refuses them"
+        return Verdict.uniform(Outcome.UNSUPPORTED, bench.total, message)
     with worker.system.sealed_file(program.encode("utf-8", "surrogatepass")) as source:
+        if bench.plan:
+            return SharedRun(worker, bench, source).judge()
         return _Run(worker, bench, source).judge()
 
 
@@ -57,7 +72,8 @@ class Bench:
         board: A nameless file in which the referee writes the outcome of every test, a byte each; see
             `wire.rules.OUTCOME_BYTES`.
         total: Number of tests.
-        unsupported: Why the tests cannot be run, or "".
+        plan: The tests as candidates run them, where they run shared; b"" where they run separate.
+        unsupported: The reason why the tests cannot be run, or "".
     """
 
     tests: FunctionTests
@@ -65,6 +81,7 @@ class Bench:
     host: socket.socket
     board: io.FileIO
     total: int = 0
+    plan: bytes = b""
     unsupported: str = ""
 
 
@@ -76,17 +93,19 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
     ours, theirs = socket.socketpair()
     bench = Bench(tests, limits, ours, worker.system.board_file())
     worker.keep_bench(bench, ours, bench.board)
-    content = codec.encode((tests.setup, tests.code, tests.entry_point), max_bytes=1 << 30)
+    content = codec.encode((tests.setup, tests.code, tests.entry_point, tests.run), max_bytes=1 << 30)
     with theirs, worker.system.sealed_file(content) as test_file:
         descriptors = [theirs.fileno(), test_file, bench.board.fileno()]
         worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
     ours.settimeout(_ANSWER_SECONDS)
     try:
-        kind, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_MESSAGE_BYTES))
+        kind, bench.total, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_PLAN_BYTES))
     except (ChannelClosed, OSError):
         raise WorkerError("the referee did not start") from None
     ours.settimeout(None)
-    bench.total, bench.unsupported = (detail, "") if kind == "plan" else (0, detail)
+    if kind == "unsupported":
+        bench.unsupported = detail.decode()
+    bench.plan = detail if kind == "shared" else b""
     return bench
 
 
@@ -215,3 +234,107 @@ class _Run:
         unsaid = message if 0 in board else ""
         outcomes = [_OUTCOMES.get(byte, default) for byte in board]
         return Verdict(outcomes=tuple(outcomes), message=self.message or unsaid)
+
+
+class SharedRun:
+    """A run of a program together with its tests.
+
+    Args:
+        worker: The worker that runs them.
+        bench: The tests.
+        source: A descriptor of the program.
+    """
+
+    def __init__(self, worker: Worker, bench: Bench, source: int) -> None:
+        self.worker = worker
+        self.bench = bench
+        self.source = source
+        self.limits = bench.limits
+        # Hard to guess, and another one for each process, so that a program cannot report in a test's place unless it
+        # searches its own process for it.
+        self.secret = secrets.token_bytes(16)
+        self.outcomes: list[Outcome | None] = [None] * bench.total
+        self.message = ""
+
+    def judge(self) -> Verdict:
+        """Run program and tests, and return the verdict; kill the candidate in the end."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            self.worker.system.expect_process(ours)
+            with theirs, self.worker.system.sealed_file(self.bench.plan) as plan:
+                answer = self.worker.request(
+                    "candidate",
+                    [theirs.fileno(), self.source, plan],
+                    seconds=_ANSWER_SECONDS,
+                    mode="shared",
+                    cpu_seconds=self.limits.cpu_seconds,
+                )
+            pid = await_ready(self.worker, ours, answer["pid"])
+            default, message, ended = self.collect(ours, pid)
+            grace = 1.0 if ended else 0.0
+            ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace, grace_seconds=grace)
+        if ended:
+            default, message = read_outcome(ending)
+        missing = None in self.outcomes
+        outcomes = tuple(default if outcome is None else outcome for outcome in self.outcomes)
+        text = self.message or (message if missing else "")
+        return Verdict(outcomes=outcomes, message=text, cpu_seconds=float(ending["cpu_seconds"]), run="shared")
+
+    def collect(self, channel: socket.socket, pid: int) -> tuple[Outcome, str, bool]:
+        """Read the reports of the tests.
+
+        Returns:
+            The outcome and the message for tests that did not report, and whether the process ended by itself, so that
+            its exit status explains more.
+        """
+        # The process interrupts a test by itself when its time is spent. This is for code that cannot be interrupted.
+        allowance = Allowance(
+            cpu_seconds=_PATIENCE * self.limits.cpu_seconds + 0.5,
+            wall_seconds=self.limits.wall_seconds,
+            tests=self.bench.total,
+        )
+        wait = allowance.waiter(channel)
+        reader = FrameReader(channel, wait)
+        allowance.start(pid)
+        try:
+            start = START.pack(self.secret, self.limits.cpu_seconds, self.limits.max_timeouts)
+            send_frame(channel, start, wait=wait)
+            while True:
+                report = reader.read(_MAX_REPORT_BYTES)
+                allowance.start(pid)
+                if len(report) < REPORT.size or not report.startswith(self.secret):
+                    return Outcome.RUNTIME_ERROR, "the program sent garbage in a test's place", False
+                _, number, byte = REPORT.unpack_from(report)
+                outcome = _OUTCOMES.get(byte, Outcome.RUNTIME_ERROR)
+                message = report[REPORT.size :].decode("utf-8", "replace")
+                if number == LOADED:
+                    continue
+                if number == FAILED:
+                    return outcome, message, False
+                if number == ENDED:
+                    return self.default(outcome), message or "the test did not run", False
+                self.record(number, outcome, message)
+        except ChannelClosed:
+            return Outcome.RUNTIME_ERROR, "", True
+        except FrameTooBig:
+            return Outcome.RUNTIME_ERROR, "the program sent garbage in a test's place", False
+        except TimeoutError as error:
+            return Outcome.TIMEOUT, f"ran out of {error} time", False
+
+    def default(self, outcome: Outcome) -> Outcome:
+        """Return the outcome of tests that did not report, of which the code ended with `outcome`."""
+        # A test that never ran has failed: only the program can have kept it from running. What follows too many
+        # timeouts is a timeout.
+        if outcome is not Outcome.NOT_RUN:
+            return outcome
+        timeouts = sum(each is Outcome.TIMEOUT for each in self.outcomes)
+        return Outcome.TIMEOUT if timeouts >= self.limits.max_timeouts else Outcome.RUNTIME_ERROR
+
+    def record(self, number: int, outcome: Outcome, message: str) -> None:
+        """Note the outcome of a test; a failure stays a failure."""
+        if number >= len(self.outcomes) or self.outcomes[number] not in (None, Outcome.PASSED):
+            return
+        # Nothing in the program's process can tell that a verdict is not the program's fault.
+        self.outcomes[number] = outcome if outcome not in UNJUDGED else Outcome.RUNTIME_ERROR
+        if outcome is not Outcome.PASSED:
+            self.message = self.message or message

@@ -23,6 +23,9 @@ _ATTEMPTS = 2
 #: Programs that import any of these get a worker with numpy loaded. Forks of such a worker are slower, so that other
 #: programs get a worker without.
 _NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
+_PYTEST = re.compile(r"^\s*(?:import|from)\s+pytest\b", re.MULTILINE)
+#: Tests that every program passes if it runs at all.
+_NO_TESTS = FunctionTests(code="loaded = True\nassert loaded")
 #: Outcomes that may differ the next time, since they depend on more than program, tests and limits.
 _UNSTEADY = UNJUDGED - {Outcome.UNSUPPORTED} | {Outcome.TIMEOUT, Outcome.MEMORY_LIMIT}
 
@@ -77,9 +80,15 @@ class Slot:
         limits: Bounds on each program; a task may override the CPU seconds.
         cache: Verdicts of earlier programs, shared by all slots of a judge.
         seed: Seed of text hashes and of `random` in every program.
+        shared_tests: See `Judge`.
     """
 
-    def __init__(self, level: str, limits: Limits, cache: VerdictCache, seed: int) -> None:
+    def __init__(
+        self, level: str, limits: Limits, cache: VerdictCache, seed: int, *, shared_tests: str = "allow"
+    ) -> None:
+        self.shared_tests = shared_tests
+        #: For each preamble the message of its failure, or "".
+        self.preambles: dict[str, str] = {}
         self.seed = seed
         self.level = level
         self.limits = limits
@@ -94,12 +103,26 @@ class Slot:
         limits = self.limits.for_task(task)
         verdict = self.cache.get(program, task.tests, limits)
         if verdict is None:
-            verdict = self._run(task, program, limits)
+            verdict = self._run(task.tests, program, limits)
+            if task.preamble is not None and not verdict.passed and verdict.pass_rate is not None:
+                verdict = self._blame_preamble(task.preamble, limits) or verdict
             self.cache.put(program, task.tests, limits, verdict)
         return verdict
 
-    def _run(self, task: CodingTask, program: str, limits: Limits) -> Verdict:
-        preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(_test_code(task.tests)) else ()
+    def _blame_preamble(self, preamble: str, limits: Limits) -> Verdict | None:
+        """Return the verdict on a task with a preamble that fails by itself; None for one that runs."""
+        message = self.preambles.get(preamble)
+        if message is None:
+            verdict = self._run(_NO_TESTS, preamble, limits)
+            # A failed sandbox tells nothing about the preamble.
+            message = "" if verdict.accepted or verdict.pass_rate is None else verdict.message
+            self.preambles[preamble] = message
+        return Verdict.uniform(Outcome.UNSUPPORTED, 1, f"the task's preamble fails: {message}") if message else None
+
+    def _run(self, tests: Tests, program: str, limits: Limits) -> Verdict:
+        code = _test_code(tests)
+        preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(code) else ()
+        preload += ("pytest",) if _PYTEST.search(code) else ()
         message = "cancelled"
         for _ in range(_ATTEMPTS):
             if self.cancelled:
@@ -111,15 +134,15 @@ class Slot:
                 # so a cancel at any moment is seen here or reaches the worker.
                 if self.cancelled:
                     break
-                if isinstance(task.tests, StdioTests):
-                    return judge_stdio(self.workers[preload], program, task.tests, limits)
-                return judge_function(self.workers[preload], program, task.tests, limits)
+                if isinstance(tests, StdioTests):
+                    return judge_stdio(self.workers[preload], program, tests, limits)
+                return judge_function(self.workers[preload], program, tests, limits, shared_tests=self.shared_tests)
             except (WorkerError, OSError) as error:
                 message = str(error)
                 # The worker may have died of an earlier program; the next attempt gets a new worker.
                 if preload in self.workers:
                     self.workers.pop(preload).close()
-        return Verdict.uniform(Outcome.SANDBOX_ERROR, total_tests(task), message)
+        return Verdict.uniform(Outcome.SANDBOX_ERROR, total_tests(tests), message)
 
     def cancel(self) -> None:
         """Make a call of `judge` in another thread return soon, with any verdict."""
@@ -134,11 +157,11 @@ class Slot:
         self.workers.clear()
 
 
-def total_tests(task: CodingTask) -> int:
-    """Return the number of tests of a task, at least 1."""
-    if isinstance(task.tests, FunctionTests):
-        return max(1, count_tests(task.tests.code))
-    return len(task.tests.cases)
+def total_tests(tests: Tests) -> int:
+    """Return the number of tests, at least 1."""
+    if isinstance(tests, FunctionTests):
+        return max(1, count_tests(tests.code, tests.entry_point))
+    return len(tests.cases)
 
 
 def _test_code(tests: Tests) -> str:

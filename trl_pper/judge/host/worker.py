@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,10 +21,13 @@ from typing import Any, Protocol
 from trl_pper.judge.host.system import HostSystem, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
+from trl_pper.judge.wire.channel import frame
+from trl_pper.judge.wire.rules import READY
 
 _ZYGOTE = Path(__file__).parents[1] / "worker" / "zygote.py"
 _START_SECONDS = 60.0
 _END_SECONDS = 8.0
+_READY_SECONDS = 30.0
 
 
 class WorkerError(Exception):
@@ -232,3 +236,25 @@ def read_outcome(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
         return Outcome.TIMEOUT, "the process was ended by its CPU limit"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
     return Outcome.RUNTIME_ERROR, f"the process was ended by {name}"
+
+
+def await_ready(worker: Worker, channel: socket.socket, known: int) -> int:
+    """Wait until a new candidate is ready; return its process id as the host sees it.
+
+    Args:
+        worker: The candidate's worker.
+        channel: The socket to the candidate; `HostSystem.expect_process` knows it.
+        known: The process id as the zygote sees it, maybe in another process namespace.
+
+    Raises:
+        WorkerError: The process ended before it was ready; it has been killed.
+    """
+    expected = frame(READY)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    if poll.poll(1000 * _READY_SECONDS):
+        word, pid = worker.system.first_word(channel, len(expected), known)
+        if word == expected:
+            return pid
+    worker.request("kill", seconds=_READY_SECONDS)
+    raise WorkerError("a candidate ended before it was ready")

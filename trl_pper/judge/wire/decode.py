@@ -1,8 +1,8 @@
 """Rebuild a value from bytes that an untrusted peer may have made up.
 
 `Decoder` reads a message; `READERS` has a function for each tag, the byte in front of a value. A value is rebuilt from
-exact types of the standard library, numpy arrays and this side's own classes: none of the peer's code runs. No table
-is built from keys that were made to collide. Names in the bytes are looked up in fixed tables, never imported freely.
+exact types of the standard library and numpy: none of the peer's code runs. No table is built from keys that were made
+to collide. Names in the bytes are looked up in fixed tables, never imported freely.
 Malformed bytes end in a `CodecError`, or in another error that `codec.decode` turns into a `CodecError`.
 """
 
@@ -12,26 +12,21 @@ import array
 import collections
 import datetime
 import decimal
-import enum
 import fractions
 import functools
 import importlib
 import math
 import re
-import types
 from collections.abc import Callable
 from typing import Any
 
-from trl_pper.judge.wire.instances import InstanceTable
 from trl_pper.judge.wire.rules import (
     COMPLEX,
     COUNT,
-    CROSSING_MODULES,
     DOUBLE,
     MAX_DEPTH,
     MAX_FRACTION_BYTES,
     MAX_INT_BYTES,
-    SAFE_FUNCTIONS,
     SAFE_TYPES,
     SMALL,
     CodecError,
@@ -45,22 +40,13 @@ class Decoder:
     Args:
         data: The bytes.
         start: Where the value begins in `data`.
-        resolve: Function from a tag and a number, or a tag and a name, to the object that they stand for; None refuses
-            such objects.
-        instances: The table of instances that both sides know; None refuses instances of classes.
     """
 
-    __slots__ = ("data", "instances", "pending", "position", "read_already", "resolve")
+    __slots__ = ("data", "position")
 
-    def __init__(
-        self, data: bytes, start: int, resolve: Callable[[bytes, Any], Any] | None, instances: InstanceTable | None
-    ) -> None:
+    def __init__(self, data: bytes, start: int = 0) -> None:
         self.data = data
         self.position = start
-        self.resolve = resolve
-        self.instances = instances
-        self.read_already: set[int] = set()
-        self.pending: collections.deque[Any] = collections.deque()
 
     def message(self) -> Any:
         """Return the value of the message.
@@ -69,19 +55,9 @@ class Decoder:
             CodecError: The value is malformed, or bytes follow it.
         """
         value = self.read(0)
-        # Attributes follow the value, so that a chain of instances needs no recursion and may hold cycles.
-        while self.pending:
-            instance = self.pending.popleft()
-            self.table().set_state(instance, self.read(0))
         if self.position != len(self.data):
             raise CodecError(f"malformed value: {len(self.data) - self.position} bytes too many")
         return value
-
-    def table(self) -> InstanceTable:
-        """Return the table of instances, or raise `CodecError` where instances are refused."""
-        if self.instances is None:
-            raise CodecError("an instance cannot cross here")
-        return self.instances
 
     def read(self, depth: int) -> Any:
         """Return the next value, which lies `depth` containers deep."""
@@ -146,8 +122,12 @@ class Decoder:
 
 _FACTORIES = frozenset(SAFE_TYPES.values())
 _MAX_FIELDS = 255
-# Booleans and numbers of a fixed size only; an array of dtype object would hold pointers that the peer chose.
-_DTYPE = re.compile(r"[<>|=][biufc][0-9]{1,2}")
+# Booleans, numbers, texts and times; an array of dtype object would hold pointers that the peer chose.
+_DTYPE = re.compile(r"[<>|=](?:[biufc][0-9]{1,2}|[US][0-9]{1,6}|[Mm]8(?:\[[0-9]{0,4}[a-zA-Z]{1,2}\])?)")
+_WRAPPERS = {
+    kind.__name__: (kind, inner)
+    for kind, inner in ((collections.UserList, list), (collections.UserDict, dict), (collections.UserString, str))
+}
 _NAMED_TUPLE_ATTRIBUTES = frozenset(dir(collections.namedtuple("_", "")))
 
 
@@ -236,22 +216,45 @@ def _read_ndarray(decoder: Decoder, depth: int) -> Any:
     kind = numpy.dtype(dtype)
     if math.prod(shape) * kind.itemsize != len(content):
         raise CodecError("malformed value: an array's shape does not fit its data")
+    if not kind.itemsize:
+        return numpy.zeros(shape, dtype=kind)
     # `frombuffer` gives a read-only view of the bytes.
     return numpy.frombuffer(content, dtype=kind).reshape(shape).copy()
+
+
+def _read_objects(decoder: Decoder, depth: int) -> Any:
+    shape, *items = decoder.items(depth)
+    if type(shape) is not tuple or not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 32:
+        raise CodecError("malformed value: a shape is a tuple of sizes")
+    if math.prod(shape) != len(items):
+        raise CodecError("malformed value: an array's shape does not fit its data")
+    filled = importlib.import_module("numpy").empty(len(items), dtype=object)
+    # One by one: numpy would take a list of lists for a table.
+    for place, item in enumerate(items):
+        filled[place] = item
+    return filled.reshape(shape)
+
+
+def _read_scalar(decoder: Decoder, depth: int) -> Any:
+    array_of_one = _read_ndarray(decoder, depth)
+    if array_of_one.shape != ():
+        raise CodecError("malformed value: a scalar has no shape")
+    return array_of_one[()]
+
+
+def _read_wrapper(decoder: Decoder, depth: int) -> Any:
+    name, data = decoder.items(depth)
+    kind, inner = _WRAPPERS.get(name, (None, None)) if type(name) is str else (None, None)
+    if kind is None or type(data) is not inner:
+        raise CodecError("malformed value: no such class of the library")
+    return kind(data)
 
 
 def _read_named_tuple(decoder: Decoder, depth: int) -> tuple[Any, ...]:
     name, fields, *values = decoder.items(depth)
     if type(name) is not str or type(fields) is not tuple or len(fields) != len(values):
         raise CodecError("malformed value: a named tuple is a name, its fields and their values")
-    table = decoder.instances
-    kind = None
-    if table is not None and name in table.names:
-        kind = table.namespace.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, tuple) and getattr(kind, "_fields", None) == fields):
-        kind = named_tuple_class(name, fields)
-    # A class of the tests may have a constructor of its own, which must not run.
-    return tuple.__new__(kind, values)
+    return tuple.__new__(named_tuple_class(name, fields), values)
 
 
 @functools.lru_cache(maxsize=64)
@@ -268,68 +271,11 @@ def named_tuple_class(name: str, fields: tuple[Any, ...]) -> type:
         return tuple
 
 
-def _read_member(decoder: Decoder, depth: int) -> Any:
-    kind = decoder.table().find(decoder.text())
-    name = decoder.read(depth + 1)
-    if not isinstance(kind, enum.EnumMeta) or type(name) is not str or name not in kind.__members__:
-        raise CodecError("malformed value: no such member of an enumeration")
-    return kind.__members__[name]
-
-
-def _read_instance(decoder: Decoder, depth: int) -> Any:
-    number: int = COUNT.unpack(decoder.take(4))[0]
-    instance = decoder.table().instance(number, decoder.read(depth + 1))
-    # Later mentions of the same number are references to it.
-    if number not in decoder.read_already:
-        decoder.read_already.add(number)
-        decoder.pending.append(instance)
-    return instance
-
-
-def _read_whole_instance(decoder: Decoder, depth: int) -> Any:
-    """Return an instance with its attributes set, because its hash depends on them."""
-    if depth > MAX_DEPTH:
-        raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
-    number: int = COUNT.unpack(decoder.take(4))[0]
-    instance = decoder.table().instance(number, decoder.read(depth + 1))
-    if number in decoder.read_already:
-        raise CodecError("malformed value: the attributes of an instance come once")
-    decoder.read_already.add(number)
-    decoder.table().set_state(instance, decoder.read(depth + 1))
-    return instance
-
-
 def _read_type(decoder: Decoder, depth: int) -> Any:
     name = decoder.text()
-    if name in SAFE_TYPES:
-        return SAFE_TYPES[name]
-    if name in SAFE_FUNCTIONS:
-        return getattr(importlib.import_module("builtins"), name)
-    raise CodecError(f"builtin {name!r} cannot cross")
-
-
-def _read_module(decoder: Decoder, depth: int) -> types.ModuleType:
-    name = decoder.text()
-    if name not in CROSSING_MODULES:
-        raise CodecError(f"module {name!r} cannot cross")
-    return importlib.import_module(name)
-
-
-def _numbered(tag: bytes) -> Callable[[Decoder, int], Any]:
-    def read(decoder: Decoder, depth: int) -> Any:
-        number: int = COUNT.unpack(decoder.take(4))[0]
-        if decoder.resolve is None:
-            raise CodecError("a handle cannot cross here")
-        return decoder.resolve(tag, number)
-
-    return read
-
-
-def _read_library_name(decoder: Decoder, depth: int) -> Any:
-    name = decoder.text()
-    if decoder.resolve is None:
-        raise CodecError("a function of the library cannot cross here")
-    return decoder.resolve(b"L", name)
+    if name not in SAFE_TYPES:
+        raise CodecError(f"builtin {name!r} cannot cross")
+    return SAFE_TYPES[name]
 
 
 def _unknown(decoder: Decoder, depth: int) -> Any:
@@ -376,15 +322,11 @@ _BY_TAG: dict[bytes, Callable[[Decoder, int], Any]] = {
     b"z": _read_array,
     b"A": _read_ndarray,
     b"P": _read_named_tuple,
-    b"k": lambda r, d: r.table().find(r.text()),
-    b"U": _read_member,
-    b"O": _read_instance,
-    b"o": _read_whole_instance,
     b"Y": _read_type,
-    b"M": _read_module,
-    b"H": _numbered(b"H"),
-    b"g": _numbered(b"g"),
-    b"L": _read_library_name,
+    b"n": _read_scalar,
+    b"O": _read_objects,
+    b"u": _read_wrapper,
+    b"v": lambda r, d: memoryview(r.sized()),
 }
 #: The reader of each tag, at the index of its byte: a list is faster to look up than a dict of bytes.
 READERS = [_BY_TAG.get(bytes((tag,)), _unknown) for tag in range(256)]

@@ -1,10 +1,9 @@
 """Write a Python value as bytes that the decoder on the other side rebuilds.
 
 `Encoder` collects the bytes of a message; `WRITERS` has a function for each type of the standard library that may
-cross. An object that extends such a type is written as that type, and its content is read without calling methods of
-its own class; only plain attributes such as `real`, `numerator`, `days` and `maxlen` may be properties of that class.
-An object that is neither data nor an instance of a shared class is handed to `opaque`. A value that is
-too big or too deep, or that cannot cross, ends in a `CodecError`.
+cross. An object that extends such a type may be written as that type, and its content is read without calling methods
+of its own class; only plain attributes such as `real`, `numerator`, `days` and `maxlen` may be properties of that
+class. A value that is too big or too deep, or that cannot cross, ends in a `CodecError`.
 """
 
 from __future__ import annotations
@@ -13,29 +12,34 @@ import array
 import collections
 import datetime
 import decimal
-import enum
 import fractions
-import types
+import itertools
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from trl_pper.judge.wire.instances import InstanceTable, hashes_by_value, read_state
 from trl_pper.judge.wire.rules import (
-    BUILTIN_BY_ID,
     COMPLEX,
     COUNT,
-    CROSSING_MODULES,
     MAX_DEPTH,
     MAX_INT_BYTES,
-    MAX_ITERATOR_ITEMS,
     TAGGED_COUNT,
     TAGGED_DOUBLE,
     TAGGED_SMALL,
+    TYPE_BY_ID,
     CodecError,
-    take,
+    NotData,
 )
 
 _ITERATOR_MODULES = ("builtins", "itertools")
+#: Kinds of numpy's types that cross: booleans, numbers, texts and times.
+_DTYPE_KINDS = "biufcUSMm"
+#: A class that extends a builtin reads like it unless it defines any of these.
+_READING = frozenset(
+    f"__{name}__"
+    for name in "eq ne lt le gt ge len iter getitem contains bool add radd sub rsub mul rmul truediv rtruediv mod rmod"
+    " neg abs int float index round".split()
+)
 
 
 class Encoder:
@@ -43,31 +47,23 @@ class Encoder:
 
     Args:
         max_bytes: Largest encoding allowed.
-        opaque: Function from an object that is not data to the bytes that stand for it; None refuses such objects.
-        instances: The table of instances that both sides know; None refuses instances of classes.
+        exact: See `codec.encode`.
     """
 
-    __slots__ = ("instances", "max_bytes", "opaque", "out", "pending", "written")
+    __slots__ = ("exact", "max_bytes", "out")
 
-    def __init__(self, max_bytes: int, opaque: Callable[[Any], bytes] | None, instances: InstanceTable | None) -> None:
+    def __init__(self, max_bytes: int, exact: bool = False) -> None:
         self.out: bytearray = bytearray()
         self.max_bytes = max_bytes
-        self.opaque = opaque
-        self.instances = instances
-        #: Numbers of the instances mentioned in this message, and the instances with attributes still to be written.
-        self.written: set[int] = set()
-        self.pending: collections.deque[Any] = collections.deque()
+        self.exact = exact
 
     def message(self, value: Any) -> bytes:
-        """Return the bytes of `value`, followed by the attributes of every instance that it leads to.
+        """Return the bytes of `value`.
 
         Raises:
             CodecError: The value is too big, too deep, or holds an object that cannot cross.
         """
         self.write(value, 0)
-        # Breadth first: a linked list may be longer than the stack is deep.
-        while self.pending:
-            self.write(read_state(self.pending.popleft()), 0)
         self.check_size()
         return bytes(self.out)
 
@@ -87,74 +83,29 @@ class Encoder:
     def other(self, value: Any, depth: int) -> None:
         """Append the bytes of a value with an exact type that is not in `WRITERS`."""
         kind = type(value)
-        if self.instance(value, depth) or write_named_tuple(self, value, depth):
+        if kind.__module__ == "numpy" and hasattr(kind, "dtype"):
+            self.numpy(value, depth)
+            return
+        if write_named_tuple(self, value, depth):
+            return
+        if id(value) in TYPE_BY_ID:
+            self.text(b"Y", TYPE_BY_ID[id(value)])
+            return
+        if kind is itertools.groupby:
+            # A group can be read only until the next one is asked for.
+            self.sequence(b"I", ((key, iter(list(group))) for key, group in value), depth)
+            return
+        if kind.__module__ in _ITERATOR_MODULES and hasattr(kind, "__next__"):
+            self.sequence(b"I", value, depth)
             return
         # The first builtin that the class extends decides. Methods of the class itself are not called: they may fail
         # or run for ever.
         for base in kind.__mro__[1:]:
-            if base in WRITERS:
+            if base in WRITERS and not self.exact and _reads_like(kind, base):
                 flatten = FLATTEN.get(base)
                 WRITERS[base](self, flatten(value) if flatten else value, depth)
                 return
-        if isinstance(value, types.ModuleType) and value.__name__ in CROSSING_MODULES:
-            self.text(b"M", value.__name__)
-        elif id(value) in BUILTIN_BY_ID:
-            self.text(b"Y", BUILTIN_BY_ID[id(value)])
-        elif kind.__module__ in _ITERATOR_MODULES and hasattr(kind, "__next__"):
-            self.sequence(b"I", take(value, MAX_ITERATOR_ITEMS), depth)
-        elif kind.__module__ == "numpy" and hasattr(kind, "item"):
-            self.numpy(value, depth)
-        elif self.opaque is not None:
-            self.out += self.opaque(value)
-        else:
-            raise CodecError(f"a {kind.__name__} object is not plain data and cannot cross")
-
-    def instance(self, value: Any, depth: int) -> bool:
-        """Append a shared class, a member of a shared enumeration or an instance of a shared class.
-
-        Returns:
-            Whether `value` is any of these; otherwise nothing was appended.
-        """
-        table = self.instances
-        if table is None:
-            return False
-        kind = type(value)
-        # Classes and members cross by name: each side has its own.
-        if isinstance(value, type) and (name := table.name_of(value)) is not None:
-            self.text(b"k", name)
-            return True
-        name = table.name_of(kind)
-        if name is None:
-            return False
-        if issubclass(kind, enum.Enum):
-            self.text(b"U", name)
-            self.write(value._name_, depth + 1)
-            return True
-        if issubclass(kind, PLAIN_BASES) or not table.carries(kind):
-            return False
-        self.reference(table, value, name, depth)
-        return True
-
-    def reference(self, table: InstanceTable, value: Any, name: str, depth: int) -> None:
-        """Append the number of an instance, and its attributes at once or, queued, at the end of the message.
-
-        Attributes are written once per message, at the first mention.
-        """
-        number = table.number(value)
-        # An element of a set or a key of a dict is hashed as soon as it is read. If the hash depends on attributes,
-        # they must be there by then.
-        at_once = number not in self.written and hashes_by_value(type(value))
-        # The tags b"o" and b"O".
-        self.out += TAGGED_COUNT.pack(0x6F if at_once else 0x4F, number)
-        self.text(b"s", name)
-        if number in self.written:
-            return
-        self.written.add(number)
-        if at_once:
-            self.deeper(depth)
-            self.write(read_state(value), depth + 1)
-        else:
-            self.pending.append(value)
+        raise NotData(f"a {kind.__name__} object is not plain data and cannot cross")
 
     def deeper(self, depth: int) -> None:
         """Raise `CodecError` when a level below `depth` would be too deep."""
@@ -163,15 +114,17 @@ class Encoder:
             raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
 
     def numpy(self, value: Any, depth: int) -> None:
-        """Append an array of numbers as a block, a numpy scalar as the equal Python value."""
-        # Scalars of numbers have no `__setitem__`.
-        if not hasattr(type(value), "__setitem__"):
-            self.write(value.item(), depth + 1)
+        """Append an array or a scalar of numpy as a block."""
+        scalar = not hasattr(type(value), "__setitem__")
+        if type(value).__name__ == "ndarray" and value.dtype.kind == "O":
+            self.sequence(b"O", (tuple(value.shape), *value.flat), depth)
             return
-        if type(value).__name__ != "ndarray" or value.dtype.kind not in "biufc" or value.nbytes > self.max_bytes:
-            raise CodecError(f"a numpy {type(value).__name__} of type {value.dtype} cannot cross")
+        if value.dtype.kind not in _DTYPE_KINDS or not (scalar or type(value).__name__ == "ndarray"):
+            raise NotData(f"a numpy {type(value).__name__} of type {value.dtype} cannot cross")
+        if value.nbytes > self.max_bytes:
+            raise CodecError(f"value too big: more than {self.max_bytes} bytes")
         # The data go as raw bytes; `dtype.str` tells the byte order.
-        self.text(b"A", value.dtype.str)
+        self.text(b"n" if scalar else b"A", value.dtype.str)
         self.write(tuple(value.shape), depth + 1)
         self.sized(b"b", value.tobytes())
 
@@ -269,9 +222,7 @@ def _write_dict(encoder: Encoder, value: dict[Any, Any], depth: int) -> None:
 def _write_default_dict(encoder: Encoder, value: Any, depth: int) -> None:
     # A factory is code, and only builtin types are sure to exist on both sides; otherwise the content goes as a dict.
     factory = value.default_factory
-    if type(value) is not collections.defaultdict or not (
-        factory is None or (isinstance(factory, type) and id(factory) in BUILTIN_BY_ID)
-    ):
+    if type(value) is not collections.defaultdict or not (factory is None or id(factory) in TYPE_BY_ID):
         _write_dict(encoder, value, depth)
         return
     encoder.sequence(b"f", [factory, *(part for pair in dict.items(value) for part in pair)], depth)
@@ -289,9 +240,23 @@ def _exactly(kind: type, tag: bytes) -> Callable[[Encoder, Any, int], None]:
     return write
 
 
+def _write_view(encoder: Encoder, value: memoryview, depth: int) -> None:
+    if value.format != "B" or value.ndim != 1:
+        raise NotData("a memoryview of anything but bytes cannot cross")
+    encoder.sized(b"v", bytes(value))
+
+
+def _reads_like(kind: type, base: type) -> bool:
+    """Return whether objects of `kind`, which extends `base`, compare, iterate and compute as those of `base` do."""
+    for each in kind.__mro__[: kind.__mro__.index(base)]:
+        if each.__module__.partition(".")[0] not in sys.stdlib_module_names and not _READING.isdisjoint(vars(each)):
+            return False
+    return True
+
+
 def _write_array(encoder: Encoder, value: array.array[Any], depth: int) -> None:
     if type(value) is not array.array or value.typecode == "u":
-        raise CodecError(f"an array of type {value.typecode!r} cannot cross")
+        raise NotData(f"an array of type {value.typecode!r} cannot cross")
     encoder.sequence(b"z", (value.typecode, value.tobytes()), depth)
 
 
@@ -321,6 +286,10 @@ WRITERS: dict[type, Writer] = {
     type({}.keys()): lambda e, v, d: e.sequence(b"K", v, d),
     type({}.values()): lambda e, v, d: e.sequence(b"V", v, d),
     type({}.items()): lambda e, v, d: e.sequence(b"E", [part for pair in v for part in pair], d),
+    collections.UserList: lambda e, v, d: e.sequence(b"u", ("UserList", v.data), d),
+    collections.UserDict: lambda e, v, d: e.sequence(b"u", ("UserDict", v.data), d),
+    collections.UserString: lambda e, v, d: e.sequence(b"u", ("UserString", v.data), d),
+    memoryview: _write_view,
     range: lambda e, v, d: e.sequence(b"r", (v.start, v.stop, v.step), d),
     slice: lambda e, v, d: e.sequence(b"x", (v.start, v.stop, v.step), d),
     array.array: _write_array,
@@ -331,8 +300,6 @@ WRITERS: dict[type, Writer] = {
     datetime.datetime: lambda e, v, d: e.text(b"a", datetime.datetime.isoformat(v)),
     datetime.timedelta: lambda e, v, d: e.sequence(b"w", (v.days, v.seconds, v.microseconds), d),
 }
-#: A class that extends one of these is flattened to it.
-PLAIN_BASES = tuple(WRITERS)
 #: For builtins with a writer that does not read past overridden methods by itself: the content as the exact builtin.
 FLATTEN: dict[type, Callable[[Any], Any]] = {
     int: int.__index__,

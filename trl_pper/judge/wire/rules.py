@@ -1,7 +1,7 @@
 """Hold the tables that both sides of the wire agree on: messages, limits, and names that may cross.
 
-The first half lists the messages of a candidate and the bytes that host, referee and candidate exchange about
-outcomes. The second half bounds values: how deep and big they may be, and the builtins and modules that they may name.
+The first half lists the messages of referee and candidate and the bytes that host, referee and candidate exchange about
+outcomes. The second half bounds values: how deep and big they may be, and the builtin types that they may name.
 `CodecError` tells which rule a value broke. Nothing here reads or writes bytes.
 """
 
@@ -9,38 +9,49 @@ from __future__ import annotations
 
 import builtins
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from trl_pper.judge.verdict import Outcome
 
 
+class Call(NamedTuple):
+    """A referee's request to call a function of the program.
+
+    Args:
+        operation: "call"; "drop" for a result that stays in the candidate; "truth" for the truth of the result; "make"
+            for an object that stays there, of which the answer is the number.
+        number: The number of the object whose method is called, or None.
+        name: Name of the function or method.
+        args: A tuple of arguments.
+        keywords: A dict of keyword arguments.
+        exact: Whether a result must be of exactly a type that crosses.
+    """
+
+    operation: str
+    number: int | None
+    name: str
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+    exact: bool
+
+
 class Value(NamedTuple):
-    """A candidate's answer: a value, and the arguments of the call if the call changed them, otherwise None."""
+    """A candidate's answer: the value of a call."""
 
     kind: str
     value: Any
-    changed: Any
-
-
-class CallBack(NamedTuple):
-    """A candidate's request to run function `number` of the tests."""
-
-    kind: str
-    number: Any
-    args: Any
-    keywords: Any
 
 
 class Words(NamedTuple):
     """A candidate's report that its program is loaded, or of the error that ended its loading or a request.
 
     Args:
-        kind: "loaded"; "syntax", "memory" or "raised" for an error of the program; "refused" for a value that cannot
-            cross; "lacks" for a class that the program does not define.
+        kind: "loaded"; "syntax", "memory" or "raised" for an error of the program; "refused" for a value that is too
+            big to cross; "object" for a result that is not data.
         name: The name of the exception's class.
-        said: The text or the only argument of the exception; for "lacks" the name of the class.
+        said: The text of the exception.
         note: A line for people that describes the error.
     """
 
@@ -50,13 +61,25 @@ class Words(NamedTuple):
     note: Any
 
 
-#: The messages that a candidate may send, by their first field. They cross as plain tuples, because bytes from a
-#: candidate must not choose a class.
-MESSAGES: dict[str, type[Value] | type[CallBack] | type[Words]] = {
-    "value": Value,
-    "callback": CallBack,
-    **dict.fromkeys(("loaded", "syntax", "memory", "raised", "refused", "lacks"), Words),
-}
+_WORDS = frozenset(("loaded", "syntax", "memory", "raised", "refused", "object"))
+
+
+def read_answer(message: Any) -> Value | Words:
+    """Return the answer that a decoded message holds.
+
+    Raises:
+        CodecError: It holds none.
+    """
+    # Answers cross as plain tuples, because bytes from a candidate must not choose a class.
+    kind = message[0] if type(message) is tuple and message else None
+    if kind == "value" and type(kind) is str and len(message) == len(Value._fields):
+        return Value._make(message)
+    if type(kind) is str and kind in _WORDS and len(message) == len(Words._fields):
+        words = Words._make(message)
+        if type(words.name) is str is type(words.note):
+            return words
+    raise CodecError("an answer is a tuple of a known kind")
+
 
 #: The outcome of a program that failed, by the kind of the candidate's report.
 OUTCOME_OF_KIND = {
@@ -78,30 +101,28 @@ OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
 DONE, SPENT = b"+", b"."
 
 
+#: Numbers of reports that are not about a test: the program is loaded, failed to load, the test code has ended.
+LOADED, FAILED, ENDED = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
+#: A report of shared tests: the secret number, the number of the test, the byte of the outcome; a text follows.
+REPORT = struct.Struct("<16sIB")
+#: The host's first frame: the secret number, the CPU seconds of each test, the number of timeouts to go on after.
+START = struct.Struct("<16sdI")
+
+
 #: A candidate's first frame, sent before its program runs.
 READY = b"ready"
 
 
-#: Readers and writers recurse: this many levels fit into Python's recursion limit.
-MAX_DEPTH = 150
+#: Readers and writers recurse; a referee allows for it.
+MAX_DEPTH = 400
 MAX_INT_BYTES = 1 << 20
-MAX_ITERATOR_ITEMS = 100_000
 #: For numerator and denominator: to reduce a fraction takes a greatest common divisor, quadratic in their size.
 MAX_FRACTION_BYTES = 4096
 
-#: Modules that a value may name: modules of the standard library with pure functions that tests commonly use.
-CROSSING_MODULES = frozenset(
-    "bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator random re"
-    " statistics string time typing".split()
-)
-#: Builtin functions without side effects; a candidate may hand them to the referee.
-SAFE_FUNCTIONS = frozenset(
-    "abs all any ascii bin callable chr divmod hash hex len max min oct ord pow repr round sorted sum".split()
-)
+#: The builtin types, which cross by name.
 SAFE_TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 SAFE_TYPES["NoneType"] = type(None)
-BUILTIN_BY_ID = {id(value): name for name, value in vars(builtins).items() if callable(value)}
-BUILTIN_BY_ID[id(type(None))] = "NoneType"
+TYPE_BY_ID = {id(value): name for name, value in SAFE_TYPES.items()}
 
 COUNT = struct.Struct("<I")
 DOUBLE = struct.Struct("<d")
@@ -120,16 +141,8 @@ class CodecError(ValueError):
     """An error: a value cannot cross, or bytes from the other side are no value; the message names the broken rule."""
 
 
-def take(iterator: Iterable[Any], limit: int) -> list[Any]:
-    """Return the items of `iterator`, which may be endless, as a list.
-
-    Raises:
-        CodecError: More than `limit` items.
-    """
-    items = list(islice(iterator, limit + 1))
-    if len(items) > limit:
-        raise CodecError(f"iterator longer than {limit} items")
-    return items
+class NotData(CodecError):
+    """An error: a value holds an object that is not data."""
 
 
 def check_hashes(keys: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """Run an untrusted program in a candidate process, as a script or to answer calls.
 
-The process receives the program's source, then inputs or calls as plain data. Expected answers never come here. The
-program shares the process, so nothing in it is trusted once the program has started: every byte that the process
+The process receives the program's source, then inputs or calls as plain data. Expected answers never come here, except
+those of tests that can only run in the program's process. The program shares the process, so nothing in it is trusted once the program has started: every byte that the process
 sends is a claim of the program, never a verdict.
 """
 
@@ -17,9 +17,10 @@ from trl_pper.judge.wire.channel import Wait, frame
 from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
 from trl_pper.judge.worker.script import Streams, run_script
+from trl_pper.judge.worker.shared import run_shared
 
-#: Descriptors that a candidate starts with, after standard input, output and error.
-CHANNEL, PROGRAM = 3, 4
+#: Descriptors that a candidate starts with, after standard input, output and error; only shared tests have a plan.
+CHANNEL, PROGRAM, PLAN = 3, 4, 5
 
 
 def prepare() -> None:
@@ -58,7 +59,8 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
     """Run the program from descriptor PROGRAM; never returns.
 
     Args:
-        mode: "stdio" for a script, "function" for a program that answers calls.
+        mode: "stdio" for a script, "function" for a program that answers calls, "shared" for a program that runs
+            together with its tests.
         max_value_bytes: Largest encoded size of a value that the candidate may send, in bytes.
         allow: Called before each input or request, to renew the CPU time of this process; None where the referee or
             the host measures it from outside.
@@ -72,6 +74,10 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
         allow(channel, 0)
     if mode == "stdio":
         run_script(source, channel, allow)
+    elif mode == "shared":
+        plan = os.pread(PLAN, os.fstat(PLAN).st_size, 0)
+        os.close(PLAN)
+        run_shared(source, plan, channel, allow)
     else:
         answer_calls(source, channel, max_bytes=max_value_bytes, wait=allow)
     os._exit(0)

@@ -1,26 +1,36 @@
-"""Rewrite test code so that each of its tests is counted and recorded separately.
+"""Decide how to run test code, and rewrite it so that each of its tests is counted and recorded separately.
 
-A test is a statement that holds an assert, at top level or in the body of a function that the top level calls, such
-as HumanEval's `check`. Each test is wrapped in `with TEST(index):`. The context manager of that name records the
-outcome and lets the next statement run. `plan_tests` also finds the names that the tests expect from the program.
-Nothing is executed here.
+`plan_tests` reads the text of the tests alone, so that a task is judged in the same way whatever a program does. It
+marks the tests (see `tasks.tests`) and finds out whether they can run separate from the program (see
+`tasks.separable`). Nothing is executed here.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import importlib.util
 import re
 import symtable
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from trl_pper.judge.wire.codec import CROSSING_MODULES
-from trl_pper.tasks.tests import _wrap_module
+from trl_pper.judge.worker.cases import BUILT_IN
+from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
+from trl_pper.tasks.separable import NotSeparable, Separable, check_separable
+from trl_pper.tasks.tests import Test, folded, mark_tests, parameters, walk, why_no_test
 
-#: Name of the function that replaces `is`: the referee cannot tell whether two handles stand for the same object of
-#: the program, and `is` itself would answer that they do not.
-SAME = "__pper_same__"
+#: Names in rewritten test code of functions that call the program where the tests do not use the result, or only
+#: whether it is true.
+DROP, TRUTH = "__pper_drop__", "__pper_truth__"
+#: Modules that the judge brings along for tests where they are not installed.
+_SUPPLIED = frozenset(("pytest",))
+_MAX_TEXT_CHARS = 200
+
+
+class BadTests(ValueError):
+    """An error: tests that say nothing about any program; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,50 +38,217 @@ class TestPlan:
     """A module of test code, rewritten and ready to compile.
 
     Args:
-        tree: The rewritten module.
-        tests: The source text of each test, in source order.
+        setup: The code before the tests.
+        tree: The rewritten test code.
+        tests: The tests, in the order of their numbers.
+        texts: For each test a short text for people.
         program_names: Global names that the test code uses without defining them; the program must define them.
         module_names: Members of `program_names` that are used as modules of the standard library.
-        class_names: Names of the classes that the tests define; the value says whether the class holds nothing but
-            attributes.
+        separable: What separate tests need to know; None for tests that run shared.
+        reason: The reason why the tests run shared, or "".
     """
 
+    __test__ = False
+
+    setup: ast.Module
     tree: ast.Module
-    tests: tuple[str, ...]
+    tests: tuple[Test, ...]
+    texts: tuple[str, ...]
     program_names: tuple[str, ...]
     # Bound to the real modules, so that a program cannot answer for `math.isclose`.
     module_names: frozenset[str]
-    class_names: dict[str, bool]
+    separable: Separable | None
+    reason: str
+
+    def shared(self, entry_point: str | None) -> SharedPlan:
+        """Return the plan of shared tests for `worker.shared`, which runs them."""
+        return SharedPlan(
+            setup=compile_setup(self.setup),
+            code=compile_tests(self.tree),
+            collected=tuple((test.kind, test.owner, test.name, test.number) for test in self.tests),
+            texts=self.texts,
+            called=frozenset(_called_names(self.tree)),
+            entry_point=entry_point,
+            uses_pytest="pytest" in set(_imported([*self.setup.body, *self.tree.body])),
+        )
 
 
-def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None) -> TestPlan:
-    """Find and wrap the tests in `code`.
+def compile_setup(tree: ast.Module) -> Any:
+    """Compile the code before the tests."""
+    return compile(tree, "setup.py", "exec", dont_inherit=True)
+
+
+def compile_tests(tree: ast.Module) -> Any:
+    """Compile rewritten test code."""
+    return compile(tree, "tests.py", "exec", dont_inherit=True)
+
+
+def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None, run: str = "auto") -> TestPlan:
+    """Decide how to run the tests in `code`, and mark them.
 
     Args:
         code: Test code, including the calls that start it.
         setup: Code that runs before `code`.
         entry_point: The function that the program must define: a name, or an expression such as `Solution().solve`.
+        run: See `FunctionTests`.
 
     Raises:
-        SyntaxError: `code` or `setup` is not Python.
+        BadTests: The code is not Python, holds no test, imports a module that is missing, or cannot run as asked for.
     """
-    tree = ast.parse(code, "tests.py")
-    names = _program_names(tree, code, setup, entry_point)
-    tests: list[ast.stmt] = []
-    classes = _class_names([*ast.parse(setup).body, *tree.body])
-    _wrap_module(tree, tests)
+    # As in files, where Python skips a byte order mark.
+    code, setup = code.removeprefix("\ufeff"), setup.removeprefix("\ufeff")
+    try:
+        tree, before = ast.parse(code, "tests.py"), ast.parse(setup, "setup.py")
+        names = _program_names(tree, code, setup, entry_point)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise BadTests(f"the test code cannot be read: {error}") from None
+    with folded(tree, before):
+        # An entry point called `random` or `string` is the program's function, not the module.
+        modules = _used_as_modules(tree, _MODULES.intersection(names) - {entry_point})
+        separable, reason = _decide(tree, before, names, modules, run)
+        if separable is not None:
+            _replace_calls(separable.discarded, DROP)
+            _replace_calls(separable.truths, TRUTH)
+        else:
+            _guard(tree)
+        tests = tuple(mark_tests(tree, entry_point))
+        missing = next(_missing_modules([*before.body, *tree.body]), None)
+        fixture = next(_missing_fixtures(tree, tests), None)
+        ast.fix_missing_locations(tree)
+    if separable is not None and any(test.is_collected for test in tests):
+        if run == "separate":
+            raise BadTests("run: tests that unittest or pytest collects cannot run separate from the program")
+        # Calls were rewritten for separate tests, so the text is read again.
+        return plan_tests(code, setup=setup, entry_point=entry_point, run="shared")
+    if not tests:
+        raise BadTests(why_no_test(tree))
+    if missing is not None:
+        raise BadTests(f"the tests need the module {missing}, which is not installed here")
+    if fixture is not None:
+        raise BadTests(f"the tests need the fixture {fixture}, which nothing supplies")
     # Columns of the tree count bytes of UTF-8. `splitlines` would also split at characters that do not end a line.
     lines = [line.encode() for line in re.split(r"\r\n|\r|\n", code)]
-    texts = tuple(_text(statement, lines) for statement in tests)
-    # The text is searched first: walking the tree of long test data is slow.
-    tree = ast.fix_missing_locations(_Identity().visit(tree)) if " is " in code else tree
-    # An entry point called `random` or `string` is the program's function, not the module.
-    modules = _used_as_modules(tree, CROSSING_MODULES.intersection(names) - {entry_point})
-    return TestPlan(tree=tree, tests=texts, program_names=names, module_names=modules, class_names=classes)
+    return TestPlan(
+        setup=before,
+        tree=tree,
+        tests=tests,
+        texts=tuple(_text(test, lines)[:_MAX_TEXT_CHARS] for test in tests),
+        program_names=names,
+        module_names=modules,
+        separable=separable,
+        reason=reason,
+    )
 
 
-def _text(statement: ast.stmt, lines: Sequence[bytes]) -> str:
-    """Return the source text of a statement."""
+def _decide(
+    tree: ast.Module, setup: ast.Module, names: Sequence[str], modules: frozenset[str], run: str
+) -> tuple[Separable | None, str]:
+    if run == "shared":
+        return None, "the task asks for it"
+    try:
+        return check_separable(tree, setup, names, modules), ""
+    except NotSeparable as error:
+        reason = str(error)
+    except RecursionError:
+        reason = "the test code is nested too deep"
+    if run == "separate":
+        raise BadTests(f"run: the tests cannot run separate from the program: {reason}")
+    return None, reason
+
+
+def _replace_calls(calls: Sequence[ast.Call], name: str) -> None:
+    """Turn calls `f(x)` into `name(f, x)`."""
+    for call in calls:
+        call.args.insert(0, call.func)
+        call.func = ast.copy_location(ast.Name(id=name, ctx=ast.Load()), call)
+
+
+def _guard(tree: ast.Module) -> None:
+    """Rewrite what an answer of a shared program would otherwise decide by itself: see `worker.shared`."""
+    for node in list(walk(tree)):
+        if isinstance(node, ast.Assert):
+            node.test = _guarded(node.test)
+        elif isinstance(node, ast.Call):
+            function = node.func
+            if isinstance(function, ast.Name) and function.id == "eval" and node.args:
+                node.args[0] = _text_of_program(node.args[0])
+            elif isinstance(function, ast.Attribute) and function.attr in ("format", "format_map"):
+                if not isinstance(function.value, ast.Constant):
+                    function.value = _text_of_program(function.value)
+
+
+def _guarded(node: ast.expr) -> ast.expr:
+    """Return the condition of an assert with comparisons of calls with literals rewritten."""
+    if isinstance(node, ast.BoolOp):
+        node.values = [_guarded(each) for each in node.values]
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
+        sides = [node.left, node.comparators[0]]
+        for got, want in (sides, sides[::-1]):
+            if isinstance(got, ast.Call) and _is_literal(want):
+                call = ast.Call(func=ast.Name(id=EQUAL, ctx=ast.Load()), args=[got, want], keywords=[])
+                return ast.copy_location(call, node)
+    return node
+
+
+def _text_of_program(node: ast.expr) -> ast.expr:
+    call = ast.Call(func=ast.Name(id=TEXT, ctx=ast.Load()), args=[node], keywords=[])
+    return ast.copy_location(call, node)
+
+
+def _is_literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Constant):
+        return node.value is not None and node.value is not Ellipsis
+    if isinstance(node, ast.UnaryOp):
+        return _is_literal(node.operand)
+    return isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict)
+
+
+def _called_names(tree: ast.Module) -> set[str]:
+    return {node.func.id for node in walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def _imported(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yield the modules that imports at top level, or in functions, name."""
+    for statement in body:
+        for node in walk(statement):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+                yield node.module.partition(".")[0]
+
+
+def _missing_modules(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Yield the modules that the tests import for certain and that are not installed."""
+    for name in _imported([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]):
+        if name not in PROGRAM_MODULES | _SUPPLIED and importlib.util.find_spec(name) is None:
+            yield name
+
+
+def _missing_fixtures(tree: ast.Module, tests: Sequence[Test]) -> Iterator[str]:
+    """Yield the parameters of collected functions that nothing supplies."""
+    known = {"self", "cls", "request", *BUILT_IN}
+    for node in walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            known |= {node.name} if any("fixture" in ast.unparse(each) for each in node.decorator_list) else set()
+    for test in tests:
+        if test.kind in ("function", "class") and isinstance(test.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = {
+                name.strip()
+                for each in test.node.decorator_list
+                if isinstance(each, ast.Call) and each.args
+                for constant in ast.walk(each.args[0])
+                if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
+                for name in constant.value.split(",")
+            }
+            yield from (name for name in parameters(test.node) if name not in known | given)
+
+
+def _text(test: Test, lines: Sequence[bytes]) -> str:
+    """Return a text for people: the source of a statement, or the name of a collected test."""
+    if test.is_collected:
+        name = f"{test.owner}.{test.name}" if test.owner else test.name
+        return name if test.number is None else f"{name}[{test.number}]"
+    statement = test.node
     end_line, end = statement.end_lineno or statement.lineno, statement.end_col_offset
     text = [*lines[statement.lineno - 1 : end_line]]
     # The end first: both cuts may fall on the same line.
@@ -80,20 +257,11 @@ def _text(statement: ast.stmt, lines: Sequence[bytes]) -> str:
     return b"\n".join(text).decode("utf-8", "replace")
 
 
-class _Identity(ast.NodeTransformer):
-    """A transformer that turns `a is b` into a call of SAME."""
-
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:
-        self.generic_visit(node)
-        sides = (node.left, *node.comparators)
-        if len(sides) != 2 or not isinstance(node.ops[0], ast.Is | ast.IsNot):
-            return node
-        # No object of the program is a constant, so `is` answers rightly.
-        if any(isinstance(side, ast.Constant) for side in sides):
-            return node
-        same = ast.Call(func=ast.Name(id=SAME, ctx=ast.Load()), args=list(sides), keywords=[])
-        made = same if isinstance(node.ops[0], ast.Is) else ast.UnaryOp(op=ast.Not(), operand=same)
-        return ast.copy_location(made, node)
+#: Modules of pure functions that test code may use without importing them.
+_MODULES = frozenset(
+    "bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator random re"
+    " statistics string time typing".split()
+)
 
 
 def _used_as_modules(tree: ast.Module, modules: frozenset[str]) -> frozenset[str]:
@@ -103,43 +271,6 @@ def _used_as_modules(tree: ast.Module, modules: frozenset[str]) -> frozenset[str
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in modules]
     bases = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     return frozenset(node.id for node in names) - {node.id for node in names if id(node) not in bases}
-
-
-#: Methods that a class may have and still hold nothing but attributes for a program, which only receives instances.
-_ATTRIBUTES_ONLY = frozenset(("__init__", "__repr__", "__str__"))
-_CLASS_MAKERS = frozenset(
-    ("namedtuple", "NamedTuple", "Enum", "IntEnum", "StrEnum", "Flag", "IntFlag", "make_dataclass")
-)
-
-
-def _class_names(body: Sequence[ast.stmt]) -> dict[str, bool]:
-    """Return the names of the classes that module-level statements define.
-
-    The value says whether the class holds nothing but attributes.
-    """
-    names: dict[str, bool] = {}
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            names[node.name] = _is_bare(node)
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            function = node.value.func
-            maker = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-            if maker in _CLASS_MAKERS:
-                # Such a class has behaviour of its own, which its attributes alone do not carry over.
-                names.update({target.id: False for target in node.targets if isinstance(target, ast.Name)})
-    return names
-
-
-def _is_bare(node: ast.ClassDef) -> bool:
-    # A base or a decorator may add methods that this text does not show.
-    if node.bases or node.keywords or node.decorator_list:
-        return False
-    return all(
-        statement.name in _ATTRIBUTES_ONLY
-        if isinstance(statement, ast.FunctionDef)
-        else isinstance(statement, ast.Expr | ast.Pass | ast.AnnAssign)
-        for statement in node.body
-    )
 
 
 def _program_names(tree: ast.Module, code: str, setup: str, entry_point: str | None) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import builtins
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
 
 from trl_pper.judge.wire.exceptions import error_name, error_text
@@ -30,26 +29,30 @@ def compile_program(source: bytes) -> types.CodeType:
     )
 
 
-def run(code: types.CodeType) -> dict[str, Any]:
-    """Run the program as a fresh `__main__` module, and return its globals."""
-    main_module = types.ModuleType("__main__")
-    namespace = main_module.__dict__
+def run(code: types.CodeType, name: str = "__main__") -> dict[str, Any]:
+    """Run the program as a fresh module, and return its globals.
+
+    Args:
+        code: The compiled program.
+        name: Name of the module: "__main__" for a script. The graders of function tests import a program or execute
+            it under another name, so that `if __name__ == "__main__":` does not run.
+    """
+    module = types.ModuleType(name)
+    namespace = module.__dict__
     namespace["__builtins__"] = builtins
     namespace["__file__"] = _FILE_NAME
     # `pickle`, `dataclasses` and `typing` look classes up by the name of their module.
-    sys.modules["__main__"] = main_module
+    sys.modules[name] = sys.modules["__main__"] = module
     exec(code, namespace)
     return namespace
 
 
-def describe(error: BaseException, shared: Callable[[type], str | None] = lambda kind: None) -> Words:
-    """Return a description of `error` that can cross to another process.
+#: Name of the module of a program under function tests; tests may import it.
+MODULE_NAME = "solution"
 
-    Args:
-        error: An exception that the program raised.
-        shared: Returns the name of a class that the tests define as well, else None. By default only builtin
-            exceptions have a name on the other side.
-    """
+
+def describe(error: BaseException) -> Words:
+    """Return a description of `error`, an exception that the program raised, that can cross to another process."""
     kind = "memory" if isinstance(error, MemoryError) else "raised"
     line = ""
     traceback = error.__traceback__
@@ -60,4 +63,4 @@ def describe(error: BaseException, shared: Callable[[type], str | None] = lambda
         traceback = traceback.tb_next
     label, text = type(error).__name__[:_MAX_LABEL_CHARS], error_text(error)
     note = f"{label}: {text}{line}" if text else f"{label}{line}"
-    return Words(kind=kind, name=error_name(error, shared), said=text, note=note)
+    return Words(kind=kind, name=error_name(error), said=text, note=note)

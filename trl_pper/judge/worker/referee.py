@@ -2,18 +2,19 @@
 
 The tests, with the expected answers, arrive on a descriptor that no candidate ever holds. This process is a sibling
 of the candidate, never its ancestor, and runs no line of the program. Values that the program returns reach the test
-code as values of exact builtin and library types, as instances of the tests' own classes, or as handles.
+code as values of exact builtin and library types. For tests that cannot run separate from the program, the process
+only prepares the plan that candidates run.
 """
 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import mmap
 import os
 import random
 import signal
 import socket
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -23,17 +24,20 @@ from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
-from trl_pper.judge.worker.conversation import Conversation, SandboxBroken
-from trl_pper.judge.worker.handles import same
-from trl_pper.judge.worker.plan import SAME, TestPlan, plan_tests
-from trl_pper.tasks.tests import TEST, why_no_test
+from trl_pper.judge.worker.conversation import Conversation, Function, SandboxBroken, drop, truth
+from trl_pper.judge.worker.plan import DROP, TRUTH, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
+from trl_pper.tasks.separable import Separable
+from trl_pper.tasks.tests import CHECK, TEST
 
 #: Descriptors that a referee starts with, after standard input, output and error.
 HOST, TESTS, BOARD = 3, 4, 5
 
 
 _MAX_MESSAGE_CHARS = 500
+_MAX_PLAN_BYTES = 1 << 28
 _RETRY_SECONDS = 0.05
+_RECURSION_LIMIT = 5000
+_NOT_REACHED = "the test code did not reach this test"
 
 
 def main(*, limits: Mapping[str, float]) -> None:
@@ -42,21 +46,25 @@ def main(*, limits: Mapping[str, float]) -> None:
     Args:
         limits: From `Limits.to_dict()`.
     """
-    setup, code, entry_point = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
+    setup, code, entry_point, run = codec.decode(os.pread(TESTS, os.fstat(TESTS).st_size, 0))
     host = socket.socket(fileno=HOST)
+    # Values may be nested deep, and the codec calls itself for each level.
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     try:
-        plan = plan_tests(code, setup=setup, entry_point=entry_point)
-        programs = (compile(setup, "setup.py", "exec", dont_inherit=True), _compile(plan))
-    except (SyntaxError, ValueError, RecursionError) as error:
+        plan = plan_tests(code, setup=setup, entry_point=entry_point, run=run)
+        if plan.separable is None:
+            prepared = plan.shared(entry_point).to_bytes()
+            send_frame(host, codec.encode(("shared", len(plan.tests), prepared), max_bytes=_MAX_PLAN_BYTES))
+            os._exit(0)
+        programs = (compile_setup(plan.setup), compile_tests(plan.tree))
+    except (BadTests, SyntaxError, ValueError, RecursionError) as error:
         # A fault of the tests, which says nothing about any program.
-        _tell(host, "unsupported", f"the test code cannot be read: {error}")
+        _tell(host, "unsupported", 0, str(error).encode("utf-8", "replace"))
         os._exit(0)
-    if not plan.tests:
-        _tell(host, "unsupported", why_no_test(plan.tree))
-        os._exit(0)
+    separable = plan.separable
     os.ftruncate(BOARD, len(plan.tests))
     board = mmap.mmap(BOARD, len(plan.tests))
-    _tell(host, "plan", len(plan.tests))
+    _tell(host, "separate", len(plan.tests), b"")
     healthy = True
     while healthy:
         try:
@@ -70,18 +78,14 @@ def main(*, limits: Mapping[str, float]) -> None:
             host=host,
             pid=pid,
             limits=limits,
-            namespace=module.__dict__,
-            class_names=plan.class_names,
+            exact=separable.exact,
             tests=len(plan.tests),
         )
         board[:] = bytes(len(board))
-        healthy = _judge_program(_Referee(plan, conversation, host, module, board), programs)
+        referee = _Referee(plan, separable, conversation, host, module, board)
+        healthy = _judge_program(referee, programs)
         conversation.channel.close()
     os._exit(0)
-
-
-def _compile(plan: TestPlan) -> types.CodeType:
-    return compile(plan.tree, "tests.py", "exec", dont_inherit=True)
 
 
 def _judge_program(referee: _Referee, programs: tuple[types.CodeType, ...]) -> bool:
@@ -105,6 +109,7 @@ class _Referee:
     def __init__(
         self,
         plan: TestPlan,
+        separable: Separable,
         conversation: Conversation,
         host: socket.socket,
         module: types.ModuleType,
@@ -114,10 +119,12 @@ class _Referee:
         self.explained = False
         self.module = module
         self.plan = plan
+        self.separable = separable
         self.conversation = conversation
         self.host = host
         self.outcomes: list[Outcome | None] = [None] * len(plan.tests)
-        self.depth = 0
+        #: Failures of checks inside the running test that a block around them may swallow.
+        self.noted: dict[int, BaseException] = {}
         #: False once this process was interrupted at an arbitrary point or ran out of memory.
         self.healthy = True
         signal.signal(signal.SIGPROF, self.on_timer)
@@ -133,9 +140,6 @@ class _Referee:
 
     def allow(self) -> None:
         """Start the CPU and wall time of the next test, for the candidate and for this process."""
-        # A test inside a function that the program calls back must not renew what the program is using up.
-        if self.conversation.nesting:
-            return
         self.conversation.failure = None
         self.conversation.allow()
         # Test code can run for ever on a value that the program returned, such as an enormous int.
@@ -152,35 +156,45 @@ class _Referee:
         except SandboxBroken:
             raise
         except BaseException as error:
+            if isinstance(error, SystemExit) and error.code in (None, 0) and not hasattr(error, "pper_note"):
+                # The test code itself ends here.
+                return Outcome.NOT_RUN, _NOT_REACHED
             outcome, message = self.judge(error)
-            # A module that the tests import is missing, which says nothing about the program.
-            if isinstance(error, ImportError) and not hasattr(error, "pper_note"):
-                outcome = Outcome.UNSUPPORTED
+            if 0 not in self.board[:]:
+                # All tests have ended, and yet the code did not come to its end.
+                self.record(len(self.outcomes) - 1, outcome, message)
             return outcome, message
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
-        return Outcome.NOT_RUN, "the test code did not reach this test"
+        return Outcome.NOT_RUN, _NOT_REACHED
 
     def namespace(self) -> dict[str, Any]:
-        """Return the globals of the test code: real modules, and values or handles for the program's globals."""
+        """Return the globals of the test code: real modules, and stand-ins for what the program defines."""
         names = self.module.__dict__
-        names.update({"__builtins__": builtins, TEST: self.test, SAME: same})
+        names.update({"__builtins__": builtins, TEST: self.test, CHECK: self.check, DROP: drop, TRUTH: truth})
         for name in self.plan.program_names:
             if name in self.plan.module_names:
                 names[name] = __import__(name)
-                continue
-            # A name that the program lacks stays unbound, so that only the tests that use it fail.
-            with contextlib.suppress(NameError):
-                names[name] = self.conversation.request("global", name)
+            else:
+                names[name] = Function(self.conversation, name, makes=name in self.separable.classes)
         return names
 
     def test(self, index: int) -> _Test:
         """Return the context manager that records how test `index` ends, and lets the test code go on."""
         return _Test(self, index)
 
+    def check(self, index: int) -> _Check:
+        """Return the context manager that remembers a failure inside test `index`, and lets it pass."""
+        return _Check(self, index)
+
     def judge(self, error: BaseException) -> tuple[Outcome, str]:
         """Return the outcome and the message for a test that raised `error`."""
         failure = self.conversation.failure
+        if self.conversation.loaded and self.conversation.serial == 0 and self.conversation.epoch == 0:
+            # Nothing of the program had a part in it.
+            return Outcome.UNSUPPORTED, f"the test code fails by itself: {type(error).__name__}: {error_text(error)}"[
+                :_MAX_MESSAGE_CHARS
+            ]
         # First: test code may have caught the failure and raised something else.
         if failure is not None:
             return failure.outcome, failure.message
@@ -205,7 +219,7 @@ class _Referee:
         self.board[index] = OUTCOME_BYTES[outcome]
         if outcome is not Outcome.PASSED and not self.explained:
             self.explained = True
-            statement = self.plan.tests[index][:200]
+            statement = self.plan.texts[index]
             message = f"{statement}: {message}" if message else statement
             _tell(self.host, "failed", message[:_MAX_MESSAGE_CHARS])
 
@@ -218,16 +232,14 @@ class _Test:
         self.index = index
 
     def __enter__(self) -> None:
-        if self.referee.depth == 0:
-            self.referee.allow()
-        self.referee.depth += 1
+        self.referee.allow()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         referee = self.referee
-        referee.depth -= 1
         if isinstance(error, SandboxBroken):
             return False
         failure = referee.conversation.failure
+        error = error or referee.noted.pop(self.index, None)
         if error is not None:
             referee.record(self.index, *referee.judge(error))
         elif failure is not None:
@@ -235,6 +247,21 @@ class _Test:
             referee.record(self.index, failure.outcome, failure.message)
         else:
             referee.record(self.index, Outcome.PASSED, "")
-        if referee.depth == 0:
-            referee.allow()
+        referee.allow()
         return True
+
+
+class _Check:
+    __slots__ = ("index", "referee")
+
+    def __init__(self, referee: _Referee, index: int) -> None:
+        self.referee = referee
+        self.index = index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is not None:
+            self.referee.noted.setdefault(self.index, error)
+        return False

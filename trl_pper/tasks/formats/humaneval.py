@@ -68,14 +68,29 @@ def given_by(row: Row) -> str:
 def _check_tests(row: Row, prompt: str) -> FunctionTests:
     entry_point, code = check_function("entry_point", text(row, "entry_point")), text(row, "test")
     tree = tests_tree("test", code)
+    if entry_point == "check":
+        # The program's function and the tests' own have the same name.
+        code = ast.unparse(_RenameCheck().visit(tree))
     setup = _given_definitions(prompt, entry_point)
     expanded = expand_loop(tree, entry_point)
     if expanded is not None:
         return FunctionTests(entry_point=entry_point, code=expanded.code, setup=setup + expanded.setup)
     # Some editions of the benchmark call `check` themselves; a second call would count every test twice.
-    if not any(isinstance(node, ast.Expr) and called_name(node.value) == "check" for node in tree.body):
-        code = f"{code}\n\ncheck({entry_point})\n"
+    if not any(isinstance(node, ast.Expr) and called_name(node.value) in ("check", _CHECK) for node in tree.body):
+        code = f"{code}\n\n{_CHECK if entry_point == 'check' else 'check'}({entry_point})\n"
     return FunctionTests(entry_point=entry_point, code=code, setup=setup)
+
+
+_CHECK = "check_candidate"
+
+
+class _RenameCheck(ast.NodeTransformer):
+    """A transformer that gives the tests' own function `check` another name."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
+        self.generic_visit(node)
+        node.name = _CHECK if node.name == "check" else node.name
+        return node
 
 
 def _given_definitions(prompt: str, entry_point: str) -> str:

@@ -1,0 +1,971 @@
+"""Decide whether test code can run in another process than the program and mean the same.
+
+In another process the program answers calls with copies of plain data. Test code means the same there if it calls the
+program's functions, or methods of objects that it makes of the program's classes, with data that nothing else refers
+to, and if it uses the answers as data: compares, indexes, iterates, measures or searches them, through builtins and
+the functions listed here. Code of any other kind runs in one process with the program.
+
+The decision follows from the text of the tests alone, never from a program. Kinds of values are propagated through
+assignments, loops and calls of the tests' own functions until nothing changes. The analysis errs on one side: an
+expression that it does not know is not separable.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import re
+import string
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl_pper.tasks.tests import walk
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_LOOPS = (ast.For, ast.While, ast.comprehension)
+#: PEP 8 gives classes such names. A program's function with such a name runs its tests shared.
+_CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
+
+#: Builtins that read an answer from its first item to its last, and the functions of values.
+_ON_ANSWERS = frozenset(
+    "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int"
+    " isinstance len list map max min oct ord pow print range repr reversed round set slice sorted str sum tuple zip".split()
+)
+_NEVER = frozenset(
+    "eval exec compile globals locals vars dir open input breakpoint memoryview __import__ id getattr setattr delattr"
+    " hasattr callable super object property staticmethod classmethod iter next issubclass hash aiter anext exit quit".split()
+)
+#: Types whose instances are data, and that `isinstance` tells apart there as here.
+_DATA_TYPES = frozenset(
+    "int float complex bool str bytes bytearray list tuple set frozenset dict range NoneType".split()
+)
+_ERRORS = frozenset(
+    name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
+) - {"StopIteration", "StopAsyncIteration", "GeneratorExit", "BaseExceptionGroup", "ExceptionGroup", "SystemExit"}
+#: Methods of builtin values that change nothing. `format` is not here: an answer may be a template that reads secrets.
+_READING = frozenset(
+    "as_integer_ratio bit_count bit_length capitalize casefold center conjugate copy count decode difference"
+    " elements encode endswith expandtabs find fromhex get hex index intersection is_integer isalnum isalpha isascii"
+    " isdecimal isdigit isdisjoint isidentifier islower isnumeric isprintable isspace issubset issuperset istitle"
+    " isupper items join keys ljust lower lstrip most_common partition removeprefix removesuffix replace rfind rindex"
+    " rjust rpartition rsplit rstrip split splitlines startswith strip swapcase symmetric_difference title tolist"
+    " total translate union upper values zfill fromkeys maketrans from_bytes to_bytes".split()
+)
+#: Attributes of numbers and arrays.
+_READABLE = frozenset("real imag numerator denominator dtype shape size ndim".split())
+#: Methods that change a value of the tests' own.
+_CHANGING = frozenset(
+    "add append appendleft clear discard extend extendleft insert pop popitem popleft remove reverse rotate setdefault"
+    " sort subtract update".split()
+)
+#: Functions of libraries that take answers. A name with a star stands for a whole module.
+_LIBRARY = frozenset(
+    "math.* cmath.* statistics.* bisect.bisect bisect.bisect_left bisect.bisect_right collections.Counter"
+    " collections.OrderedDict collections.deque collections.defaultdict copy.copy copy.deepcopy decimal.Decimal"
+    " fractions.Fraction functools.reduce heapq.nlargest heapq.nsmallest itertools.chain itertools.combinations"
+    " itertools.permutations itertools.product itertools.accumulate itertools.pairwise itertools.starmap"
+    " itertools.zip_longest json.dumps json.loads operator.* re.findall re.fullmatch re.match re.search re.split re.sub"
+    " string.* numpy.allclose numpy.isclose numpy.array_equal numpy.testing.assert_allclose"
+    " numpy.testing.assert_almost_equal numpy.testing.assert_array_almost_equal numpy.testing.assert_array_equal"
+    " numpy.testing.assert_equal datetime.date datetime.datetime datetime.time datetime.timedelta".split()
+)
+#: Functions of libraries that the tests may use on data of their own.
+_OWN = _LIBRARY | frozenset(
+    "random.* itertools.* collections.* functools.* copy.* datetime.* decimal.* fractions.* heapq.* bisect.* json.* re.*"
+    " string.* sys.getsizeof time.time time.perf_counter hashlib.* textwrap.* typing.*".split()
+)
+_REFLECTING = frozenset("iter next hash getattr hasattr callable eval".split())
+#: Modules whose functions neither see nor change the surroundings.
+_PURE = frozenset(name.partition(".")[0] for name in _OWN) - {"sys", "time"}
+#: Libraries with objects that do not cross.
+_ARRAYS = frozenset("numpy pandas scipy torch sklearn sympy".split())
+_IDENTITY_CONSTANTS = (None, True, False, Ellipsis)
+
+
+class NotSeparable(Exception):
+    """An error: the test code does what only a common process reproduces; the message says what."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of value: its name, and the name or definition that it refers to."""
+
+    name: str
+    ref: Any = None
+
+
+_DATA, _OBJECT, _ANSWER = _Kind("data"), _Kind("object"), _Kind("answer")
+_INSTANCE, _METHOD = _Kind("instance"), _Kind("method")
+
+
+@dataclass(eq=False)
+class _Scope:
+    """The names of a module or a function of the tests."""
+
+    parent: _Scope | None = None
+    kinds: dict[str, _Kind] = field(default_factory=dict)
+    #: Expressions that names were bound to, each with the loop that binds the name to an item of it, or None.
+    bindings: dict[str, list[tuple[ast.expr | None, _Scope, ast.AST | None]]] = field(default_factory=dict)
+    #: For each name the places where it is read: constant indices behind the name, and the node.
+    loads: dict[str, list[tuple[tuple[Any, ...], ast.AST]]] = field(default_factory=dict)
+    parents: dict[int, ast.AST] = field(default_factory=dict)
+    result: _Kind = _DATA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Separable:
+    """The facts that a process with separate tests needs to know about their code.
+
+    Args:
+        classes: Names of the program that the tests make objects of.
+        discarded: Calls of the program with results that the tests do not use.
+        truths: Calls of the program of which the tests use only whether the result is true.
+        exact: Whether the tests look at the exact types of answers, or at texts of answers, which show them.
+    """
+
+    classes: frozenset[str]
+    discarded: tuple[ast.Call, ...]
+    truths: tuple[ast.Call, ...]
+    exact: bool
+
+
+def check_separable(
+    tree: ast.Module, setup: ast.Module, program_names: Sequence[str], module_names: Collection[str] = ()
+) -> Separable:
+    """Raise `NotSeparable` unless tests mean the same in a process of their own.
+
+    Args:
+        tree: The test code, with the calls that start it.
+        setup: The code before it.
+        program_names: Names that the program must define.
+        module_names: Modules of the standard library that the tests use without importing them.
+    """
+    classes: frozenset[str] = frozenset()
+    while True:
+        analysis = _Analysis([*setup.body, *tree.body], program_names, classes)
+        analysis.module.kinds.update({name: _Kind("library", name) for name in module_names})
+        analysis.run()
+        if analysis.used_as_classes <= classes:
+            discarded, truths = tuple(analysis.discarded.values()), tuple(analysis.truths.values())
+            return Separable(classes=classes, discarded=discarded, truths=truths, exact=analysis.exact)
+        classes |= analysis.used_as_classes
+
+
+class _Analysis:
+    def __init__(self, body: list[ast.stmt], program_names: Sequence[str], classes: frozenset[str]) -> None:
+        self.body = body
+        self.program_names = frozenset(program_names)
+        self.classes = classes
+        self.used_as_classes: frozenset[str] = frozenset()
+        self.exact = False
+        self.changed = False
+        #: Counts changes of any kind; and the count when a function was last looked at.
+        self.version = 0
+        self.looked_at: dict[int, int] = {}
+        self.scopes: dict[int, _Scope] = {}
+        self.at_work: list[ast.AST] = []
+        self.closed: dict[int, bool] = {}
+        #: Arguments that were noted as bindings of parameters.
+        self.given: set[tuple[int, str]] = set()
+        #: Expressions that `check_exclusive` has looked at.
+        self.exclusive: set[int] = set()
+        #: Calls of the program that stand alone; the tests do not see their results.
+        self.discarded: dict[int, ast.Call] = {}
+        #: Calls of the program of which only the truth is used.
+        self.truths: dict[int, ast.Call] = {}
+        self.module = _Scope()
+        self.scope = self.module
+        #: Arguments of calls of the program, each with its scope and call.
+        self.arguments: dict[int, tuple[_Scope, ast.expr, ast.AST]] = {}
+
+    def run(self) -> None:
+        _index(self.module, self.body)
+        self.refuse_unused_arrays()
+        for _ in range(20):
+            self.changed, self.at_work = False, []
+            for statement in self.body:
+                self.statement(statement)
+            if not self.changed:
+                break
+        else:
+            raise NotSeparable("the test code is too involved")
+        for scope, expression, call in self.arguments.values():
+            self.check_exclusive(scope, expression, call, set())
+
+    def refuse_unused_arrays(self) -> None:
+        for node in self.body:
+            for alias in node.names if isinstance(node, ast.Import) else []:
+                name = alias.asname or alias.name.partition(".")[0]
+                if alias.name.partition(".")[0] in _ARRAYS and not any(
+                    isinstance(each, ast.Name) and each.id == name for part in self.body for each in walk(part)
+                ):
+                    # Imported for the sake of the answers.
+                    raise NotSeparable(f"answers may be objects of {alias.name}")
+
+    # Statements
+
+    def block(self, body: Sequence[ast.stmt]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, node: ast.stmt) -> None:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                if isinstance(node, ast.AsyncFunctionDef):
+                    kind = _Kind("unknown", f"the asynchronous function {node.name}")
+                elif node.decorator_list:
+                    kind = _Kind("unknown", f"the decorated function {node.name}")
+                else:
+                    kind = _Kind("def", node)
+                self.bind(node.name, kind)
+            case ast.ClassDef():
+                self.bind(node.name, _Kind("unknown", f"the tests' own class {node.name}"))
+            case ast.Import():
+                for alias in node.names:
+                    name = alias.asname or alias.name.partition(".")[0]
+                    self.bind(name, _Kind("library", alias.name if alias.asname else name))
+            case ast.ImportFrom():
+                for alias in node.names:
+                    for name in _public_names(node.module) if alias.name == "*" else [alias.name]:
+                        self.bind(alias.asname or name, _Kind("library", f"{node.module}.{name}"))
+            case ast.Assert():
+                self.truth(node.test)
+                if node.msg is not None:
+                    self.value(node.msg)
+            case ast.Expr():
+                kind = self.expression(node.value)
+                if isinstance(node.value, ast.Call) and self.reaches_program(node.value.func):
+                    self.discarded[id(node.value)] = node.value
+                elif kind.name not in ("result", "instance"):
+                    self.plain(kind, node.value)
+            case ast.Assign():
+                kind = self.expression(node.value)
+                for target in node.targets:
+                    self.assign(target, kind, node.value)
+            case ast.AnnAssign():
+                if node.value is not None:
+                    self.assign(node.target, self.expression(node.value), node.value)
+            case ast.AugAssign():
+                kind = self.value(node.value)
+                if isinstance(node.target, ast.Name) and self.lookup(node.target.id) == _ANSWER:
+                    self.refuse_change_of_answer(node.target.id)
+                self.assign(node.target, kind, node.value)
+            case ast.For():
+                self.loop(node.target, node.iter, node)
+                if self.value(node.iter) == _ANSWER and any(isinstance(each, ast.Break) for each in walk(node)):
+                    raise NotSeparable("a loop over an answer that breaks off")
+                self.block(node.body)
+                self.block(node.orelse)
+            case ast.While():
+                self.truth(node.test)
+                self.block(node.body)
+                self.block(node.orelse)
+            case ast.If():
+                self.truth(node.test)
+                self.block(node.body)
+                self.block(node.orelse)
+            case ast.With():
+                for item in node.items:
+                    self.context(item)
+                self.block(node.body)
+            case ast.Try():
+                for handler in node.handlers:
+                    self.handler(handler)
+                for body in (node.body, node.orelse, node.finalbody, *(each.body for each in node.handlers)):
+                    self.block(body)
+            case ast.Raise():
+                if node.exc is not None:
+                    self.raised(node.exc)
+            case ast.Return():
+                if node.value is not None:
+                    kind = self.expression(node.value)
+                    joined = self.joined(self.scope.result, kind)
+                    if joined != self.scope.result:
+                        self.scope.result, self.changed = joined, True
+                        self.version += 1
+            case ast.Delete() if all(isinstance(each, ast.Name) for each in node.targets):
+                pass
+            case ast.Pass() | ast.Break() | ast.Continue():
+                pass
+            case _:
+                raise NotSeparable(f"a statement of the kind {type(node).__name__}")
+
+    def reaches_program(self, function: ast.expr) -> bool:
+        return self.expression(function).name in ("program", "method")
+
+    def refuse_change_of_answer(self, name: str) -> None:
+        # `+=` changes a list in place, also for the program that may have kept it.
+        if any(loop is None and isinstance(value, ast.Call) for value, _, loop in self.scope.bindings.get(name, [])):
+            raise NotSeparable(f"{name}, an answer of the program, is changed")
+
+    def context(self, item: ast.withitem) -> None:
+        call = item.context_expr
+        if item.optional_vars is None and isinstance(call, ast.Call):
+            function = ast.unparse(call.func)
+            kinds = [ast.unparse(each) for each in call.args]
+            if function in ("contextlib.suppress", "suppress") and kinds and set(kinds) <= _ERRORS:
+                return
+        raise NotSeparable(f"with {ast.unparse(call)[:60]}")
+
+    def handler(self, node: ast.ExceptHandler) -> None:
+        if node.type is not None:
+            kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            for kind in kinds:
+                if not (isinstance(kind, ast.Name) and kind.id in _ERRORS and self.lookup(kind.id) is None):
+                    raise NotSeparable(f"except {ast.unparse(kind)[:60]}")
+        if node.name is not None and any(
+            isinstance(each, ast.Name) and each.id == node.name for body in node.body for each in walk(body)
+        ):
+            raise NotSeparable("the test code looks into an exception")
+
+    def raised(self, node: ast.expr) -> None:
+        function = node.func if isinstance(node, ast.Call) else node
+        if not (isinstance(function, ast.Name) and function.id in _ERRORS):
+            raise NotSeparable(f"raise {ast.unparse(node)[:60]}")
+        for each in node.args if isinstance(node, ast.Call) else []:
+            self.value(each)
+
+    def assign(self, target: ast.expr, kind: _Kind, value: ast.expr) -> None:
+        match target:
+            case ast.Name():
+                self.bind(target.id, kind)
+            case ast.Tuple() | ast.List():
+                values = value.elts if isinstance(value, ast.Tuple | ast.List) else []
+                for place, each in enumerate(target.elts):
+                    inner = each.value if isinstance(each, ast.Starred) else each
+                    if len(values) == len(target.elts):
+                        self.assign(inner, self.expression(values[place]), values[place])
+                    else:
+                        self.assign(inner, self.plain(kind, value), value)
+            case ast.Subscript():
+                base = self.expression(target.value)
+                self.value(target.slice)
+                if base != _DATA or not isinstance(target.value, ast.Name):
+                    raise NotSeparable(f"{ast.unparse(target)[:60]} is changed")
+                self.bind(target.value.id, self.plain(kind, value))
+            case _:
+                raise NotSeparable(f"{ast.unparse(target)[:60]} is assigned to")
+
+    def loop(self, target: ast.expr, iterated: ast.expr, node: ast.AST) -> None:
+        kind = self.value(iterated)
+        for each in ast.walk(target):
+            if isinstance(each, ast.Name):
+                self.bind(each.id, kind)
+            elif not isinstance(each, ast.Tuple | ast.List | ast.Starred | ast.expr_context):
+                raise NotSeparable(f"a loop over {ast.unparse(target)[:60]}")
+
+    def bind(self, name: str, kind: _Kind) -> None:
+        known = self.scope.kinds.get(name)
+        joined = kind if known is None else self.joined(known, kind, name)
+        if known is not None and {known.name, kind.name} == {"def"}:
+            # The later of two definitions with the same name counts.
+            joined = kind if kind.ref.lineno > known.ref.lineno else known
+        if joined != known:
+            self.scope.kinds[name] = joined
+            self.changed = True
+            self.version += 1
+
+    def joined(self, one: _Kind, other: _Kind, name: str = "") -> _Kind:
+        if one == other:
+            return one
+        one, other = (_DATA if each.name == "library" and _is_constant(each.ref) else each for each in (one, other))
+        if one == other:
+            return one
+        for stronger in (_ANSWER, _OBJECT):
+            if {one, other} == {_DATA, stronger}:
+                return stronger
+        return _Kind("unknown", f"a name of several kinds, {name}")
+
+    def lookup(self, name: str) -> _Kind | None:
+        scope: _Scope | None = self.scope
+        while scope is not None:
+            if name in scope.kinds:
+                return scope.kinds[name]
+            scope = scope.parent
+        return None
+
+    # Expressions
+
+    def value(self, node: ast.expr) -> _Kind:
+        """Return the kind of an expression that must be data or an answer."""
+        return self.plain(self.expression(node), node)
+
+    def truth(self, node: ast.expr) -> None:
+        """Look at an expression of which only the truth is used."""
+        if isinstance(node, ast.BoolOp):
+            for each in node.values:
+                self.truth(each)
+            return
+        kind = self.expression(node)
+        if isinstance(node, ast.Call) and self.reaches_program(node.func):
+            self.truths[id(node)] = node
+        else:
+            self.plain(kind, node)
+
+    def plain(self, kind: _Kind, node: ast.expr) -> _Kind:
+        if kind in (_DATA, _ANSWER, _OBJECT):
+            return kind
+        if kind.name == "library" and _is_constant(kind.ref):
+            return _DATA
+        if kind.name == "member" and kind.ref[1].attr in _READABLE:
+            base: _Kind = kind.ref[0]
+            return base
+        what = kind.ref if kind.name == "unknown" else ast.unparse(node)[:60]
+        raise NotSeparable(f"{what} is used as a value")
+
+    def values(self, nodes: Sequence[ast.expr | None]) -> _Kind:
+        """Return ANSWER if any of several values is one, else DATA."""
+        kinds = [self.value(node) for node in nodes if node is not None]
+        return _ANSWER if _ANSWER in kinds else _OBJECT if _OBJECT in kinds else _DATA
+
+    def expression(self, node: ast.expr) -> _Kind:
+        match node:
+            case ast.Constant():
+                return _DATA
+            case ast.Name():
+                return self.name(node)
+            case ast.List() | ast.Tuple() | ast.Set():
+                return self.values([each for each in node.elts if type(each) is not ast.Constant])
+            case ast.Dict():
+                return self.values([each for each in (*node.keys, *node.values) if type(each) is not ast.Constant])
+            case ast.Starred():
+                return self.value(node.value)
+            case ast.Call():
+                return self.call(node)
+            case ast.Attribute():
+                return self.attribute(node)
+            case ast.Subscript():
+                return self.values([node.value, node.slice])
+            case ast.Slice():
+                return self.values([node.lower, node.upper, node.step])
+            case ast.Compare():
+                return self.compare(node)
+            case ast.BoolOp():
+                return self.values(node.values)
+            case ast.BinOp():
+                if isinstance(node.op, ast.Mult) and any(_holds_displays(side) for side in (node.left, node.right)):
+                    raise NotSeparable("a list that holds the same list several times")
+                if isinstance(node.op, ast.Mod) and self.value(node.left) == _ANSWER:
+                    raise NotSeparable("an answer may be a template")
+                return self.values([node.left, node.right])
+            case ast.UnaryOp():
+                if isinstance(node.op, ast.Not):
+                    self.truth(node.operand)
+                    return _ANSWER
+                return self.value(node.operand)
+            case ast.IfExp():
+                return self.values([node.test, node.body, node.orelse])
+            case ast.JoinedStr():
+                kind = self.values([each.value for each in node.values if isinstance(each, ast.FormattedValue)])
+                self.exact |= kind == _ANSWER
+                return kind
+            case ast.NamedExpr():
+                kind = self.expression(node.value)
+                self.bind(node.target.id, kind)
+                return kind
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+                for each in node.generators:
+                    self.loop(each.target, each.iter, each)
+                    self.values(each.ifs)
+                parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+                iterated = self.values([each.iter for each in node.generators])
+                return _ANSWER if _ANSWER in (iterated, self.values(parts)) else self.values(parts)
+            case ast.Lambda():
+                return _Kind("def", node)
+            case _:
+                raise NotSeparable(f"an expression of the kind {type(node).__name__}")
+
+    def name(self, node: ast.Name) -> _Kind:
+        kind = self.lookup(node.id)
+        if kind is not None:
+            return kind
+        if node.id in self.program_names:
+            return _Kind("program", node.id)
+        if hasattr(builtins, node.id):
+            return _Kind("builtin", node.id)
+        if node.id in ("__name__", "__file__", "__doc__"):
+            return _DATA
+        # Bound only later in the text, as far as is known by now.
+        return _DATA if self.changed else _Kind("unknown", node.id)
+
+    def attribute(self, node: ast.Attribute) -> _Kind:
+        base = self.expression(node.value)
+        if base.name == "library":
+            return _Kind("library", f"{base.ref}.{node.attr}")
+        if base.name == "result":
+            self.used_as_classes |= {base.ref}
+            return _METHOD
+        if base == _INSTANCE:
+            if node.attr.startswith("_"):
+                raise NotSeparable(f"the test code looks at {node.attr}")
+            return _METHOD
+        if base in (_DATA, _OBJECT, _ANSWER):
+            return _Kind("member", (base, node))
+        if base.name == "builtin" and base.ref in _DATA_TYPES:
+            return _Kind("member", (_DATA, node))
+        raise NotSeparable(f"{ast.unparse(node)[:60]}, an attribute of the program")
+
+    def compare(self, node: ast.Compare) -> _Kind:
+        sides = [node.left, *node.comparators]
+        for operator, one, other in zip(node.ops, sides, sides[1:], strict=False):
+            if (
+                isinstance(operator, ast.Is | ast.IsNot | ast.Eq | ast.NotEq)
+                and _asks_type(one)
+                and _asks_type(other, True)
+            ):
+                for side in (one, other):
+                    if isinstance(side, ast.Call):
+                        self.values(side.args)
+                self.exact = True
+                return _ANSWER
+            if isinstance(operator, ast.Is | ast.IsNot):
+                constants = [each for each in (one, other) if isinstance(each, ast.Constant)]
+                if not any(any(each.value is known for known in _IDENTITY_CONSTANTS) for each in constants):
+                    raise NotSeparable("the test code asks for the same object")
+        return self.values(sides)
+
+    def call(self, node: ast.Call) -> _Kind:
+        arguments = [*node.args, *(each.value for each in node.keywords)]
+        function = self.expression(node.func)
+        match function.name:
+            case "program":
+                self.pass_on(node, arguments)
+                if function.ref in self.classes:
+                    return _INSTANCE
+                return _Kind("result", function.ref) if _CLASS_NAME.fullmatch(function.ref) else _ANSWER
+            case "method":
+                self.pass_on(node, arguments)
+                return _ANSWER
+            case "builtin":
+                return self.builtin(node, function.ref, arguments)
+            case "library":
+                return self.library(node, function.ref, arguments)
+            case "member":
+                return self.member(node, *function.ref, arguments)
+            case "def":
+                return self.defined(node, function.ref)
+        raise NotSeparable(f"{ast.unparse(node.func)[:60]} is called")
+
+    def pass_on(self, node: ast.Call, arguments: Sequence[ast.expr]) -> None:
+        for each in arguments:
+            kind = self.expression(each)
+            if kind.name == "builtin" and kind.ref in _DATA_TYPES:
+                continue
+            if self.plain(kind, each) == _OBJECT:
+                raise NotSeparable(f"{ast.unparse(each)[:60]} is passed to the program")
+            self.arguments[id(each)] = self.scope, each, node
+
+    def builtin(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
+        if name in _NEVER:
+            raise NotSeparable(f"{name} is called")
+        if name == "isinstance" and len(arguments) == 2:
+            self.value(arguments[0])
+            kinds = arguments[1].elts if isinstance(arguments[1], ast.Tuple) else [arguments[1]]
+            if all(ast.unparse(each) in (*_DATA_TYPES, "np.ndarray", "numpy.ndarray") for each in kinds):
+                return _ANSWER
+            raise NotSeparable(f"isinstance with {ast.unparse(arguments[1])[:60]}")
+        if name in _ERRORS:
+            self.values(arguments)
+            return _OBJECT
+        if name == "float" and any(
+            isinstance(each, ast.Constant) and "nan" in str(each.value).lower() for each in arguments
+        ):
+            raise NotSeparable("not-a-number is found in a list only by its identity")
+        if name in _CALLING and any(self.reaches_program(each) for each in arguments):
+            # The builtin calls the program with items of the other arguments.
+            for each in arguments:
+                if not self.reaches_program(each):
+                    self.value(each)
+                    self.arguments[id(each)] = self.scope, each, node
+            return _ANSWER
+        kinds = [self.argument(each) for each in arguments]
+        if name == "type" or (_ANSWER in kinds and name not in _ON_ANSWERS):
+            raise NotSeparable(f"{name} of an answer")
+        if name in ("zip", "map", "filter", "enumerate") and _ANSWER in kinds:
+            # They stop early, or leave an endless answer to whoever reads them. Next to a literal an answer is a list.
+            endless = [each for each, kind in zip(arguments, kinds, strict=True) if kind == _ANSWER]
+            lazy = [each for each in endless if not _is_finite(each)]
+            counted = name == "zip" and any(isinstance(each, ast.Call) for each in arguments if each not in endless)
+            if lazy and (counted or not self.is_consumed(node)):
+                raise NotSeparable(f"{name} over an answer")
+        # The text of a value shows its exact type.
+        self.exact |= name in ("str", "repr", "print") and _ANSWER in kinds
+        return _ANSWER if _ANSWER in kinds else _DATA
+
+    def is_consumed(self, node: ast.Call) -> bool:
+        parent = self.scope.parents.get(id(node))
+        return isinstance(parent, ast.Call | ast.For | ast.comprehension)
+
+    def argument(self, node: ast.expr) -> _Kind:
+        """Return the kind of an argument of a builtin or a library function, which may be a function, too."""
+        kind = self.expression(node)
+        if kind.name in ("builtin", "library"):
+            if kind.name == "builtin" and kind.ref not in _ON_ANSWERS | _DATA_TYPES:
+                raise NotSeparable(f"{kind.ref} is passed on")
+            if kind.name == "library" and not _listed(kind.ref, _OWN):
+                raise NotSeparable(f"{kind.ref} is used")
+            return _DATA
+        if kind.name == "def":
+            # It may be called with answers.
+            parameters = kind.ref.args
+            names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
+            return self.entered(kind.ref, {name: _ANSWER for name in names})
+        if kind.name in ("program", "method"):
+            # `map(f, [1, 2])` calls the program with items of data.
+            raise NotSeparable(f"{ast.unparse(node)[:60]} is passed on")
+        if kind.name == "member" and kind.ref[1].attr in _READING:
+            return _DATA
+        return self.plain(kind, node)
+
+    def library(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
+        if name.endswith(".seed"):
+            raise NotSeparable("the test code sets a seed, which the program may use")
+        kinds = [self.argument(each) for each in arguments]
+        if not _listed(name, _LIBRARY if _ANSWER in kinds else _OWN):
+            raise NotSeparable(f"{name} is called")
+        if name == "json.dumps":
+            self.exact = True
+        if name in (
+            "random.Random",
+            "random.SystemRandom",
+            "re.compile",
+            "functools.partial",
+            "itertools.count",
+            "iter",
+        ):
+            return _OBJECT
+        return _ANSWER if _ANSWER in kinds else _DATA
+
+    def member(self, node: ast.Call, base: _Kind, member: ast.Attribute, arguments: Sequence[ast.expr]) -> _Kind:
+        name = member.attr
+        kinds = [self.argument(each) for each in arguments]
+        if base == _ANSWER:
+            if name not in _READING:
+                raise NotSeparable(f"{name} of an answer is called")
+            return _ANSWER
+        if base == _OBJECT:
+            if _ANSWER in kinds:
+                raise NotSeparable(f"{name} is called with an answer")
+            return _DATA
+        if name in _CHANGING and isinstance(member.value, ast.Name):
+            if _ANSWER in kinds:
+                self.bind(member.value.id, _ANSWER)
+            return _ANSWER if _ANSWER in kinds else _DATA
+        if name not in _READING | _CHANGING | {"format"}:
+            raise NotSeparable(f"{name} is called")
+        return _ANSWER if _ANSWER in kinds else _DATA
+
+    def defined(self, node: ast.Call, function: ast.FunctionDef | ast.Lambda) -> _Kind:
+        """Return the kind of the result of a function of the tests, after a look at its body."""
+        parameters = function.args
+        if parameters.vararg or parameters.kwarg or any(isinstance(each, ast.Starred) for each in node.args):
+            if any(self.value(each) == _ANSWER for each in node.args):
+                raise NotSeparable("a function of the tests with any number of arguments gets an answer")
+        given_kinds = [self.expression(each) for each in (*node.args, *(each.value for each in node.keywords))]
+        if (
+            isinstance(function, _FUNCTIONS)
+            and all(kind == _DATA for kind in given_kinds)
+            and self.is_closed(function)
+        ):
+            return _DATA
+        names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
+        given: dict[str, _Kind] = {}
+        pairs = [*zip(names, node.args, strict=False), *((each.arg, each.value) for each in node.keywords)]
+        scope = self.scope_of(function)
+        for name, value in pairs:
+            if name is not None:
+                kind = self.expression(value)
+                given[name] = kind
+                if (id(value), name) not in self.given:
+                    self.given.add((id(value), name))
+                    scope.bindings.setdefault(name, []).append((value, self.scope, None))
+        for each in (*node.args[len(names) :],):
+            self.value(each)
+        return self.entered(function, given)
+
+    def is_closed(self, function: ast.FunctionDef) -> bool:
+        """Return whether a function of the tests, given data, computes data and reaches nothing of the program."""
+        known = self.closed.get(id(function))
+        if known is None:
+            # A function that calls itself is closed if the rest of it is.
+            self.closed[id(function)] = True
+            own = {each.arg for each in ast.walk(function) if isinstance(each, ast.arg)}
+            nodes = [node for body in function.body for node in walk(body)]
+            own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+            own |= {node.name for node in nodes if isinstance(node, (*_FUNCTIONS, ast.ExceptHandler)) and node.name}
+            for node in nodes:
+                for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else []:
+                    own.add(alias.asname or alias.name.partition(".")[0])
+            names = {node.id for node in nodes if isinstance(node, ast.Name)} - own
+            known = self.closed[id(function)] = all(map(self.is_closed_name, names)) and not any(
+                isinstance(node, ast.Global | ast.Nonlocal | ast.AsyncFunctionDef | ast.ClassDef) for node in nodes
+            )
+        return known
+
+    def is_closed_name(self, name: str) -> bool:
+        kind = self.module.kinds.get(name)
+        if kind is None:
+            return name not in self.program_names and name not in _NEVER - _REFLECTING and hasattr(builtins, name)
+        if kind.name == "def":
+            return isinstance(kind.ref, ast.FunctionDef) and self.is_closed(kind.ref)
+        return kind == _DATA or (kind.name == "library" and kind.ref.partition(".")[0] in _PURE)
+
+    def scope_of(self, function: ast.FunctionDef | ast.Lambda) -> _Scope:
+        scope = self.scopes.get(id(function))
+        if scope is None:
+            scope = self.scopes[id(function)] = _Scope(parent=self.scope)
+            body = function.body if isinstance(function, _FUNCTIONS) else [ast.Return(value=function.body)]
+            if any(isinstance(each, ast.Yield | ast.YieldFrom) for part in body for each in walk(part)):
+                raise NotSeparable("a function of the tests is a generator")
+            _index(scope, body)
+        return scope
+
+    def entered(self, function: ast.FunctionDef | ast.Lambda, given: dict[str, _Kind]) -> _Kind:
+        scope, outer = self.scope_of(function), self.scope
+        parameters = function.args
+        for name in [each.arg for each in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs)]:
+            given.setdefault(name, scope.kinds.get(name, _DATA))
+        for extra in (parameters.vararg, parameters.kwarg):
+            if extra is not None:
+                given.setdefault(extra.arg, _DATA)
+        self.scope = scope
+        try:
+            for name, kind in given.items():
+                self.bind(name, kind)
+            # A function that calls itself, directly or not, is looked at again until nothing changes.
+            if any(each is function for each in self.at_work) or self.looked_at.get(id(function)) == self.version:
+                return scope.result
+            self.at_work.append(function)
+            if isinstance(function, ast.Lambda):
+                kind = self.expression(function.body)
+                joined = self.joined(scope.result, kind)
+                if joined != scope.result:
+                    scope.result, self.changed = joined, True
+                    self.version += 1
+            else:
+                self.block(function.body)
+            self.at_work.pop()
+            self.looked_at[id(function)] = self.version
+            return scope.result
+        finally:
+            self.scope = outer
+
+    # Arguments
+
+    def check_exclusive(self, scope: _Scope, node: ast.expr, call: ast.AST, seen: set[tuple[int, str]]) -> None:
+        """Raise unless an argument is out of the tests' sight after the call, or cannot change.
+
+        The program gets a copy, so a change of it would be lost on the tests.
+        """
+        if id(node) in self.exclusive:
+            return
+        self.exclusive.add(id(node))
+        for root, path, load in _aliases(node):
+            owner: _Scope | None = scope
+            while owner is not None and root not in owner.kinds:
+                owner = owner.parent
+            if owner is None or (id(owner), root) in seen:
+                continue
+            kind = owner.kinds[root]
+            if kind.name not in ("data", "answer") or self.is_scalar(owner, root, set()):
+                continue
+            others = [each for each, where in owner.loads.get(root, []) if where is not load]
+            if owner is not scope:
+                others += [each for each, where in scope.loads.get(root, []) if where is not load]
+            if any(each[: len(path)] == path[: len(each)] for each in others):
+                raise NotSeparable(f"{root} is passed to the program and used elsewhere")
+            bindings = owner.bindings.get(root, [])
+            loop = _loop_around(scope, call)
+            for value, where, binder in bindings:
+                if loop is not None and owner is scope and binder is None and _loop_around(scope, value) is not loop:
+                    raise NotSeparable(f"{root} is passed to the program several times")
+                if value is not None:
+                    self.check_exclusive(where, value, value, {*seen, (id(owner), root)})
+
+    def is_scalar(self, scope: _Scope, name: str, seen: set[str]) -> bool:
+        """Return whether a name is bound only to numbers, texts and tuples of these."""
+        bindings = scope.bindings.get(name)
+        if not bindings or name in seen:
+            return False
+        return all(
+            value is not None and self.is_immutable(where, value, {*seen, name}, item=loop is not None)
+            for value, where, loop in bindings
+        )
+
+    def is_immutable(self, scope: _Scope, node: ast.expr, seen: set[str], *, item: bool = False) -> bool:
+        match node:
+            case ast.Constant() | ast.JoinedStr() | ast.Compare():
+                return True
+            case ast.UnaryOp():
+                return self.is_immutable(scope, node.operand, seen)
+            case ast.BinOp():
+                return self.is_immutable(scope, node.left, seen) and self.is_immutable(scope, node.right, seen)
+            case ast.Tuple():
+                return all(self.is_immutable(scope, each, seen) for each in node.elts)
+            case ast.List() | ast.Set():
+                return item and all(self.is_immutable(scope, each, seen) for each in node.elts)
+            case ast.Name():
+                return node.id not in seen and self.is_scalar(scope, node.id, seen)
+            case ast.Call():
+                if item and ast.unparse(node.func) in ("zip", "enumerate", "list", "reversed", "sorted"):
+                    return all(self.is_immutable(scope, each, seen, item=True) for each in node.args)
+                return ast.unparse(node.func).rpartition(".")[2] in _SCALAR_RESULTS
+        return False
+
+
+_SCALAR_RESULTS = frozenset(
+    "abs bin bool chr complex float hash hex int len oct ord pow range repr round str sum randint random uniform choice"
+    " randrange join lower upper strip replace format sqrt floor ceil fabs gcd Decimal Fraction date datetime"
+    " timedelta bytes frozenset gauss".split()
+)
+
+
+def _index(scope: _Scope, body: Sequence[ast.AST]) -> None:
+    """Fill in where a scope's own code binds and reads names; bodies of functions in it have scopes of their own."""
+    waiting: list[tuple[ast.AST, ast.AST | None]] = [(node, None) for node in body]
+    while waiting:
+        node, parent = waiting.pop()
+        if parent is not None:
+            scope.parents[id(node)] = parent
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            continue
+        match node:
+            case ast.Assign():
+                for target in node.targets:
+                    _note_bindings(scope, target, node.value, None)
+            case ast.AnnAssign() | ast.AugAssign() | ast.NamedExpr():
+                if node.value is not None:
+                    _note_bindings(scope, node.target, node.value, None)
+            case ast.For() | ast.comprehension():
+                _note_bindings(scope, node.target, node.iter, node)
+            case ast.Name() if isinstance(node.ctx, ast.Load):
+                path, top = _path(node, scope.parents)
+                scope.loads.setdefault(node.id, []).append((path, top))
+        for child in ast.iter_child_nodes(node):
+            if type(child) is not ast.Constant and not isinstance(child, ast.expr_context):
+                waiting.append((child, node))
+
+
+def _note_bindings(scope: _Scope, target: ast.expr, value: ast.expr, loop: ast.AST | None) -> None:
+    for each in ast.walk(target):
+        if isinstance(each, ast.Name):
+            scope.bindings.setdefault(each.id, []).append((value, scope, loop))
+
+
+def _path(node: ast.expr, parents: dict[int, ast.AST]) -> tuple[tuple[Any, ...], ast.AST]:
+    """Return the constant indices behind a name, and the outermost subscript."""
+    path: list[Any] = []
+    while True:
+        parent = parents.get(id(node))
+        if not (isinstance(parent, ast.Subscript) and parent.value is node and isinstance(parent.slice, ast.Constant)):
+            return tuple(path), node
+        path.append(parent.slice.value)
+        node = parent
+
+
+def _aliases(node: ast.expr) -> Iterator[tuple[str, tuple[Any, ...], ast.AST]]:
+    """Yield the names whose objects, or parts of them, an expression passes on: name, constant indices, node."""
+    waiting: list[ast.AST] = [node]
+    while waiting:
+        each = waiting.pop()
+        match each:
+            case ast.Name():
+                yield each.id, (), each
+            case ast.Subscript():
+                path, base = [], each
+                whole: ast.expr = each
+                while isinstance(base, ast.Subscript):
+                    if isinstance(base.slice, ast.Constant):
+                        path.insert(0, base.slice.value)
+                    else:
+                        path, whole = [], base.value
+                    base = base.value  # type: ignore[assignment]
+                if isinstance(base, ast.Name):
+                    yield base.id, tuple(path), whole
+                else:
+                    waiting.append(base)
+            case ast.List() | ast.Tuple() | ast.Set():
+                waiting.extend([item for item in each.elts if type(item) is not ast.Constant])
+            case ast.Dict():
+                waiting.extend([item for item in each.values if type(item) is not ast.Constant])
+            case ast.Starred() | ast.NamedExpr():
+                waiting.append(each.value)
+            case ast.IfExp():
+                waiting.extend((each.body, each.orelse))
+            case ast.BoolOp():
+                waiting.extend(each.values)
+            case ast.BinOp():
+                waiting.extend((each.left, each.right))
+            case ast.Call():
+                function = ast.unparse(each.func)
+                # They pass the items of their arguments on; a function of the tests may.
+                if function in _PASSING or (isinstance(each.func, ast.Name) and not hasattr(builtins, function)):
+                    waiting.extend(each.args)
+                elif isinstance(each.func, ast.Attribute) and each.func.attr in ("items", "values", "copy", "get"):
+                    if function != "copy.copy" or each.args:
+                        waiting.extend(each.args if function == "copy.copy" else [each.func.value])
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
+                waiting.append(each.elt)
+            case ast.DictComp():
+                waiting.append(each.value)
+
+
+_PASSING = frozenset("zip enumerate list tuple reversed sorted iter dict set max min".split())
+
+
+#: Builtins that call a function that they are given.
+_CALLING = frozenset("map filter sorted min max".split())
+
+
+def _is_finite(node: ast.expr) -> bool:
+    """Return whether an expression reads its answers to the end."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and hasattr(builtins, node.func.id)
+
+
+def _loop_around(scope: _Scope, node: ast.AST | None) -> ast.AST | None:
+    while node is not None:
+        node = scope.parents.get(id(node))
+        if isinstance(node, _LOOPS):
+            return node
+    return None
+
+
+def _holds_displays(node: ast.expr) -> bool:
+    return isinstance(node, ast.List) and any(not isinstance(each, ast.Constant | ast.UnaryOp) for each in node.elts)
+
+
+def _asks_type(node: ast.expr, or_names: bool = False) -> bool:
+    """Return whether an expression is `type(x)` or, where that will do, the name of a type of data."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+        return len(node.args) == 1
+    return or_names and isinstance(node, ast.Name) and node.id in _DATA_TYPES
+
+
+def _listed(name: str, names: frozenset[str]) -> bool:
+    return name in names or f"{name.rpartition('.')[0]}.*" in names
+
+
+def _is_constant(name: str) -> bool:
+    """Return whether `name` is a value of a library that is data, such as `math.pi`."""
+    module, _, attribute = name.rpartition(".")
+    return attribute in _CONSTANTS.get(module, ())
+
+
+_CONSTANTS = {
+    "math": frozenset("pi e inf tau".split()),
+    "cmath": frozenset("pi e inf tau".split()),
+    "sys": frozenset(("maxsize",)),
+    "string": frozenset(name for name, value in vars(string).items() if isinstance(value, str) and name[0] != "_"),
+    "numpy": frozenset("float32 float64 int32 int64 pi e inf".split()),
+}
+
+
+def _public_names(module: str | None) -> Sequence[str]:
+    """Return the names that `from module import *` binds, for modules of the standard library."""
+    if module is None or module.partition(".")[0] not in sys.stdlib_module_names:
+        raise NotSeparable(f"all names of {module} are imported")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, "__all__", None) or [name for name in vars(loaded) if not name.startswith("_")]
