@@ -32,11 +32,13 @@ _CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 #: Builtins that read an answer from its first item to its last, and the functions of values.
 _ON_ANSWERS = frozenset(
     "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int"
-    " isinstance len list map max min oct ord pow print range repr reversed round set slice sorted str sum tuple zip".split()
+    " isinstance len list map max min oct ord pow print range repr reversed round set slice sorted str sum tuple"
+    " zip".split()
 )
 _NEVER = frozenset(
     "eval exec compile globals locals vars dir open input breakpoint memoryview __import__ id getattr setattr delattr"
-    " hasattr callable super object property staticmethod classmethod iter next issubclass hash aiter anext exit quit".split()
+    " hasattr callable super object property staticmethod classmethod iter next issubclass hash aiter anext exit"
+    " quit".split()
 )
 #: Types whose instances are data, and that `isinstance` tells apart there as here.
 _DATA_TYPES = frozenset(
@@ -67,15 +69,15 @@ _LIBRARY = frozenset(
     " collections.OrderedDict collections.deque collections.defaultdict copy.copy copy.deepcopy decimal.Decimal"
     " fractions.Fraction functools.reduce heapq.nlargest heapq.nsmallest itertools.chain itertools.combinations"
     " itertools.permutations itertools.product itertools.accumulate itertools.pairwise itertools.starmap"
-    " itertools.zip_longest json.dumps json.loads operator.* re.findall re.fullmatch re.match re.search re.split re.sub"
-    " string.* numpy.allclose numpy.isclose numpy.array_equal numpy.testing.assert_allclose"
+    " itertools.zip_longest json.dumps json.loads operator.* re.findall re.fullmatch re.match re.search re.split"
+    " re.sub string.* numpy.allclose numpy.isclose numpy.array_equal numpy.testing.assert_allclose"
     " numpy.testing.assert_almost_equal numpy.testing.assert_array_almost_equal numpy.testing.assert_array_equal"
     " numpy.testing.assert_equal datetime.date datetime.datetime datetime.time datetime.timedelta".split()
 )
 #: Functions of libraries that the tests may use on data of their own.
 _OWN = _LIBRARY | frozenset(
-    "random.* itertools.* collections.* functools.* copy.* datetime.* decimal.* fractions.* heapq.* bisect.* json.* re.*"
-    " string.* sys.getsizeof time.time time.perf_counter hashlib.* textwrap.* typing.*".split()
+    "random.* itertools.* collections.* functools.* copy.* datetime.* decimal.* fractions.* heapq.* bisect.* json.*"
+    " re.* string.* sys.getsizeof time.time time.perf_counter hashlib.* textwrap.* typing.*".split()
 )
 _REFLECTING = frozenset("iter next hash getattr hasattr callable eval".split())
 #: Modules whose functions neither see nor change the surroundings.
@@ -544,7 +546,7 @@ class _Analysis:
             case "library":
                 return self.library(node, function.ref, arguments)
             case "member":
-                return self.member(node, *function.ref, arguments)
+                return self.member(*function.ref, arguments)
             case "def":
                 return self.defined(node, function.ref)
         raise NotSeparable(f"{ast.unparse(node.func)[:60]} is called")
@@ -563,8 +565,8 @@ class _Analysis:
             raise NotSeparable(f"{name} is called")
         if name == "isinstance" and len(arguments) == 2:
             self.value(arguments[0])
-            kinds = arguments[1].elts if isinstance(arguments[1], ast.Tuple) else [arguments[1]]
-            if all(ast.unparse(each) in (*_DATA_TYPES, "np.ndarray", "numpy.ndarray") for each in kinds):
+            types = arguments[1].elts if isinstance(arguments[1], ast.Tuple) else [arguments[1]]
+            if all(ast.unparse(each) in (*_DATA_TYPES, "np.ndarray", "numpy.ndarray") for each in types):
                 return _ANSWER
             raise NotSeparable(f"isinstance with {ast.unparse(arguments[1])[:60]}")
         if name in _ERRORS:
@@ -639,7 +641,7 @@ class _Analysis:
             return _OBJECT
         return _ANSWER if _ANSWER in kinds else _DATA
 
-    def member(self, node: ast.Call, base: _Kind, member: ast.Attribute, arguments: Sequence[ast.expr]) -> _Kind:
+    def member(self, base: _Kind, member: ast.Attribute, arguments: Sequence[ast.expr]) -> _Kind:
         name = member.attr
         kinds = [self.argument(each) for each in arguments]
         if base == _ANSWER:
@@ -817,8 +819,8 @@ class _Analysis:
 
 
 _SCALAR_RESULTS = frozenset(
-    "abs bin bool chr complex float hash hex int len oct ord pow range repr round str sum randint random uniform choice"
-    " randrange join lower upper strip replace format sqrt floor ceil fabs gcd Decimal Fraction date datetime"
+    "abs bin bool chr complex float hash hex int len oct ord pow range repr round str sum randint random uniform"
+    " choice randrange join lower upper strip replace format sqrt floor ceil fabs gcd Decimal Fraction date datetime"
     " timedelta bytes frozenset gauss".split()
 )
 
@@ -875,14 +877,15 @@ def _aliases(node: ast.expr) -> Iterator[tuple[str, tuple[Any, ...], ast.AST]]:
             case ast.Name():
                 yield each.id, (), each
             case ast.Subscript():
-                path, base = [], each
+                path: list[Any] = []
+                base: ast.expr = each
                 whole: ast.expr = each
                 while isinstance(base, ast.Subscript):
                     if isinstance(base.slice, ast.Constant):
                         path.insert(0, base.slice.value)
                     else:
                         path, whole = [], base.value
-                    base = base.value  # type: ignore[assignment]
+                    base = base.value
                 if isinstance(base, ast.Name):
                     yield base.id, tuple(path), whole
                 else:

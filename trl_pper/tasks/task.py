@@ -276,8 +276,12 @@ def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
         if not isinstance(code, str):
             raise ValueError(f"tests.code: must be a string of Python test code; got {type(code).__name__}")
         # Files that other tools wrote may hold null or "" for an absent field.
-        known = {"entry_point": value.get("entry_point") or None, "setup": value.get("setup") or ""}
-        return FunctionTests(code=code, run=value.get("run") or "auto", **known)
+        return FunctionTests(
+            code=code,
+            entry_point=value.get("entry_point") or None,
+            setup=value.get("setup") or "",
+            run=value.get("run") or "auto",
+        )
     raise ValueError(f'tests.type: must be "stdio" or "function"; got {kind!r}')
 
 

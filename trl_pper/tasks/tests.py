@@ -3,7 +3,7 @@
 A test is any of these:
 
 - a statement that checks something, at top level or in a function such as HumanEval's `check` that the top level
-  calls once: an assert, a raise, a call of a function that asserts, `pytest.raises`, or a block that holds any of them;
+  calls once: an assert, a raise, a call of a function that asserts, `pytest.raises`, or a block with one of them;
 - a method `test*` of a `unittest.TestCase`, or of a class `Test*` as pytest collects it;
 - a function `test*` that nothing calls, as pytest collects it, once for each literal parameter set.
 
@@ -193,7 +193,7 @@ class _Marker:
                 marked.append(statement)
             elif _is_runner(statement):
                 marked.append(ast.copy_location(ast.Pass(), statement))
-            elif top and _is_main_guard(statement):
+            elif top and isinstance(statement, ast.If) and _is_main_guard(statement):
                 # The bodies of functions that a guard calls were marked where they are defined.
                 opened_here = {node.name: node for node in functions.values() if self.uses[node.name] == 1}
                 for each in statement.body:

@@ -121,8 +121,8 @@ class Slot:
 
     def _run(self, tests: Tests, program: str, limits: Limits) -> Verdict:
         code = _test_code(tests)
-        preload = ("numpy",) if _NUMERIC.search(program) or _NUMERIC.search(code) else ()
-        preload += ("pytest",) if _PYTEST.search(code) else ()
+        numeric = _NUMERIC.search(program) or _NUMERIC.search(code)
+        preload = tuple(name for name, needed in (("numpy", numeric), ("pytest", _PYTEST.search(code))) if needed)
         message = "cancelled"
         for _ in range(_ATTEMPTS):
             if self.cancelled:

@@ -124,9 +124,10 @@ _FACTORIES = frozenset(SAFE_TYPES.values())
 _MAX_FIELDS = 255
 # Booleans, numbers, texts and times; an array of dtype object would hold pointers that the peer chose.
 _DTYPE = re.compile(r"[<>|=](?:[biufc][0-9]{1,2}|[US][0-9]{1,6}|[Mm]8(?:\[[0-9]{0,4}[a-zA-Z]{1,2}\])?)")
-_WRAPPERS = {
-    kind.__name__: (kind, inner)
-    for kind, inner in ((collections.UserList, list), (collections.UserDict, dict), (collections.UserString, str))
+_WRAPPERS: dict[str, tuple[Callable[[Any], Any], type]] = {
+    "UserList": (collections.UserList, list),
+    "UserDict": (collections.UserDict, dict),
+    "UserString": (collections.UserString, str),
 }
 _NAMED_TUPLE_ATTRIBUTES = frozenset(dir(collections.namedtuple("_", "")))
 
@@ -244,10 +245,9 @@ def _read_scalar(decoder: Decoder, depth: int) -> Any:
 
 def _read_wrapper(decoder: Decoder, depth: int) -> Any:
     name, data = decoder.items(depth)
-    kind, inner = _WRAPPERS.get(name, (None, None)) if type(name) is str else (None, None)
-    if kind is None or type(data) is not inner:
+    if type(name) is not str or name not in _WRAPPERS or type(data) is not _WRAPPERS[name][1]:
         raise CodecError("malformed value: no such class of the library")
-    return kind(data)
+    return _WRAPPERS[name][0](data)
 
 
 def _read_named_tuple(decoder: Decoder, depth: int) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Hold the tables that both sides of the wire agree on: messages, limits, and names that may cross.
 
-The first half lists the messages of referee and candidate and the bytes that host, referee and candidate exchange about
-outcomes. The second half bounds values: how deep and big they may be, and the builtin types that they may name.
+The first half lists the messages of referee and candidate and the bytes that host, referee and candidate exchange
+about outcomes. The second half bounds values: how deep and big they may be, and the builtin types that they may name.
 `CodecError` tells which rule a value broke. Nothing here reads or writes bytes.
 """
 

@@ -1,8 +1,8 @@
-"""Run an untrusted program in a candidate process, as a script or to answer calls.
+"""Run an untrusted program in a candidate process: as a script, to answer calls, or together with its tests.
 
 The process receives the program's source, then inputs or calls as plain data. Expected answers never come here, except
-those of tests that can only run in the program's process. The program shares the process, so nothing in it is trusted once the program has started: every byte that the process
-sends is a claim of the program, never a verdict.
+those of tests that can only run in the program's process. The program shares the process, so nothing in it is trusted
+once the program has started: every byte that the process sends is a claim of the program, never a verdict.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Send calls of the test code to a candidate, enforce deadlines, and replace a candidate that is lost.
 
-A call returns plain data, raises the program's exception as the nearest builtin exception, or raises `Failure` with the
-outcome of the running test. All bytes from the candidate are untrusted and checked. `Function` and `Instance` stand in
-the test code for what the program defines; tests that need more of it run shared (see `tasks.separable`).
+A call returns plain data, raises the program's exception as the nearest builtin exception, or raises `Failure` with
+the outcome of the running test. All bytes from the candidate are untrusted and checked. `Function` and `Instance`
+stand in the test code for what the program defines; tests that need more of it run shared (see `tasks.separable`).
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class approx:
             actual = actual.tolist()
         if isinstance(expected, Sequence) and not isinstance(expected, str | bytes):
             return len(actual) == len(expected) and all(map(self._holds, actual, expected))
-        if isinstance(expected, bool) or not isinstance(expected, int | float | complex):
+        if isinstance(expected, bool) or not isinstance(expected, int | float):
             return bool(actual == expected)
         if actual == expected:
             return True

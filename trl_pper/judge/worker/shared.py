@@ -1,10 +1,12 @@
 """Run test code and program in one process, as unittest, pytest and the published graders do.
 
 The meaning is exactly that of Python. The verdict can be forged in principle, because program and tests share the
-process. Known tricks fail: each test reports its own outcome with a secret number that the host chose for this process,
-so that a test that never ran has failed, whatever exits, hooks and replaced names do; an object of the program's own
-class does not equal the literal that a test expects; a text of the program that a test evaluates or fills in cannot
-reach into the interpreter.
+process. Known tricks fail:
+
+- each test reports its own outcome with a secret number that the host chose for this process, so that a test that
+  never ran has failed, whatever exits, hooks and replaced names do;
+- an object of the program's own class does not equal the literal that a test expects;
+- a text of the program that a test evaluates or fills in cannot reach into the interpreter.
 """
 
 from __future__ import annotations
@@ -283,10 +285,9 @@ class _Check:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             self.harness.noted.setdefault(self.number, error)
-        return False
 
 
 def text_of_program(value: Any) -> Any:
