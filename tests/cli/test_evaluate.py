@@ -114,7 +114,7 @@ def test_figures_follow_from_the_rows(evaluate, programs, tasks):
     assert code == 0
     assert set(rows[0]) == {
         "task_id", "index", "completion", "program", "extracted", "pass_rate", "passed", "total", "outcomes",
-        "message",
+        "message", "run",
     }  # fmt: skip
     assert [(row["task_id"], row["index"]) for row in rows] == [(task.task_id, n) for task in tasks for n in range(3)]
     rates = [row["pass_rate"] for row in rows]
@@ -172,7 +172,7 @@ def test_tasks_are_grouped_by_difficulty_and_source(evaluate, programs, tasks, t
 
 
 def test_what_has_no_verdict_is_seen_and_counts_in_no_rate(evaluate, tasks, tmp_path, capsys):
-    odd = replace(tasks[3], tests=FunctionTests(entry_point="f", code="import io\nassert f(io.StringIO('a')) == 'a'"))
+    odd = replace(tasks[3], tests=FunctionTests(entry_point="f", code="import no_such_module\nassert f('a') == 'a'"))
     rows = write(tmp_path / "odd.jsonl", [task.to_row() for task in (*tasks[:3], odd)])
     programs = [
         {"task_id": task_id, "completion": body}
@@ -203,7 +203,7 @@ def test_equal_programs_of_a_task_are_judged_once(evaluate, tmp_path, tasks, mon
     judged = []
     judge_function = trl_pper.judge.host.slot.judge_function
     monkeypatch.setattr(
-        "trl_pper.judge.host.slot.judge_function", lambda *given: judged.append(given[1]) or judge_function(*given)
+        "trl_pper.judge.host.slot.judge_function", lambda *given, **options: judged.append(given[1]) or judge_function(*given, **options)
     )
     rows = [{"task_id": task.task_id, "completions": ["    return x + 1\n", "    return 0\n"] * 50} for task in tasks]
     _, scores, verdicts = evaluate("--programs", write(tmp_path / "repeats.jsonl", rows), "--k", 1, 100)

@@ -73,10 +73,8 @@ def test_a_row_without_an_id_is_judged_by_its_tests(judge):
 
 
 def test_what_has_no_tests_or_was_not_judged_has_no_reward(judge):
-    # The judge declines to compare two objects of the program.
-    declined = CodingTask(
-        task_id="handles", prompt="def f():\n", tests=FunctionTests(entry_point="f", code="assert f() == f()")
-    )
+    code = "import no_such_module\nassert f() == f()"
+    declined = CodingTask(task_id="lacking", prompt="def f():\n", tests=FunctionTests(entry_point="f", code=code))
     given = columns(DOUBLE, DOUBLE, declined)
     given["tests"][0] = None
     logged = {}

@@ -26,6 +26,7 @@ from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import shared_note
 from trl_pper.metrics.scores import Figures, TaskCounts, group_by, show, sum_up, task_rows
 from trl_pper.rounds.evaluation import Tally, progress_of_evaluation, tally
 from trl_pper.rounds.journal import clear_journal, journal_beside
@@ -207,6 +208,8 @@ def _say_more(options: argparse.Namespace, plan: _Plan, found: Tally, circumstan
     unjudged = next((one for one in found.counts if one.judged < one.programs), None)
     if unjudged is not None:
         print(f"The first program that could not be judged is one for {unjudged.task_id}: {unjudged.why_unjudged}")
+    if shared := shared_note(sum(one.shared for one in found.counts)):
+        print(shared)
     empty = [one.task_id for one in found.counts if not one.programs]
     if empty:
         print(f"{len(empty)} of {len(found.counts)} tasks have no program, the first {empty[0]}; no rate is over them")

@@ -25,7 +25,7 @@ from trl_pper.files import atomic_file, read_rows
 from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.verdict import Verdict
+from trl_pper.judge.verdict import Verdict, shared_note
 from trl_pper.rounds.display import CollectionProgress
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import meet
@@ -72,6 +72,7 @@ def judge_file(options: argparse.Namespace) -> int:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     rates: list[float | None] = []
+    shared: set[str] = set()
     with (
         make_judge(options) as judge,
         options.output.open("w", encoding="utf-8") as output,
@@ -80,9 +81,13 @@ def judge_file(options: argparse.Namespace) -> int:
         for row, verdict in judge_rows(rows, judge, progress=progress):
             output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
             rates.append(verdict.pass_rate)
+            if verdict.run == "shared":
+                shared.add(row.task.task_id)
         isolation = judge.isolation
     unextracted = [row.task.task_id for row in rows if not row.extracted]
     print(_summary(rates, unextracted, time.perf_counter() - started, isolation))
+    if shared:
+        print(shared_note(len(shared)))
     return 0
 
 

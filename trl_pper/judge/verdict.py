@@ -101,3 +101,8 @@ class Verdict:
 def pass_rates(verdicts: Iterable[Verdict]) -> list[float]:
     """Return the pass rates of the judged programs; programs without a pass rate are left out."""
     return [rate for verdict in verdicts if (rate := verdict.pass_rate) is not None]
+
+
+def shared_note(tasks: int) -> str:
+    """Return a line for people on the number of tasks whose tests ran in the program's process; "" for none."""
+    return f"{tasks} tasks with shared tests, whose verdicts can be forged" if tasks else ""

@@ -35,6 +35,7 @@ class TaskCounts:
         pass_rate_sum: Sum of the pass rates of the judged programs.
         first_pass_rate: Pass rate of the first program; None if it was not judged or does not exist.
         why_unjudged: Message of the first program without a verdict, or "".
+        shared: Whether the tests ran in the program's process, where verdicts can be forged.
     """
 
     task_id: str
@@ -48,6 +49,7 @@ class TaskCounts:
     pass_rate_sum: float
     first_pass_rate: float | None
     why_unjudged: str = ""
+    shared: bool = False
 
     @property
     def first_accepted(self) -> bool:
@@ -150,6 +152,7 @@ def count_task(
         pass_rate_sum=math.fsum(rates),
         first_pass_rate=verdicts[0].pass_rate if verdicts else None,
         why_unjudged=next((verdict.message for verdict in verdicts if verdict.pass_rate is None), ""),
+        shared=any(verdict.run == "shared" for verdict in verdicts),
     )
 
 

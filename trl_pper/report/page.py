@@ -120,7 +120,7 @@ def _page(
         script=Markup(script),
         style=Markup(style),
         title=title,
-        facts={**facts, **buffer_facts(content)},
+        facts={**facts, **buffer_facts(content), **_shared_facts(history)},
         scores=_scores(history),
         charts=[_shown(chart) for chart in charts],
         groups=_groups(content),
@@ -145,6 +145,12 @@ def _source(name: str) -> str:
 
 def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _shared_facts(history: History) -> dict[str, str]:
+    """Return a fact on tasks whose verdicts can be forged; nothing where the log tells of none."""
+    most = max((int(figures.get("shared_tasks", 0)) for figures in history.rounds), default=0)
+    return {"shared tests": f"{most} tasks: tests in the program's process, verdicts can be forged"} if most else {}
 
 
 def _scores(history: History) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from trl_pper.judge.verdict import shared_note
 from trl_pper.replay.buffer import AddReport, ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.replay.priority import effective_sample_size
@@ -51,6 +52,7 @@ class CollectionReport:
         generate_seconds: Wall time spent on generating in this process.
         judge_seconds: Wall time in which this process had programs to judge; it overlaps with `generate_seconds`.
         collect_seconds: Wall time of the whole collection.
+        shared_tasks: Number of tasks whose tests ran in the program's process, where verdicts can be forged.
         by_source: The scores of each source, if the tasks have several sources.
     """
 
@@ -70,6 +72,7 @@ class CollectionReport:
     generate_seconds: float
     judge_seconds: float
     collect_seconds: float
+    shared_tasks: int = 0
     by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
@@ -91,7 +94,8 @@ class CollectionReport:
             f"{self.collect_seconds:.1f} s",
         ]
         rare = (("from the journal", self.restored), ("without a program", self.unextracted))
-        return ", ".join(parts + [f"{number} {what}" for what, number in rare if number])
+        parts += [f"{number} {what}" for what, number in rare if number]
+        return ", ".join(parts + [shared_note(self.shared_tasks)] * bool(self.shared_tasks))
 
 
 def describe(
@@ -104,6 +108,7 @@ def describe(
     unjudged: int,
     unextracted: int,
     restored: int,
+    shared_tasks: int,
     seconds: PhaseSeconds,
     collect_seconds: float,
 ) -> CollectionReport:
@@ -118,6 +123,7 @@ def describe(
         unjudged: Number of programs without a verdict.
         unextracted: Number of completions without a program.
         restored: Number of programs read from a journal.
+        shared_tasks: Number of tasks whose tests ran in the program's process.
         seconds: Wall time of both phases.
         collect_seconds: Wall time of the whole collection.
     """
@@ -140,6 +146,7 @@ def describe(
         generate_seconds=seconds.generate,
         judge_seconds=seconds.judge,
         collect_seconds=collect_seconds,
+        shared_tasks=shared_tasks,
         by_source=_by_source(per_task, sources),
     )
 

@@ -105,6 +105,7 @@ class Collection:
             unjudged=sum(gather_object([unjudged])),
             unextracted=_count_unextracted(share, round_index),
             restored=sum(gather_object([share.restored])),
+            shared_tasks=len(set(gather_object(_shared_tasks(share)))),
             seconds=share.seconds,
             collect_seconds=time.perf_counter() - started,
         )
@@ -297,6 +298,11 @@ def _count_unextracted(share: Share, round_index: int) -> int:
             task_ids[0],
         )
     return len(task_ids)
+
+
+def _shared_tasks(share: Share) -> list[int]:
+    """Return the positions of the tasks whose tests ran in the program's process."""
+    return [at for at, programs in share.judged.items() if any(one.verdict.run == "shared" for one in programs)]
 
 
 def _plain(judged: JudgedProgram) -> JudgedProgram:

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import ProgramSource, as_source
 from trl_pper.judge.judge import Judge
+from trl_pper.judge.verdict import shared_note
 from trl_pper.metrics.scores import TaskCounts, count_task, group_by, sum_up
 from trl_pper.rounds.display import CollectionProgress
 from trl_pper.rounds.journal import Journal, JudgedProgram
@@ -38,6 +39,7 @@ class TaskScores:
         unjudged: Number of tasks without a judged first program.
         programs: Number of programs generated.
         runtime: Wall time, in seconds.
+        shared_tasks: Number of tasks whose tests ran in the program's process, where verdicts can be forged.
         accuracy_by_difficulty: The accuracy on the tasks of each difficulty; empty without difficulties.
     """
 
@@ -50,6 +52,7 @@ class TaskScores:
     unjudged: int
     programs: int
     runtime: float
+    shared_tasks: int = 0
     accuracy_by_difficulty: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
@@ -69,7 +72,8 @@ class TaskScores:
             f"mean pass rate {self.pass_rate:.3f}",
             f"{self.runtime:.1f} s",
         ]
-        return ", ".join(parts + [f"{self.unjudged} tasks not judged"] * bool(self.unjudged))
+        parts += [f"{self.unjudged} tasks not judged"] * bool(self.unjudged)
+        return ", ".join(parts + [shared_note(self.shared_tasks)] * bool(self.shared_tasks))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,5 +209,6 @@ def evaluate_tasks(
         unjudged=len(counts) - len(judged),
         programs=sum(one.programs for one in counts),
         runtime=time.perf_counter() - started,
+        shared_tasks=sum(one.shared for one in counts),
         accuracy_by_difficulty={name: value for name, value in by_difficulty.items() if value is not None},
     )

@@ -51,6 +51,7 @@ COLUMNS = {
     **{name: EXPERIENCE_COLUMNS[name] for name in ("cpu_seconds", "logprob", "num_tokens")},
     **{name: EXPERIENCE_COLUMNS[name] for name in ("source", "scorer", "settings")},
     "extracted": "bool",
+    "run": "string",
 }
 _CHECKSUM = b"crc32"
 _ROWS_AT_ONCE = 1024
@@ -316,6 +317,7 @@ def _row(one: JudgedProgram) -> dict[str, Any]:
         "scorer": one.generated.scorer,
         "settings": one.generated.settings,
         "extracted": one.extracted,
+        "run": one.verdict.run,
     }
 
 
@@ -343,6 +345,7 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
             outcomes=tuple(Outcome(outcome) for outcome in row["outcomes"]),
             message=row["message"],
             cpu_seconds=row["cpu_seconds"],
+            run=row.get("run") or "separate",
         ),
         extracted=_extracted(task, row),
     )

@@ -546,7 +546,8 @@ class _Analysis:
             case "library":
                 return self.library(node, function.ref, arguments)
             case "member":
-                return self.member(*function.ref, arguments)
+                base, member = function.ref
+                return self.member(base, member, arguments)
             case "def":
                 return self.defined(node, function.ref)
         raise NotSeparable(f"{ast.unparse(node.func)[:60]} is called")
