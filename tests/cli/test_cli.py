@@ -49,6 +49,7 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
     assert [row["task_id"] for row in rows] == ["add-2", "add-1", "add-2", "add-1", "add-3", "add-1"]
     assert rows[0] == {
         "task_id": "add-2", "pass_rate": 1.0, "passed": 3, "total": 3, "outcomes": ["passed"] * 3, "message": "",
+        "run": "separate",
     }  # fmt: skip
     assert rows[1]["outcomes"] == ["wrong_answer", "passed", "wrong_answer"]
     assert rows[2]["outcomes"] == ["syntax_error"] * 3

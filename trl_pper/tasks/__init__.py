@@ -2,7 +2,8 @@
 
 - `task`: the task, its tests and their native row, as frozen dataclasses
 - `syntax`: parse source text, and list the names that it defines
-- `tests`: find, count and drop the tests in test code
+- `tests`: find, count, mark and drop the tests in test code
+- `separable`: decide whether tests can run in another process than the program and mean the same
 - `formats`: read the rows of published benchmarks, one module for each format
 - `loading`: load tasks from a file, a folder, the Hub or rows in memory, and write them
 - `mixture`: mix data sets in given proportions

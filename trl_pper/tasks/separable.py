@@ -788,17 +788,19 @@ class _Analysis:
                 if value is not None:
                     self.check_exclusive(where, value, value, {*seen, (id(owner), root)})
 
-    def is_scalar(self, scope: _Scope, name: str, seen: set[str]) -> bool:
+    def is_scalar(self, scope: _Scope, name: str, seen: set[tuple[int, str]]) -> bool:
         """Return whether a name is bound only to numbers, texts and tuples of these."""
-        bindings = scope.bindings.get(name)
-        if not bindings or name in seen:
+        owner: _Scope | None = scope
+        while owner is not None and name not in owner.bindings:
+            owner = owner.parent
+        if owner is None or (id(owner), name) in seen:
             return False
         return all(
-            value is not None and self.is_immutable(where, value, {*seen, name}, item=loop is not None)
-            for value, where, loop in bindings
+            value is not None and self.is_immutable(where, value, {*seen, (id(owner), name)}, item=loop is not None)
+            for value, where, loop in owner.bindings[name]
         )
 
-    def is_immutable(self, scope: _Scope, node: ast.expr, seen: set[str], *, item: bool = False) -> bool:
+    def is_immutable(self, scope: _Scope, node: ast.expr, seen: set[tuple[int, str]], *, item: bool = False) -> bool:
         match node:
             case ast.Constant() | ast.JoinedStr() | ast.Compare():
                 return True
@@ -811,7 +813,7 @@ class _Analysis:
             case ast.List() | ast.Set():
                 return item and all(self.is_immutable(scope, each, seen) for each in node.elts)
             case ast.Name():
-                return node.id not in seen and self.is_scalar(scope, node.id, seen)
+                return self.is_scalar(scope, node.id, seen)
             case ast.Call():
                 if item and ast.unparse(node.func) in ("zip", "enumerate", "list", "reversed", "sorted"):
                     return all(self.is_immutable(scope, each, seen, item=True) for each in node.args)
@@ -839,9 +841,11 @@ def _index(scope: _Scope, body: Sequence[ast.AST]) -> None:
             case ast.Assign():
                 for target in node.targets:
                     _note_bindings(scope, target, node.value, None)
-            case ast.AnnAssign() | ast.AugAssign() | ast.NamedExpr():
+            case ast.AnnAssign() | ast.NamedExpr():
                 if node.value is not None:
                     _note_bindings(scope, node.target, node.value, None)
+            case ast.AugAssign():
+                _note_bindings(scope, node.target, node.value, node)
             case ast.For() | ast.comprehension():
                 _note_bindings(scope, node.target, node.iter, node)
             case ast.Name() if isinstance(node.ctx, ast.Load):

@@ -5,9 +5,6 @@
 - `codec`: `encode` and `decode`, the two functions that turn a value into bytes and back
 - `encode`: writes a value, type by type
 - `decode`: rebuilds a value from untrusted bytes, tag by tag
-- `instances`: instances of classes that the tests and the program both define
-- `callbacks`: functions of the tests that the program may call
 - `exceptions`: exceptions as a name and a text, and back
-- `write_back`: makes a container hold the content of its changed copy
 - `allowance`: CPU time and wall time that a running test may still use
 """

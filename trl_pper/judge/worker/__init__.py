@@ -7,9 +7,11 @@ The modules here use the wire and the jail, and never import the host.
 - `candidate`: run an untrusted program, as a script or to answer calls
 - `program`: compile and run the top level of a program, and describe its exceptions
 - `script`: run the program once for each input of a stdio test
-- `calls`: answer the referee's requests for names, attributes and calls of the program
-- `referee`: run test code against a series of candidates, and report the outcomes
-- `plan`: rewrite test code so that each test is recorded separately
+- `calls`: answer the referee's calls of the program's functions
+- `referee`: run separate tests against a series of candidates, and report the outcomes
+- `plan`: decide how tests run, and rewrite test code so that each test is recorded separately
 - `conversation`: the referee's connection to a candidate, with deadlines and replacement
-- `handles`: objects of the program, as the test code sees them
+- `shared`: run tests in one process with the program, and report the outcomes
+- `cases`: run tests that unittest or pytest would collect
+- `pytest_names`: the names of pytest that tests use most, where pytest is not installed
 """
