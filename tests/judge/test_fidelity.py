@@ -1,4 +1,4 @@
-"""Verdicts are those of plain Python, beyond tests of plain values: each case is run by an interpreter of its own, too."""
+"""Verdicts are those of plain Python, beyond tests of plain values: an interpreter of its own runs each case, too."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ CASES = {
     ),
     "an assert in a helper that a loop sums up": (
         "def f(x): return 0",
-        "def good(x):\n    assert f(x) == x\n    return 1\ntotal = 0\nfor x in (1, 2): total += good(x)\nassert total == 2",
+        "def good(x):\n    assert f(x) == x\n    return 1\n"
+        "total = 0\nfor x in (1, 2): total += good(x)\nassert total == 2",
         (0.0, "separate"),
     ),
     "code that fails after the last test": (
@@ -86,7 +87,11 @@ CASES = {
         "assert out.getvalue() == '3\\n'",
         (1.0, "shared"),
     ),
-    "a variable": ("import os\ndef f(): return os.environ['K']", "import os\nos.environ['K'] = 'v'\nassert f() == 'v'", (1.0, "shared")),
+    "a variable": (
+        "import os\ndef f(): return os.environ['K']",
+        "import os\nos.environ['K'] = 'v'\nassert f() == 'v'",
+        (1.0, "shared"),
+    ),
     "a mock": (
         "import time\ndef f(): return time.time()",
         "from unittest import mock\nwith mock.patch('time.time', return_value=9):\n    assert f() == 9",
@@ -94,7 +99,8 @@ CASES = {
     ),
     # Classes, exceptions and generators of the program.
     "methods of a class": (
-        "from collections import OrderedDict\nclass Cache(OrderedDict):\n    def put(self, k): self[k] = 1; return self\n"
+        "from collections import OrderedDict\nclass Cache(OrderedDict):\n"
+        "    def put(self, k): self[k] = 1; return self\n"
         "    def get(self, k, *_): return len(self)",
         "c = Cache()\nc.put(1)\nc.put(2)\nassert c.get(0) == 2",
         (1.0, "separate"),
@@ -124,14 +130,26 @@ CASES = {
         "from itertools import islice\nassert list(islice(f(), 3)) == [0, 1, 2]\nassert next(f()) == 0",
         (1.0, "shared"),
     ),
-    "a long iterator": ("def f(n): return map(int, range(n))", "assert sum(f(300_000)) == 44999850000", (1.0, "separate")),
+    "a long iterator": (
+        "def f(n): return map(int, range(n))",
+        "assert sum(f(300_000)) == 44999850000",
+        (1.0, "separate"),
+    ),
     "values nested deep": (
         "def f(n):\n    x = []\n    for _ in range(n): x = [x]\n    return x",
         "x = f(200)\nn = 0\nwhile x:\n    x = x[0]\n    n += 1\nassert n == 200",
         (1.0, "separate"),
     ),
-    "an object that only has to be true": ("import re\ndef f(x): return re.match('a', x)", "assert f('ab')\nassert not f('b')", (1.0, "separate")),
-    "a result that nobody uses": ("class Q:\n    def add(self, x): return self\n    def n(self): return 1", "q = Q()\nq.add(1)\nassert q.n() == 1", (1.0, "separate")),
+    "an object that only has to be true": (
+        "import re\ndef f(x): return re.match('a', x)",
+        "assert f('ab')\nassert not f('b')",
+        (1.0, "separate"),
+    ),
+    "a result that nobody uses": (
+        "class Q:\n    def add(self, x): return self\n    def n(self): return 1",
+        "q = Q()\nq.add(1)\nassert q.n() == 1",
+        (1.0, "separate"),
+    ),
     "a coroutine": ("async def f(x): return 2 * x", "import asyncio\nassert asyncio.run(f(2)) == 4", (1.0, "shared")),
     "threads": (
         "def f(x): return 2 * x",
@@ -139,12 +157,28 @@ CASES = {
         "    assert list(pool.map(f, range(4))) == [0, 2, 4, 6]",
         (1.0, "shared"),
     ),
-    "a signature": ("def f(a, b): pass", "import inspect\nassert len(inspect.signature(f).parameters) == 1", (0.0, "shared")),
-    "a callback": ("def f(g): return g(1)", "assert f(lambda x: x + 1) == 2\nassert f(lambda x: -x) == 1", (0.5, "shared")),
-    "a text to evaluate": ("def f(v): return '+'.join(map(str, v))", "assert eval(f([1, 2])) == 3\nassert eval(f([2])) == 3", (0.5, "shared")),
+    "a signature": (
+        "def f(a, b): pass",
+        "import inspect\nassert len(inspect.signature(f).parameters) == 1",
+        (0.0, "shared"),
+    ),
+    "a callback": (
+        "def f(g): return g(1)",
+        "assert f(lambda x: x + 1) == 2\nassert f(lambda x: -x) == 1",
+        (0.5, "shared"),
+    ),
+    "a text to evaluate": (
+        "def f(v): return '+'.join(map(str, v))",
+        "assert eval(f([1, 2])) == 3\nassert eval(f([2])) == 3",
+        (0.5, "shared"),
+    ),
     "a guard": ("def f(x): return x\nif __name__ == '__main__': input()", "assert f(1) == 1", (1.0, "separate")),
-    "a builtin that calls the program": ("def f(x): return -x", "assert list(map(f, [1, 2])) == [-1, -2]\nassert sorted([1, 2], key=f) == [2, 1]", (1.0, "separate")),
-}  # fmt: skip
+    "a builtin that calls the program": (
+        "def f(x): return -x",
+        "assert list(map(f, [1, 2])) == [-1, -2]\nassert sorted([1, 2], key=f) == [2, 1]",
+        (1.0, "separate"),
+    ),
+}
 
 
 @pytest.fixture(scope="module")
