@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import ast
 import io
+import symtable
 import warnings
 from collections.abc import Iterator
 
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+#: Parts of an expression that has no effect.
+_IDLE = (
+    *(ast.Name, ast.Constant, ast.Tuple, ast.List, ast.Attribute, ast.Starred, ast.UnaryOp, ast.BinOp, ast.Compare),
+    *(ast.BoolOp, ast.unaryop, ast.operator, ast.cmpop, ast.boolop, ast.expr_context),
+)
 
 
 class Parser:
@@ -113,6 +119,27 @@ def module_names(tree: ast.Module) -> set[str]:
     return set().union(*map(bound_names, _module_statements(tree.body)))
 
 
+def global_names(code: str) -> tuple[set[str], set[str]]:
+    """Return the names that a module binds, and the names of the module that it reads or changes, in functions too.
+
+    Raises:
+        SyntaxError: The code does not parse, or uses `global` or `nonlocal` in the wrong place.
+    """
+    bound, read = set[str](), set[str]()
+    module = symtable.symtable(code, "program", "exec")
+    tables = [module]
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if (table is module or symbol.is_declared_global()) and (symbol.is_assigned() or symbol.is_imported()):
+                bound.add(symbol.get_name())
+                read |= {symbol.get_name()} if table is not module else set()
+            if (table is module or symbol.is_global()) and symbol.is_referenced():
+                read.add(symbol.get_name())
+    return bound, read
+
+
 def is_stub(statement: ast.stmt) -> bool:
     """Return whether a function's body holds only a docstring, `pass` or an ellipsis."""
     return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and all(
@@ -122,13 +149,9 @@ def is_stub(statement: ast.stmt) -> bool:
 
 
 def is_idle(tree: ast.Module) -> bool:
-    """Return whether a program does nothing: it consists of bare names and constants."""
-    # A single English word parses as such a program, so that prose would pass for code.
-    return all(
-        isinstance(statement, ast.Expr)
-        and all(isinstance(node, ast.Name | ast.Constant | ast.Tuple | ast.expr_context) for node in _parts(statement))
-        for statement in tree.body
-    )
+    """Return whether a program does nothing: it consists of operations on names and constants, and of annotations."""
+    # A word, a list item and a note such as `Time: O(n)` parse as such programs, so that prose would pass for code.
+    return all(_is_idle(statement) for statement in tree.body)
 
 
 def top_level_return(tree: ast.Module) -> int:
@@ -147,8 +170,10 @@ def _ended(text: str) -> str:
     return text if not text or text.endswith("\n") else text + "\n"
 
 
-def _parts(statement: ast.Expr) -> Iterator[ast.AST]:
-    return ast.walk(statement.value)
+def _is_idle(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.AnnAssign):
+        return statement.value is None
+    return isinstance(statement, ast.Expr) and all(isinstance(node, _IDLE) for node in ast.walk(statement.value))
 
 
 def _module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
