@@ -38,9 +38,10 @@ _DRAFT_END = re.compile(rf"""</(?:{_DRAFT_TAGS.replace(" ", "|")})>(?!["'\\)])""
 #: The quotes and comments of Python, and outside them the marks that chat templates and web pages leave in a text.
 _MARKS = re.compile(
     r"""(?P<quote>\\.|\"\"\"|\'\'\'|["'\#\n])
-    |(?P<end><[|\uff5c][^<>\n]{1,40}[|\uff5c]>|</s>|<<?/?SYS>>|\[/[A-Z]+\]
-    |<(?:eos|bos|pad|unk|eot|eom|eod|end_of_turn|start_of_turn|fim_\w+|file_sep|endoftext)>(?![ ]?\w)) # Tokens.
-    |(?P<tag>^[ \t]*</?[a-z]\w*>|</?[a-z]\w*>(?=[ \t]*$))  # No line of Python begins or ends with a tag.
+    |(?P<end><[|\uff5c][^<>\n]{1,40}[|\uff5c]>(?:(?:assistant|model)$)?|</s>|<<?/?SYS>>|\[/[A-Z]+\]
+    |<(?:eos|bos|pad|unk|eot|eom|eod|end_of_turn|start_of_turn|fim_\w+|file_sep|endoftext)>(?:model$|(?![ ]?\w)))
+    |(?P<tag>^[ \t]*(?:</?[a-z]\w*>|\[(?-i:[A-Z]{3,})\](?=[ \t]*$))|</?[a-z]\w*\|?>(?=[ \t]*$)) # No line of Python.
+    |(?P<space>\u00a0)
     |(?P<invisible>[\u200b-\u200d\u2060\ufeff])""",
     re.VERBOSE | re.MULTILINE | re.IGNORECASE,
 )
@@ -139,7 +140,7 @@ def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = N
         >>> extract("I cannot do that.").found
         False
     """
-    text = completion.replace("\r\n", "\n")
+    text = _without_last_word(completion.replace("\r\n", "\n"))
     name = _identifier(entry_point)
     # A limit on the characters parsed in all: cutting line by line parses a long text many times.
     parser = Parser(300_000 + 3 * (len(text) + len(prompt)))
@@ -161,6 +162,12 @@ def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = N
     return Extraction(program=prefix + max(_fenced_blocks(last), key=len, default=last), found=False)
 
 
+def _without_last_word(text: str) -> str:
+    # Few-shot prompts of MBPP end a program with `[DONE]`, which parses as an index.
+    last = re.search(r"(?<=\S)[ \t]*\[(DONE|EOS|EOT)\]\s*\Z", text)
+    return text[: last.start()] + "\n" if last and text.count(last[1]) == 1 else text
+
+
 def _answers(text: str) -> list[str]:
     """Return the stretches of a reply that may hold the program: between special tokens, and all of them together.
 
@@ -169,13 +176,13 @@ def _answers(text: str) -> list[str]:
     # Code that a reasoning model considers before its answer is no part of the answer.
     answer = _DRAFT_END.split(_DRAFT.sub("\n", text))[-1]
     if _QUOTED_FENCE.search(answer):
-        answer = re.sub(r"^>(?:[ \t]|$)", "", answer, flags=re.MULTILINE)
+        answer = re.sub(r"^>[ \t]?(?!>)", "", answer, flags=re.MULTILINE)
     stretches, start, quote = [""], 0, ""
     for mark in _MARKS.finditer(answer):
         if mark["quote"]:
             quote = _quote_after(quote, mark["quote"])
         elif not quote:
-            stretches[-1] += answer[start : mark.start()] + ("\n" if mark["tag"] else "")
+            stretches[-1] += answer[start : mark.start()] + ("\n" if mark["tag"] else " " if mark["space"] else "")
             start = mark.end()
             stretches += [""] if mark["end"] else []
     stretches[-1] += answer[start:]

@@ -22,6 +22,7 @@ _TEST_RUNNERS = frozenset({"unittest", "doctest", "pytest"})
 _STARRED = frozenset(
     "bisect cmath collections fractions functools heapq itertools math operator random re string sys typing".split()
 )
+_MAYBE_PROSE = (ast.Expr, ast.AnnAssign, ast.Assign, ast.Break, ast.Continue)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 #: Expressions with an order or a scope of their own are code.
 _CODE_ONLY = (ast.comprehension, ast.Lambda, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
@@ -62,21 +63,26 @@ def prune(program: str, parser: Parser, *, entry_point: str | None = None, given
 
 
 def _prose(body: Sequence[ast.stmt], tree: ast.Module, program: str, entry_point: str | None) -> list[ast.stmt]:
-    suspects = [statement for statement in body if isinstance(statement, ast.Expr | ast.AnnAssign | ast.Assign)]
+    suspects: list[ast.stmt] = [statement for statement in body if isinstance(statement, _MAYBE_PROSE)]
     if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in suspects):
         return []
     bound, read = global_names(program)
     starred = _starred_names(tree)
-    sure = starred is not None and not read & _DYNAMIC
-    known = _BUILTIN | bound | (starred or set())
-    kept = read | {entry_point or ""}
-    return [each for each in suspects if _cannot_run(each) or (sure and _evaluates_nothing_known(each, known, kept))]
+    dropped = [statement for statement in suspects if _cannot_run(statement)]
+    if starred is None or read & _DYNAMIC:
+        return dropped
+    known = _BUILTIN | bound | starred
+    dropped += [each for each in suspects if each not in dropped and _evaluates_nothing_known(each, known)]
+    # An assignment between other statements is a mistake of the program. Prose stands before or behind it.
+    rest = [statement for statement in body if statement not in dropped]
+    unread = known - read - {entry_point}
+    return dropped + [each for each in {*rest[:1], *rest[-1:]} if _assigns_nothing_known(each, known, unread)]
 
 
 def _cannot_run(statement: ast.stmt) -> bool:
-    """Return whether a statement is no code whatever the names mean: a list item, or a note behind a colon."""
+    """Return whether a statement is no code whatever its names mean: a word, a list item, or a note behind a colon."""
     match statement:
-        case ast.Expr(value=ast.Starred()):
+        case ast.Expr(value=ast.Starred()) | ast.Break() | ast.Continue():
             return True
         case ast.AnnAssign(value=None, annotation=annotation):
             types = (ast.Name, ast.Attribute, ast.Subscript, ast.BinOp)
@@ -85,26 +91,35 @@ def _cannot_run(statement: ast.stmt) -> bool:
     return False
 
 
-def _evaluates_nothing_known(statement: ast.stmt, known: Set[str], kept: Set[str]) -> bool:
+def _evaluates_nothing_known(statement: ast.stmt, known: Set[str]) -> bool:
     match statement:
-        case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(target=ast.Name(id=target)):
-            if statement.value is not None and target in kept:
-                return False
-        case ast.Expr():
-            pass
-        case _:
-            return False
-    parts = [part for field in ("annotation", "value") if (part := getattr(statement, field, None)) is not None]
-    nodes = [node for part in parts for node in ast.walk(part)]
-    if any(isinstance(node, _CODE_ONLY) for node in nodes):
-        return False
+        case ast.Expr(value=ast.Call() as call):
+            # A call of an unknown name is a mistake of the program, unless its arguments are unknown too: `O(n)`.
+            return bool(call.args) and all(_is_unknown(part, known, entirely=True) for part in (call, *call.args))
+        case ast.Expr(value=part) | ast.AnnAssign(value=None, annotation=part):
+            return _is_unknown(part, known)
+    return False
+
+
+def _assigns_nothing_known(statement: ast.stmt, known: Set[str], unread: Set[str]) -> bool:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=target), annotation=annotation):
+            return target in unread and _is_unknown(annotation, known)
+        case ast.Assign(targets=[ast.Name(id=target)], value=value):
+            return target in unread and _is_unknown(value, known, entirely=True)
+    return False
+
+
+def _is_unknown(expression: ast.expr, known: Set[str], *, entirely: bool = False) -> bool:
+    """Return whether an expression evaluates unknown names, or them alone, and calls nothing that is known."""
+    nodes = list(ast.walk(expression))
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
-    unknown = names - known
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        # A call of an unknown name is a mistake of the program, unless all in it is unknown, as in `O(n)`.
-        return len(names) > 1 and unknown == names
     callees = [node.func for node in nodes if isinstance(node, ast.Call)]
-    return bool(unknown) and all(isinstance(callee, ast.Name) and callee.id in unknown for callee in callees)
+    return (
+        not any(isinstance(node, _CODE_ONLY) for node in nodes)
+        and bool(names - known if not entirely else names and not names & known)
+        and all(isinstance(callee, ast.Name) and callee.id not in known for callee in callees)
+    )
 
 
 def _trials(tree: ast.Module, body: Sequence[ast.stmt], entry_point: str) -> list[ast.stmt]:

@@ -141,10 +141,9 @@ def global_names(code: str) -> tuple[set[str], set[str]]:
 
 
 def is_stub(statement: ast.stmt) -> bool:
-    """Return whether a function's body holds only a docstring, `pass` or an ellipsis."""
+    """Return whether a function does nothing: its body holds only a docstring, `pass`, an ellipsis or bare names."""
     return isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) and all(
-        isinstance(part, ast.Pass) or (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
-        for part in statement.body
+        isinstance(part, ast.Pass) or _is_idle(part) for part in statement.body
     )
 
 
