@@ -14,7 +14,6 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_pper.generation.pruning import prune
 from trl_pper.tasks.syntax import (
     Parser,
     body_indent,
@@ -24,6 +23,7 @@ from trl_pper.tasks.syntax import (
     is_stub,
     module_names,
     parse_open,
+    prune,
     top_level_return,
 )
 from trl_pper.tasks.task import Prompt
