@@ -330,7 +330,7 @@ class _Module:
             for name in bound:
                 self._reads_of.setdefault(name, set()).update(read)
         self._needed = self._reached(self._reads_of[entry_point]) | {entry_point}
-        defined = set().union(*(self._bound[each] for each in body if isinstance(each, _FIXED)))
+        defined = set().union(*(bound_names(each) for each in body if isinstance(each, _FIXED)))
         self._state = (self._needed & set(self._reads_of) - defined) | _DYNAMIC | {f"{entry_point}."}
 
     def is_trial(self, statement: ast.stmt) -> bool:
