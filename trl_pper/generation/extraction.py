@@ -1,8 +1,8 @@
 """Extract the program from a completion, and write a program as a completion without prose.
 
-Extraction removes code fences, prose and unfinished ends. It never raises, and the same text always gives the same
-program. It does not promise to find the program that the model intended. A completion written from a program has no
-known log-probability: score it.
+Extraction removes code fences, drafts, special tokens, prose, the model's own trials and unfinished ends. It never
+raises, and the same text always gives the same program. It does not promise to find the program that the model
+intended. A completion written from a program has no known log-probability: score it.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
 def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> Extraction:
     r"""Find the program in a completion.
 
-    Fenced code blocks are preferred to code outside fences. With an entry point the first block that defines it is
+    Fenced code blocks are preferred to code outside fences. With an entry point the last block that defines it is
     chosen; without an entry point the last block that parses and reads standard input, or else the longest that
-    parses. Prose before the code and prose or an unfinished function after it are removed.
+    parses. Drafts, special tokens, prose before the code, and prose or an unfinished function after it are removed,
+    with an entry point also assertions and calls behind it on which it does not depend.
 
     A prompt becomes part of the program only if it is Python that defines something, such as the signature and
     docstring in HumanEval. Chat messages and prompts that consist of a docstring (MBPP) do not.

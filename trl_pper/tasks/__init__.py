@@ -1,7 +1,7 @@
 """Describe coding tasks and their tests, and read them from benchmark files.
 
 - `task`: the task, its tests and their native row, as frozen dataclasses
-- `syntax`: parse source text, and list the names that it defines
+- `syntax`: parse source text, list the names that it defines, and drop prose and trials from it
 - `tests`: find, count and drop the tests in test code
 - `formats`: read the rows of published benchmarks, one module for each format
 - `loading`: load tasks from a file, a folder, the Hub or rows in memory, and write them
