@@ -222,7 +222,7 @@ def test_anything_gives_a_text_and_twice_the_same(completion, prompt, entry_poin
     assert extract_program(completion, prompt=prompt, entry_point=entry_point) == program
 
 
-@pytest.mark.parametrize("junk", ["defs", "brackets", "fences", "prose", "unclosed try", "minus"])
+@pytest.mark.parametrize("junk", ["defs", "brackets", "fences", "prose", "unclosed try", "minus", "trials", "tokens"])
 def test_junk_takes_bounded_time(junk):
     size = 20_000
     text = {
@@ -232,6 +232,8 @@ def test_junk_takes_bounded_time(junk):
         "prose": "foo(bar baz, then = f of it\n",
         "unclosed try": "    x = 1\n",
         "minus": "-",
+        "trials": "def f(x): return x\na = f(1)\nprint(a)\nDone\n",
+        "tokens": '<|a|>x = \'\\""" (\n',
     }[junk]
     # A megabyte costs no more for each character, and takes up to ten seconds.
     text = ("try:\n" if junk == "unclosed try" else "") + text * (size // len(text))

@@ -24,6 +24,8 @@ _IDLE = (
 _BUILTIN = frozenset(dir(builtins)) | {"__file__"}
 #: Names by which a program defines or changes names that its text does not show.
 _DYNAMIC = frozenset({"exec", "eval", "globals", "locals", "vars", "setattr", "builtins", "__builtins__"})
+#: Longer modules keep their trials, since every statement is compared with every other.
+_MOST_STATEMENTS = 500
 _TEST_RUNNERS = frozenset({"unittest", "doctest", "pytest"})
 #: Modules whose names are looked up after `from module import *`. The modules come with Python and import quietly.
 _STARRED = frozenset(
@@ -226,29 +228,29 @@ def prune(program: str, parser: Parser, *, entry_point: str | None = None, given
     body = [statement for statement in tree.body if statement.lineno > given_lines]
     try:
         dropped = _prose(body, tree, program, entry_point)
-        if entry_point is not None:
-            dropped += _trials(tree, [statement for statement in body if statement not in dropped], entry_point)
+        if entry_point is not None and len(body) <= _MOST_STATEMENTS:
+            dropped |= _trials(tree, [statement for statement in body if statement not in dropped], entry_point)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         # The symbol table is stricter than the parser, and as limited in depth.
         return program
     return _without(program, dropped, tree) if dropped else program
 
 
-def _prose(body: Sequence[ast.stmt], tree: ast.Module, program: str, entry_point: str | None) -> list[ast.stmt]:
+def _prose(body: Sequence[ast.stmt], tree: ast.Module, program: str, entry_point: str | None) -> set[ast.stmt]:
     suspects: list[ast.stmt] = [statement for statement in body if isinstance(statement, _MAYBE_PROSE)]
     if all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in suspects):
-        return []
+        return set()
     bound, read = global_names(program)
     starred = _starred_names(tree)
-    dropped = [statement for statement in suspects if _cannot_run(statement)]
+    dropped = {statement for statement in suspects if _cannot_run(statement)}
     if starred is None or read & _DYNAMIC:
         return dropped
     known = _BUILTIN | bound | starred
-    dropped += [each for each in suspects if each not in dropped and _evaluates_nothing_known(each, known)]
+    dropped |= {each for each in suspects if _evaluates_nothing_known(each, known)}
     # An assignment between other statements is a mistake of the program. Prose stands before or behind it.
     rest = [statement for statement in body if statement not in dropped]
     unread = known - read - {entry_point}
-    return dropped + [each for each in {*rest[:1], *rest[-1:]} if _assigns_nothing_known(each, known, unread)]
+    return dropped | {each for each in (*rest[:1], *rest[-1:]) if _assigns_nothing_known(each, known, unread)}
 
 
 def _cannot_run(statement: ast.stmt) -> bool:
@@ -296,17 +298,17 @@ def _is_unknown(expression: ast.expr, known: Set[str], *, entirely: bool = False
     )
 
 
-def _trials(tree: ast.Module, body: Sequence[ast.stmt], entry_point: str) -> list[ast.stmt]:
+def _trials(tree: ast.Module, body: Sequence[ast.stmt], entry_point: str) -> set[ast.stmt]:
     found = definitions(tree, entry_point)
     behind = [statement for statement in body if found and statement.lineno > (found[-1].end_lineno or 0)]
     if all(isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) for statement in behind):
-        return []
+        return set()
     module = _Module(tree.body, entry_point)
     dropped = [statement for statement in behind if module.is_trial(statement)]
-    # The input of a trial goes with it: nothing else may be there to be read.
-    while more := [each for each in behind if each not in dropped and module.is_input_of(each, dropped)]:
-        dropped += more
-    return dropped
+    # The input of a trial goes with it: nothing may be there to be read. The list grows while it is read.
+    for trial in dropped:
+        dropped += [each for each in behind if each not in dropped and module.is_input(each, trial, dropped)]
+    return set(dropped)
 
 
 class _Module:
@@ -322,6 +324,7 @@ class _Module:
         self._bound: dict[ast.stmt, set[str]] = {}
         self._read: dict[ast.stmt, set[str]] = {}
         self._reads_of: dict[str, set[str]] = {}
+        self._readers: dict[str, set[ast.stmt]] = {}
         for statement in body:
             bound, read = global_names(ast.unparse(statement))
             # Attributes of the entry point are state, such as a cache.
@@ -329,6 +332,8 @@ class _Module:
             self._bound[statement], self._read[statement] = bound, read
             for name in bound:
                 self._reads_of.setdefault(name, set()).update(read)
+            for name in read:
+                self._readers.setdefault(name, set()).add(statement)
         self._needed = self._reached(self._reads_of[entry_point]) | {entry_point}
         defined = set().union(*(bound_names(each) for each in body if isinstance(each, _FIXED)))
         self._state = (self._needed & set(self._reads_of) - defined) | _DYNAMIC | {f"{entry_point}."}
@@ -349,13 +354,13 @@ class _Module:
         reached = self._reached(read)
         return bool(reached & {self._entry_point, *_TEST_RUNNERS}) and not reached & self._state
 
-    def is_input_of(self, statement: ast.stmt, trials: Sequence[ast.stmt]) -> bool:
-        """Return whether a statement assigns names that only trials read."""
+    def is_input(self, statement: ast.stmt, trial: ast.stmt, trials: Sequence[ast.stmt]) -> bool:
+        """Return whether a statement assigns names that a trial reads and that only trials read."""
         bound = self._bound[statement]
-        if not isinstance(statement, ast.Assign | ast.AnnAssign) or bound & self._needed:
+        if not bound & self._read[trial] or bound & self._needed:
             return False
-        others = set().union(*(read for each, read in self._read.items() if each not in trials))
-        return any(bound & self._read[trial] for trial in trials) and not bound & others
+        readers = set().union(*(self._readers.get(name, set()) for name in bound)) - {statement}
+        return isinstance(statement, ast.Assign | ast.AnnAssign) and readers <= set(trials)
 
     def _reached(self, names: Set[str]) -> set[str]:
         """Return the names that the definitions of `names` read in turn, but not through the entry point."""
@@ -388,7 +393,7 @@ def _calls(statement: ast.stmt) -> bool:
     return any(isinstance(node, ast.Call) for node in ast.walk(statement))
 
 
-def _without(program: str, dropped: Sequence[ast.stmt], tree: ast.Module) -> str:
+def _without(program: str, dropped: Set[ast.stmt], tree: ast.Module) -> str:
     # Python counts lines as files do. `str.splitlines` would also split at form feeds and U+2028.
     lines = io.StringIO(program, newline="").readlines()
     kept_lines = {line for each in tree.body if each not in dropped for line in _lines(each)}
