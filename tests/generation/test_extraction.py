@@ -222,7 +222,7 @@ def test_anything_gives_a_text_and_twice_the_same(completion, prompt, entry_poin
     assert extract_program(completion, prompt=prompt, entry_point=entry_point) == program
 
 
-@pytest.mark.parametrize("junk", ["defs", "brackets", "fences", "prose", "unclosed try", "minus"])
+@pytest.mark.parametrize("junk", ["defs", "brackets", "fences", "prose", "unclosed try", "minus", "trials", "tokens"])
 def test_junk_takes_bounded_time(junk):
     size = 20_000
     text = {
@@ -232,6 +232,8 @@ def test_junk_takes_bounded_time(junk):
         "prose": "foo(bar baz, then = f of it\n",
         "unclosed try": "    x = 1\n",
         "minus": "-",
+        "trials": "def f(x): return x\na = f(1)\nprint(a)\nDone\n",
+        "tokens": '<|a|>x = \'\\""" (\n',
     }[junk]
     # A megabyte costs no more for each character, and takes up to ten seconds.
     text = ("try:\n" if junk == "unclosed try" else "") + text * (size // len(text))
@@ -275,13 +277,16 @@ def test_real_chat_replies_give_the_programs_published(shared):
 
 @pytest.mark.slow
 def test_real_bodies_that_parse_are_continued_unchanged(shared):
-    changed = parsed = 0
+    changed = shortened = parsed = 0
     for _, row in read_rows(shared("dumps/codet_humaneval_codegen16B_k100.dev.jsonl.gz")):
         for completion in row["completions"]:
-            whole = row["prompt"] + completion
-            program = extract_program(completion, prompt=row["prompt"], entry_point=row["entry_point"])
+            whole = (row["prompt"] + completion).replace("\r\n", "\n")
             if parses(whole) is not None:
                 parsed += 1
-                changed += program != whole.replace("\r\n", "\n")
+                changed += extract_program(completion, prompt=row["prompt"]) != whole
+                program = extract_program(completion, prompt=row["prompt"], entry_point=row["entry_point"])
+                # The model's own trials go, and nothing comes in their place.
+                shortened += program != whole and set(program.split("\n")) <= set(whole.split("\n"))
     assert parsed > 7800
     assert changed <= 10
+    assert 90 < shortened < 150

@@ -1,23 +1,56 @@
 """Extract the program from a completion, and write a program as a completion without prose.
 
-Extraction removes code fences, prose and unfinished ends. It never raises, and the same text always gives the same
-program. It does not promise to find the program that the model intended. A completion written from a program has no
-known log-probability: score it.
+Extraction removes code fences, drafts, special tokens, prose, the model's own trials and unfinished ends. It never
+raises, and the same text always gives the same program. It does not promise to find the program that the model
+intended. A completion written from a program has no known log-probability: score it.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trl_pper.tasks.syntax import Parser, body_indent, definitions, is_idle, is_stub, parse_open, top_level_return
+from trl_pper.tasks.syntax import (
+    Parser,
+    body_indent,
+    definitions,
+    global_names,
+    is_idle,
+    is_stub,
+    module_names,
+    parse_open,
+    prune,
+    top_level_return,
+)
 from trl_pper.tasks.task import Prompt
 
+#: Stretches in which a model thinks aloud. The tag that opens the first may have been part of the prompt.
+_DRAFT_TAGS = "think thinking thought thoughts reasoning scratchpad reflection analysis"
+_DRAFT = re.compile(
+    rf"""^[ \t]*<(?P<tag>{_DRAFT_TAGS.replace(" ", "|")})>.*?(?:</(?P=tag)>|\Z)""",
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+)
+_DRAFT_END = re.compile(rf"""</(?:{_DRAFT_TAGS.replace(" ", "|")})>(?!["'\\)])""", re.IGNORECASE)
+#: The quotes and comments of Python, and outside them the marks that chat templates and web pages leave in a text.
+_MARKS = re.compile(
+    r"""(?P<quote>\\.|\"\"\"|\'\'\'|["'\#\n])
+    |(?P<end><[|\uff5c][^<>\n]{1,40}[|\uff5c]>(?:(?:assistant|model)$)?|</s>|<<?/?SYS>>|\[/[A-Z]+\]
+    |<(?:eos|bos|pad|unk|eot|eom|eod|end_of_turn|start_of_turn|fim_\w+|file_sep|endoftext)>(?:model$|(?![ ]?\w)))
+    |(?P<tag>^[ \t]*(?:</?[a-z]\w*>|\[(?-i:[A-Z]{3,})\](?=[ \t]*$))|</?[a-z]\w*\|?>(?=[ \t]*$)) # No line of Python.
+    |(?P<space>\u00a0)
+    |(?P<invisible>[\u200b-\u200d\u2060\ufeff])""",
+    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+)
+_QUOTED_FENCE = re.compile(r"^>[ \t]*(?:`{3,}|~{3,})", re.MULTILINE)
 _FENCE = re.compile(r"(?P<before>.*?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 _FENCE_LINES = re.compile(r"^.*?(?:`{3,}|~{3,}).*$", re.MULTILINE)
+_FENCED_LINE = re.compile(r"\s*(`{3,}|~{3,})(?:(?:python|py)[0-9.]*\s)?(?P<code>[^`\n]+)\1\s*", re.IGNORECASE)
+#: Code in the place of the language of a fence.
+_FENCED_START = re.compile(r"(?:async\s+def|def|class|import|from|for|while|if|with)\s|@\w|print\(|\w+\s+=\s")
 _PYTHON_INFO = re.compile(r"(python|py)[0-9.]*\b", re.IGNORECASE)
 _CODE_START = re.compile(
     r"""\s*(?:(?:async\s+def|def|class|if|elif|for|while|with|try|match)\b.*:|import\s+\w|from\s+[\w.]+\s+import\b
@@ -25,6 +58,7 @@ _CODE_START = re.compile(
     re.VERBOSE,
 )
 _READS_INPUT = re.compile(r"\binput\s*\(|\bstdin\b|\bopen\(0")
+_REPLACES_INPUT = re.compile(r"\bstdin\s*=(?!=)|\bpatch\(|\bsubprocess\b")
 #: Number of cuts by a single line, each of which parses the text again, before cuts remove whole blocks.
 _SINGLE_LINE_CUTS = 8
 
@@ -83,9 +117,10 @@ def extract_program(completion: str, *, prompt: Prompt = "", entry_point: str | 
 def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = None) -> Extraction:
     r"""Find the program in a completion.
 
-    Fenced code blocks are preferred to code outside fences. With an entry point the first block that defines it is
+    Fenced code blocks are preferred to code outside fences. With an entry point the last block that defines it is
     chosen; without an entry point the last block that parses and reads standard input, or else the longest that
-    parses. Prose before the code and prose or an unfinished function after it are removed.
+    parses. Drafts, special tokens, prose before the code, and prose or an unfinished function after it are removed,
+    with an entry point also assertions and calls behind it on which it does not depend.
 
     A prompt becomes part of the program only if it is Python that defines something, such as the signature and
     docstring in HumanEval. Chat messages and prompts that consist of a docstring (MBPP) do not.
@@ -106,29 +141,74 @@ def extract(completion: str, *, prompt: Prompt = "", entry_point: str | None = N
         >>> extract("I cannot do that.").found
         False
     """
-    # Code that a reasoning model considers before its answer is no part of the answer.
-    text = completion.replace("\r\n", "\n").rpartition("</think>")[2]
+    text = _without_last_word(completion.replace("\r\n", "\n"))
     name = _identifier(entry_point)
     # A limit on the characters parsed in all: cutting line by line parses a long text many times.
-    parser = Parser(300_000 + 2 * (len(text) + len(prompt)))
+    parser = Parser(300_000 + 3 * (len(text) + len(prompt)))
     # A docstring in the place of a prompt may contain the expected answers: only a prompt with a definition counts.
     opened = _last_definition(prompt, parser) if isinstance(prompt, str) else None
-    blocks = _fenced_blocks(text)
+    prefix = prompt.replace("\r\n", "\n") if isinstance(prompt, str) and opened else ""
+    wanted = _Wanted(name=name or opened, allow_return=not opened)
+    texts = _answers(text)
+    found = None if _refused_at((prefix + text).split("\n"), wanted, parser) else prefix + text
+    found = found or next(filter(None, (_program_in(each, prefix, wanted, parser) for each in texts)), None)
+    if found:
+        pruned = prune(found, parser, entry_point=name, given=prefix if found.startswith(prefix) else "")
+        # The whole program is better than a part that defines nothing.
+        return Extraction(program=found if _refused_at(pruned.split("\n"), wanted, parser) else pruned, found=True)
+    if name and not prefix:
+        return Extraction(program=extract_program(completion, prompt=prompt), found=False)
+    last = texts[-1] if texts else text
     # The text to judge if nothing parses: the block without the chat around it gives the model's own syntax error.
-    raw = max(blocks, key=len) if blocks else text
-    if isinstance(prompt, str) and opened:
-        prefix = prompt.replace("\r\n", "\n")
-        wanted = _Wanted(name=name or opened, allow_return=False)
-        whole = _continuation([*blocks, text], prefix, wanted, parser)
-        return Extraction(program=whole or prefix + raw, found=whole is not None)
-    wanted = _Wanted(name=name)
+    return Extraction(program=prefix + max(_fenced_blocks(last), key=len, default=last), found=False)
+
+
+def _without_last_word(text: str) -> str:
+    # Few-shot prompts of MBPP end a program with `[DONE]`, which parses as an index.
+    last = re.search(r"(?<=\S)[ \t]*\[(DONE|EOS|EOT)\]\s*\Z", text)
+    return text[: last.start()] + "\n" if last and text.count(last[1]) == 1 else text
+
+
+def _answers(text: str) -> list[str]:
+    """Return the stretches of a reply that may hold the program: between special tokens, and all of them together.
+
+    A reply that ends while the model still thinks aloud has none.
+    """
+    # Code that a reasoning model considers before its answer is no part of the answer.
+    answer = _DRAFT_END.split(_DRAFT.sub("\n", text))[-1]
+    if _QUOTED_FENCE.search(answer):
+        answer = re.sub(r"^>[ \t]?(?!>)", "", answer, flags=re.MULTILINE)
+    stretches, start, quote = [""], 0, ""
+    for mark in _MARKS.finditer(answer):
+        if mark["quote"]:
+            quote = _quote_after(quote, mark["quote"])
+        elif not quote:
+            stretches[-1] += answer[start : mark.start()] + ("\n" if mark["tag"] else " " if mark["space"] else "")
+            start = mark.end()
+            stretches += [""] if mark["end"] else []
+    stretches[-1] += answer[start:]
+    stretches = [stretch for stretch in stretches if stretch.strip()]
+    return [*stretches, "\n".join(stretches)] if len(stretches) > 1 else stretches
+
+
+def _quote_after(quote: str, mark: str) -> str:
+    """Return the quote or comment sign that is open after a mark of Python, if it was `quote` before; "" for none."""
+    if not quote:
+        return mark if mark[0] in "\"'#" else ""
+    # A string in single quotes and a comment end with the line.
+    return "" if mark == quote or (mark == "\n" and len(quote) == 1) else quote
+
+
+def _program_in(text: str, prefix: str, wanted: _Wanted, parser: Parser) -> str | None:
+    blocks = _fenced_blocks(text)
+    if prefix:
+        whole = _continuation([*_ordered(blocks, wanted), text], prefix, wanted, parser)
+        return whole and _with_helpers(whole, blocks, parser)
     found = None if _refused_at(text.split("\n"), wanted, parser) else text
     found = found or _best_block(blocks, wanted, parser)
-    if name or not blocks:
+    if wanted.name or not blocks:
         found = found or _passage(_FENCE_LINES.sub("", text), wanted, parser)
-    if found is None and name:
-        return Extraction(program=extract_program(completion, prompt=prompt), found=False)
-    return Extraction(program=found or raw, found=found is not None)
+    return found
 
 
 def _identifier(entry_point: str | None) -> str | None:
@@ -144,9 +224,16 @@ def _fenced_blocks(text: str) -> list[str]:
     before, lines = list[str](), list[str]()
     for line in text.split("\n"):
         fence = _FENCE.match(line)
-        if not marks and fence and _opens_block(fence):
+        if not marks and (single := _FENCED_LINE.fullmatch(line)):
+            python.append(single["code"].strip() + "\n")
+        elif not marks and fence and _opens_block(fence):
             marks, info = fence["marks"], fence["info"].strip()
-            before, lines = lines, []
+            code = _PYTHON_INFO.sub("", info, count=1).lstrip()
+            before, lines = lines, [code] if _FENCED_START.match(code) else []
+        elif not marks and fence and _ends_text(fence):
+            # The prompt opened the fence.
+            python.append(_block([*lines, fence["before"]]))
+            lines = []
         elif marks and fence and fence["marks"].startswith(marks) and not fence["info"].strip():
             # Models close a fence at the end of the last line of code.
             lines.append(fence["before"])
@@ -171,16 +258,57 @@ def _opens_block(fence: re.Match[str]) -> bool:
     # Text in front of a fence is allowed before `python` only: elsewhere the marks are likely to be inline code.
     if _PYTHON_INFO.match(info):
         return True
-    return not fence["before"].strip() and (len(info.split()) <= 1 or info.startswith("{"))
+    return not fence["before"].strip() and (
+        len(info.split()) <= 1 or info.startswith("{") or bool(_FENCED_START.match(info))
+    )
+
+
+def _ends_text(fence: re.Match[str]) -> bool:
+    """Return whether a fence stands right behind the last line of code."""
+    return bool(fence["before"].strip()) and "`" not in fence["before"] and not fence["info"].strip()
+
+
+def _ordered(blocks: list[str], wanted: _Wanted) -> list[str]:
+    """Return the blocks in the order in which they are tried."""
+    # A model that shows two versions of a function has corrected the first.
+    defines = re.compile(rf"^[ \t]*(?:(?:async\s+def|def|class)\s+{wanted.name}\b|{wanted.name}\s*=)", re.MULTILINE)
+    versions = [block for block in blocks if defines.search(block)]
+    return [*reversed(versions), *(block for block in blocks if block not in versions)]
 
 
 def _best_block(blocks: list[str], wanted: _Wanted, parser: Parser) -> str | None:
+    blocks = _ordered(blocks, wanted) if wanted.name else blocks
     parsed = [block for block in blocks if (tree := parser.parse(block)[0]) and not wanted.refused_at(tree)]
     if wanted.name is None:
         # A chat reply may show examples before the program; the program is the block that reads its input.
         readers = [block for block in parsed if _READS_INPUT.search(block)]
-        return readers[-1] if readers else max(parsed, key=len, default=None)
-    return parsed[0] if parsed else next(filter(None, (_passage(block, wanted, parser) for block in blocks)), None)
+        # A block that gives the program its input tests it.
+        readers = [block for block in readers if not _REPLACES_INPUT.search(block)] or readers
+        best = readers[-1] if readers else max(parsed, key=len, default=None)
+    elif parsed:
+        best = parsed[0]
+    else:
+        best = next(filter(None, (_passage(block, wanted, parser) for block in blocks)), None)
+    return best and _with_helpers(best, blocks, parser)
+
+
+def _with_helpers(program: str, blocks: list[str], parser: Parser) -> str:
+    """Put the blocks that define names which a program reads, but does not define, in front of it."""
+    missing = _missing(program)
+    for block in reversed(blocks):
+        tree = parser.parse(block)[0] if missing else None
+        if tree and missing & module_names(tree):
+            joined = f"{block}\n{program}"
+            program, missing = joined, _missing(joined)
+    return program
+
+
+def _missing(program: str) -> set[str]:
+    try:
+        bound, read = global_names(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    return read - bound - set(dir(builtins))
 
 
 def _continuation(texts: list[str], prefix: str, wanted: _Wanted, parser: Parser) -> str | None:

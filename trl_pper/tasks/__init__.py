@@ -1,7 +1,7 @@
 """Describe coding tasks and their tests, and read them from benchmark files.
 
 - `task`: the task, its tests and their native row, as frozen dataclasses
-- `syntax`: parse source text, and list the names that it defines
+- `syntax`: parse source text, list the names that it defines, and drop prose and trials from it
 - `tests`: find, count, mark and drop the tests in test code
 - `separable`: decide whether tests can run in another process than the program and mean the same
 - `formats`: read the rows of published benchmarks, one module for each format
