@@ -45,7 +45,9 @@ def test_judge_writes_one_row_per_program_in_order(files, capsys):
                  "--workers", "1", "--cpu_seconds", "2"])  # fmt: skip
     assert code == 0
     rows = read(output)
-    assert [list(row) for row in rows] == [["task_id", "pass_rate", "passed", "total", "outcomes", "message", "run"]] * 6
+    assert [list(row) for row in rows] == [
+        ["task_id", "pass_rate", "passed", "total", "outcomes", "message", "run"]
+    ] * 6
     assert [row["task_id"] for row in rows] == ["add-2", "add-1", "add-2", "add-1", "add-3", "add-1"]
     assert rows[0] == {
         "task_id": "add-2", "pass_rate": 1.0, "passed": 3, "total": 3, "outcomes": ["passed"] * 3, "message": "",

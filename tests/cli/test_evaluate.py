@@ -203,7 +203,8 @@ def test_equal_programs_of_a_task_are_judged_once(evaluate, tmp_path, tasks, mon
     judged = []
     judge_function = trl_pper.judge.host.slot.judge_function
     monkeypatch.setattr(
-        "trl_pper.judge.host.slot.judge_function", lambda *given, **options: judged.append(given[1]) or judge_function(*given, **options)
+        "trl_pper.judge.host.slot.judge_function",
+        lambda *given, **options: judged.append(given[1]) or judge_function(*given, **options),
     )
     rows = [{"task_id": task.task_id, "completions": ["    return x + 1\n", "    return 0\n"] * 50} for task in tasks]
     _, scores, verdicts = evaluate("--programs", write(tmp_path / "repeats.jsonl", rows), "--k", 1, 100)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from tests.judge.hostile.attack import ANSWERS, ONE, SECRET, WORD, harmless, parametrize
-from tests.judge.hostile.forging_functions import ATTACKS, SPEAK
+from tests.judge.hostile.forging_functions import ATTACKS, FORGED_SHARED, SPEAK
 from trl_pper import FunctionTests
 
 pytestmark = [pytest.mark.hostile, pytest.mark.slow]
@@ -14,6 +17,26 @@ pytestmark = [pytest.mark.hostile, pytest.mark.slow]
 @parametrize(ATTACKS)
 def test_no_program_forges_an_answer(arena, attack):
     arena.withstand(attack)
+
+
+@parametrize(ATTACKS)
+def test_shared_tests_stop_what_the_page_says(arena, attack):
+    """The attacks that pass shared tests are the ones that the page lists, no more and no fewer."""
+    attack = replace(attack, tests=replace(attack.tests, run="shared"))
+    verdict = arena.run(attack)
+    assert verdict.run == "shared"
+    assert verdict.pass_rate is not None, verdict.message
+    assert verdict.accepted == (attack.name in FORGED_SHARED), verdict.message
+
+
+def test_the_page_lists_what_passes_shared_tests():
+    page = (Path(__file__).parents[2] / "docs" / "how-fast-how-safe.md").read_text(encoding="utf-8")
+    listed = page[page.index("### Shared tests") :].split("\n\n")[1]
+    assert {
+        line.removeprefix("- ").split(":")[0] for line in listed.splitlines() if line.startswith("- ")
+    } == FORGED_SHARED
+    assert f"{len(FORGED_SHARED)} of the {len(ATTACKS)}" in page
+    assert FORGED_SHARED <= {attack.name for attack in ATTACKS}
 
 
 def test_a_program_that_knows_the_answers_is_accepted(arena):

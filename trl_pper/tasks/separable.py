@@ -27,7 +27,7 @@ from trl_pper.tasks.tests import walk
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _LOOPS = (ast.For, ast.While, ast.comprehension)
 #: PEP 8 gives classes such names. A program's function with such a name runs its tests shared.
-_CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
+CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 #: Builtins that read an answer from its first item to its last, and the functions of values.
 _ON_ANSWERS = frozenset(
@@ -537,7 +537,7 @@ class _Analysis:
                 self.pass_on(node, arguments)
                 if function.ref in self.classes:
                     return _INSTANCE
-                return _Kind("result", function.ref) if _CLASS_NAME.fullmatch(function.ref) else _ANSWER
+                return _Kind("result", function.ref) if CLASS_NAME.fullmatch(function.ref) else _ANSWER
             case "method":
                 self.pass_on(node, arguments)
                 return _ANSWER

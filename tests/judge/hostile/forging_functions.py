@@ -486,3 +486,24 @@ for _where, _leave, _find in (
         accomplice=f"{_LEAVE}try:\n    {_leave}\nexcept OSError: pass",
         tests="assert f(1) == 99",
     )
+
+#: The attacks that pass if their tests run in the program's process. Some of them plain Python accepts as well.
+FORGED_SHARED = frozenset(
+    (
+        "str whose hash is wanted",
+        "str that contains everything",
+        "list with another length",
+        "class that makes anything",
+        "module math replaced",
+        "module collections replaced",
+        "4 made 5",
+        "StopIteration that ends the tests' loop",
+        "exception that a test does not expect",
+        "hunt through frames",
+        "hunt through garbage collector",
+        "hunt through stack",
+        "hunt through threads",
+        "hunt through memory",
+        "answer that stays the argument",
+    )
+)

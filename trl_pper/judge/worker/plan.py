@@ -18,7 +18,7 @@ from typing import Any
 
 from trl_pper.judge.worker.cases import BUILT_IN
 from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
-from trl_pper.tasks.separable import NotSeparable, Separable, check_separable
+from trl_pper.tasks.separable import CLASS_NAME, NotSeparable, Separable, check_separable
 from trl_pper.tasks.tests import Test, folded, mark_tests, parameters, walk, why_no_test
 
 #: Names in rewritten test code of functions that call the program where the tests do not use the result, or only
@@ -67,7 +67,7 @@ class TestPlan:
             code=compile_tests(self.tree),
             collected=tuple((test.kind, test.owner, test.name, test.number) for test in self.tests),
             texts=self.texts,
-            called=frozenset(_called_names(self.tree)),
+            classes=frozenset(filter(CLASS_NAME.fullmatch, _called_names(self.tree))),
             entry_point=entry_point,
             uses_pytest="pytest" in set(_imported([*self.setup.body, *self.tree.body])),
         )
