@@ -172,6 +172,8 @@ class _Analysis:
         self.closed: dict[int, bool] = {}
         #: Arguments that were noted as bindings of parameters.
         self.given: set[tuple[int, str]] = set()
+        #: Calls that reach the program, each with its scope.
+        self.calls: dict[int, tuple[_Scope, ast.Call]] = {}
         #: Expressions that `check_exclusive` has looked at.
         self.exclusive: set[int] = set()
         #: Calls of the program that stand alone; the tests do not see their results.
@@ -196,6 +198,8 @@ class _Analysis:
             raise NotSeparable("the test code is too involved")
         for scope, expression, call in self.arguments.values():
             self.check_exclusive(scope, expression, call, set())
+        for scope in [self.module, *self.scopes.values()]:
+            self.check_kept_answers(scope)
 
     def refuse_unused_arrays(self) -> None:
         for node in self.body:
@@ -300,8 +304,9 @@ class _Analysis:
 
     def refuse_change_of_answer(self, name: str) -> None:
         # `+=` changes a list in place, also for the program that may have kept it.
-        if any(loop is None and isinstance(value, ast.Call) for value, _, loop in self.scope.bindings.get(name, [])):
-            raise NotSeparable(f"{name}, an answer of the program, is changed")
+        for value, _, loop in self.scope.bindings.get(name, []):
+            if value is not None and not isinstance(loop, ast.AugAssign) and self.expression(value) == _ANSWER:
+                raise NotSeparable(f"{name}, an answer of the program, is changed")
 
     def context(self, item: ast.withitem) -> None:
         call = item.context_expr
@@ -532,6 +537,10 @@ class _Analysis:
     def call(self, node: ast.Call) -> _Kind:
         arguments = [*node.args, *(each.value for each in node.keywords)]
         function = self.expression(node.func)
+        if function.name in ("program", "method") or (
+            function.name == "def" and not (isinstance(function.ref, ast.FunctionDef) and self.is_closed(function.ref))
+        ):
+            self.calls[id(node)] = self.scope, node
         match function.name:
             case "program":
                 self.pass_on(node, arguments)
@@ -554,6 +563,8 @@ class _Analysis:
 
     def pass_on(self, node: ast.Call, arguments: Sequence[ast.expr]) -> None:
         for each in arguments:
+            if any(isinstance(part, ast.NamedExpr) for part in walk(each)):
+                raise NotSeparable("an argument is given a name")
             kind = self.expression(each)
             if kind.name == "builtin" and kind.ref in _DATA_TYPES:
                 continue
@@ -788,6 +799,24 @@ class _Analysis:
                 if value is not None:
                     self.check_exclusive(where, value, value, {*seen, (id(owner), root)})
 
+    def check_kept_answers(self, scope: _Scope) -> None:
+        """Raise if the tests read an answer that they keep while they call the program again.
+
+        The program may change a list that it has returned; the tests have a copy.
+        """
+        calls = [_position(node) for where, node in self.calls.values() if where is scope]
+        for name, bindings in scope.bindings.items():
+            if scope.kinds.get(name) != _ANSWER:
+                continue
+            for value, _, binder in bindings:
+                # A name that a loop or a sum binds anew has a part of an answer, or a number.
+                if value is None or binder is not None or not _holds_call(value):
+                    continue
+                bound = _end(value)
+                for _, read in scope.loads.get(name, []):
+                    if any(bound < call < _position(read) for call in calls):
+                        raise NotSeparable(f"{name}, an answer, is read after another call of the program")
+
     def is_scalar(self, scope: _Scope, name: str, seen: set[tuple[int, str]]) -> bool:
         """Return whether a name is bound only to numbers, texts and tuples of these."""
         owner: _Scope | None = scope
@@ -939,6 +968,18 @@ def _loop_around(scope: _Scope, node: ast.AST | None) -> ast.AST | None:
         if isinstance(node, _LOOPS):
             return node
     return None
+
+
+def _position(node: Any) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+
+
+def _holds_call(node: ast.expr) -> bool:
+    return any(isinstance(each, ast.Call) for each in walk(node))
 
 
 def _holds_displays(node: ast.expr) -> bool:

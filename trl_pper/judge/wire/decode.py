@@ -17,7 +17,7 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from trl_pper.judge.wire.rules import (
@@ -236,6 +236,12 @@ def _read_objects(decoder: Decoder, depth: int) -> Any:
     return filled.reshape(shape)
 
 
+def _begun(items: list[Any]) -> Iterator[Any]:
+    """Yield the items of an iterator that is too long to cross as a whole."""
+    yield from items
+    raise CodecError(f"an iterator of the program has more than {len(items)} items")
+
+
 def _read_scalar(decoder: Decoder, depth: int) -> Any:
     array_of_one = _read_ndarray(decoder, depth)
     if array_of_one.shape != ():
@@ -313,6 +319,7 @@ _BY_TAG: dict[bytes, Callable[[Decoder, int], Any]] = {
     b"r": lambda r, d: range(*r.whole_numbers(d, 3)),
     b"x": lambda r, d: slice(*r.items(d)),
     b"I": lambda r, d: iter(r.items(d)),
+    b"J": lambda r, d: _begun(r.items(d)),
     b"D": lambda r, d: decimal.Decimal(r.text()),
     b"R": _read_fraction,
     b"y": lambda r, d: datetime.date.fromisoformat(r.text()),

@@ -15,7 +15,7 @@ import decimal
 import fractions
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from trl_pper.judge.wire.rules import (
@@ -96,7 +96,7 @@ class Encoder:
             self.sequence(b"I", ((key, iter(list(group))) for key, group in value), depth)
             return
         if kind.__module__ in _ITERATOR_MODULES and hasattr(kind, "__next__"):
-            self.sequence(b"I", value, depth)
+            self.iterator(value, depth)
             return
         # The first builtin that the class extends decides. Methods of the class itself are not called: they may fail
         # or run for ever.
@@ -112,6 +112,23 @@ class Encoder:
         # A value that contains itself ends here too.
         if depth >= MAX_DEPTH:
             raise CodecError(f"value nested deeper than {MAX_DEPTH} levels")
+
+    def iterator(self, value: Iterable[Any], depth: int) -> None:
+        """Append the items of an iterator, which may be endless: as many as fit into half of the bound."""
+        start, whole = len(self.out), True
+
+        def items() -> Iterator[Any]:
+            nonlocal whole
+            for item in value:
+                if len(self.out) > self.max_bytes // 2:
+                    whole = False
+                    return
+                yield item
+
+        self.sequence(b"I", items(), depth)
+        if not whole:
+            # Whoever reads beyond the last item gets an error.
+            self.out[start : start + 1] = b"J"
 
     def numpy(self, value: Any, depth: int) -> None:
         """Append an array or a scalar of numpy as a block."""

@@ -304,12 +304,20 @@ def _module_names(source: str) -> tuple[list[str], set[str]]:
     return used, defined | {"__name__", "__file__", "__doc__"}
 
 
+#: Builtins that no task asks for.
+_NEVER_ASKED = frozenset("eval exec compile globals locals vars dir open getattr setattr hasattr isinstance".split())
+
+
 def _first_called(tree: ast.Module) -> str | None:
     """Return the name that the first assert calls, such as `sum` in `assert sum(1, 2) == 3`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert):
             # Breadth first, so that the outermost call comes first.
             for inner in ast.walk(node.test):
-                if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+                if (
+                    isinstance(inner, ast.Call)
+                    and isinstance(inner.func, ast.Name)
+                    and inner.func.id not in _NEVER_ASKED
+                ):
                     return inner.func.id
     return None

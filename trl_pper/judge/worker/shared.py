@@ -231,7 +231,8 @@ class Harness:
         if kind.__name__ in self.plan.classes:
             return False
         if issubclass(kind, wanted):
-            return kind.__eq__ is not wanted.__eq__ and wanted.__eq__(got, want) is not True
+            equal: Any = wanted.__eq__
+            return kind.__eq__ is not equal and equal(got, want) is not True
         home = sys.modules.get(kind.__module__)
         return home is None or home is sys.modules[MODULE_NAME] or getattr(home, kind.__name__, None) is not kind
 
