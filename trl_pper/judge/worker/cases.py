@@ -8,14 +8,11 @@ it is installed, and `worker.pytest_names` otherwise.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import io
 import itertools
-import pathlib
 import sys
-import tempfile
 import types
 import unittest
 from collections.abc import Callable, Iterator, Sequence
@@ -242,6 +239,9 @@ class _Functions:
             needed = [name for name, one in inspect.signature(bound).parameters.items() if one.default is one.empty]
             result = bound(**{name: self.value(name, known, endings, instance) for name in needed})
             if inspect.iscoroutine(result):
+                # Not small, and rarely needed: every candidate is a fork of a process with this module.
+                import asyncio
+
                 asyncio.run(result)
 
     def value(self, name: str, known: dict[str, Any], endings: contextlib.ExitStack, instance: Any) -> Any:
@@ -270,6 +270,9 @@ class _Functions:
 
     def built_in(self, name: str, endings: contextlib.ExitStack) -> Any:
         if name == "tmp_path":
+            import pathlib
+            import tempfile
+
             return pathlib.Path(endings.enter_context(tempfile.TemporaryDirectory(dir=".")))
         if name == "candidate" and self.harness.plan.entry_point is not None:
             return eval(self.harness.plan.entry_point, self.names)
