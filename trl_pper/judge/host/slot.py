@@ -142,4 +142,4 @@ def total_tests(task: CodingTask) -> int:
 
 
 def _test_code(tests: Tests) -> str:
-    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else ""
+    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else tests.checker or ""

@@ -30,14 +30,14 @@ def compile_program(source: bytes) -> types.CodeType:
     )
 
 
-def run(code: types.CodeType) -> dict[str, Any]:
-    """Run the program as a fresh `__main__` module, and return its globals."""
-    main_module = types.ModuleType("__main__")
-    namespace = main_module.__dict__
+def run(code: types.CodeType, name: str = "__main__") -> dict[str, Any]:
+    """Run the program as a fresh module with the given name, and return its globals."""
+    module = types.ModuleType(name)
+    namespace = module.__dict__
     namespace["__builtins__"] = builtins
     namespace["__file__"] = _FILE_NAME
     # `pickle`, `dataclasses` and `typing` look classes up by the name of their module.
-    sys.modules["__main__"] = main_module
+    sys.modules[name] = module
     exec(code, namespace)
     return namespace
 
