@@ -65,7 +65,9 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
             filter(None, map(bytes.strip, wanted.split(b"\n")))
         )
     if compare == "permutation":
-        return [Counter(line.split()) for line in _lines(printed)] == [Counter(line.split()) for line in _lines(wanted)]
+        return [Counter(line.split()) for line in _lines(printed)] == [
+            Counter(line.split()) for line in _lines(wanted)
+        ]
     if compare == "ignore_case":
         printed, wanted = _folded(printed), _folded(wanted)
     mine, theirs = printed.split(), wanted.split()
