@@ -61,13 +61,9 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
     if compare == "lines":
         return _lines(printed) == _lines(wanted)
     if compare == "unordered_lines":
-        return Counter(filter(None, map(bytes.strip, printed.split(b"\n")))) == Counter(
-            filter(None, map(bytes.strip, wanted.split(b"\n")))
-        )
+        return _counted_lines(printed) == _counted_lines(wanted)
     if compare == "permutation":
-        return [Counter(line.split()) for line in _lines(printed)] == [
-            Counter(line.split()) for line in _lines(wanted)
-        ]
+        return _counted_tokens(printed) == _counted_tokens(wanted)
     if compare == "ignore_case":
         printed, wanted = _folded(printed), _folded(wanted)
     mine, theirs = printed.split(), wanted.split()
@@ -98,6 +94,15 @@ def _lines(text: bytes) -> list[bytes]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def _counted_lines(text: bytes) -> Counter[bytes]:
+    return Counter(filter(None, map(bytes.strip, text.split(b"\n"))))
+
+
+def _counted_tokens(text: bytes) -> list[Counter[bytes]]:
+    """Return the number of each token on each line."""
+    return [Counter(line.split()) for line in _lines(text)]
 
 
 def _folded(text: bytes) -> bytes:

@@ -55,8 +55,8 @@ def judge_stdio(worker: Worker, program: str, tests: StdioTests, limits: Limits)
     if tests.checker is not None and tests.checker_language != "python":
         # A compiled checker would have to be started as a program, and the jail starts none.
         message = (
-            f"the checker is written in {tests.checker_language}: a checker runs in the jail of a program, which starts"
-            " no compiled program; write the checker in Python"
+            f"the checker is written in {tests.checker_language}, and the jail in which checkers run starts no"
+            " compiled program; write the checker in Python"
         )
         return Verdict.uniform(Outcome.UNSUPPORTED, len(tests.cases), message)
     with contextlib.ExitStack() as files:

@@ -78,6 +78,7 @@ def run_checker(source: bytes, channel: socket.socket, wait: Wait | None = None)
     sys.set_int_max_str_digits(0)
     reader = FrameReader(channel, wait)
     check: Callable[[str, str, str], object] | None = None
+    answer: tuple[bool | None, str]
     while True:
         try:
             given, printed, expected = (reader.read(_MAX_INPUT_BYTES) for _ in range(3))

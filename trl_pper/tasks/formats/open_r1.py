@@ -77,7 +77,9 @@ def open_r1_task(row: Row) -> CodingTask:
         prompt=row["prompt"],
         tests=tests,
         source=optional_text(row, "source"),
-        difficulty=optional_text(row, "difficulty") or optional_text(metadata, "difficulty"),
+        difficulty=optional_text(row, "difficulty")
+        or optional_text(metadata, "difficulty")
+        or (str(row["rating"]) if row.get("rating") else None),
         cpu_seconds=float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None,
         reference=reference,
         preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
