@@ -85,13 +85,20 @@ def run_checker(source: bytes, channel: socket.socket, wait: Wait | None = None)
         except ChannelClosed:
             os._exit(0)
         try:
-            check = check or run(compile_program(source), "checker")["check"]
+            check = check or _load_check(source)
             # The host encodes its own texts with "surrogatepass"; a program may have printed any bytes.
             given_text, expected_text = (text.decode("utf-8", "surrogatepass") for text in (given, expected))
             answer = _checker_answer(check(given_text, printed.decode("utf-8", "replace"), expected_text))
         except BaseException as error:
             answer = None, describe(error).note
         send_frame(channel, codec.encode(answer, max_bytes=_MAX_WORDS_BYTES))
+
+
+def _load_check(source: bytes) -> Callable[[str, str, str], object]:
+    found: Callable[[str, str, str], object] | None = run(compile_program(source), "checker").get("check")
+    if not callable(found):
+        raise TypeError("the checker must define check(input, output, expected)")
+    return found
 
 
 def _checker_answer(value: Any) -> tuple[bool, str]:
