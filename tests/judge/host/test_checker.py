@@ -99,18 +99,20 @@ def test_a_checker_that_fails_on_the_expected_output_judges_none(judge, checker,
     "failure",
     ["1 / 0", "return 'yes'", "exit()", "import os; os._exit(0)", "while True: pass", "return bytes(1 << 40)"],
 )
-def test_a_checker_that_fails_on_the_output_alone_fails_the_test(judge, failure):
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_checker_that_fails_on_the_output_alone_fails_the_test(judge, failure, place):
     checker = f"def check(input, output, expected):\n if 'bad' in output:\n  {failure}\n return True"
-    program = "n = input()\nprint('bad' if n == '12' else n)"
-    verdict = verdict_of(judge, program, checker, [*TWO, ("7", "7")])
-    assert [str(outcome) for outcome in verdict.outcomes] == ["wrong_answer", "passed", "passed"]
+    program = f"n = input()\nprint('bad' if n == '{place}' else n)"
+    verdict = verdict_of(judge, program, checker, [(str(n), str(n)) for n in range(3)])
+    expected = ["wrong_answer" if n == place else "passed" for n in range(3)]
+    assert [str(outcome) for outcome in verdict.outcomes] == expected
     assert "printed 'bad\\n', on which the checker fails" in verdict.message
 
 
 def test_outputs_that_slow_the_checker_down_are_soon_refused(judge, started):
     checker = "def check(input, output, expected):\n while 'slow' in output: pass\n return True"
     assert outcomes(judge, "print('slow')", checker, [(str(n), "x") for n in range(9)]) == ["wrong_answer"] * 9
-    assert sum(process.mode == "checker" for process in started) <= 2 * judge.limits.max_timeouts + 1
+    assert sum(process.mode == "checker" for process in started) <= 2 * (judge.limits.max_timeouts + 1)
 
 
 def test_a_checker_process_serves_a_single_program(judge, started):

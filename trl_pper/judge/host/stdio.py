@@ -279,6 +279,9 @@ class _Judging:
 
     def repeat(self, indices: Sequence[int]) -> None:
         """Judge tests again, each in a fresh process."""
+        if self.checking is not None:
+            # An output that has passed must not fail now because the checker was slow at other outputs.
+            self.checking.timeouts = 0
         for index in indices:
             self.results[index] = self.fresh(index)
             if sum(map(len, self.held.values())) > _MAX_HELD_BYTES:
