@@ -111,15 +111,17 @@ def test_concepts(page, capsys):
 
 @pytest.mark.runs("docs/judge.md")
 def test_the_judge(page):
-    judging, checker = blocks(page, "python")
+    judging, *checkers = blocks(page, "python")
     names: dict = {}
     execute(page, judging, names)
     assert len(names["verdict"].outcomes) == 2
-    execute(page, checker, names)
-    with Judge(workers=1) as judge:
-        task = names["CodingTask"](task_id="divisor", prompt="Print a divisor.", tests=names["tests"])
-        [[right, wrong]] = judge.run([(task, ["input(); print(4)", "input(); print(5)"])])
-    assert (right.pass_rate, wrong.pass_rate) == (1.0, 0.0)
+    assert len(checkers) == 2
+    for code in checkers:
+        execute(page, code, names)
+        with Judge(workers=1) as judge:
+            task = names["CodingTask"](task_id="divisor", prompt="Print a divisor.", tests=names["tests"])
+            [[right, wrong]] = judge.run([(task, ["input(); print(4)", "input(); print(5)"])])
+        assert (right.pass_rate, wrong.pass_rate) == (1.0, 0.0)
 
 
 @pytest.mark.runs("docs/sources.md")

@@ -29,6 +29,23 @@ THREE = "def f(x):\n    return x if x else 7"
 SUM = "print(sum(map(int, open(0).read().split())))"
 
 #: Format and edition: row, tests, a program that passes all of them, one that fails at least one and passes another.
+#: A checker of open-r1/codeforces: a script that gets the paths of input, expected output and output.
+DIVISOR = """\
+import sys
+
+
+def main():
+    given, expected, output = (open(path).read() for path in sys.argv[1:])
+    if int(output) < 2 or int(expected) < 2 or int(given) % int(output):
+        print(0)
+        sys.exit(1)
+    print(1)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
 ROWS = {
     "humaneval": (
         {
@@ -159,6 +176,21 @@ ROWS = {
         2,
         SUM,
         "print(3)",
+    ),
+    "open_r1 checker": (
+        {
+            "id": "p3",
+            "prompt": "Print any divisor but 1 of a number.",
+            "language": "python",
+            "rating": 800,
+            "time_limit": 2.0,
+            "input_mode": "stdio",
+            "official_tests": [{"input": "12\n", "output": "12\n"}, {"input": "9\n", "output": "9\n"}],
+            "generated_checker": DIVISOR,
+        },
+        2,
+        "n = int(input())\nprint(next(d for d in range(2, n + 1) if n % d == 0))",
+        "print(2)",
     ),
     "open_r1 calls": (
         {

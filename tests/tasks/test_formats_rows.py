@@ -70,6 +70,19 @@ def _name(edition):
     return {key.get(edition.split()[0], "task_id"): edition}
 
 
+def test_files_named_after_the_streams_are_the_streams():
+    assert task_of("code_contests", input_file="stdin", output_file="stdout") == task_of("code_contests")
+
+
+def test_a_checker_that_is_a_script_refuses_by_score_or_silence(judge):
+    for script, rate in (("print('1.0')", 1.0), ("print('note')\nprint(0)", 0.0), ("print(0.5)\nexit(1)", 1.0)):
+        task = task_of("open_r1 checker", generated_checker=script)
+        assert judge.run([(task, ["print(1)"])])[0][0].pass_rate == rate
+    verdict = judge.run([(task_of("open_r1 checker", generated_checker="pass"), ["print(1)"])])[0][0]
+    assert verdict.pass_rate is None
+    assert "the checker printed no score" in verdict.message
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -134,6 +147,7 @@ def test_ids_and_what_is_known_of_tasks():
     assert known["apps"] == ("APPS/7", "interview", None, None)
     assert known["code_contests"] == ("1_A. Add", "A", None, 1.5)
     assert known["open_r1"] == ("p1", "EASY", "apps", None)
+    assert known["open_r1 checker"] == ("p3", "800", None, 2.0)
     assert known["live_code_bench calls"] == ("99", "hard", "leetcode", None)
     assert known["native"] == ("add", "easy", None, 2.0)
     assert task_of("code_contests").reference == SUM
@@ -234,6 +248,7 @@ CASES = ROWS["open_r1"][0]["verification_info"]["test_cases"]
         ("code_contests", {"public_tests": [{"input": "1"}]}, r"public_tests\[0\]\.output: required"),
         ("code_contests", {"public_tests": {"input": ["1"], "output": []}}, "public_tests: each input"),
         ("code_contests", {"input_file": "input.txt"}, "input_file: programs use the file 'input.txt'"),
+        ("code_contests", {"input_file": "stdin", "output_file": "out.txt"}, "output_file: programs use the file"),
         ("code_contests", {"difficulty": 99}, "difficulty: must be in 0"),
         (
             "open_r1",
@@ -249,6 +264,9 @@ CASES = ROWS["open_r1"][0]["verification_info"]["test_cases"]
         ),
         ("open_r1", {"verification_info": {"test_cases": [{"input": "1"}]}}, r"test_cases\[0\]\.output: required"),
         ("open_r1", {"prompt": None}, "prompt: required"),
+        ("open_r1 checker", {"language": "cpp"}, "language: must be python; got 'cpp'"),
+        ("open_r1 checker", {"input_mode": "file"}, "input_mode: must be stdio"),
+        ("open_r1 checker", {"official_tests": []}, "official_tests: a task needs at least one test"),
         (
             "live_code_bench",
             {"public_test_cases": "[]", "private_test_cases": None},
@@ -331,7 +349,12 @@ def test_whatever_a_field_holds_a_row_is_read_or_malformed(edition, data):
 
 
 @pytest.mark.parametrize(
-    "edition", [edition for edition in EDITIONS if edition.split()[0] in ("apps", "open_r1", "code_contests")]
+    "edition",
+    [
+        edition
+        for edition in EDITIONS
+        if edition.split()[0] in ("apps", "open_r1", "code_contests") and edition != "open_r1 checker"
+    ],
 )
 @settings(deadline=None)
 @given(st.data())

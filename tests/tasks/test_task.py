@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,10 @@ CASES = StdioTests(cases=[StdioCase(input="1\n", output="2\n"), StdioCase(input=
 CALLS = FunctionTests(code="assert f(1) == 2", entry_point="f", setup="import math")
 
 
-@pytest.mark.parametrize("tests", [CASES, CALLS, FunctionTests(code="assert f()")])
+CHECKED = replace(CASES, compare="tokens", checker="def check(input, output, expected): return True")
+
+
+@pytest.mark.parametrize("tests", [CASES, CHECKED, replace(CHECKED, checker_language="cpp"), CALLS])
 @pytest.mark.parametrize("prompt", ["do it", [{"role": "user", "content": "do it"}]])
 def test_native_rows_go_through_json_and_come_back(tests, prompt):
     task = CodingTask(task_id="a", prompt=prompt, tests=tests)
@@ -19,6 +23,31 @@ def test_native_rows_go_through_json_and_come_back(tests, prompt):
 
 def test_tests_are_read_from_objects_as_well():
     assert from_json(json.loads(to_json(CASES))) == CASES
+
+
+def test_tests_without_a_checker_are_written_as_before():
+    assert json.loads(to_json(CASES)).keys() == {"type", "cases", "compare"}
+
+
+def test_null_stands_for_an_absent_field():
+    absent = {"compare": None, "checker": None, "checker_language": None}
+    assert from_json(json.loads(to_json(CASES)) | absent) == replace(CASES, compare="tokens")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"compare": "lines"}, "only one of the two may be given"),
+        ({"compare": len}, "only one of the two may be given"),
+        ({"checker": ""}, "checker: must be the source text"),
+        ({"checker": lambda *_: True}, "Give a function as compare"),
+        ({"checker_language": "java"}, "checker_language: must be one of python, cpp"),
+        ({"checker": None, "checker_language": "cpp"}, "there is none"),
+    ],
+)
+def test_fields_of_a_checker_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CHECKED, **fields)
 
 
 def test_only_function_tests_have_an_entry_point():
@@ -36,6 +65,7 @@ def test_only_function_tests_have_an_entry_point():
         ('{"type": "stdio", "cases": []}', "at least one test"),
         ('{"type": "stdio", "cases": [{"input": "1"}]}', r"tests.cases\[0\].output"),
         ('{"type": "stdio", "cases": [{"input": "1", "output": "1"}], "compare": "eyes"}', "compare"),
+        ('{"type": "stdio", "cases": [{"input": "1", "output": "1"}], "checker": 1}', "checker: must be the source"),
         ('{"type": "function"}', "tests.code"),
         ('{"type": "function", "code": " "}', "at least one test"),
         ('{"type": "function", "code": "assert f(1)", "run": "fast"}', "run"),

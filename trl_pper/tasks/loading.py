@@ -211,7 +211,7 @@ _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("description", "content"),
         ("public_tests", "private_tests", "generated_tests", "tests", "test"),
     ),
-    "open_r1": (("prompt",), ("verification_info",)),
+    "open_r1": (("prompt",), ("verification_info", "official_tests")),
     "live_code_bench": (("question_content",), ("public_test_cases",)),
 }
 

@@ -16,7 +16,11 @@ from typing import Any, TypeAlias
 Message: TypeAlias = dict[str, str]
 Prompt: TypeAlias = str | list[Message]
 
-COMPARISONS = ("tokens", "exact", "lines", "ignore_case")
+COMPARISONS = (
+    "tokens", "exact", "lines", "ignore_case", "unordered_lines", "unordered_tokens", "permutation", "yes_no"
+)  # fmt: skip
+#: Languages of a checker that travels with a task; the judge runs the first alone.
+CHECKER_LANGUAGES = ("python", "cpp")
 _FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
 
 #: Columns that a native row may have in addition to `task_id`, `prompt` and `tests`.
@@ -47,6 +51,10 @@ class StdioTests:
         cases: Input and expected output of each test, in order.
         compare: How to compare the output with the expected output: a name in `COMPARISONS`; "floats(abs, rel)", which
             lets numbers differ by max(abs, rel * |expected|); or a `Checker`, which tasks in files cannot have.
+        checker: Source of a special judge that travels with the task, in place of `compare`: it defines
+            `check(input, output, expected)`, which returns a bool, or a bool and a message. The judge runs it in a
+            jail of its own. None compares by `compare`.
+        checker_language: A name in `CHECKER_LANGUAGES`. The judge cannot run "cpp": such tests are `unsupported`.
 
     Examples:
         >>> StdioTests(cases=(StdioCase(input="2", output="1.41421"),), compare="floats(0, 1e-4)").tolerances
@@ -55,6 +63,8 @@ class StdioTests:
 
     cases: tuple[StdioCase, ...]
     compare: str | Checker = "tokens"
+    checker: str | None = None
+    checker_language: str = "python"
 
     def __post_init__(self) -> None:
         # A list would let the caller change frozen tests. Frozen classes can only be set in this way.
@@ -62,8 +72,33 @@ class StdioTests:
         if not callable(self.compare) and self.compare not in COMPARISONS:
             # Raises ValueError for an unknown comparison.
             _ = self.tolerances
+        self._check_checker()
         if not self.cases:
             raise ValueError("cases: a task needs at least one test; got none. Add a case or drop the task")
+
+    def _check_checker(self) -> None:
+        """Raise ValueError unless the fields about the checker agree."""
+        if self.checker_language not in CHECKER_LANGUAGES:
+            raise ValueError(
+                f"checker_language: must be one of {', '.join(CHECKER_LANGUAGES)}; got {self.checker_language!r:.80}"
+            )
+        if self.checker is None:
+            if self.checker_language != "python":
+                raise ValueError(
+                    f"checker_language: tells the language of a checker, and there is none; got"
+                    f" {self.checker_language!r}. Give a checker or leave the language out"
+                )
+            return
+        if not isinstance(self.checker, str) or not self.checker.strip():
+            raise ValueError(
+                "checker: must be the source text of check(input, output, expected), or None; got"
+                f" {self.checker!r:.80}. Give a function as compare"
+            )
+        if self.compare != "tokens":
+            raise ValueError(
+                f"checker: decides in place of compare, so that only one of the two may be given; got a checker and"
+                f" compare={self.compare!r:.80}. Leave one out"
+            )
 
     @property
     def tolerances(self) -> tuple[float, float]:
@@ -251,9 +286,13 @@ def tests_to_json(tests: Tests) -> str:
                 "compare: a function cannot be written to a file; give the tests their checker after loading"
             )
         cases = [{"input": case.input, "output": case.output} for case in tests.cases]
-        return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare})
+        # Left out where there is none, so that texts and digests of other tests stay as they were.
+        checker = {} if tests.checker is None else {"checker": tests.checker}
+        if tests.checker_language != "python":
+            checker["checker_language"] = tests.checker_language
+        return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare, **checker})
     fields = {"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code}
-    # Left out where it is the default, so that rows read as before.
+    # Left out where it is the default, for the same reason.
     return json.dumps(fields if tests.run == "auto" else fields | {"run": tests.run})
 
 
@@ -270,7 +309,13 @@ def tests_from_json(text: str | Mapping[str, Any]) -> Tests:
     value = _json_object(text)
     kind = value.get("type")
     if kind == "stdio":
-        return StdioTests(cases=_stdio_cases(value.get("cases")), compare=value.get("compare", "tokens"))
+        # Files that other tools wrote may hold null for an absent field.
+        return StdioTests(
+            cases=_stdio_cases(value.get("cases")),
+            compare=value.get("compare") or "tokens",
+            checker=value.get("checker"),
+            checker_language=value.get("checker_language") or "python",
+        )
     if kind == "function":
         code = value.get("code")
         if not isinstance(code, str):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,13 @@ def test_programs_that_answer_calls(judge, program, expected):
 )
 def test_scripts(judge, program, expected):
     assert outcomes(judge, program, NEXT) == expected
+
+
+def test_a_checker_that_travels_with_the_tests_decides(judge):
+    checker = "def check(input, output, expected):\n while 'x' in output: pass\n return int(output) > int(input)"
+    tests = replace(NEXT, checker=checker)
+    assert outcomes(judge, "print(2)", tests) == ["passed", "passed", "wrong_answer"]
+    assert outcomes(judge, "n = input()\nprint('x' if n == '1' else 5)", tests) == ["passed", "wrong_answer", "passed"]
 
 
 def test_a_program_has_an_empty_directory_to_itself(judge):

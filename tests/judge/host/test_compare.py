@@ -22,22 +22,35 @@ def outputs_match(printed: bytes, expected: str, *, compare: str) -> bool:
     return comparison.outputs_match(printed, case, StdioTests(cases=(case,), compare=compare))
 
 
+NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
+
+
+def is_fraction(text: str) -> bool:
+    return bool(re.fullmatch(NUMBER, text, re.ASCII)) and not re.fullmatch(r"[+-]?\d+", text, re.ASCII)
+
+
+def naive_token(a: str, b: str) -> bool:
+    """The rule of `tokens` for a printed and an expected token read aloud."""
+    if a == b:
+        return True
+    if "," in b:
+        mine, theirs = a.split(","), b.split(",")
+        numbers = all(re.fullmatch(NUMBER, part, re.ASCII) for part in theirs)
+        if not numbers or not any(is_fraction(part) for part in theirs) or len(mine) != len(theirs):
+            return False
+        return all(naive_token(x, y) for x, y in zip(mine, theirs, strict=True))
+    if not is_fraction(b) or not re.fullmatch(NUMBER, a, re.ASCII):
+        return False
+    x, y = float(a), float(b)
+    return math.isfinite(x) and math.isfinite(y) and abs(x - y) <= max(1e-6, 1e-6 * abs(y))
+
+
 def naive_tokens(printed: str, expected: str) -> bool:
     """The rule of `tokens` read aloud."""
     mine, theirs = re.findall(r"[^ \n\t\r\f\v]+", printed), re.findall(r"[^ \n\t\r\f\v]+", expected)
     if len(mine) != len(theirs):
         return False
-    number = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
-    for a, b in zip(mine, theirs, strict=True):
-        if a == b:
-            continue
-        is_float = re.fullmatch(number, b, re.ASCII) and not re.fullmatch(r"[+-]?\d+", b, re.ASCII)
-        if not is_float or not re.fullmatch(number, a, re.ASCII):
-            return False
-        x, y = float(a), float(b)
-        if not (math.isfinite(x) and math.isfinite(y) and abs(x - y) <= max(1e-6, 1e-6 * abs(y))):
-            return False
-    return True
+    return all(naive_token(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +77,15 @@ def naive_tokens(printed: str, expected: str) -> bool:
         ("infinity", "inf", False),
         ("Yes", "yes", False),
         ("\N{ARABIC-INDIC DIGIT ONE}", "1.0", False),
+        ("0.5,0.3333333", "0.5,0.333333", True),
+        ("0.5,0.334", "0.5,0.333333", False),
+        ("2,0.50", "2,0.5", True),
+        ("2.0,0.5", "2,0.5", False),
+        ("2.0,5", "2,5", False),
+        ("0.5,0.5,0.5", "0.5,0.5", False),
+        ("0.5 0.5", "0.5,0.5", False),
+        ("a,0.50", "a,0.5", False),
+        ("0.50,", "0.5,", False),
     ],
 )
 def test_tokens(printed, expected, same):
@@ -83,6 +105,78 @@ def test_tokens_agrees_with_its_naive_twin(words, others, space, last):
 def test_floats_agree_with_the_naive_twin(mine, theirs):
     for a in (mine, theirs * (1 + 1e-7), theirs + 1e-7):
         assert outputs_match(repr(a).encode(), repr(theirs), compare="tokens") is naive_tokens(repr(a), repr(theirs))
+
+
+PIECES = st.lists(st.sampled_from(["0.5", "0.50", "0.5000001", "2", "2.0", "x", ""]), min_size=1, max_size=3)
+
+
+@given(mine=PIECES, theirs=PIECES)
+def test_joined_numbers_agree_with_the_naive_twin(mine, theirs):
+    printed, expected = ",".join(mine), ",".join(theirs)
+    assert outputs_match(printed.encode(), expected, compare="tokens") is naive_tokens(printed, expected)
+
+
+def naive_unordered_lines(printed: str, expected: str) -> bool:
+    mine, theirs = (sorted(line.strip() for line in text.split("\n") if line.strip()) for text in (printed, expected))
+    return mine == theirs
+
+
+def naive_unordered_tokens(printed: str, expected: str) -> bool:
+    return sorted(printed.split()) == sorted(expected.split())
+
+
+def naive_permutation(printed: str, expected: str) -> bool:
+    mine, theirs = ([sorted(line.split()) for line in text.rstrip().split("\n")] for text in (printed, expected))
+    return mine == theirs
+
+
+def naive_yes_no(printed: str, expected: str) -> bool:
+    mine, theirs = printed.split(), expected.split()
+    return len(mine) == len(theirs) and all(
+        a.lower() == b.lower() if b.lower() in ("yes", "no") else naive_tokens(a, b)
+        for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+NAIVE = {
+    "unordered_lines": naive_unordered_lines,
+    "unordered_tokens": naive_unordered_tokens,
+    "permutation": naive_permutation,
+    "yes_no": naive_yes_no,
+}
+#: Texts of few words, so that some are equal but for order, case, blanks or digits.
+TEXTS = st.lists(st.sampled_from(["a", "b", "1.0", "1.00", "Yes", "yes", " ", "\n", "\t"]), max_size=5).map(" ".join)
+
+
+@pytest.mark.parametrize("compare", NAIVE)
+@given(printed=TEXTS, expected=TEXTS, order=st.randoms(use_true_random=False))
+def test_named_comparisons_agree_with_naive_twins(compare, printed, expected, order):
+    words = expected.split(" ")
+    order.shuffle(words)
+    for text in (printed, expected, " ".join(words), expected.upper(), expected + " a"):
+        assert outputs_match(text.encode(), expected, compare=compare) is NAIVE[compare](text, expected)
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "compare", "same"),
+    [
+        ("b\n a\n\n", "a\nb", "unordered_lines", True),
+        ("a\na\nb", "a\nb\nb", "unordered_lines", False),
+        ("b a", "a b", "unordered_lines", False),
+        ("3 1\n2", "1 2 3", "unordered_tokens", True),
+        ("1 1 2", "1 2 2", "unordered_tokens", False),
+        ("1.0", "1.00", "unordered_tokens", False),
+        ("2 1\n3 4", "1 2\n4 3\n", "permutation", True),
+        ("3 4\n1 2", "1 2\n4 3", "permutation", False),
+        ("1 2 3", "1 2\n3", "permutation", False),
+        ("YES 1.0000001", "yes 1.0", "yes_no", True),
+        ("A", "a", "yes_no", False),
+        ("yes", "no", "yes_no", False),
+    ],
+)
+def test_named_comparisons(printed, expected, compare, same):
+    assert outputs_match(printed.encode(), expected, compare=compare) is same
+    assert NAIVE[compare](printed, expected) is same
 
 
 def test_other_modes():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, Verdict
@@ -132,7 +135,7 @@ def test_one_process_runs_all_tests_and_another_repeats_one(judge, started):
         ("sys.settrace(lambda *_: None)", "sys.gettrace() is None"),
         ("sys.setprofile(lambda *_: None)", "sys.getprofile() is None"),
         ("sys.setrecursionlimit(5000)", "sys.getrecursionlimit() < 5000"),
-        ("sys.set_int_max_str_digits(0)", "sys.get_int_max_str_digits() > 0"),
+        ("sys.set_int_max_str_digits(5000)", "sys.get_int_max_str_digits() == 0"),
         ("signal.setitimer(signal.ITIMER_REAL, 60)", "signal.getitimer(signal.ITIMER_REAL) == (0, 0)"),
         ("threading.stack_size(1 << 20)", "threading.stack_size() == 0"),
         ("gc.disable()", "gc.isenabled()"),
@@ -183,6 +186,36 @@ def test_large_input_and_output_pass_through(judge):
 )
 def test_the_task_chooses_the_comparison(judge, compare, passes):
     assert verdict_of(judge, "print('YES')", cases=[("", "Yes")], compare=compare).accepted is passes
+
+
+def test_numbers_of_any_length_are_read_and_printed(judge):
+    digits = "1" + "0" * 9999
+    assert verdict_of(judge, "print(int(input()) + 1)", [(digits, f"{digits[:-1]}1"), ("9" * 9999, digits)]).accepted
+
+
+RECURSING = """
+import functools, sys
+sys.setrecursionlimit(10**6)
+@functools.lru_cache(None)
+def f(n): return n and 1 + f(n - 1)
+print(f(50_000))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have lower hard limits on stacks")
+@pytest.mark.parametrize("kibibytes", [1024, 8192])
+def test_a_callers_stack_limit_decides_nothing(kibibytes):
+    program = f"""
+import resource
+from trl_pper import CodingTask, Judge, StdioTests
+from trl_pper.tasks.task import StdioCase
+resource.setrlimit(resource.RLIMIT_STACK, ({kibibytes << 10}, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=(StdioCase(input="", output="50000"),)))
+with Judge(workers=1) as judge:
+    [[verdict]] = judge.run([(task, [{RECURSING!r}])])
+assert verdict.accepted, verdict.message
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_text_beyond_ascii_and_lone_surrogates(judge):

@@ -165,4 +165,4 @@ def total_tests(tests: Tests) -> int:
 
 
 def _test_code(tests: Tests) -> str:
-    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else ""
+    return f"{tests.setup}\n{tests.code}" if isinstance(tests, FunctionTests) else tests.checker or ""

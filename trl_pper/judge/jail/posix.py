@@ -30,6 +30,7 @@ from trl_pper.judge.wire.channel import Wait
 
 #: Above every descriptor that a worker has, which are few.
 _CLOSED_TO = 1 << 10
+_STACK_BYTES = 120 << 20
 
 
 #: A worker's own descriptors lie from here on; lower numbers are for the descriptors that its children get.
@@ -55,6 +56,21 @@ def at_most(which: int, value: int) -> int:
     # Only root may raise a hard limit.
     _, hard = resource.getrlimit(which)
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def raise_stack_limit() -> None:
+    """Let the stacks of this process and its future children grow to 120 MiB, whatever soft limit it was started with.
+
+    A lower hard limit stays in force. The stack takes memory only as it grows, and counts towards the bound on memory.
+    """
+    # Recursion through C code, as with functools.lru_cache, ends in SIGSEGV at this limit. Kernels leave at least 128
+    # MiB of addresses free below the stack of any process, so that the limit may be raised while the process runs.
+    bound = at_most(resource.RLIMIT_STACK, _STACK_BYTES)
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != bound:
+        # Some systems refuse limits that are no multiple of a page, or above a bound of their own.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_STACK, (bound, hard))
 
 
 def limit_files(limits: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ import socket
 from trl_pper.judge.wire.channel import Wait, frame
 from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
-from trl_pper.judge.worker.script import Streams, run_script
+from trl_pper.judge.worker.script import Streams, run_checker, run_script
 from trl_pper.judge.worker.shared import run_shared
 
 #: Descriptors that a candidate starts with, after standard input, output and error; only shared tests have a plan.
@@ -59,8 +59,8 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
     """Run the program from descriptor PROGRAM; never returns.
 
     Args:
-        mode: "stdio" for a script, "function" for a program that answers calls, "shared" for a program that runs
-            together with its tests.
+        mode: "stdio" for a script, "checker" for a task's checker, "function" for a program that answers calls,
+            "shared" for a program that runs together with its tests.
         max_value_bytes: Largest encoded size of a value that the candidate may send, in bytes.
         allow: Called before each input or request, to renew the CPU time of this process; None where the referee or
             the host measures it from outside.
@@ -74,6 +74,8 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
         allow(channel, 0)
     if mode == "stdio":
         run_script(source, channel, allow)
+    elif mode == "checker":
+        run_checker(source, channel, allow)
     elif mode == "shared":
         plan = os.pread(PLAN, os.fstat(PLAN).st_size, 0)
         os.close(PLAN)

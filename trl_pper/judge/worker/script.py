@@ -1,10 +1,12 @@
-"""Run the program as a script in a candidate process, once for each input that the host sends.
+"""Run the program as a script in a candidate process, once for each input that the host sends, or run a checker.
 
 The program prints to descriptor 1, a file that the host reads. A frame on the channel reports how each run ended.
 
 Between two runs the interpreter is restored only as far as that is cheap, so an earlier run can influence a later one.
 The host allows for it: a test that fails in a used process counts only after a repetition in a fresh process, and the
 host repeats a single passed test, too.
+
+A checker that travels with a task runs in a candidate process as well, which prints to nowhere: see `run_checker`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import socket
 import sys
 import threading
 import types
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
@@ -31,6 +34,7 @@ from trl_pper.judge.worker.program import compile_program, describe, run
 OUTPUT, ERRORS, INPUT = 5, 6, 7
 _MAX_INPUT_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
+_MAX_MESSAGE_CHARS = 500
 
 
 def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
@@ -41,6 +45,8 @@ def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) 
         channel: The socket to the host.
         wait: Called before each input is read, to renew the CPU time of this process.
     """
+    # Scripts may read and print numbers of any length, as on judges of contests; the CPU limit bounds the conversion.
+    sys.set_int_max_str_digits(0)
     state, streams, reader = _State(), Streams(), FrameReader(channel, wait)
     code: types.CodeType | None = None
     while True:
@@ -58,6 +64,49 @@ def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) 
             words = _run_once(code, streams)
             state.restore()
         send_frame(channel, words)
+
+
+def run_checker(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
+    """Run a checker on every output that arrives, between its input and the expected output; never returns.
+
+    Args:
+        source: The checker's text in UTF-8; it defines `check`.
+        channel: The socket to the host.
+        wait: Called before each text is read, to renew the CPU time of this process.
+    """
+    # The checker has to read what a script may print.
+    sys.set_int_max_str_digits(0)
+    reader = FrameReader(channel, wait)
+    check: Callable[[str, str, str], object] | None = None
+    answer: tuple[bool | None, str]
+    while True:
+        try:
+            given, printed, expected = (reader.read(_MAX_INPUT_BYTES) for _ in range(3))
+        except ChannelClosed:
+            os._exit(0)
+        try:
+            check = check or _load_check(source)
+            # The host encodes its own texts with "surrogatepass"; a program may have printed any bytes.
+            given_text, expected_text = (text.decode("utf-8", "surrogatepass") for text in (given, expected))
+            answer = _checker_answer(check(given_text, printed.decode("utf-8", "replace"), expected_text))
+        except BaseException as error:
+            answer = None, describe(error).note
+        send_frame(channel, codec.encode(answer, max_bytes=_MAX_WORDS_BYTES))
+
+
+def _load_check(source: bytes) -> Callable[[str, str, str], object]:
+    found: Callable[[str, str, str], object] | None = run(compile_program(source), "checker").get("check")
+    if not callable(found):
+        raise TypeError("the checker must define check(input, output, expected)")
+    return found
+
+
+def _checker_answer(value: Any) -> tuple[bool, str]:
+    accepted, said = value if isinstance(value, tuple) and len(value) == 2 else (value, "")
+    if not isinstance(accepted, bool):
+        kind = type(accepted).__name__[:_MAX_MESSAGE_CHARS]
+        raise TypeError(f"check must return a bool, or a bool and a message; got {kind}")
+    return accepted, str(said or "")[:_MAX_MESSAGE_CHARS]
 
 
 class Streams:

@@ -53,7 +53,13 @@ _PRELOADED = (
 for _name in _PRELOADED:
     __import__(_name)
 
-from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, LevelUnavailable, arrange_descriptors, signal_child  # noqa: E402
+from trl_pper.judge.jail.posix import (  # noqa: E402
+    FIRST_OWN_DESCRIPTOR,
+    LevelUnavailable,
+    arrange_descriptors,
+    raise_stack_limit,
+    signal_child,
+)
 from trl_pper.judge.wire.channel import Line, PacketLine, StreamLine  # noqa: E402
 from trl_pper.judge.worker import candidate, referee  # noqa: E402
 from trl_pper.judge.worker.scratch import Scratch  # noqa: E402
@@ -291,6 +297,7 @@ def main() -> None:
     for name in options["preload"]:
         with contextlib.suppress(ImportError):
             __import__(name)
+    raise_stack_limit()
     try:
         jail = _confine(options)
     except LevelUnavailable as error:

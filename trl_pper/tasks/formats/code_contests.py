@@ -38,8 +38,9 @@ def code_contests_task(row: Row) -> CodingTask:
         ValueError: A field is missing or malformed, or the problem reads or writes files; the message begins with the
             name of the field.
     """
-    for field in ("input_file", "output_file"):
-        if row.get(field):
+    # Some rows name the standard streams as their files.
+    for field, stream in (("input_file", "stdin"), ("output_file", "stdout")):
+        if row.get(field) and row[field] != stream:
             raise ValueError(
                 f"{field}: programs use the file {row[field]!r}; only standard input and output are judged"
             )
