@@ -12,6 +12,7 @@ import pytest
 
 from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
 from trl_pper.judge.jail import namespaces
+from trl_pper.judge.levels import IsolationUnavailable
 from trl_pper.judge.selftest import descendants
 from trl_pper.tasks.task import StdioCase
 
@@ -213,3 +214,22 @@ def test_a_program_has_an_empty_directory_to_itself(judge):
     program = "import os\nprint(os.listdir('.'))\nopen('x', 'w').write('1')\nprint(open('x').read())"
     for _ in range(2):
         assert run_script(judge, program, "[] 1").accepted
+
+
+@pytest.mark.parametrize("level", ["namespaces", "landlock", "seccomp"])
+def test_a_referee_is_sealed_like_a_candidate(level):
+    try:
+        judge = Judge(workers=1, isolation=level)
+    except IsolationUnavailable as error:
+        pytest.skip(str(error))
+    with judge:
+        task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code="assert f(1) == 2"))
+        [[verdict]] = judge.run([(task, ["def f(x): return 2 * x"])])
+        assert (verdict.accepted, verdict.run) == (True, "separate")
+        [worker] = judge.processes()
+        # The candidate has ended; the referee waits for another program of the task.
+        sealed = [pid for pid in descendants(worker) if b"\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_bytes()]
+        assert len(sealed) == 1
+        status = Path(f"/proc/{sealed[0]}/status").read_text()
+        assert "NoNewPrivs:\t1\n" in status
+        assert int(status.split("CapEff:\t")[1].split("\n")[0], 16) in (0, 1 << 2)

@@ -72,6 +72,7 @@ class LinuxJail(Jail):
         self._own_processes: int | None = None
         self._scope: landlock.Ruleset | None = None
         self._filter: seccomp.Filter | None = None
+        self._referee_filter: seccomp.Filter | None = None
         # Processes that a candidate leaves behind become children of this process, which can then find and kill them.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -93,6 +94,7 @@ class LinuxJail(Jail):
             if not seccomp.supported():
                 raise LevelUnavailable("the kernel offers no system call filter for this architecture")
             self._filter = seccomp.prepare(processes=limits["processes"] > 1)
+            self._referee_filter = seccomp.prepare(processes=False)
         self.candidate_identity, self.referee_identity = _identities(spare_uid, imports)
         if self.candidate_identity.uid is not None:
             os.setgroups([])
@@ -102,11 +104,7 @@ class LinuxJail(Jail):
         self._keep_descriptors_apart()
         limit_files(limits)
         self._sealing = self._seal_of_candidates()
-        self._referee_sealing = [
-            kernel.set_limit_call(resource.RLIMIT_AS, at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
-            *_assume(self.referee_identity),
-            _DIE_WITH_PARENT,
-        ]
+        self._referee_sealing = self._seal_of_referees()
 
     def _enter_namespaces(self, directory: str, readable: Sequence[str]) -> None:
         size, files = int(self.limits["file_bytes"]), int(self.limits["files"])
@@ -223,6 +221,20 @@ class LinuxJail(Jail):
             calls.append(seccomp.install_call(self._filter))
         return calls
 
+    def _seal_of_referees(self) -> list[kernel.Call]:
+        """Return the system calls with which a child gives up all rights that test code must not have."""
+        # As hard as a candidate: test code runs on data that a program chose.
+        calls = [
+            kernel.set_limit_call(resource.RLIMIT_AS, at_most(resource.RLIMIT_AS, int(self.limits["memory_bytes"]))),
+            *_assume(self.referee_identity),
+            _DIE_WITH_PARENT,
+        ]
+        if self._scope is not None:
+            calls.append(landlock.restrict_call(self._scope))
+        if self._referee_filter is not None:
+            calls.append(seccomp.install_call(self._referee_filter))
+        return calls
+
     def seal_candidate(self, parent: int, descriptors: int) -> None:
         """Give up all rights that a program must not have, with system calls prepared before the fork."""
         if self._filter is not None and not self.process_namespaces:
@@ -232,7 +244,9 @@ class LinuxJail(Jail):
         _check_parent(parent)
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Give up privileges, with system calls prepared before the fork."""
+        """Give up all rights, as a candidate does; a referee may start no process at all."""
+        if self._referee_filter is not None:
+            seccomp.name_process(self._referee_filter, os.getpid())
         kernel.make(self._referee_sealing)
         kernel.make(_CLOSE_FROM[descriptors])
         _check_parent(parent)

@@ -155,8 +155,7 @@ class Jail:
         raise NotImplementedError
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
-        """Give up privileges; the arguments are those of `seal_candidate`."""
-        # Less than a candidate gives up: a referee runs trusted code, but reads untrusted data.
+        """Give up all rights that test code must not have; the arguments are those of `seal_candidate`."""
         raise NotImplementedError
 
     def input_file(self) -> int:
