@@ -56,7 +56,7 @@ def open_r1_task(row: Row) -> CodingTask:
 def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
     field = "verification_info.test_cases"
     listed = info.get("test_cases")
-    cases = sequence(parse_json(listed, field) if isinstance(listed, str) else listed, field)
+    cases = sequence(parsed({field: listed}, field) if isinstance(listed, str) else listed, field)
     kinds, names = set(), set()
     for number, case in enumerate(cases):
         place = f"{field}[{number}]"
