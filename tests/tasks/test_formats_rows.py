@@ -389,6 +389,8 @@ STOPS = {
     "apps": ("\nQUESTION:",),
     "code_contests": ("\nQUESTION:",),
     "live_code_bench": ("\nQUESTION:",),
+    "classeval": ("\nQUESTION:",),
+    "big_code_bench": ("\nclass ", "\n# ", "\nif __name__", "\nprint("),
     "open_r1": (),
     "native": (),
 }

@@ -22,6 +22,7 @@ from trl_pper.tasks.formats.humaneval import humaneval_task
 from trl_pper.tasks.formats.live_code_bench import live_code_bench_task
 from trl_pper.tasks.formats.mbpp import mbpp_task
 from trl_pper.tasks.formats.open_r1 import open_r1_task
+from trl_pper.tasks.formats.unittest_tasks import big_code_bench_task, classeval_task
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests, task_rows
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ READERS: dict[str, Callable[[Row], CodingTask]] = {
     "code_contests": code_contests_task,
     "open_r1": open_r1_task,
     "live_code_bench": live_code_bench_task,
+    "classeval": classeval_task,
+    "big_code_bench": big_code_bench_task,
     "native": CodingTask.from_row,
 }
 FORMATS = tuple(READERS)
@@ -213,6 +216,8 @@ _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "open_r1": (("prompt",), ("verification_info",)),
     "live_code_bench": (("question_content",), ("public_test_cases",)),
+    "classeval": (("task_id",), ("skeleton",), ("class_name",), ("test",)),
+    "big_code_bench": (("task_id",), ("complete_prompt",), ("entry_point",), ("test",)),
 }
 
 

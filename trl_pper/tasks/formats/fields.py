@@ -251,7 +251,7 @@ _LAYOUT = re.compile(r"\nQUESTION:\n(?P<text>.*)\nUse (?:Call-Based|Standard Inp
 _CODE_LINE = re.compile(r"^(?:from|import|class|def|async|@)\b", re.MULTILINE)
 #: Preamble of tasks that call a function. Many of them come from LeetCode, where programs need no such imports.
 CALL_PREAMBLE = f"from typing import {', '.join(_TYPING)}\n"
-#: The imports of the APPS grader (github.com/hendrycks/apps, eval/testing_util.py), which it puts before every program,
+#: The imports that the grader of APPS puts before every program (github.com/hendrycks/apps, eval/testing_util.py),
 #: with those of `CALL_PREAMBLE`.
 APPS_PREAMBLE = f"""\
 import collections, fractions, heapq, itertools, math, random, sys, time
