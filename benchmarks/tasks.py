@@ -31,6 +31,7 @@ SAMPLES = {
     "APPS, `test_list`": ("apps", "apps_mapcoder/selected150.dev.jsonl"),
     "CodeContests, `tests`": ("code_contests", "code_contests/codecontests_repo.dev.jsonl.gz"),
     "CodeContests, `test`": ("code_contests", "code_contests/sandboxfusion_code_contests.dev.jsonl"),
+    "ClassEval": ("classeval", "classeval/classeval.dev.jsonl"),
 }
 COLUMNS = ("sample", "format", "tasks", "tests", "left_out", "solutions", "accepted")
 

@@ -164,6 +164,43 @@ def test_judging_needs_its_files(capsys):
     assert "--programs: required" in capsys.readouterr().err
 
 
+def write_referenced(folder, *references) -> str:
+    path = folder / "referenced.jsonl"
+    tests = json.dumps({"type": "function", "entry_point": "f", "code": "assert f(1) == 1\nassert f(2) == 4"})
+    rows = [
+        {"task_id": f"task-{number}", "prompt": "Square.", "tests": tests, "reference": reference}
+        for number, reference in enumerate(references)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_references_are_judged_in_place_of_programs(tmp_path, capsys):
+    square, same = "def f(x): return x * x", "def f(x): return x"
+    tasks = write_referenced(tmp_path, square, same, None)
+    output = tmp_path / "verdicts.jsonl"
+    command = ["judge", "--tasks", tasks, "--check_references", "--workers", "1"]
+    assert main([*command, "--output", str(output)]) == 1
+    first, second = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert first == "task-1: passes 1 of 2 tests: assert f(2) == 4"
+    assert second.startswith("1 of 2 references pass, in ")
+    assert second.endswith("1 tasks have none")
+    assert [(row["task_id"], row["passed"]) for row in read(output)] == [("task-0", 2), ("task-1", 1)]
+    assert main([*command[:2], write_referenced(tmp_path, square), *command[3:]]) == 0
+    assert "1 of 1 references pass" in capsys.readouterr().out
+
+
+def test_checking_references_refuses_other_programs(tmp_path, capsys):
+    tasks = write_referenced(tmp_path, None)
+    for given, words in (
+        ([], "--tasks: required with --check_references"),
+        (["--tasks", tasks, "--programs", "x.jsonl"], "--programs: --check_references judges the references instead"),
+        (["--tasks", tasks], "--check_references: none of the 1 tasks has a reference"),
+    ):
+        assert main(["judge", "--check_references", *given]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_a_level_that_cannot_be_had_is_a_clear_error(capsys, monkeypatch):
     monkeypatch.setattr(ladder, "_why_not", lambda level: "the kernel is too old")
     assert main(["judge", "--selftest"]) == 2

@@ -67,9 +67,11 @@ def test_the_stops_of_the_page_are_those_of_the_formats():
     shown = {name: {stop.replace("\\n", "\n") for stop in stops} for name, stops in rows.items()}
     held = {name: set(load_tasks([ROWS[name][0]])[0].stop) for name in ("humaneval", "mbpp", "apps", "code_contests")}
     assert shown["`mbpp`"] == held["mbpp"]
-    assert shown["`humaneval`"] == held["humaneval"] - held["mbpp"]
+    assert shown["`humaneval`, `big_code_bench`"] == held["humaneval"] - held["mbpp"]
     assert (
-        held["apps"] == held["code_contests"] == shown["`apps`, `code_contests`, `live_code_bench`, LeetCodeDataset"]
+        held["apps"]
+        == held["code_contests"]
+        == shown["`apps`, `code_contests`, `live_code_bench`, `classeval`, LeetCodeDataset"]
     )
 
 

@@ -250,6 +250,41 @@ ROWS = {
         "class Solution:\n    def f(self, x, y): return x, y",
         "class Solution:\n    def f(self, x, y): return [2, []]",
     ),
+    "classeval": (
+        {
+            "task_id": "ClassEval_0",
+            "skeleton": 'import math\n\nclass Circle:\n    def area(self, radius):\n        """ Give the area. """\n',
+            "test": "import unittest\n\nclass CircleTestArea(unittest.TestCase):\n"
+            "    def setUp(self):\n        self.circle = Circle()\n"
+            "    def test_area_1(self):\n        self.assertAlmostEqual(self.circle.area(1), math.pi)\n"
+            "    def test_area_2(self):\n        self.assertEqual(self.circle.area(0), 0)\n",
+            "solution_code": "class Circle:\n    def area(self, radius):\n        return math.pi * radius ** 2\n",
+            "import_statement": ["import math"],
+            "class_name": "Circle",
+            "test_classes": ["CircleTestArea"],
+        },
+        2,
+        "class Circle:\n    def area(self, radius): return radius * radius * math.pi",
+        "class Circle:\n    def area(self, radius): return radius",
+    ),
+    "big_code_bench": (
+        {
+            "task_id": "BigCodeBench/0",
+            "complete_prompt": 'import math\nLIMIT = 9\n\ndef task_func(x):\n    """ Return the root, or -1. """\n',
+            "instruct_prompt": "Return the root. You should write self-contained code starting with: ...",
+            "canonical_solution": "    return math.sqrt(x) if x <= LIMIT else -1\n",
+            "code_prompt": "import math\nLIMIT = 9\ndef task_func(x):\n",
+            "test": "import unittest\nfrom unittest.mock import patch\n\nclass TestCases(unittest.TestCase):\n"
+            "    def test_case_1(self):\n        self.assertEqual(task_func(4), 2)\n"
+            "    def test_case_2(self):\n        self.assertEqual(task_func(10), -1)\n",
+            "entry_point": "task_func",
+            "doc_struct": "{}",
+            "libs": "['math']",
+        },
+        2,
+        "def task_func(x): return -1 if x > LIMIT else math.isqrt(x)",
+        "def task_func(x): return math.isqrt(x)",
+    ),
     "native": (
         {
             "task_id": "add",

@@ -69,6 +69,7 @@ COMMANDS = {
         *TASK_OPTIONS,
         Option("programs", Path, 'rows {"task_id", "completion" or "program"}: .jsonl, .parquet, ...'),
         Option("output", Path, "verdicts, one JSON row per program, same order"),
+        Option("check_references", bool, "judge the tasks' own references, in place of --programs; 1 if any fails"),
         Option("selftest", bool, "judge nothing: attack the sandbox and report what it prevents on this machine"),
         *_JUDGE,
     )),

@@ -1,7 +1,8 @@
 """Run `trl-pper judge`: judge rows of programs, and write a row with the verdict of each, in the same order.
 
 A row `{"task_id", "completion" or "program"}` becomes a JSON row `{"task_id", "pass_rate", "passed", "total",
-"outcomes", "message"}`, written as the work goes. Every row is checked before the first program runs.
+"outcomes", "message"}`, written as the work goes. Every row is checked before the first program runs. With
+`--check_references` the programs are the references of the tasks.
 
 `VerdictRows` writes the verdicts of `trl-pper evaluate`, which come from several processes in any order.
 """
@@ -9,6 +10,7 @@ A row `{"task_id", "completion" or "program"}` becomes a JSON row `{"task_id", "
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,31 +66,67 @@ def judge_file(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     if options.selftest:
         return selftest(options)
+    if options.check_references:
+        return check_references(options)
     for name in ("tasks", "programs", "output"):
         if getattr(options, name) is None:
-            raise ValueError(f"--{name}: required, unless --selftest is given")
-    tasks = read_given_tasks(options.tasks, options)
-    rows = read_programs(options.programs, tasks)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+            raise ValueError(f"--{name}: required, unless --selftest or --check_references is given")
+    rows = read_programs(options.programs, read_given_tasks(options.tasks, options))
     started = time.perf_counter()
-    rates: list[float | None] = []
-    shared: set[str] = set()
-    with (
-        make_judge(options) as judge,
-        options.output.open("w", encoding="utf-8") as output,
-        CollectionProgress(len(rows), unit="programs") as progress,
-    ):
-        for row, verdict in judge_rows(rows, judge, progress=progress):
-            output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
-            rates.append(verdict.pass_rate)
-            if verdict.run == "shared":
-                shared.add(row.task.task_id)
-        isolation = judge.isolation
+    verdicts, isolation = _judge_and_write(rows, options)
     unextracted = [row.task.task_id for row in rows if not row.extracted]
+    rates = [verdict.pass_rate for verdict in verdicts]
     print(_summary(rates, unextracted, time.perf_counter() - started, isolation))
+    shared = {row.task.task_id for row, verdict in zip(rows, verdicts, strict=True) if verdict.run == "shared"}
     if shared:
         print(shared_note(len(shared)))
     return 0
+
+
+def check_references(options: argparse.Namespace) -> int:
+    """Judge the tasks' own references, and print which of them do not pass; return 1 if there are any."""
+    if options.tasks is None:
+        raise ValueError("--tasks: required with --check_references")
+    if options.programs is not None:
+        raise ValueError(f"--programs: --check_references judges the references instead; got {options.programs}")
+    tasks = read_given_tasks(options.tasks, options)
+    rows = [
+        ProgramRow(raw_id=task.task_id, task=task, program=task.reference, extracted=True)
+        for task in tasks
+        if task.reference is not None
+    ]
+    if not rows:
+        raise ValueError(
+            f"--check_references: none of the {len(tasks)} tasks has a reference. Judge --programs instead"
+        )
+    started = time.perf_counter()
+    verdicts, isolation = _judge_and_write(rows, options)
+    failed = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if not verdict.accepted]
+    for row, verdict in failed:
+        print(f"{row.task.task_id}: {verdict.reason}")
+    seconds = time.perf_counter() - started
+    print(
+        f"{len(rows) - len(failed)} of {len(rows)} references pass, in {seconds:.1f} s, isolation {isolation}; "
+        f"{len(tasks) - len(rows)} tasks have none"
+    )
+    return int(bool(failed))
+
+
+def _judge_and_write(rows: Sequence[ProgramRow], options: argparse.Namespace) -> tuple[list[Verdict], str]:
+    """Judge rows, and write their verdicts to `--output` if it is given; return them with the isolation level."""
+    verdicts = []
+    with contextlib.ExitStack() as opened:
+        judge = opened.enter_context(make_judge(options))
+        output = None
+        if options.output is not None:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            output = opened.enter_context(options.output.open("w", encoding="utf-8"))
+        progress = opened.enter_context(CollectionProgress(len(rows), unit="programs"))
+        for row, verdict in judge_rows(rows, judge, progress=progress):
+            if output is not None:
+                output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
+            verdicts.append(verdict)
+        return verdicts, judge.isolation
 
 
 def selftest(options: argparse.Namespace) -> int:

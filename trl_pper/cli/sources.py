@@ -198,11 +198,11 @@ TASK_OPTIONS = (
     Option("prompts", str, "prompts as text to continue, or as chat to answer", default="text", choices=PROMPTS),
 )
 
-#: Options of `load_tasks` that a source of a mixture may have; `errors` is a list of the caller's.
+#: Options of `load_tasks` that a source of a mixture may have; `errors` and a judge are objects of the caller's.
 _DEFAULTS = {
     name: one.default
     for name, one in inspect.signature(load_tasks).parameters.items()
-    if name not in ("source", "errors")
+    if name not in ("source", "errors", "check_references")
 }
 
 

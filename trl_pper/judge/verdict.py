@@ -81,6 +81,15 @@ class Verdict:
         """Whether the program was judged and passed every test (strict accuracy)."""
         return self.pass_rate == 1.0
 
+    @property
+    def reason(self) -> str:
+        """One line for people that says why the program was not accepted; "" if it was."""
+        if self.accepted:
+            return ""
+        judged = "not judged" if self.pass_rate is None else f"passes {self.passed} of {self.total} tests"
+        first = next((line for line in self.message.splitlines() if line.strip()), "")
+        return f"{judged}: {first}" if first else judged
+
     def to_row(self) -> dict[str, Any]:
         """Return pass_rate, passed, total, outcomes, message and run as plain values that JSON can hold."""
         return {

@@ -96,8 +96,8 @@ def default_instruction(parts: ChatParts) -> str:
         "it, signature and imports included.",
         "stdin": "Write a Python program that solves the problem below. It reads standard input and prints to "
         "standard output. Answer with one Python code block that holds the whole program.",
-        "function": f"Write {_named(parts.entry_point)} in Python so that it solves the problem below. Answer with "
-        "one Python code block that holds all of it, imports included.",
+        "function": f"Write {_named(parts.entry_point, parts.starter_code)} in Python so that it solves the problem "
+        "below. Answer with one Python code block that holds all of it, imports included.",
     }[parts.kind]
     said = [asked, _fenced(parts.question) if parts.kind == "complete" else parts.question]
     if parts.starter_code:
@@ -116,7 +116,8 @@ def _chat_task(task: CodingTask, prompt: str, system: str | None, say: Callable[
     messages.append({"role": "user", "content": said})
     # A reply that repeats only the function would lack the imports and helpers that the prompt wrote above it.
     given = _given_by(prompt) if parts.kind == "complete" else ""
-    preamble = "\n\n".join(filter(None, (task.preamble, given))) or None
+    # A benchmark may supply them as well.
+    preamble = "\n\n".join(dict.fromkeys(filter(None, (task.preamble, given)))) or None
     # Stop texts belong to a text that is continued; in a reply they could cut the program.
     return replace(task, prompt=messages, preamble=preamble, stop=())
 
@@ -150,10 +151,12 @@ def _field_names(text: str) -> set[str]:
     return found
 
 
-def _named(entry_point: str) -> str:
+def _named(entry_point: str, starter_code: str = "") -> str:
     owner, _, name = entry_point.rpartition("().")
     if owner:
         return f"the method `{name}` of the class `{owner}`"
+    if re.search(rf"^class {re.escape(name)}\b", starter_code, re.MULTILINE):
+        return f"the class `{name}`"
     return f"the function `{name}`" if name else "the function"
 
 

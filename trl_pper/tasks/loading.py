@@ -22,10 +22,13 @@ from trl_pper.tasks.formats.humaneval import humaneval_task
 from trl_pper.tasks.formats.live_code_bench import live_code_bench_task
 from trl_pper.tasks.formats.mbpp import mbpp_task
 from trl_pper.tasks.formats.open_r1 import open_r1_task
+from trl_pper.tasks.formats.unittest_tasks import big_code_bench_task, classeval_task
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests, task_rows
 
 if TYPE_CHECKING:
     import datasets
+
+    from trl_pper.judge.judge import Judge
 
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ def load_tasks(
     max_tests: int | None = None,
     on_error: str = "raise",
     errors: list[str] | None = None,
+    check_references: Judge | None = None,
 ) -> list[CodingTask]:
     """Read coding tasks.
 
@@ -57,7 +61,10 @@ def load_tasks(
         max_tests: Number of tests to keep of each task, from the first; None keeps all. The number of dropped tests is
             logged.
         on_error: "raise", or "skip" to leave malformed rows out with a warning.
-        errors: A list to which the errors of skipped rows are appended.
+        errors: A list to which the errors of skipped rows are appended, and the tasks whose references do not pass.
+        check_references: A judge for the references of the tasks. A task whose own reference does not pass its tests
+            is left out with a warning that gives the reason, as no program can be expected to pass. Tasks without a
+            reference stay. None checks nothing.
 
     Returns:
         The tasks, in order. HumanEval ids stay unchanged; number 2 of MBPP becomes "MBPP/2", number 2 of APPS
@@ -66,7 +73,8 @@ def load_tasks(
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: A row is malformed, has no test or repeats an id; the format or the difficulty is unknown; or there
-            is no task. The message names file, line and field.
+            is no task, or none whose reference passes. The message names file, line and field.
+        TypeError: `source` holds no rows, or `check_references` is no judge.
 
     Examples:
         >>> [task] = load_tasks([{"task_id": 2, "text": "Double a number.", "test_list": ["assert double(2) == 4"]}])
@@ -74,13 +82,14 @@ def load_tasks(
         ('MBPP/2', 'double')
     """
     _check_options(source, format, max_tests, on_error)
+    if check_references is not None and not hasattr(check_references, "run_pairs"):
+        raise TypeError(f"check_references: must be a Judge, or None; got {check_references!r:.80}. Pass Judge()")
     found: list[str] = []
     skip = (lambda error: found.append(str(error))) if on_error == "skip" else None
     rows = placed_rows(source, subset=subset, split=split, bad_row=skip)
     tasks = _unique(_read_all(rows, READERS.get(format), skip), skip)
     if found:
-        shown = "; ".join(found[:_SHOWN_ERRORS]) + ("; ..." if len(found) > _SHOWN_ERRORS else "")
-        logger.warning("%s: %d malformed rows left out: %s", source_name(source), len(found), shown)
+        logger.warning("%s: %d malformed rows left out: %s", source_name(source), len(found), _shown(found))
         if errors is not None:
             errors.extend(found)
     if not tasks:
@@ -89,7 +98,12 @@ def load_tasks(
         )
     if difficulty is not None:
         tasks = _of_difficulty(tasks, [difficulty] if isinstance(difficulty, str) else difficulty, source_name(source))
-    return tasks if max_tests is None else _with_first_tests(tasks, max_tests, source_name(source))
+    if max_tests is not None:
+        tasks = _with_first_tests(tasks, max_tests, source_name(source))
+    if check_references is not None:
+        # Last, so that only the tests and tasks that are kept are judged.
+        tasks = _with_right_references(tasks, check_references, source_name(source), errors)
+    return tasks
 
 
 def match_task_id(raw: object, ids: Collection[str]) -> str | None:
@@ -190,6 +204,37 @@ def _first_tests(tests: Tests, most: int) -> tuple[Tests, int]:
     return replace(tests, code=code), max(0, count - most)
 
 
+def _with_right_references(
+    tasks: list[CodingTask], judge: Judge, name: str, errors: list[str] | None
+) -> list[CodingTask]:
+    pairs = [(task, task.reference) for task in tasks if task.reference is not None]
+    verdicts = judge.run_pairs(pairs)
+    wrong = {
+        task.task_id: f"{task.task_id}: reference: {verdict.reason}"
+        for (task, _), verdict in zip(pairs, verdicts, strict=True)
+        if not verdict.accepted
+    }
+    if wrong:
+        reasons = list(wrong.values())
+        logger.warning(
+            "%s: %d of %d references do not pass, and their tasks are left out: %s",
+            name,
+            len(wrong),
+            len(pairs),
+            _shown(reasons),
+        )
+        if errors is not None:
+            errors.extend(reasons)
+    kept = [task for task in tasks if task.task_id not in wrong]
+    if not kept:
+        raise ValueError(f"{name}: check_references: no reference passes; {_shown(list(wrong.values()))}")
+    return kept
+
+
+def _shown(reasons: Sequence[str]) -> str:
+    return "; ".join(reasons[:_SHOWN_ERRORS]) + ("; ..." if len(reasons) > _SHOWN_ERRORS else "")
+
+
 READERS: dict[str, Callable[[Row], CodingTask]] = {
     "humaneval": humaneval_task,
     "mbpp": mbpp_task,
@@ -197,6 +242,8 @@ READERS: dict[str, Callable[[Row], CodingTask]] = {
     "code_contests": code_contests_task,
     "open_r1": open_r1_task,
     "live_code_bench": live_code_bench_task,
+    "classeval": classeval_task,
+    "big_code_bench": big_code_bench_task,
     "native": CodingTask.from_row,
 }
 FORMATS = tuple(READERS)
@@ -213,6 +260,8 @@ _FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "open_r1": (("prompt",), ("verification_info", "official_tests")),
     "live_code_bench": (("question_content",), ("public_test_cases",)),
+    "classeval": (("task_id",), ("skeleton",), ("class_name",), ("test",)),
+    "big_code_bench": (("task_id",), ("complete_prompt",), ("entry_point",), ("test",)),
 }
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import builtins
 import io
+import re
 import symtable
 import warnings
 from collections.abc import Iterator, Sequence, Set
 from importlib import import_module
 
+_NAMES_NUMPY = re.compile(r"\b(?:np|numpy)\b")
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 #: Statements whose names stay as they are.
 _FIXED = (*_DEFINITIONS, ast.Import, ast.ImportFrom)
@@ -97,9 +99,17 @@ def body_indent(code: str) -> str:
 
 
 def with_preamble(program: str, preamble: str | None) -> str:
-    """Return a program with `preamble` put before it, but after the program's `from __future__` imports."""
+    """Return a program with `preamble` put before it, but after the program's `from __future__` imports.
+
+    The line `import numpy as np` of a preamble is left out where nothing else names numpy.
+    """
     if preamble is None:
         return program
+    # Benchmarks supply numpy to all programs, few of which use it: its import takes longer than most of them, and it
+    # need not be installed.
+    others = preamble.replace("import numpy as np\n", "")
+    if others != preamble and not _NAMES_NUMPY.search(others) and not _NAMES_NUMPY.search(program):
+        preamble = others
     # A byte order mark is legal only at the very beginning of a file.
     head, body = "", program.removeprefix("\ufeff")
     # Python accepts future imports only at the beginning of a file.

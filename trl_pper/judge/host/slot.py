@@ -113,7 +113,7 @@ class Slot:
         """Return the verdict on a task with a preamble that fails by itself; None for one that runs."""
         message = self.preambles.get(preamble)
         if message is None:
-            verdict = self._run(_NO_TESTS, preamble, limits)
+            verdict = self._run(_NO_TESTS, with_preamble("", preamble), limits)
             # A failed sandbox tells nothing about the preamble.
             message = "" if verdict.accepted or verdict.pass_rate is None else verdict.message
             self.preambles[preamble] = message

@@ -14,4 +14,5 @@ Formats, with their data sets:
 - `code_contests`: CodeContests and its copies
 - `live_code_bench`: LiveCodeBench
 - `open_r1`: open-r1's verifiable coding problems
+- `unittest_tasks`: ClassEval and BigCodeBench
 """

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from trl_pper.tasks.formats.fields import (
-    CALL_PREAMBLE,
+    APPS_PREAMBLE,
     QUESTION_STOPS,
     Row,
+    first_program,
     identifier,
     mapping,
     numbered,
@@ -56,10 +57,10 @@ def apps_task(row: Row) -> CodingTask:
         calls=not isinstance(tests, StdioTests),
     )
     return CodingTask(
-        task_id=numbered("APPS", identifier(row, "problem_id", "id", "task_id", "name")),
+        task_id=numbered("APPS", identifier(row, "problem_id", "id", "task_id", "name", "url")),
         prompt=prompt,
         stop=QUESTION_STOPS,
-        preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
+        preamble=APPS_PREAMBLE,
         tests=tests,
         difficulty=optional_text(row, "difficulty"),
         reference=reference,
@@ -108,12 +109,12 @@ def _with_number_keys(value: Any) -> Any:
 
 
 def _first_solution(row: Row) -> str | None:
-    """Return the first human solution, which APPS states to pass; None if the column is empty or malformed."""
+    """Return the first human solution in Python 3; None if the column is empty or malformed."""
     value = row.get("solutions")
     try:
         # A reference is optional, so that a malformed column must not cost the task.
         found = parse_json(value, "solutions") if isinstance(value, str) else value
     except ValueError:
         return None
-    first = found[0] if isinstance(found, list) and found else None
-    return with_typing(first) if isinstance(first, str) and first else None
+    first = first_program(found if isinstance(found, list) else ())
+    return None if first is None else with_typing(first)

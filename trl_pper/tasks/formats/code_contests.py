@@ -12,6 +12,7 @@ from typing import Any
 from trl_pper.tasks.formats.fields import (
     QUESTION_STOPS,
     Row,
+    first_program,
     identifier,
     mapping,
     optional_text,
@@ -91,7 +92,7 @@ def _seconds(limit: Any) -> float | None:
 
 
 def _python_solution(solutions: Any) -> str | None:
-    """Return the first solution in Python 3, or None."""
+    """Return the first solution in Python 3 that parses, or None."""
     # `datasets` turns a list of objects into an object of lists; other readers leave it a list.
     if isinstance(solutions, Mapping):
         languages, programs = (solutions.get(name) or [] for name in ("language", "solution"))
@@ -100,4 +101,4 @@ def _python_solution(solutions: Any) -> str | None:
         pairs = ((each.get("language"), each.get("solution")) for each in solutions if isinstance(each, Mapping))
     else:
         return None
-    return next((program for language, program in pairs if language in (_PYTHON3, "PYTHON3") and program), None)
+    return first_program(program for language, program in pairs if language in (_PYTHON3, "PYTHON3"))

@@ -29,7 +29,9 @@ def _is_float_like(value):
 def _near(got, expected, tolerance):
     if isinstance(expected, (list, tuple)):
         return len(got) == len(expected) and all(_near(a, b, tolerance) for a, b in zip(got, expected))
-    return got == expected or abs(got - expected) <= tolerance + 1e-7 * abs(expected)
+    # Around an infinity the margin would hold every number.
+    margin = tolerance + 1e-7 * abs(expected)
+    return got == expected or expected - margin <= got <= expected + margin
 
 
 def holds(got, expected, tolerance):
@@ -71,13 +73,17 @@ def expand_loop(tree: ast.Module, entry_point: str | None) -> FunctionTests | No
     if others or not length:
         return None
     lines = []
+    given = next(iter(items))
     for number in range(length):
-        now = {name: ast.parse(f"{of}[{number}]", mode="eval").body for name, of in items.items()}
+        texts = {name: f"{of}[{number}]" for name, of in items.items()}
+        # The program may change its arguments, which a reference gets as well.
+        texts[given] = f"copy.deepcopy({texts[given]})"
+        now = {name: ast.parse(text, mode="eval").body for name, text in texts.items()}
         # `visit` changes the tree, which the next input needs unchanged.
         test = _Replace({**bindings, **now}).visit(copy.deepcopy(call))
         # The script's `assertion` returns None or raises AssertionError.
         lines.append(f"assert {ast.unparse(test)} is None")
-    setup = "\n\n".join(ast.unparse(node) for node in body[:-1])
+    setup = "\n\n".join(["import copy", *(ast.unparse(node) for node in body[:-1])])
     return FunctionTests(entry_point=entry_point, code="\n".join(lines), setup=setup + "\n")
 
 

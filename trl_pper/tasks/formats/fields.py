@@ -9,18 +9,20 @@ way everywhere.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from trl_pper.tasks.syntax import Parser, parse_open
+from trl_pper.tasks.syntax import Parser, parse, parse_open
 from trl_pper.tasks.task import StdioCase, StdioTests
 
 Row: TypeAlias = Mapping[str, Any]
 
 #: Most digits that Python converts between text and int by default (`sys.get_int_max_str_digits`).
 _LONGEST_DIGITS = 4300
+_LONGEST_LITERAL_CHARS = 10**6
 
 
 class LongNumber(str):
@@ -84,12 +86,20 @@ def numbered(benchmark: str, raw: object) -> str:
 def parsed(row: Row, field: str) -> Any:
     """Return the value of a field that holds JSON text, or the value itself when a loader has parsed it already.
 
+    Text that is not JSON may be a Python list or dict, as `str` writes it.
+
     Raises:
-        ValueError: The field is missing or its text is not JSON.
+        ValueError: The field is missing or its text is neither.
     """
     value = row.get(field)
     if isinstance(value, str) and value.strip():
-        return parse_json(value, field)
+        try:
+            return parse_json(value, field)
+        except ValueError:
+            found = _python_literal(value.strip())
+            if found is None:
+                raise
+            return found
     if value is None or isinstance(value, str):
         raise ValueError(f"{field}: required, JSON; got {value!r}. The row has {sorted(row)}")
     return value
@@ -105,6 +115,18 @@ def parse_json(value: str | bytes, field: str) -> Any:
         return json.loads(value, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{field}: malformed JSON ({error})") from error
+
+
+def _python_literal(value: str) -> list[Any] | dict[Any, Any] | None:
+    # Python's parser takes about a hundred bytes of memory for each character.
+    if not value.startswith(("{", "[")) or len(value) > _LONGEST_LITERAL_CHARS:
+        return None
+    try:
+        [statement] = parse(value).body
+        found = ast.literal_eval(statement.value) if isinstance(statement, ast.Expr) else None
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return None
+    return found if isinstance(found, list | dict) else None
 
 
 def _whole_number(digits: str) -> int | LongNumber:
@@ -229,6 +251,17 @@ _LAYOUT = re.compile(r"\nQUESTION:\n(?P<text>.*)\nUse (?:Call-Based|Standard Inp
 _CODE_LINE = re.compile(r"^(?:from|import|class|def|async|@)\b", re.MULTILINE)
 #: Preamble of tasks that call a function. Many of them come from LeetCode, where programs need no such imports.
 CALL_PREAMBLE = f"from typing import {', '.join(_TYPING)}\n"
+#: The imports that the grader of APPS puts before every program (github.com/hendrycks/apps, eval/testing_util.py),
+#: with those of `CALL_PREAMBLE`.
+APPS_PREAMBLE = f"""\
+import collections, fractions, heapq, itertools, math, random, sys, time
+import numpy as np
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque
+from functools import lru_cache
+from heapq import *
+from itertools import accumulate, combinations, permutations, product
+from math import ceil, cos, exp, fabs, floor, gcd, log, log2, sin, sqrt, tan
+{CALL_PREAMBLE}"""
 #: Stop text for prompts of `question_prompt`: the model has begun another problem.
 QUESTION_STOPS = ("\nQUESTION:",)
 # Text that only follows a finished function. `def`, `import` and `#` alone are no stops: a helper function, or the
@@ -274,6 +307,19 @@ def question_parts(prompt: str) -> tuple[str, str] | None:
         if parse_open(code, Parser(10 * len(code) + 1000)) is not None:
             return text[: start.start()].strip("\n"), code.rstrip(" ").rstrip("\n")
     return text.strip("\n"), ""
+
+
+def first_program(candidates: Iterable[Any]) -> str | None:
+    """Return the first of the candidates that is text and that Python can parse, or None."""
+    # Solutions in Python 2 stand among those of Python 3, often without a label.
+    return next(
+        (
+            each
+            for each in candidates
+            if isinstance(each, str) and each.strip() and Parser(2 * len(each) + 200).parse(each)[0] is not None
+        ),
+        None,
+    )
 
 
 def with_typing(code: str) -> str:

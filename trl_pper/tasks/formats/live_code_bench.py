@@ -14,7 +14,6 @@ import zlib
 from typing import Any
 
 from trl_pper.tasks.formats.fields import (
-    CALL_PREAMBLE,
     QUESTION_STOPS,
     Row,
     identifier,
@@ -32,6 +31,20 @@ from trl_pper.tasks.formats.fields import (
 )
 from trl_pper.tasks.formats.test_code import call_tests
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests
+
+# Modules whose names the grader gives to every program (github.com/LiveCodeBench/LiveCodeBench,
+# lcb_runner/evaluation/testing_util.py). Of two modules with the same name the later counts there, such as operator's
+# `sub` before that of re. The builtins come last, so that `open`, `pow` and `abs` keep their meaning.
+_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+    " typing builtins"
+).split()
+#: The same with the modules themselves, which count before a name such as `random.random`, and with the grader's
+#: recursion limit.
+_PREAMBLE = (
+    "".join(f"from {module} import *\n" for module in _MODULES)
+    + f"import {', '.join(_MODULES)}\nsys.setrecursionlimit(50000)\n"
+)
 
 # A small zlib file can unpack to any size.
 _MAX_UNPACKED_BYTES = 1 << 30
@@ -51,7 +64,7 @@ def live_code_bench_task(row: Row) -> CodingTask:
             text(row, "question_content"), starter_code=starter_code, calls=not isinstance(tests, StdioTests)
         ),
         stop=QUESTION_STOPS,
-        preamble=None if isinstance(tests, StdioTests) else CALL_PREAMBLE,
+        preamble=_PREAMBLE,
         tests=tests,
         source=optional_text(row, "platform"),
         difficulty=optional_text(row, "difficulty"),

@@ -105,7 +105,7 @@ def _official_tests(row: Row) -> Tests:
 def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
     field = "verification_info.test_cases"
     listed = info.get("test_cases")
-    cases = sequence(parse_json(listed, field) if isinstance(listed, str) else listed, field)
+    cases = sequence(parsed({field: listed}, field) if isinstance(listed, str) else listed, field)
     kinds, names = set(), set()
     for number, case in enumerate(cases):
         place = f"{field}[{number}]"

@@ -17,25 +17,48 @@ from trl_pper.tasks.syntax import module_names, parse
 from trl_pper.tasks.task import FunctionTests
 
 _FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\(\))?\.)*[^\W\d]\w*")
-_AS_JSON = """\
-def as_json(value):
-    if isinstance(value, (list, tuple)):
-        return [as_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else repr(key): as_json(item) for key, item in value.items()}
-    return value
+_SAME_VALUE = """\
+def same_value(got, expected):
+    if isinstance(expected, float):
+        # As numpy.allclose compares. Its margin around an infinity would hold every number.
+        margin = 1e-8 + 1e-5 * abs(expected)
+        return isinstance(got, (int, float)) and (
+            got == expected
+            or expected - margin <= got <= expected + margin
+            or (got != got and expected != expected)
+        )
+    if isinstance(expected, list):
+        return (
+            isinstance(got, (list, tuple))
+            and len(got) == len(expected)
+            and all(same_value(one, other) for one, other in zip(got, expected))
+        )
+    if isinstance(expected, dict):
+        return isinstance(got, dict) and same_items(text_keys(got), text_keys(expected))
+    if expected is None:
+        return got is None
+    return isinstance(got, (int, float, str)) and got == expected
+
+
+def same_items(got, expected):
+    return got.keys() == expected.keys() and all(same_value(got[key], expected[key]) for key in expected)
+
+
+def text_keys(value):
+    return {key if isinstance(key, str) else repr(key): item for key, item in value.items()}
 
 
 def same(got, expected):
 """
-#: Compares a function's result with a JSON value: JSON has lists for tuples, and only text as keys.
-PLAIN_COMPARISON = _AS_JSON + "    return as_json(got) == as_json(expected)\n"
+#: Compares a function's result with a JSON value: JSON has lists for tuples, only text as keys, and no arrays or sets.
+PLAIN_COMPARISON = _SAME_VALUE + "    return same_value(got, expected)\n"
 #: The same with the rule of the APPS graders: the expected value may also be the only item of a list.
 WRAPPED_COMPARISON = (
-    _AS_JSON
+    _SAME_VALUE
     + """\
-    got, expected = as_json(got), as_json(expected)
-    return got == expected or (isinstance(expected, list) and len(expected) == 1 and got == expected[0])
+    if same_value(got, expected):
+        return True
+    return isinstance(expected, list) and len(expected) == 1 and same_value(got, expected[0])
 """
 )
 
