@@ -180,3 +180,28 @@ def test_the_first_solution_that_parses_is_the_reference():
     solutions = {"language": [3, 1, 3], "solution": [old, new + " # 2", new]}
     [task] = load_tasks([{**ROWS["code_contests"][0], "solutions": solutions}])
     assert task.reference == new
+
+
+def test_rows_of_taco_are_read_as_those_of_apps(judge):
+    row = {
+        "question": "Double.",
+        "solutions": json.dumps(["print 2", "def double(x):\n    return 2 * x\n"]),
+        "starter_code": "#User function Template for python3\n",
+        "input_output": json.dumps({"fn_name": "double", "inputs": [[2], [0.1]], "outputs": [4, [0.2]]}),
+        "difficulty": "EASY",
+        "name": None,
+        "url": "https://example.org/double",
+        "time_limit": "1.0 seconds",
+    }
+    [task] = load_tasks([row])
+    assert (task.task_id, task.difficulty) == (row["url"], "EASY")
+    [[verdict]] = judge.run([(task, [task.reference])])
+    assert (verdict.accepted, verdict.total) == (True, 2)
+
+
+@pytest.mark.parametrize("stream", ["stdin", ""])
+def test_streams_are_no_files_of_code_contests(stream):
+    row = ROWS["code_contests"][0]
+    assert load_tasks([{**row, "input_file": stream}]) == load_tasks([row])
+    with pytest.raises(ValueError, match="output_file: programs use the file 'out.txt'"):
+        load_tasks([{**row, "output_file": "out.txt"}])
