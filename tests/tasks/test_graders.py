@@ -203,5 +203,5 @@ def test_rows_of_taco_are_read_as_those_of_apps(judge):
 def test_streams_are_no_files_of_code_contests(stream):
     row = ROWS["code_contests"][0]
     assert load_tasks([{**row, "input_file": stream}]) == load_tasks([row])
-    with pytest.raises(ValueError, match="output_file: programs use the file 'out.txt'"):
+    with pytest.raises(ValueError, match=r"output_file: programs use the file 'out\.txt'"):
         load_tasks([{**row, "output_file": "out.txt"}])
