@@ -180,6 +180,30 @@ CASES = {
         "assert f('ab')\nassert not f('b')",
         (1.0, "separate"),
     ),
+    "objects that go back to the program": (
+        "class Node:\n    def __init__(self, x, rest): self.x, self.rest = x, rest\n"
+        "def build(v):\n    head = None\n    for x in reversed(v): head = Node(x, head)\n    return head\n"
+        "def values(head):\n    v = []\n    while head: v, head = v + [head.x], head.rest\n    return v",
+        "assert values(build([1, 2])) == [1, 2]\nhead = build([3])\nassert values(head=head) == [3]\n"
+        "assert build([]) is None\nassert build([1]) is not None",
+        (1.0, "separate"),
+    ),
+    "an answer that the program changes later": (
+        "kept = []\ndef get(): return kept\ndef add(v, x): v.append(x)",
+        "add(get(), 1)\nassert get() == [1]\nassert get() == [2]",
+        (0.5, "separate"),
+    ),
+    "items of answers that go back to the program": (
+        "class P:\n    x = 1\ndef some(): return [P()]\ndef x_of(p): return p.x",
+        "for p in some(): assert x_of(p) == 1\nassert x_of(some()[0]) == 1",
+        (1.0, "shared"),
+    ),
+    "texts and truths of objects": (
+        "import pathlib, re\ndef f(x): return pathlib.Path(x)\ndef g(x): return re.match('a', x)",
+        "assert str(f('a')) == 'a'\nassert bool(g('a'))\nassert all(g(x) for x in ('a', 'ab'))\n"
+        "assert [x for x in 'ab' if g(x)] == ['a']\nassert g('b') is None\nassert str(f('a')) == 'b'",
+        (5 / 6, "separate"),
+    ),
     "a result that nobody uses": (
         "class Q:\n    def add(self, x): return self\n    def n(self): return 1",
         "q = Q()\nq.add(1)\nassert q.n() == 1",

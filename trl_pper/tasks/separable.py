@@ -127,14 +127,13 @@ class Separable:
 
     Args:
         classes: Names of the program that the tests make objects of.
-        discarded: Calls of the program with results that the tests do not use.
-        truths: Calls of the program of which the tests use only whether the result is true.
+        operations: Calls of the program of which the tests do not need the result itself, each with its operation (see
+            `wire.rules.Call`): "drop", "truth", "none" and "text", or "make" for a result that only the program gets.
         exact: Whether the tests look at the exact types of answers, or at texts of answers, which show them.
     """
 
     classes: frozenset[str]
-    discarded: tuple[ast.Call, ...]
-    truths: tuple[ast.Call, ...]
+    operations: tuple[tuple[ast.Call, str], ...]
     exact: bool
 
 
@@ -155,8 +154,8 @@ def check_separable(
         analysis.module.kinds.update({name: _Kind("library", name) for name in module_names})
         analysis.run()
         if analysis.used_as_classes <= classes:
-            discarded, truths = tuple(analysis.discarded.values()), tuple(analysis.truths.values())
-            return Separable(classes=classes, discarded=discarded, truths=truths, exact=analysis.exact)
+            operations = tuple(analysis.operations.values())
+            return Separable(classes=classes, operations=operations, exact=analysis.exact)
         classes |= analysis.used_as_classes
 
 
@@ -182,10 +181,10 @@ class _Analysis:
         self.exclusive: set[int] = set()
         #: Functions that `check_returned` has looked at.
         self.returned: set[int] = set()
-        #: Calls of the program that stand alone; the tests do not see their results.
-        self.discarded: dict[int, ast.Call] = {}
-        #: Calls of the program of which only the truth is used.
-        self.truths: dict[int, ast.Call] = {}
+        #: Calls of the program of which the tests do not need the result itself; see `Separable`.
+        self.operations: dict[int, tuple[ast.Call, str]] = {}
+        #: Answers that are arguments of calls of the program, each with its scope.
+        self.passed_back: dict[int, tuple[_Scope, ast.expr]] = {}
         self.module = _Scope()
         self.scope = self.module
         #: Arguments of calls of the program, each with its scope and call.
@@ -204,6 +203,8 @@ class _Analysis:
             raise NotSeparable("the test code is too involved")
         for scope, expression, call in self.arguments.values():
             self.check_exclusive(scope, expression, call, set())
+        for scope, expression in self.passed_back.values():
+            self.keep(scope, expression)
         for scope in [self.module, *self.scopes.values()]:
             self.check_kept_answers(scope)
 
@@ -250,7 +251,7 @@ class _Analysis:
             case ast.Expr():
                 kind = self.expression(node.value)
                 if isinstance(node.value, ast.Call) and self.reaches_program(node.value.func):
-                    self.discarded[id(node.value)] = node.value
+                    self.operations[id(node.value)] = node.value, "drop"
                 elif kind.name not in ("result", "instance"):
                     self.plain(kind, node.value)
             case ast.Assign():
@@ -412,11 +413,21 @@ class _Analysis:
             for each in node.values:
                 self.truth(each)
             return
+        if not self.answers(node, "truth"):
+            self.value(node)
+
+    def answers(self, node: ast.expr, operation: str) -> bool:
+        """Return whether an expression is a call of the program; note that `operation` is all it has to answer."""
         kind = self.expression(node)
-        if isinstance(node, ast.Call) and self.reaches_program(node.func):
-            self.truths[id(node)] = node
-        else:
-            self.plain(kind, node)
+        # Objects of the program that are true because they exist need no value, either.
+        if (
+            isinstance(node, ast.Call)
+            and self.reaches_program(node.func)
+            and (kind == _ANSWER or operation == "truth")
+        ):
+            self.operations[id(node)] = node, operation
+            return True
+        return False
 
     def plain(self, kind: _Kind, node: ast.expr) -> _Kind:
         if kind in (_DATA, _ANSWER, _OBJECT):
@@ -470,7 +481,10 @@ class _Analysis:
                     return _ANSWER
                 return self.value(node.operand)
             case ast.IfExp():
-                return self.values([node.test, node.body, node.orelse])
+                self.truth(node.test)
+                test = self.expression(node.test)
+                chosen = self.values([node.body, node.orelse])
+                return _ANSWER if test == _ANSWER and chosen == _DATA else chosen
             case ast.JoinedStr():
                 kind = self.values([each.value for each in node.values if isinstance(each, ast.FormattedValue)])
                 self.exact |= kind == _ANSWER
@@ -482,7 +496,8 @@ class _Analysis:
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 for each in node.generators:
                     self.loop(each.target, each.iter, each)
-                    self.values(each.ifs)
+                    for condition in each.ifs:
+                        self.truth(condition)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 iterated = self.values([each.iter for each in node.generators])
                 return _ANSWER if _ANSWER in (iterated, self.values(parts)) else self.values(parts)
@@ -538,6 +553,9 @@ class _Analysis:
                 constants = [each for each in (one, other) if isinstance(each, ast.Constant)]
                 if not any(any(each.value is known for known in _IDENTITY_CONSTANTS) for each in constants):
                     raise NotSeparable("the test code asks for the same object")
+                if len(sides) == 2 and isinstance(other, ast.Constant) and other.value is None:
+                    if self.answers(one, "none"):
+                        return _ANSWER
         return self.values(sides)
 
     def call(self, node: ast.Call) -> _Kind:
@@ -576,6 +594,8 @@ class _Analysis:
                 continue
             if self.plain(kind, each) == _OBJECT:
                 raise NotSeparable(f"{ast.unparse(each)[:60]} is passed to the program")
+            if kind == _ANSWER:
+                self.passed_back[id(each)] = self.scope, each
             self.arguments[id(each)] = self.scope, each, node
 
     def builtin(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
@@ -601,6 +621,17 @@ class _Analysis:
                     self.value(each)
                     self.arguments[id(each)] = self.scope, each, node
             return _ANSWER
+        if name in ("bool", "str") and len(arguments) == len(node.args) == 1:
+            if self.answers(arguments[0], "truth" if name == "bool" else "text"):
+                return _ANSWER
+        if (
+            name in ("all", "any")
+            and len(arguments) == 1
+            and isinstance(arguments[0], ast.GeneratorExp | ast.ListComp)
+        ):
+            # First, so that names of the loops are known.
+            self.expression(arguments[0])
+            self.answers(arguments[0].elt, "truth")
         kinds = [self.argument(each) for each in arguments]
         if name == "type" or (_ANSWER in kinds and name not in _ON_ANSWERS):
             raise NotSeparable(f"{name} of an answer")
@@ -894,6 +925,30 @@ class _Analysis:
                 returned += [
                     each for each, where, _ in scope.bindings.get(root, []) if each is not None and where is scope
                 ]
+
+    def keep(self, scope: _Scope, node: ast.expr) -> None:
+        """Note that the result of a call, which only the program gets, stays in the program; raise if more gets it.
+
+        The program may change it, or it may be an object that cannot cross.
+        """
+        self.scope = scope
+        if isinstance(node, ast.Name) and len(bindings := scope.bindings.get(node.id, [])) == 1:
+            [(value, _, _)] = bindings
+            assignment = scope.parents.get(id(value))
+            if (
+                isinstance(assignment, ast.Assign)
+                and isinstance(assignment.targets[0], ast.Name)
+                and len(assignment.targets) == len(scope.loads[node.id]) == 1
+                and value is not None
+                and self.answers(value, "make")
+            ):
+                return
+        elif self.answers(node, "make"):
+            return
+        if not isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.JoinedStr) and not (
+            isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _SCALAR_RESULTS
+        ):
+            raise NotSeparable(f"{ast.unparse(node)[:60]}, an answer, is passed back to the program")
 
     def check_kept_answers(self, scope: _Scope) -> None:
         """Raise if the tests read an answer that they keep while they call the program again.
