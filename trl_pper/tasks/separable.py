@@ -961,7 +961,7 @@ class _Analysis:
                 continue
             for value, _, binder in bindings:
                 # A name that a loop or a sum binds anew has a part of an answer, or a number.
-                if value is None or binder is not None or not _holds_call(value):
+                if value is None or binder is not None or not _holds_call(value) or id(value) in self.operations:
                     continue
                 bound = _end(value)
                 for _, read in scope.loads.get(name, []):

@@ -225,16 +225,26 @@ def _missing_modules(body: Sequence[ast.stmt]) -> Iterator[str]:
 def _missing_fixtures(tree: ast.Module, tests: Sequence[Test]) -> Iterator[str]:
     """Yield the parameters of collected functions that nothing supplies."""
     known = {"self", "cls", "request", *BUILT_IN}
+    owners = {node.name: node.decorator_list for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            known |= {node.name} if any("fixture" in ast.unparse(each) for each in node.decorator_list) else set()
+            for each in node.decorator_list:
+                if "fixture" in ast.unparse(each):
+                    named = (
+                        [one.value for one in each.keywords if one.arg == "name"] if isinstance(each, ast.Call) else []
+                    )
+                    known |= {node.name, *(str(one.value) for one in named if isinstance(one, ast.Constant))}
     for test in tests:
         if test.kind in ("function", "class") and isinstance(test.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if any("mark" not in ast.unparse(each) for each in test.node.decorator_list):
+                # Decorators such as `patch` and `given` supply parameters, too.
+                continue
             given = {
                 name.strip()
-                for each in test.node.decorator_list
-                if isinstance(each, ast.Call) and each.args
-                for constant in ast.walk(each.args[0])
+                for each in (*test.node.decorator_list, *owners.get(test.owner, []))
+                if isinstance(each, ast.Call)
+                for argument in (*each.args[:1], *(one.value for one in each.keywords if one.arg == "argnames"))
+                for constant in ast.walk(argument)
                 if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
                 for name in constant.value.split(",")
             }
