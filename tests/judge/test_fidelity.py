@@ -195,7 +195,7 @@ CASES = {
     ),
     "items of answers that go back to the program": (
         "class P:\n    x = 1\ndef some(): return [P()]\ndef x_of(p): return p.x",
-        "for p in some(): assert x_of(p) == 1\nassert x_of(some()[0]) == 1",
+        "for p in some(): assert x_of(p) == 1\nassert x_of(some()[0]) == 1\nassert list(map(x_of, some())) == [1]",
         (1.0, "shared"),
     ),
     "texts and truths of objects": (

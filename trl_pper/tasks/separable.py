@@ -618,7 +618,8 @@ class _Analysis:
             # The builtin calls the program with items of the other arguments.
             for each in arguments:
                 if not self.reaches_program(each):
-                    self.value(each)
+                    if self.value(each) == _ANSWER:
+                        raise NotSeparable(f"{name} passes an answer back to the program")
                     self.arguments[id(each)] = self.scope, each, node
             return _ANSWER
         if name in ("bool", "str") and len(arguments) == len(node.args) == 1:
