@@ -63,6 +63,41 @@ CASES = {
     ),
     "a mutable default": ("def f(a=[]): return a", "f().append(1)\nassert f() == []", (0.0, "shared")),
     "an argument that is changed": ("def f(v): v.sort()", "v = [2, 1]\nf(v)\nassert v == [1, 2]", (1.0, "shared")),
+    "an argument that a function of the tests keeps": (
+        "def f(v):\n    v.append(1)\n    return len(v)",
+        "kept = []\ndef ask(): return f(kept)\nassert ask() == 1\nassert ask() == 2",
+        (1.0, "shared"),
+    ),
+    "an argument that a function of the tests returns": (
+        "def f(v):\n    v.append(1)\n    return len(v)",
+        "kept = []\ndef give(): return kept\nf(give())\nassert kept == [1]",
+        (1.0, "shared"),
+    ),
+    "a default value of a function of the tests": (
+        "def f(v):\n    v.append(1)\n    return len(v)",
+        "def ask(v=[]): return f(v)\nassert ask() == 1\nassert ask() == 2",
+        (1.0, "shared"),
+    ),
+    "arguments of any number that are changed": (
+        "def f(v): v.append(1)",
+        "def ask(*values): f(*values)\nkept = []\nask(kept)\nassert kept == [1]",
+        (1.0, "shared"),
+    ),
+    "an item that a function of a library passes on": (
+        "def f(rows): rows[0].append(1)",
+        "row = [0]\nf(list(filter(None, [row])))\nassert row == [0, 1]",
+        (1.0, "shared"),
+    ),
+    "an argument with two names": (
+        "def f(v):\n    v.append(1)\n    return len(v)",
+        "a = b = []\nassert f(a) == 1\nassert f(b) == 2",
+        (1.0, "shared"),
+    ),
+    "a function of the tests that makes new arguments": (
+        "def f(v):\n    v.append(1)\n    return len(v)",
+        "def new(n=0):\n    v = [n]\n    v.append(n)\n    return v\nassert f(new()) == 3\nassert f(new(2)) == 3",
+        (1.0, "separate"),
+    ),
     "the same object": ("def f(x): return x", "a = [1]\nassert f(a) == a\nassert f(a) is not a", (0.5, "shared")),
     "not a number in a list": ("def f(v): return v", "n = float('nan')\nassert f([n]) == [n]", (1.0, "shared")),
     # What stand-ins would answer.
@@ -144,6 +179,30 @@ CASES = {
         "import re\ndef f(x): return re.match('a', x)",
         "assert f('ab')\nassert not f('b')",
         (1.0, "separate"),
+    ),
+    "objects that go back to the program": (
+        "class Node:\n    def __init__(self, x, rest): self.x, self.rest = x, rest\n"
+        "def build(v):\n    head = None\n    for x in reversed(v): head = Node(x, head)\n    return head\n"
+        "def values(head):\n    v = []\n    while head: v, head = v + [head.x], head.rest\n    return v",
+        "assert values(build([1, 2])) == [1, 2]\nhead = build([3])\nassert values(head=head) == [3]\n"
+        "assert build([]) is None\nassert build([1]) is not None",
+        (1.0, "separate"),
+    ),
+    "an answer that the program changes later": (
+        "kept = []\ndef get(): return kept\ndef add(v, x): v.append(x)",
+        "add(get(), 1)\nassert get() == [1]\nassert get() == [2]",
+        (0.5, "separate"),
+    ),
+    "items of answers that go back to the program": (
+        "class P:\n    x = 1\ndef some(): return [P()]\ndef x_of(p): return p.x",
+        "for p in some(): assert x_of(p) == 1\nassert x_of(some()[0]) == 1\nassert list(map(x_of, some())) == [1]",
+        (1.0, "shared"),
+    ),
+    "texts and truths of objects": (
+        "import pathlib, re\ndef f(x): return pathlib.Path(x)\ndef g(x): return re.match('a', x)",
+        "assert str(f('a')) == 'a'\nassert bool(g('a'))\nassert all(g(x) for x in ('a', 'ab'))\n"
+        "assert [x for x in 'ab' if g(x)] == ['a']\nassert g('b') is None\nassert str(f('a')) == 'b'",
+        (5 / 6, "separate"),
     ),
     "a result that nobody uses": (
         "class Q:\n    def add(self, x): return self\n    def n(self): return 1",

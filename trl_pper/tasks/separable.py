@@ -115,6 +115,10 @@ class _Scope:
     loads: dict[str, list[tuple[tuple[Any, ...], ast.AST]]] = field(default_factory=dict)
     parents: dict[int, ast.AST] = field(default_factory=dict)
     result: _Kind = _DATA
+    #: The function whose scope it is; None for a module.
+    function: ast.FunctionDef | ast.Lambda | None = None
+    #: Parameters with a default value that calls share.
+    kept_defaults: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +127,13 @@ class Separable:
 
     Args:
         classes: Names of the program that the tests make objects of.
-        discarded: Calls of the program with results that the tests do not use.
-        truths: Calls of the program of which the tests use only whether the result is true.
+        operations: Calls of the program of which the tests do not need the result itself, each with its operation (see
+            `wire.rules.Call`): "drop", "truth", "none" and "text", or "make" for a result that only the program gets.
         exact: Whether the tests look at the exact types of answers, or at texts of answers, which show them.
     """
 
     classes: frozenset[str]
-    discarded: tuple[ast.Call, ...]
-    truths: tuple[ast.Call, ...]
+    operations: tuple[tuple[ast.Call, str], ...]
     exact: bool
 
 
@@ -151,8 +154,8 @@ def check_separable(
         analysis.module.kinds.update({name: _Kind("library", name) for name in module_names})
         analysis.run()
         if analysis.used_as_classes <= classes:
-            discarded, truths = tuple(analysis.discarded.values()), tuple(analysis.truths.values())
-            return Separable(classes=classes, discarded=discarded, truths=truths, exact=analysis.exact)
+            operations = tuple(analysis.operations.values())
+            return Separable(classes=classes, operations=operations, exact=analysis.exact)
         classes |= analysis.used_as_classes
 
 
@@ -176,10 +179,12 @@ class _Analysis:
         self.calls: dict[int, tuple[_Scope, ast.Call]] = {}
         #: Expressions that `check_exclusive` has looked at.
         self.exclusive: set[int] = set()
-        #: Calls of the program that stand alone; the tests do not see their results.
-        self.discarded: dict[int, ast.Call] = {}
-        #: Calls of the program of which only the truth is used.
-        self.truths: dict[int, ast.Call] = {}
+        #: Functions that `check_returned` has looked at.
+        self.returned: set[int] = set()
+        #: Calls of the program of which the tests do not need the result itself; see `Separable`.
+        self.operations: dict[int, tuple[ast.Call, str]] = {}
+        #: Answers that are arguments of calls of the program, each with its scope.
+        self.passed_back: dict[int, tuple[_Scope, ast.expr]] = {}
         self.module = _Scope()
         self.scope = self.module
         #: Arguments of calls of the program, each with its scope and call.
@@ -198,6 +203,8 @@ class _Analysis:
             raise NotSeparable("the test code is too involved")
         for scope, expression, call in self.arguments.values():
             self.check_exclusive(scope, expression, call, set())
+        for scope, expression in self.passed_back.values():
+            self.keep(scope, expression)
         for scope in [self.module, *self.scopes.values()]:
             self.check_kept_answers(scope)
 
@@ -244,7 +251,7 @@ class _Analysis:
             case ast.Expr():
                 kind = self.expression(node.value)
                 if isinstance(node.value, ast.Call) and self.reaches_program(node.value.func):
-                    self.discarded[id(node.value)] = node.value
+                    self.operations[id(node.value)] = node.value, "drop"
                 elif kind.name not in ("result", "instance"):
                     self.plain(kind, node.value)
             case ast.Assign():
@@ -406,11 +413,21 @@ class _Analysis:
             for each in node.values:
                 self.truth(each)
             return
+        if not self.answers(node, "truth"):
+            self.value(node)
+
+    def answers(self, node: ast.expr, operation: str) -> bool:
+        """Return whether an expression is a call of the program; note that `operation` is all it has to answer."""
         kind = self.expression(node)
-        if isinstance(node, ast.Call) and self.reaches_program(node.func):
-            self.truths[id(node)] = node
-        else:
-            self.plain(kind, node)
+        # Objects of the program that are true because they exist need no value, either.
+        if (
+            isinstance(node, ast.Call)
+            and self.reaches_program(node.func)
+            and (kind == _ANSWER or operation == "truth")
+        ):
+            self.operations[id(node)] = node, operation
+            return True
+        return False
 
     def plain(self, kind: _Kind, node: ast.expr) -> _Kind:
         if kind in (_DATA, _ANSWER, _OBJECT):
@@ -464,7 +481,10 @@ class _Analysis:
                     return _ANSWER
                 return self.value(node.operand)
             case ast.IfExp():
-                return self.values([node.test, node.body, node.orelse])
+                self.truth(node.test)
+                test = self.expression(node.test)
+                chosen = self.values([node.body, node.orelse])
+                return _ANSWER if test == _ANSWER and chosen == _DATA else chosen
             case ast.JoinedStr():
                 kind = self.values([each.value for each in node.values if isinstance(each, ast.FormattedValue)])
                 self.exact |= kind == _ANSWER
@@ -476,7 +496,8 @@ class _Analysis:
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 for each in node.generators:
                     self.loop(each.target, each.iter, each)
-                    self.values(each.ifs)
+                    for condition in each.ifs:
+                        self.truth(condition)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 iterated = self.values([each.iter for each in node.generators])
                 return _ANSWER if _ANSWER in (iterated, self.values(parts)) else self.values(parts)
@@ -532,6 +553,9 @@ class _Analysis:
                 constants = [each for each in (one, other) if isinstance(each, ast.Constant)]
                 if not any(any(each.value is known for known in _IDENTITY_CONSTANTS) for each in constants):
                     raise NotSeparable("the test code asks for the same object")
+                if len(sides) == 2 and isinstance(other, ast.Constant) and other.value is None:
+                    if self.answers(one, "none"):
+                        return _ANSWER
         return self.values(sides)
 
     def call(self, node: ast.Call) -> _Kind:
@@ -570,6 +594,8 @@ class _Analysis:
                 continue
             if self.plain(kind, each) == _OBJECT:
                 raise NotSeparable(f"{ast.unparse(each)[:60]} is passed to the program")
+            if kind == _ANSWER:
+                self.passed_back[id(each)] = self.scope, each
             self.arguments[id(each)] = self.scope, each, node
 
     def builtin(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
@@ -592,9 +618,21 @@ class _Analysis:
             # The builtin calls the program with items of the other arguments.
             for each in arguments:
                 if not self.reaches_program(each):
-                    self.value(each)
+                    if self.value(each) == _ANSWER:
+                        raise NotSeparable(f"{name} passes an answer back to the program")
                     self.arguments[id(each)] = self.scope, each, node
             return _ANSWER
+        if name in ("bool", "str") and len(arguments) == len(node.args) == 1:
+            if self.answers(arguments[0], "truth" if name == "bool" else "text"):
+                return _ANSWER
+        if (
+            name in ("all", "any")
+            and len(arguments) == 1
+            and isinstance(arguments[0], ast.GeneratorExp | ast.ListComp)
+        ):
+            # First, so that names of the loops are known.
+            self.expression(arguments[0])
+            self.answers(arguments[0].elt, "truth")
         kinds = [self.argument(each) for each in arguments]
         if name == "type" or (_ANSWER in kinds and name not in _ON_ANSWERS):
             raise NotSeparable(f"{name} of an answer")
@@ -696,8 +734,14 @@ class _Analysis:
                 if (id(value), name) not in self.given:
                     self.given.add((id(value), name))
                     scope.bindings.setdefault(name, []).append((value, self.scope, None))
-        for each in (*node.args[len(names) :],):
-            self.value(each)
+        rest = [(parameters.vararg, each) for each in node.args[len(names) :]]
+        known = {*names, *(each.arg for each in parameters.kwonlyargs)}
+        rest += [(parameters.kwarg, each.value) for each in node.keywords if each.arg not in known]
+        for parameter, value in rest:
+            self.value(value)
+            if parameter is not None and (id(value), parameter.arg) not in self.given:
+                self.given.add((id(value), parameter.arg))
+                scope.bindings.setdefault(parameter.arg, []).append((value, self.scope, None))
         return self.entered(function, given)
 
     def is_closed(self, function: ast.FunctionDef) -> bool:
@@ -730,12 +774,25 @@ class _Analysis:
     def scope_of(self, function: ast.FunctionDef | ast.Lambda) -> _Scope:
         scope = self.scopes.get(id(function))
         if scope is None:
-            scope = self.scopes[id(function)] = _Scope(parent=self.scope)
+            scope = self.scopes[id(function)] = _Scope(parent=self.scope, function=function)
             body = function.body if isinstance(function, _FUNCTIONS) else [ast.Return(value=function.body)]
             if any(isinstance(each, ast.Yield | ast.YieldFrom) for part in body for each in walk(part)):
                 raise NotSeparable("a function of the tests is a generator")
             _index(scope, body)
+            self.note_defaults(scope, function.args)
         return scope
+
+    def note_defaults(self, scope: _Scope, parameters: ast.arguments) -> None:
+        names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
+        pairs: list[tuple[str, ast.expr | None]] = [
+            *zip(names[len(names) - len(parameters.defaults) :], parameters.defaults, strict=True),
+            *zip([each.arg for each in parameters.kwonlyargs], parameters.kw_defaults, strict=True),
+        ]
+        for name, default in pairs:
+            if default is not None:
+                scope.bindings.setdefault(name, []).append((default, self.scope, None))
+                if not self.is_immutable(self.scope, default, set()):
+                    scope.kept_defaults.add(name)
 
     def entered(self, function: ast.FunctionDef | ast.Lambda, given: dict[str, _Kind]) -> _Kind:
         scope, outer = self.scope_of(function), self.scope
@@ -777,6 +834,8 @@ class _Analysis:
         if id(node) in self.exclusive:
             return
         self.exclusive.add(id(node))
+        for function in self.called_in(scope, node):
+            self.check_returned(function)
         for root, path, load in _aliases(node):
             owner: _Scope | None = scope
             while owner is not None and root not in owner.kinds:
@@ -786,6 +845,10 @@ class _Analysis:
             kind = owner.kinds[root]
             if kind.name not in ("data", "answer") or self.is_scalar(owner, root, set()):
                 continue
+            if root in owner.kept_defaults:
+                raise NotSeparable(f"{root}, a default value that the program may change")
+            if owner is not scope and not self.runs_once(scope, owner):
+                raise NotSeparable(f"{root} is passed to the program by a function that may run several times")
             others = [each for each, where in owner.loads.get(root, []) if where is not load]
             if owner is not scope:
                 others += [each for each, where in scope.loads.get(root, []) if where is not load]
@@ -794,10 +857,99 @@ class _Analysis:
             bindings = owner.bindings.get(root, [])
             loop = _loop_around(scope, call)
             for value, where, binder in bindings:
-                if loop is not None and owner is scope and binder is None and _loop_around(scope, value) is not loop:
+                if (
+                    loop is not None
+                    and binder is None
+                    and (owner is not scope or _loop_around(scope, value) is not loop)
+                ):
                     raise NotSeparable(f"{root} is passed to the program several times")
+                assignment = where.parents.get(id(value))
+                if isinstance(assignment, ast.Assign) and len(assignment.targets) > 1:
+                    raise NotSeparable(f"{root} is passed to the program and has several names")
                 if value is not None:
                     self.check_exclusive(where, value, value, {*seen, (id(owner), root)})
+
+    def runs_once(self, scope: _Scope, until: _Scope) -> bool:
+        """Return whether a function, and each that calls it up to the scope `until`, is called once, in no loop."""
+        while scope is not until:
+            function, outer = scope.function, scope.parent
+            if outer is None or not isinstance(function, ast.FunctionDef):
+                return False
+            uses = [
+                load
+                for where in (self.module, *self.scopes.values())
+                for _, load in where.loads.get(function.name, [])
+            ]
+            if len(uses) != 1 or id(uses[0]) not in outer.parents or _loop_around(outer, uses[0]) is not None:
+                return False
+            scope = outer
+        return True
+
+    def called_in(self, scope: _Scope, node: ast.expr) -> Iterator[ast.FunctionDef | ast.Lambda]:
+        """Yield the functions of the tests that an argument calls by name."""
+        self.scope, outer = scope, self.scope
+        try:
+            for each in walk(node):
+                kind = (
+                    self.lookup(each.func.id)
+                    if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)
+                    else None
+                )
+                if kind is not None and kind.name == "def":
+                    yield kind.ref
+        finally:
+            self.scope = outer
+
+    def check_returned(self, function: ast.FunctionDef | ast.Lambda) -> None:
+        """Raise if a function of the tests returns an object that outlives its calls, unless it cannot change."""
+        if id(function) in self.returned:
+            return
+        self.returned.add(id(function))
+        scope = self.scope_of(function)
+        returned = [function.body] if isinstance(function, ast.Lambda) else []
+        for part in function.body if isinstance(function, ast.FunctionDef) else []:
+            returned += [each.value for each in walk(part) if isinstance(each, ast.Return) and each.value is not None]
+        local = {each.arg for each in ast.walk(function.args) if isinstance(each, ast.arg)}
+        seen: set[str] = set()
+        while returned:
+            value = returned.pop()
+            for inner in self.called_in(scope, value):
+                self.check_returned(inner)
+            for root, _, _ in _aliases(value):
+                if root in seen or self.is_scalar(scope, root, set()):
+                    continue
+                seen.add(root)
+                if root in scope.kept_defaults or (
+                    root not in local and root not in scope.bindings and _is_bound_around(scope, root)
+                ):
+                    raise NotSeparable(f"{root}, which a function of the tests returns, may be passed to the program")
+                returned += [
+                    each for each, where, _ in scope.bindings.get(root, []) if each is not None and where is scope
+                ]
+
+    def keep(self, scope: _Scope, node: ast.expr) -> None:
+        """Note that the result of a call, which only the program gets, stays in the program; raise if more gets it.
+
+        The program may change it, or it may be an object that cannot cross.
+        """
+        self.scope = scope
+        if isinstance(node, ast.Name) and len(bindings := scope.bindings.get(node.id, [])) == 1:
+            [(value, _, _)] = bindings
+            assignment = scope.parents.get(id(value))
+            if (
+                isinstance(assignment, ast.Assign)
+                and isinstance(assignment.targets[0], ast.Name)
+                and len(assignment.targets) == len(scope.loads[node.id]) == 1
+                and value is not None
+                and self.answers(value, "make")
+            ):
+                return
+        elif self.answers(node, "make"):
+            return
+        if not isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.JoinedStr) and not (
+            isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _SCALAR_RESULTS
+        ):
+            raise NotSeparable(f"{ast.unparse(node)[:60]}, an answer, is passed back to the program")
 
     def check_kept_answers(self, scope: _Scope) -> None:
         """Raise if the tests read an answer that they keep while they call the program again.
@@ -810,7 +962,7 @@ class _Analysis:
                 continue
             for value, _, binder in bindings:
                 # A name that a loop or a sum binds anew has a part of an answer, or a number.
-                if value is None or binder is not None or not _holds_call(value):
+                if value is None or binder is not None or not _holds_call(value) or id(value) in self.operations:
                     continue
                 bound = _end(value)
                 for _, read in scope.loads.get(name, []):
@@ -937,20 +1089,20 @@ def _aliases(node: ast.expr) -> Iterator[tuple[str, tuple[Any, ...], ast.AST]]:
             case ast.BinOp():
                 waiting.extend((each.left, each.right))
             case ast.Call():
-                function = ast.unparse(each.func)
-                # They pass the items of their arguments on; a function of the tests may.
-                if function in _PASSING or (isinstance(each.func, ast.Name) and not hasattr(builtins, function)):
+                # Functions pass the items of their arguments on, unless their results are known to be new.
+                function = each.func.attr if isinstance(each.func, ast.Attribute) else ast.unparse(each.func)
+                if function not in _NEW_RESULTS:
                     waiting.extend(each.args)
-                elif isinstance(each.func, ast.Attribute) and each.func.attr in ("items", "values", "copy", "get"):
-                    if function != "copy.copy" or each.args:
-                        waiting.extend(each.args if function == "copy.copy" else [each.func.value])
+                    waiting.extend(one.value for one in each.keywords)
+                    waiting.extend([each.func.value] if isinstance(each.func, ast.Attribute) else [])
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
                 waiting.append(each.elt)
             case ast.DictComp():
                 waiting.append(each.value)
 
 
-_PASSING = frozenset("zip enumerate list tuple reversed sorted iter dict set max min".split())
+#: Functions and methods whose results share nothing with their arguments that could change.
+_NEW_RESULTS = _SCALAR_RESULTS | frozenset("deepcopy split splitlines loads range permutations combinations".split())
 
 
 #: Builtins that call a function that they are given.
@@ -968,6 +1120,13 @@ def _loop_around(scope: _Scope, node: ast.AST | None) -> ast.AST | None:
         if isinstance(node, _LOOPS):
             return node
     return None
+
+
+def _is_bound_around(scope: _Scope, name: str) -> bool:
+    outer = scope.parent
+    while outer is not None and name not in outer.bindings:
+        outer = outer.parent
+    return outer is not None
 
 
 def _position(node: Any) -> tuple[int, int]:

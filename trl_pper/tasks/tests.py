@@ -146,6 +146,7 @@ class _Marker:
         self.tests: list[Test] = []
         nodes = list(walk(tree))
         definitions = [node for node in nodes if isinstance(node, _FUNCTIONS)]
+        self.runners = _runners(tree.body)
         self.uses = Counter(node.id for node in nodes if isinstance(node, ast.Name))
         #: Names that calls look up on objects, such as `test_one` in `tests.test_one()`.
         self.looked_up = {
@@ -191,7 +192,7 @@ class _Marker:
                     inner = {node.name: node for node in statement.body if isinstance(node, _FUNCTIONS)}
                     statement.body = self._block(statement.body, inner)
                 marked.append(statement)
-            elif _is_runner(statement):
+            elif _is_runner(statement, self.runners):
                 marked.append(ast.copy_location(ast.Pass(), statement))
             elif top and isinstance(statement, ast.If) and _is_main_guard(statement):
                 # The bodies of functions that a guard calls were marked where they are defined.
@@ -271,10 +272,10 @@ class _Marker:
         for node in self.tree.body:
             if isinstance(node, ast.ClassDef):
                 case = _is_test_case(node, classes)
-                if case or (node.name.startswith("Test") and not _has_constructor(node)):
+                if case or (node.name.startswith("Test") and not _has_constructor(node) and not _opts_out(node)):
                     yield from self._methods(node, classes, "unittest" if case else "class")
             elif isinstance(node, _FUNCTIONS) and node.name.startswith("test") and not self.uses[node.name]:
-                numbers = _parameter_sets(node)
+                numbers = _parameter_sets(node.decorator_list)
                 for number in range(numbers) if numbers is not None else [None]:
                     yield Test(node=node, kind="function", name=node.name, number=number)
 
@@ -292,7 +293,8 @@ class _Marker:
                     continue
                 if any(ast.unparse(one).startswith("unittest.skip(") for one in method.decorator_list):
                     continue
-                numbers = _parameter_sets(method) if kind == "class" else None
+                marks = [*method.decorator_list, *node.decorator_list]
+                numbers = _parameter_sets(marks) if kind == "class" else None
                 for number in range(numbers) if numbers is not None else [None]:
                     yield Test(node=method, kind=kind, owner=node.name, name=method.name, number=number)
             bases = [base.id for base in each.bases if isinstance(base, ast.Name)]
@@ -404,11 +406,24 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return names[: len(names) - len(function.args.defaults)]
 
 
-def _is_runner(statement: ast.stmt) -> bool:
+def _runners(body: Sequence[ast.stmt]) -> frozenset[str]:
+    """Return the names by which code may call the runners of collected tests."""
+    found = set(_RUNNERS)
+    for node in body:
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else []:
+            module = node.module if isinstance(node, ast.ImportFrom) else alias.name
+            if module in ("unittest", "pytest") and alias.asname is not None and isinstance(node, ast.Import):
+                found.add(f"{alias.asname}.main")
+            elif module in ("unittest", "pytest") and alias.name == "main":
+                found.add(alias.asname or alias.name)
+    return frozenset(found)
+
+
+def _is_runner(statement: ast.stmt, runners: frozenset[str]) -> bool:
     value = statement.value if isinstance(statement, ast.Expr) else None
     if isinstance(value, ast.Call) and _last_name(value.func) in _EXITS and len(value.args) == 1:
         [value] = value.args
-    return isinstance(value, ast.Call) and ast.unparse(value.func) in _RUNNERS
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in runners
 
 
 def _is_main_guard(statement: ast.stmt) -> bool:
@@ -437,13 +452,18 @@ def _has_constructor(node: ast.ClassDef) -> bool:
     return any(isinstance(each, ast.FunctionDef) and each.name == "__init__" for each in node.body)
 
 
-def _parameter_sets(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int | None:
+def _opts_out(node: ast.ClassDef) -> bool:
+    return any(ast.unparse(each) == "__test__ = False" for each in node.body)
+
+
+def _parameter_sets(decorators: Sequence[ast.expr]) -> int | None:
     """Return the number of parameter sets that decorators list literally; None where there are none."""
     total = None
-    for each in function.decorator_list:
+    for each in decorators:
         if not isinstance(each, ast.Call) or _last_name(each.func) != "parametrize":
             continue
-        values = each.args[1] if len(each.args) > 1 else None
+        named = [one.value for one in each.keywords if one.arg == "argvalues"]
+        values = next(iter([*each.args[1:2], *named]), None)
         if not isinstance(values, ast.List | ast.Tuple) or any(isinstance(one, ast.Starred) for one in values.elts):
             return None
         total = (total or 1) * len(values.elts)

@@ -178,6 +178,114 @@ def test_functions_that_the_code_finds_by_name_run_once(judge):
         assert judged(judge, RIGHT, text).accepted
 
 
+#: Name: test code, the pass rate of the right program, that of the wrong one.
+FORMS = {
+    "unittest by another name": (
+        "import unittest as ut\nclass T(ut.TestCase):\n    def test_a(self): self.assertEqual(f(2), 4)\n"
+        "    def test_b(self): self.assertEqual(f(1), 2)\nif __name__ == '__main__': ut.main()",
+        (1.0, 0.5),
+    ),
+    "main by its own name": (
+        "from unittest import TestCase, main\nclass T(TestCase):\n    def test_a(self): self.assertEqual(f(2), 4)\n"
+        "    def test_b(self): self.assertEqual(f(1), 2)\nif __name__ == '__main__': main()",
+        (1.0, 0.5),
+    ),
+    "a runner whose result is the exit status": (
+        "import sys, unittest\nclass T(unittest.TestCase):\n    def test_a(self): self.assertEqual(f(2), 4)\n"
+        "    def test_b(self): self.assertEqual(f(1), 2)\nif __name__ == '__main__':\n"
+        "    suite = unittest.defaultTestLoader.loadTestsFromTestCase(T)\n"
+        "    sys.exit(not unittest.TextTestRunner().run(suite).wasSuccessful())",
+        (1.0, 0.5),
+    ),
+    "methods that are made at run time": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): self.assertEqual(f(1), 2)\n"
+        "def method(x): return lambda self: self.assertEqual(f(x), 2 * x)\n"
+        "for x in (2, 3): setattr(T, f'test_{x}', method(x))",
+        (1.0, 0.0),
+    ),
+    "skips of the test code": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self): self.skipTest('later')\n"
+        "    def test_b(self): self.assertEqual(f(2), 4)",
+        (1.0, 0.5),
+    ),
+    "skips inside functions": (
+        "import pytest\ndef test_a(): pytest.skip('later')\ndef test_b(): assert f(2) == 4",
+        (1.0, 0.5),
+    ),
+    "marks of parameter sets": (
+        "import pytest\n@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.slow), pytest.param(2,"
+        " marks=[pytest.mark.skip]), pytest.param(0, marks=pytest.mark.xfail), 3])\n"
+        "def test_a(x): assert f(x) == 2 * x",
+        (1.0, 0.75),
+    ),
+    "parameters by keyword": (
+        "import pytest\n@pytest.mark.parametrize(argnames='x', argvalues=[1, 2])\ndef test_a(x): assert f(x) == 2 * x",
+        (1.0, 0.5),
+    ),
+    "parameters of a class": (
+        "import pytest\n@pytest.mark.parametrize('x', [1, 2])\nclass TestA:\n"
+        "    def test_a(self, x): assert f(x) == 2 * x\n"
+        "    def test_b(self, x): assert f(x) > 0",
+        (1.0, 0.75),
+    ),
+    "parameters of a fixture": (
+        "import pytest\n@pytest.fixture(params=[1, 2])\ndef x(request): return request.param\n"
+        "@pytest.fixture\ndef y(x): return 2 * x\ndef test_a(x, y): assert f(x) == y\ndef test_b(): assert f(1) == 2",
+        (1.0, 0.5),
+    ),
+    "parameters for a fixture": (
+        "import pytest\n@pytest.fixture\ndef x(request): return 2 * request.param\n"
+        "@pytest.mark.parametrize('x', [0.5, 1], indirect=True)\ndef test_a(x): assert f(x) == 2 * x",
+        (1.0, 0.5),
+    ),
+    "a request": (
+        "import pytest\nlog = []\n@pytest.fixture(name='two')\ndef make_two(request):\n"
+        "    request.addfinalizer(lambda: log.append(1))\n    return 2\n"
+        "def test_a(request): assert f(request.getfixturevalue('two')) == 4\n"
+        "def test_b(two): assert log == [1] and f(1) == 2",
+        (1.0, 0.5),
+    ),
+    "fixtures that a mark asks for": (
+        "import pytest\nk = []\n@pytest.fixture\ndef fill(): k.append(2)\n"
+        "@pytest.mark.usefixtures('fill')\ndef test_a(): assert f(k[0]) == 4\ndef test_b(): assert f(1) == 2",
+        (1.0, 0.5),
+    ),
+    "a class method without a decorator": (
+        "class TestA:\n    def setup_class(cls): cls.x = 2\n    def test_a(self): assert f(self.x) == 4\n"
+        "    def test_b(self): assert f(1) == 2",
+        (1.0, 0.5),
+    ),
+    "a class that opts out": (
+        "class TestData:\n    __test__ = False\n    def test_a(self): assert False\n"
+        "def test_a(): assert f(2) == 4\ndef test_b(): assert f(1) == 2",
+        (1.0, 0.5),
+    ),
+    "arguments of patches": (
+        "import time\nfrom unittest.mock import patch\n@patch('time.time', return_value=2)\n"
+        "def test_a(now): assert f(time.time()) == 4\n@patch('time.sleep')\n@patch('time.time', return_value=1)\n"
+        "def test_b(now, sleep): assert f(time.time()) == 2",
+        (1.0, 0.5),
+    ),
+    "conditions in texts": (
+        "import pytest\n@pytest.mark.skipif('sys.version_info < (3,)', reason='old')\ndef test_a(): assert f(2) == 4\n"
+        "@pytest.mark.xfail(strict=True)\ndef test_b(): assert f(1) == 3",
+        (1.0, 0.5),
+    ),
+    "a guard that calls all tests": (
+        "def test_a(): assert f(2) == 4\ndef test_b(): assert f(1) == 2\nif __name__ == '__main__':\n"
+        "    for name, each in list(globals().items()):\n        if name.startswith('test_'): each()",
+        (1.0, 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_gives_what_its_runner_gives(judge, name):
+    code, rates = FORMS[name]
+    got = tuple(judged(judge, program, code).pass_rate for program in (RIGHT, WRONG))
+    assert got == rates
+
+
 def test_a_check_that_nothing_calls_gets_the_entry_point(judge):
     code = "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == 4\n"
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))

@@ -20,12 +20,14 @@ class Call(NamedTuple):
     """A referee's request to call a function of the program.
 
     Args:
-        operation: "call"; "drop" for a result that stays in the candidate; "truth" for the truth of the result; "make"
-            for an object that stays there, of which the answer is the number.
+        operation: "call"; "drop" for a result that nobody needs; "truth", "none" or "text" for whether the result is
+            true, whether it is None, or its text; "make" for a result that stays in the candidate, of which the answer
+            is the number.
         number: The number of the object whose method is called, or None.
         name: Name of the function or method.
         args: A tuple of arguments.
         keywords: A dict of keyword arguments.
+        objects: Numbers of objects in the candidate that are arguments, by the positions and names of these.
         exact: Whether a result must be of exactly a type that crosses.
     """
 
@@ -34,6 +36,7 @@ class Call(NamedTuple):
     name: str
     args: tuple[Any, ...]
     keywords: dict[str, Any]
+    objects: dict[int | str, int]
     exact: bool
 
 

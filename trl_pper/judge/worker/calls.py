@@ -80,7 +80,13 @@ class _Calls:
             function = self.namespace[call.name]
         else:
             raise NameError(f"name {call.name!r} is not defined")
-        result = function(*call.args, **call.keywords)
+        args, keywords = list(call.args), call.keywords
+        for place, number in call.objects.items():
+            if isinstance(place, str):
+                keywords[place] = self.objects[number]
+            else:
+                args[place] = self.objects[number]
+        result = function(*args, **keywords)
         if call.operation == "make":
             if len(self.objects) >= _MAX_OBJECTS:
                 raise codec.CodecError(f"more than {_MAX_OBJECTS} objects")
@@ -88,6 +94,10 @@ class _Calls:
             return len(self.objects) - 1
         if call.operation == "truth":
             return bool(result)
+        if call.operation == "none":
+            return result is None
+        if call.operation == "text":
+            return str(result)
         return result if call.operation == "call" else None
 
 
@@ -123,7 +133,7 @@ def warm_up() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         calls = _Calls(ours, {"f": lambda *args: args[0]}, 1 << 20)
-        call = Call("call", None, "f", (3, [1, 2, 3, 4], "a", {"a": 1.5}), {}, False)
+        call = Call("call", None, "f", (3, [1, 2, 3, 4], "a", {"a": 1.5}), {}, {}, False)
         for _ in range(_WARM_UPS):
             calls.answer(_FIRST_SERIAL + codec.encode(tuple(call), max_bytes=_MAX_WORDS_BYTES))
             send_frame(theirs, _FIRST_SERIAL)

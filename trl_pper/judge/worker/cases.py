@@ -9,13 +9,14 @@ it is installed, and `worker.pytest_names` otherwise.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import itertools
 import sys
 import types
 import unittest
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def _state() -> dict[str, Any]:
 def _run_case(
     harness: Harness, case: type[unittest.TestCase], numbers: dict[str, int], pristine: dict[str, Any]
 ) -> None:
-    suite = unittest.TestSuite(case(name) for name in numbers)
+    # Methods that the test code makes while it runs, such as `setattr(Case, "test_1", ...)`, count with the last test.
+    names = dict.fromkeys([*numbers, *unittest.defaultTestLoader.getTestCaseNames(case)])
+    suite = unittest.TestSuite(map(case, names))
     suite.run(_Result(harness, numbers, pristine))
 
 
@@ -85,7 +88,7 @@ class _Result(unittest.TestResult):
         error = self.error
         if _state() != self.pristine:
             error = AssertionError("the program changed unittest")
-        self.harness.report(self.numbers[test._testMethodName], error)
+        self.harness.report(self.numbers.get(test._testMethodName, max(self.numbers.values())), error)
         self.harness.start_clock()
 
     def addError(self, test: Any, err: Any) -> None:
@@ -111,9 +114,14 @@ class _Result(unittest.TestResult):
             # The whole class, skipped by its own `setUpClass`.
             for number in self.numbers.values():
                 self.harness.report(number, AssertionError(f"skipped: {reason}"))
-        elif not _skips(test):
+        elif not _skips(test) and not self.is_own_skip():
             # Only the test code may skip a test: a program that does so would leave out what it fails.
             self.error = AssertionError(f"skipped: {reason}")
+
+    def is_own_skip(self) -> bool:
+        # unittest reports a skip while it handles the exception.
+        error = sys.exception()
+        return isinstance(error, unittest.SkipTest) and self.harness.is_raised_by_tests(error)
 
 
 def _skips(test: unittest.TestCase) -> bool:
@@ -122,7 +130,7 @@ def _skips(test: unittest.TestCase) -> bool:
 
 
 #: Fixtures that need no definition.
-BUILT_IN = ("tmp_path", "monkeypatch", "capsys", "candidate")
+BUILT_IN = ("tmp_path", "monkeypatch", "capsys", "capfd", "candidate")
 
 
 class Fixture:
@@ -133,13 +141,22 @@ class Fixture:
         scope: "function", or a longer life.
         autouse: Whether every test uses it.
         name: The name that tests ask for.
+        parameters: Values of `request.param`, with each of which a test runs; None for a fixture without.
     """
 
-    def __init__(self, function: Callable[..., Any], scope: str, autouse: bool, name: str | None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        scope: str,
+        autouse: bool,
+        name: str | None,
+        parameters: Sequence[Any] | None,
+    ) -> None:
         self.function = function
         self.scope = scope
         self.autouse = autouse
         self.name = name or function.__name__
+        self.parameters = parameters
 
 
 def supply_pytest() -> None:
@@ -153,11 +170,32 @@ def supply_pytest() -> None:
     pytest.fixture = fixture  # type: ignore[assignment]
 
 
-def fixture(function: Any = None, *, scope: str = "function", autouse: bool = False, name: str | None = None) -> Any:
+def fixture(
+    function: Any = None,
+    *,
+    scope: str = "function",
+    params: Iterable[Any] | None = None,
+    autouse: bool = False,
+    ids: Any = None,
+    name: str | None = None,
+) -> Any:
     """Mark a function as a fixture, in place of `pytest.fixture`."""
+    parameters = None if params is None else list(params)
     if function is None:
-        return lambda inner: Fixture(inner, scope, autouse, name)
-    return Fixture(function, scope, autouse, name)
+        return lambda inner: Fixture(inner, scope, autouse, name, parameters)
+    return Fixture(function, scope, autouse, name, parameters)
+
+
+@dataclasses.dataclass
+class _Use:
+    """A run of a test function: its parameters and the values of its fixtures so far."""
+
+    function: Any
+    known: dict[str, Any]
+    #: Values of `request.param`, by the names of fixtures.
+    parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    endings: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+    instance: Any = None
 
 
 class _Functions:
@@ -209,64 +247,119 @@ class _Functions:
 
     def run_one(self, kind: Any, name: str, place: int | None) -> None:
         function = getattr(kind, name) if kind is not None else self.names[name]
-        marks = list(getattr(function, "pytestmark", []))
-        for mark in marks:
-            if mark.name == "skip" or (mark.name == "skipif" and mark.args and mark.args[0]):
-                return
+        owners = [
+            getattr(function, "pytestmark", []),
+            getattr(kind, "pytestmark", []),
+            self.names.get("pytestmark", []),
+        ]
+        marks = [mark for each in owners for mark in _marks(each)]
         sets = list(_parameter_sets(marks))
-        expected_to_fail = any(mark.name == "xfail" for mark in marks)
-        try:
-            for values in sets if place is None else [sets[place]]:
-                self.run_with(kind, function, values)
-        except Exception:
-            if not expected_to_fail:
-                raise
+        for values, more in sets if place is None else [sets[place]]:
+            self.run_marked(kind, function, values, [*more, *marks])
 
-    def run_with(self, kind: Any, function: Callable[..., Any], values: dict[str, Any]) -> None:
+    def run_marked(self, kind: Any, function: Any, values: dict[str, Any], marks: Sequence[Any]) -> None:
+        """Run a test with a parameter set, as its marks ask for."""
+        if any(each.name == "skip" or (each.name == "skipif" and self.holds(each)) for each in marks):
+            return
+        expected = [each for each in marks if each.name == "xfail" and self.holds(each)]
+        indirect = _indirect_names(marks, values)
+        use = _Use(function, {name: value for name, value in values.items() if name not in indirect})
+        used = [name for each in marks if each.name == "usefixtures" for name in each.args]
+        try:
+            for parameters in self.fixture_parameters([*used, *_needed(function)], {*values}):
+                use.parameters = parameters | {name: values[name] for name in indirect}
+                self.run_with(kind, use, used)
+        except BaseException as error:
+            # pytest's skips and failures are no `Exception`.
+            if not (expected and isinstance(error, Exception)) and not self.is_own_skip(error):
+                raise
+        else:
+            if any(each.kwargs.get("strict") for each in expected):
+                raise AssertionError("the test was expected to fail")
+
+    def holds(self, mark: Any) -> bool:
+        """Return whether the condition of a mark, if it has one, holds; a text is evaluated as under pytest."""
+        condition = mark.kwargs.get("condition", *mark.args[:1]) if mark.args or "condition" in mark.kwargs else True
+        return bool(eval(condition, {"sys": sys, **self.names}) if isinstance(condition, str) else condition)
+
+    def is_own_skip(self, error: BaseException) -> bool:
+        """Return whether the test code, not the program, skips the test."""
+        return type(error).__name__ in ("Skipped", "SkipTest") and self.harness.is_raised_by_tests(error)
+
+    def fixture_parameters(self, names: Sequence[str], given: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Yield a parameter for each parametrized fixture that a test uses, directly or not, in all combinations."""
+        waiting = [*names, *(each.name for each in self.fixtures.values() if each.autouse)]
+        seen: dict[str, Sequence[Any]] = {}
+        known = {*given}
+        while waiting:
+            name = waiting.pop()
+            found = self.fixtures.get(name)
+            if found is not None and name not in known:
+                known.add(name)
+                waiting += inspect.signature(found.function).parameters
+                if found.parameters is not None:
+                    values = [each.values[0] if _is_set(each) else each for each in found.parameters]
+                    seen[name] = values
+        for combination in itertools.product(*seen.values()):
+            yield dict(zip(seen, combination, strict=True))
+
+    def run_with(self, kind: Any, use: _Use, used: Sequence[str]) -> None:
         with contextlib.ExitStack() as endings:
             instance = kind() if kind is not None else None
+            function = use.function
             if instance is not None:
                 _call_hook(instance, "setup_method", function)
                 endings.callback(_call_hook, instance, "teardown_method", function)
             else:
                 self.call("setup_function")
                 endings.callback(self.call, "teardown_function")
-            known = dict(values)
-            for each in self.fixtures.values():
-                if each.autouse:
-                    self.value(each.name, known, endings, instance)
+            here = dataclasses.replace(use, known=dict(use.known), endings=endings, instance=instance)
+            for name in [*(each.name for each in self.fixtures.values() if each.autouse), *used]:
+                self.value(name, here)
             bound = getattr(instance, function.__name__) if instance is not None else function
-            needed = [name for name, one in inspect.signature(bound).parameters.items() if one.default is one.empty]
-            result = bound(**{name: self.value(name, known, endings, instance) for name in needed})
+            result = bound(**{name: self.value(name, here) for name in _needed(bound)})
             if inspect.iscoroutine(result):
                 # Not small, and rarely needed: every candidate is a fork of a process with this module.
                 import asyncio
 
                 asyncio.run(result)
 
-    def value(self, name: str, known: dict[str, Any], endings: contextlib.ExitStack, instance: Any) -> Any:
+    def value(self, name: str, use: _Use) -> Any:
         """Return the value of a parameter or fixture, after making it if need be."""
-        if name in known or name in self.kept:
-            return known[name] if name in known else self.kept[name]
+        if name in use.known or name in self.kept:
+            return use.known[name] if name in use.known else self.kept[name]
         found = self.fixtures.get(name)
         if found is None:
-            known[name] = self.built_in(name, endings)
-            return known[name]
-        keep = found.scope != "function"
-        endings = self.endings if keep else endings
+            use.known[name] = self.request(use, None) if name == "request" else self.built_in(name, use.endings)
+            return use.known[name]
+        keep = found.scope != "function" and name not in use.parameters
+        endings = self.endings if keep else use.endings
+        here = dataclasses.replace(use, endings=endings)
         needed = list(inspect.signature(found.function).parameters)
-        arguments = [
-            instance if each == "self" else self.value(each, known, endings, instance)
-            for each in needed
-            if each != "request"
-        ]
+        special = {"self": use.instance, "cls": type(use.instance), "request": self.request(here, name)}
+        arguments = [special[each] if each in special else self.value(each, here) for each in needed]
         made = found.function(*arguments)
         if inspect.isgenerator(made):
             generator = made
             made = next(generator)
             endings.callback(next, generator, None)
-        (self.kept if keep else known)[name] = made
+        (self.kept if keep else use.known)[name] = made
         return made
+
+    def request(self, use: _Use, name: str | None) -> Any:
+        """Return the names of pytest's `request` that tests and fixtures use most."""
+        request = types.SimpleNamespace(
+            addfinalizer=use.endings.callback,
+            getfixturevalue=lambda wanted: self.value(wanted, use),
+            function=use.function,
+            instance=use.instance,
+            cls=None if use.instance is None else type(use.instance),
+            module=sys.modules["__main__"],
+            node=types.SimpleNamespace(name=use.function.__name__),
+        )
+        if name in use.parameters:
+            request.param = use.parameters[name]
+        return request
 
     def built_in(self, name: str, endings: contextlib.ExitStack) -> Any:
         if name == "tmp_path":
@@ -276,7 +369,7 @@ class _Functions:
             return pathlib.Path(endings.enter_context(tempfile.TemporaryDirectory(dir=".")))
         if name == "candidate" and self.harness.plan.entry_point is not None:
             return eval(self.harness.plan.entry_point, self.names)
-        if name == "capsys":
+        if name in ("capsys", "capfd"):
             output, errors = io.StringIO(), io.StringIO()
             endings.enter_context(contextlib.redirect_stdout(output))
             endings.enter_context(contextlib.redirect_stderr(errors))
@@ -304,22 +397,65 @@ def _read_and_clear(output: io.StringIO, errors: io.StringIO) -> _Captured:
 def _call_hook(owner: Any, name: str, *arguments: Any) -> None:
     hook = getattr(owner, name, None)
     if hook is not None:
+        if isinstance(owner, type) and inspect.isfunction(hook):
+            # `def setup_class(cls)` without a decorator.
+            arguments = (owner, *arguments)
         hook(*arguments[: len(inspect.signature(hook).parameters)])
 
 
-def _parameter_sets(marks: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of each parameter set; a single empty set where there are no parameters."""
-    axes: list[list[dict[str, Any]]] = []
+def _needed(function: Any) -> list[str]:
+    """Return the names of the parameters for which a test needs values, without those that `mock.patch` fills."""
+    names = [name for name, one in inspect.signature(function).parameters.items() if one.default is one.empty]
+    patched = [
+        each
+        for each in getattr(function, "patchings", [])
+        if not each.attribute_name and type(each.new).__name__ == "_SentinelObject"
+    ]
+    names = [name for name in names if name not in ("self", "cls")]
+    return names[len(patched) :]
+
+
+def _is_set(value: Any) -> bool:
+    # `pytest.param` wraps the values of a set.
+    return type(value).__name__ == "ParameterSet"
+
+
+def _axis(mark: Any) -> tuple[list[str], Iterable[Any]]:
+    """Return the names and the values of a mark `parametrize`."""
+    arguments = dict(zip(("argnames", "argvalues"), mark.args, strict=False)) | mark.kwargs
+    names = arguments["argnames"]
+    names = [each.strip() for each in names.split(",") if each.strip()] if isinstance(names, str) else list(names)
+    return names, arguments["argvalues"]
+
+
+def _indirect_names(marks: Sequence[Any], values: Collection[str]) -> set[str]:
+    """Return the parameters that are handed to the fixtures with their names."""
+    found: set[str] = set()
+    for mark in marks:
+        indirect = mark.kwargs.get("indirect", False) if mark.name == "parametrize" else False
+        found |= {*_axis(mark)[0]} if indirect is True else {*(indirect or ())}
+    return found & {*values}
+
+
+def _parameter_sets(marks: Sequence[Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Yield the arguments and marks of each parameter set; a single empty set where there are no parameters."""
+    axes: list[list[tuple[dict[str, Any], list[Any]]]] = []
     for mark in marks:
         if mark.name != "parametrize":
             continue
-        names, values = mark.args[0], mark.args[1]
-        names = [each.strip() for each in names.split(",")] if isinstance(names, str) else list(names)
+        names, values = _axis(mark)
         axis = []
         for each in values:
-            # `pytest.param` wraps the values of a set.
-            each = each.values if type(each).__name__ == "ParameterSet" else each if len(names) > 1 else (each,)
-            axis.append(dict(zip(names, each, strict=True)))
+            more = each.marks if _is_set(each) else []
+            each = each.values if _is_set(each) else each if len(names) > 1 else (each,)
+            axis.append((dict(zip(names, each, strict=True)), _marks(more)))
         axes.append(axis)
     for combination in itertools.product(*axes):
-        yield {name: value for part in combination for name, value in part.items()}
+        values = {name: value for part, _ in combination for name, value in part.items()}
+        yield values, [mark for _, more in combination for mark in more]
+
+
+def _marks(marks: Any) -> list[Any]:
+    """Return the marks in `marks`, which may be one or several, called or not."""
+    several = marks if isinstance(marks, list | tuple) and not hasattr(marks, "name") else [marks]
+    return [getattr(each, "mark", each) for each in several]

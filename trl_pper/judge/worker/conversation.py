@@ -7,6 +7,7 @@ stand in the test code for what the program defines; tests that need more of it 
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -82,13 +83,35 @@ def truth(function: Function, *args: Any, **keywords: Any) -> bool:
     return function.conversation.call("truth", function, args, keywords) is True
 
 
+def none(function: Function, *args: Any, **keywords: Any) -> bool | None:
+    """Call a function of the program, and return None if the result is None, else True in its place."""
+    return None if function.conversation.call("none", function, args, keywords) is True else True
+
+
+def text(function: Function, *args: Any, **keywords: Any) -> str:
+    """Call a function of the program, and return the text of the result, which may be any object."""
+    answer = function.conversation.call("text", function, args, keywords)
+    if type(answer) is not str:
+        raise function.conversation.fail(Outcome.RUNTIME_ERROR, "the program answered with garbage")
+    return answer
+
+
+def make(function: Function, *args: Any, **keywords: Any) -> Instance:
+    """Call a function of the program whose result only the program gets, in a further call."""
+    return Instance(function, args, keywords)
+
+
+#: Functions that call the program in rewritten test code, by their operations.
+OPERATIONS = {each.__name__: each for each in (drop, truth, none, text, make)}
+
+
 class Instance:
-    """An object that the tests made of a class of the program; they call its methods and nothing else.
+    """An object that stays in the program: the tests call its methods or pass it to the program, and nothing else.
 
     Args:
-        maker: The class.
-        args: Arguments of its constructor.
-        keywords: Keyword arguments of its constructor.
+        maker: The class or function that makes it.
+        args: Arguments of the maker.
+        keywords: Keyword arguments of the maker.
     """
 
     # A single name that no method has, since every other attribute is a method of the program's.
@@ -209,8 +232,8 @@ class Conversation:
         Args:
             operation: See `wire.rules.Call`.
             function: The function.
-            args: Arguments, plain data.
-            keywords: Keyword arguments, plain data.
+            args: Arguments, plain data or instances.
+            keywords: Keyword arguments, plain data or instances.
 
         Raises:
             Failure: The candidate was lost or ran out of memory, or the call or the answer could not cross.
@@ -224,7 +247,16 @@ class Conversation:
         if not self.loaded:
             self.load()
         number = None if function.instance is None else function.instance.number_now()
-        request = Call(operation, number, function.name, args, keywords, self.exact)
+        # Objects that stayed in the program cross by their numbers.
+        objects: dict[int | str, int] = {
+            place: each._pper_state.number_now()
+            for place, each in itertools.chain[tuple[int | str, Any]](enumerate(args), keywords.items())
+            if type(each) is Instance
+        }
+        if objects:
+            args = tuple(None if place in objects else each for place, each in enumerate(args))
+            keywords = {name: None if name in objects else each for name, each in keywords.items()}
+        request = Call(operation, number, function.name, args, keywords, objects, self.exact)
         try:
             payload = codec.encode(tuple(request), max_bytes=_MAX_REQUEST_BYTES)
         except codec.CodecError as error:

@@ -21,9 +21,8 @@ from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPla
 from trl_pper.tasks.separable import CLASS_NAME, NotSeparable, Separable, check_separable
 from trl_pper.tasks.tests import Test, folded, mark_tests, parameters, walk, why_no_test
 
-#: Names in rewritten test code of functions that call the program where the tests do not use the result, or only
-#: whether it is true.
-DROP, TRUTH = "__pper_drop__", "__pper_truth__"
+#: Name in rewritten test code of a function that calls the program where the tests do not need the result itself.
+OPERATION = "__pper_{}__"
 #: Modules that the judge brings along for tests where they are not installed.
 _SUPPLIED = frozenset(("pytest",))
 _MAX_TEXT_CHARS = 200
@@ -107,8 +106,8 @@ def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None, ru
         modules = _used_as_modules(tree, _MODULES.intersection(names) - {entry_point})
         separable, reason = _decide(tree, before, names, modules, run)
         if separable is not None:
-            _replace_calls(separable.discarded, DROP)
-            _replace_calls(separable.truths, TRUTH)
+            for call, operation in separable.operations:
+                _replace_call(call, OPERATION.format(operation))
         else:
             _guard(tree)
         tests = tuple(mark_tests(tree, entry_point))
@@ -156,11 +155,10 @@ def _decide(
     return None, reason
 
 
-def _replace_calls(calls: Sequence[ast.Call], name: str) -> None:
-    """Turn calls `f(x)` into `name(f, x)`."""
-    for call in calls:
-        call.args.insert(0, call.func)
-        call.func = ast.copy_location(ast.Name(id=name, ctx=ast.Load()), call)
+def _replace_call(call: ast.Call, name: str) -> None:
+    """Turn a call `f(x)` into `name(f, x)`."""
+    call.args.insert(0, call.func)
+    call.func = ast.copy_location(ast.Name(id=name, ctx=ast.Load()), call)
 
 
 def _guard(tree: ast.Module) -> None:
@@ -227,16 +225,26 @@ def _missing_modules(body: Sequence[ast.stmt]) -> Iterator[str]:
 def _missing_fixtures(tree: ast.Module, tests: Sequence[Test]) -> Iterator[str]:
     """Yield the parameters of collected functions that nothing supplies."""
     known = {"self", "cls", "request", *BUILT_IN}
+    owners = {node.name: node.decorator_list for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            known |= {node.name} if any("fixture" in ast.unparse(each) for each in node.decorator_list) else set()
+            for each in node.decorator_list:
+                if "fixture" in ast.unparse(each):
+                    named = (
+                        [one.value for one in each.keywords if one.arg == "name"] if isinstance(each, ast.Call) else []
+                    )
+                    known |= {node.name, *(str(one.value) for one in named if isinstance(one, ast.Constant))}
     for test in tests:
         if test.kind in ("function", "class") and isinstance(test.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if any("mark" not in ast.unparse(each) for each in test.node.decorator_list):
+                # Decorators such as `patch` and `given` supply parameters, too.
+                continue
             given = {
                 name.strip()
-                for each in test.node.decorator_list
-                if isinstance(each, ast.Call) and each.args
-                for constant in ast.walk(each.args[0])
+                for each in (*test.node.decorator_list, *owners.get(test.owner, []))
+                if isinstance(each, ast.Call)
+                for argument in (*each.args[:1], *(one.value for one in each.keywords if one.arg == "argnames"))
+                for constant in ast.walk(argument)
                 if isinstance(constant, ast.Constant) and isinstance(constant.value, str)
                 for name in constant.value.split(",")
             }

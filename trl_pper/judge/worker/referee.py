@@ -24,8 +24,8 @@ from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
-from trl_pper.judge.worker.conversation import Conversation, Function, SandboxBroken, drop, truth
-from trl_pper.judge.worker.plan import DROP, TRUTH, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
+from trl_pper.judge.worker.conversation import OPERATIONS, Conversation, Function, SandboxBroken
+from trl_pper.judge.worker.plan import OPERATION, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
 from trl_pper.tasks.separable import Separable
 from trl_pper.tasks.tests import CHECK, TEST
 
@@ -171,7 +171,8 @@ class _Referee:
     def namespace(self) -> dict[str, Any]:
         """Return the globals of the test code: real modules, and stand-ins for what the program defines."""
         names = self.module.__dict__
-        names.update({"__builtins__": builtins, TEST: self.test, CHECK: self.check, DROP: drop, TRUTH: truth})
+        names.update({"__builtins__": builtins, TEST: self.test, CHECK: self.check})
+        names.update({OPERATION.format(name): function for name, function in OPERATIONS.items()})
         for name in self.plan.program_names:
             if name in self.plan.module_names:
                 names[name] = __import__(name)

@@ -139,6 +139,7 @@ class Harness:
         #: Failures of checks inside the running test that a block around them may swallow.
         self.noted: dict[int, BaseException] = {}
         self.reported: set[int] = set()
+        self.failed = False
 
     def run(self) -> None:
         """Run setup, test code and collected tests; report the end."""
@@ -156,17 +157,23 @@ class Harness:
             if self.plan.uses_pytest:
                 cases.supply_pytest()
             exec(self.plan.setup, names)
-            exec(self.plan.code, names)
+            try:
+                exec(self.plan.code, names)
+            except (Exception, SystemExit) as raised:
+                # Under unittest and pytest the tests would run, whatever a guard `__main__` does.
+                if not collected:
+                    raise
+                error = None if self.is_own_exit(raised) else raised
             if collected:
                 cases.run_collected(self, collected)
         except _Stop:
-            error = None
+            pass
         except BaseException as raised:
             error = None if self.is_own_exit(raised) else raised
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
         outcome, message = (Outcome.NOT_RUN, "") if error is None else self.judge(error)
-        if error is not None and len(self.reported) == len(self.plan.texts):
+        if error is not None and len(self.reported) == len(self.plan.texts) and not self.failed:
             # All tests have passed or failed, and yet the code did not come to its end.
             self.tell(max(self.reported), outcome, message)
         self.tell(ENDED, outcome, message)
@@ -253,6 +260,7 @@ class Harness:
         if error is None:
             self.tell(number, Outcome.PASSED, "")
         else:
+            self.failed = True
             outcome, message = self.judge(error)
             text = self.plan.texts[number]
             self.tell(number, outcome, f"{text}: {message}" if message else text)
