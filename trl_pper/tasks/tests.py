@@ -268,13 +268,14 @@ class _Marker:
         return _wrapped(statement, TEST, number)
 
     def _collected(self) -> Iterator[Test]:
-        classes = {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
-        for node in self.tree.body:
+        definitions = list(_definitions(self.tree.body))
+        classes = {node.name: node for node in definitions if isinstance(node, ast.ClassDef)}
+        for node in definitions:
             if isinstance(node, ast.ClassDef):
                 case = _is_test_case(node, classes)
                 if case or (node.name.startswith("Test") and not _has_constructor(node) and not _opts_out(node)):
                     yield from self._methods(node, classes, "unittest" if case else "class")
-            elif isinstance(node, _FUNCTIONS) and node.name.startswith("test") and not self.uses[node.name]:
+            elif node.name.startswith("test") and not self.uses[node.name]:
                 numbers = _parameter_sets(node.decorator_list)
                 for number in range(numbers) if numbers is not None else [None]:
                     yield Test(node=node, kind="function", name=node.name, number=number)
@@ -383,6 +384,16 @@ def _fold(node: ast.AST, kept: list[tuple[Any, str, list[Any]]]) -> bool:
         return all(literal)
     literal = [_fold(each, kept) for each in ast.iter_child_nodes(node) if not isinstance(each, _CONTEXTS)]
     return isinstance(node, ast.UnaryOp) and all(literal)
+
+
+def _definitions(body: Sequence[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """Yield the functions and classes of a module, also in blocks such as `if` and `try`."""
+    for node in body:
+        if isinstance(node, _DEFINITIONS):
+            yield node
+        elif not isinstance(node, ast.expr):
+            for field in ("body", "orelse", "finalbody"):
+                yield from _definitions(getattr(node, field, []))
 
 
 def _last_name(function: ast.expr) -> str:

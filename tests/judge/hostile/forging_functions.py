@@ -410,14 +410,6 @@ for _patch in (
         tests=ONE,
     )
 
-# Arguments. --------------------------------------------------------------------------------------------------------
-
-attack(
-    "answer that stays the argument",
-    "A list that was returned is the tests' own from then on.",
-    "kept = []\ndef f(v):\n    kept[:] = [v] if not kept else kept\n    kept[0].append(9)\n    return kept[0]",
-    tests="first = f([1])\nsecond = f([2])\nassert first == [1, 9, 9]",
-)
 # Values that cost. -------------------------------------------------------------------------------------------------
 
 for _name, _value, _expected in (
@@ -504,6 +496,5 @@ FORGED_SHARED = frozenset(
         "hunt through stack",
         "hunt through threads",
         "hunt through memory",
-        "answer that stays the argument",
     )
 )

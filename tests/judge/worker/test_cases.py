@@ -286,6 +286,13 @@ def test_a_form_gives_what_its_runner_gives(judge, name):
     assert got == rates
 
 
+def test_functions_in_blocks_are_collected(judge):
+    code = "import sys\nif sys.version_info > (3,):\n    def test_a():\n        assert f(1) == 2\n"
+    code += "try:\n    pass\nfinally:\n    def test_b():\n        assert f(2) == 4\n"
+    assert judged(judge, WRONG, code).pass_rate == 0.5
+    assert judged(judge, RIGHT, code).accepted
+
+
 def test_a_check_that_nothing_calls_gets_the_entry_point(judge):
     code = "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == 4\n"
     task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f"))
