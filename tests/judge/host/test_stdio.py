@@ -39,7 +39,7 @@ def outcomes(judge: Judge, program: str, cases=NEXT, compare: str = "tokens") ->
         "import os\nos.write(1, str(int(os.read(0, 100)) + 1).encode())",
         "print(int(open(0).read()) + 1)",
         "print(int(open('/dev/stdin').read()) + 1)",
-        "n = int(input())\nopen('/dev/stderr', 'w').write('x')\nwith open('/dev/stdout', 'w') as out: out.write(str(n + 1))",
+        "n = int(input())\nopen('/dev/stderr', 'w').write('x')\nopen('/dev/stdout', 'w').write(str(n + 1))",
         "if __name__ == '__main__':\n    print(int(input()) + 1)\n    exit()",
         "import sys\nprint(int(input()) + 1)\nsys.exit(0)",
         "import threading\nthreading.Thread(target=lambda: print(int(input()) + 1)).start()",
