@@ -14,111 +14,50 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
-import re
-import string
-import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from trl_pper.tasks.scopes import (
+    ANSWER,
+    ARRAYS,
+    CALLING,
+    CHANGING,
+    CLASS_NAME,
+    DATA,
+    DATA_TYPES,
+    ERRORS,
+    FUNCTIONS,
+    INSTANCE,
+    LIBRARY,
+    METHOD,
+    NEVER,
+    OBJECT,
+    ON_ANSWERS,
+    OWN,
+    PURE,
+    READABLE,
+    READING,
+    SCALAR_RESULTS,
+    Kind,
+    NotSeparable,
+    Scope,
+    aliases,
+    asks_type,
+    end,
+    holds_call,
+    holds_displays,
+    index,
+    is_bound_around,
+    is_constant,
+    listed,
+    loop_around,
+    position,
+    public_names,
+)
 from trl_pper.tasks.tests import walk
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_LOOPS = (ast.For, ast.While, ast.comprehension)
-#: PEP 8 gives classes such names. A program's function with such a name runs its tests shared.
-CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
-
-#: Builtins that read an answer from its first item to its last, and the functions of values.
-_ON_ANSWERS = frozenset(
-    "abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float frozenset hex int"
-    " isinstance len list map max min oct ord pow print range repr reversed round set slice sorted str sum tuple"
-    " zip".split()
-)
-_NEVER = frozenset(
-    "eval exec compile globals locals vars dir open input breakpoint memoryview __import__ id getattr setattr delattr"
-    " hasattr callable super object property staticmethod classmethod iter next issubclass hash aiter anext exit"
-    " quit".split()
-)
-#: Types whose instances are data, and that `isinstance` tells apart there as here.
-_DATA_TYPES = frozenset(
-    "int float complex bool str bytes bytearray list tuple set frozenset dict range NoneType".split()
-)
-_ERRORS = frozenset(
-    name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)
-) - {"StopIteration", "StopAsyncIteration", "GeneratorExit", "BaseExceptionGroup", "ExceptionGroup", "SystemExit"}
-#: Methods of builtin values that change nothing. `format` is not here: an answer may be a template that reads secrets.
-_READING = frozenset(
-    "as_integer_ratio bit_count bit_length capitalize casefold center conjugate copy count decode difference"
-    " elements encode endswith expandtabs find fromhex get hex index intersection is_integer isalnum isalpha isascii"
-    " isdecimal isdigit isdisjoint isidentifier islower isnumeric isprintable isspace issubset issuperset istitle"
-    " isupper items join keys ljust lower lstrip most_common partition removeprefix removesuffix replace rfind rindex"
-    " rjust rpartition rsplit rstrip split splitlines startswith strip swapcase symmetric_difference title tolist"
-    " total translate union upper values zfill fromkeys maketrans from_bytes to_bytes".split()
-)
-#: Attributes of numbers and arrays.
-_READABLE = frozenset("real imag numerator denominator dtype shape size ndim".split())
-#: Methods that change a value of the tests' own.
-_CHANGING = frozenset(
-    "add append appendleft clear discard extend extendleft insert pop popitem popleft remove reverse rotate setdefault"
-    " sort subtract update".split()
-)
-#: Functions of libraries that take answers. A name with a star stands for a whole module.
-_LIBRARY = frozenset(
-    "math.* cmath.* statistics.* bisect.bisect bisect.bisect_left bisect.bisect_right collections.Counter"
-    " collections.OrderedDict collections.deque collections.defaultdict copy.copy copy.deepcopy decimal.Decimal"
-    " fractions.Fraction functools.reduce heapq.nlargest heapq.nsmallest itertools.chain itertools.combinations"
-    " itertools.permutations itertools.product itertools.accumulate itertools.pairwise itertools.starmap"
-    " itertools.zip_longest json.dumps json.loads operator.* re.findall re.fullmatch re.match re.search re.split"
-    " re.sub string.* numpy.allclose numpy.isclose numpy.array_equal numpy.testing.assert_allclose"
-    " numpy.testing.assert_almost_equal numpy.testing.assert_array_almost_equal numpy.testing.assert_array_equal"
-    " numpy.testing.assert_equal datetime.date datetime.datetime datetime.time datetime.timedelta".split()
-)
-#: Functions of libraries that the tests may use on data of their own.
-_OWN = _LIBRARY | frozenset(
-    "random.* itertools.* collections.* functools.* copy.* datetime.* decimal.* fractions.* heapq.* bisect.* json.*"
-    " re.* string.* sys.getsizeof time.time time.perf_counter hashlib.* textwrap.* typing.*".split()
-)
 _REFLECTING = frozenset("iter next hash getattr hasattr callable eval".split())
-#: Modules whose functions neither see nor change the surroundings.
-_PURE = frozenset(name.partition(".")[0] for name in _OWN) - {"sys", "time"}
-#: Libraries with objects that do not cross.
-_ARRAYS = frozenset("numpy pandas scipy torch sklearn sympy".split())
 _IDENTITY_CONSTANTS = (None, True, False, Ellipsis)
-
-
-class NotSeparable(Exception):
-    """An error: the test code does what only a common process reproduces; the message says what."""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """A kind of value: its name, and the name or definition that it refers to."""
-
-    name: str
-    ref: Any = None
-
-
-_DATA, _OBJECT, _ANSWER = _Kind("data"), _Kind("object"), _Kind("answer")
-_INSTANCE, _METHOD = _Kind("instance"), _Kind("method")
-
-
-@dataclass(eq=False)
-class _Scope:
-    """The names of a module or a function of the tests."""
-
-    parent: _Scope | None = None
-    kinds: dict[str, _Kind] = field(default_factory=dict)
-    #: Expressions that names were bound to, each with the loop that binds the name to an item of it, or None.
-    bindings: dict[str, list[tuple[ast.expr | None, _Scope, ast.AST | None]]] = field(default_factory=dict)
-    #: For each name the places where it is read: constant indices behind the name, and the node.
-    loads: dict[str, list[tuple[tuple[Any, ...], ast.AST]]] = field(default_factory=dict)
-    parents: dict[int, ast.AST] = field(default_factory=dict)
-    result: _Kind = _DATA
-    #: The function whose scope it is; None for a module.
-    function: ast.FunctionDef | ast.Lambda | None = None
-    #: Parameters with a default value that calls share.
-    kept_defaults: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +90,7 @@ def check_separable(
     classes: frozenset[str] = frozenset()
     while True:
         analysis = _Analysis([*setup.body, *tree.body], program_names, classes)
-        analysis.module.kinds.update({name: _Kind("library", name) for name in module_names})
+        analysis.module.kinds.update({name: Kind("library", name) for name in module_names})
         analysis.run()
         if analysis.used_as_classes <= classes:
             operations = tuple(analysis.operations.values())
@@ -170,13 +109,13 @@ class _Analysis:
         #: Counts changes of any kind; and the count when a function was last looked at.
         self.version = 0
         self.looked_at: dict[int, int] = {}
-        self.scopes: dict[int, _Scope] = {}
+        self.scopes: dict[int, Scope] = {}
         self.at_work: list[ast.AST] = []
         self.closed: dict[int, bool] = {}
         #: Arguments that were noted as bindings of parameters.
         self.given: set[tuple[int, str]] = set()
         #: Calls that reach the program, each with its scope.
-        self.calls: dict[int, tuple[_Scope, ast.Call]] = {}
+        self.calls: dict[int, tuple[Scope, ast.Call]] = {}
         #: Expressions that `check_exclusive` has looked at.
         self.exclusive: set[int] = set()
         #: Functions that `check_returned` has looked at.
@@ -184,14 +123,14 @@ class _Analysis:
         #: Calls of the program of which the tests do not need the result itself; see `Separable`.
         self.operations: dict[int, tuple[ast.Call, str]] = {}
         #: Answers that are arguments of calls of the program, each with its scope.
-        self.passed_back: dict[int, tuple[_Scope, ast.expr]] = {}
-        self.module = _Scope()
+        self.passed_back: dict[int, tuple[Scope, ast.expr]] = {}
+        self.module = Scope()
         self.scope = self.module
         #: Arguments of calls of the program, each with its scope and call.
-        self.arguments: dict[int, tuple[_Scope, ast.expr, ast.AST]] = {}
+        self.arguments: dict[int, tuple[Scope, ast.expr, ast.AST]] = {}
 
     def run(self) -> None:
-        _index(self.module, self.body)
+        index(self.module, self.body)
         self.refuse_unused_arrays()
         for _ in range(20):
             self.changed, self.at_work = False, []
@@ -212,7 +151,7 @@ class _Analysis:
         for node in self.body:
             for alias in node.names if isinstance(node, ast.Import) else []:
                 name = alias.asname or alias.name.partition(".")[0]
-                if alias.name.partition(".")[0] in _ARRAYS and not any(
+                if alias.name.partition(".")[0] in ARRAYS and not any(
                     isinstance(each, ast.Name) and each.id == name for part in self.body for each in walk(part)
                 ):
                     # Imported for the sake of the answers.
@@ -228,22 +167,22 @@ class _Analysis:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 if isinstance(node, ast.AsyncFunctionDef):
-                    kind = _Kind("unknown", f"the asynchronous function {node.name}")
+                    kind = Kind("unknown", f"the asynchronous function {node.name}")
                 elif node.decorator_list:
-                    kind = _Kind("unknown", f"the decorated function {node.name}")
+                    kind = Kind("unknown", f"the decorated function {node.name}")
                 else:
-                    kind = _Kind("def", node)
+                    kind = Kind("def", node)
                 self.bind(node.name, kind)
             case ast.ClassDef():
-                self.bind(node.name, _Kind("unknown", f"the tests' own class {node.name}"))
+                self.bind(node.name, Kind("unknown", f"the tests' own class {node.name}"))
             case ast.Import():
                 for alias in node.names:
                     name = alias.asname or alias.name.partition(".")[0]
-                    self.bind(name, _Kind("library", alias.name if alias.asname else name))
+                    self.bind(name, Kind("library", alias.name if alias.asname else name))
             case ast.ImportFrom():
                 for alias in node.names:
-                    for name in _public_names(node.module) if alias.name == "*" else [alias.name]:
-                        self.bind(alias.asname or name, _Kind("library", f"{node.module}.{name}"))
+                    for name in public_names(node.module) if alias.name == "*" else [alias.name]:
+                        self.bind(alias.asname or name, Kind("library", f"{node.module}.{name}"))
             case ast.Assert():
                 self.truth(node.test)
                 if node.msg is not None:
@@ -263,12 +202,12 @@ class _Analysis:
                     self.assign(node.target, self.expression(node.value), node.value)
             case ast.AugAssign():
                 kind = self.value(node.value)
-                if isinstance(node.target, ast.Name) and self.lookup(node.target.id) == _ANSWER:
+                if isinstance(node.target, ast.Name) and self.lookup(node.target.id) == ANSWER:
                     self.refuse_change_of_answer(node.target.id)
                 self.assign(node.target, kind, node.value)
             case ast.For():
                 self.loop(node.target, node.iter, node)
-                if self.value(node.iter) == _ANSWER and any(isinstance(each, ast.Break) for each in walk(node)):
+                if self.value(node.iter) == ANSWER and any(isinstance(each, ast.Break) for each in walk(node)):
                     raise NotSeparable("a loop over an answer that breaks off")
                 self.block(node.body)
                 self.block(node.orelse)
@@ -312,7 +251,7 @@ class _Analysis:
     def refuse_change_of_answer(self, name: str) -> None:
         # `+=` changes a list in place, also for the program that may have kept it.
         for value, _, loop in self.scope.bindings.get(name, []):
-            if value is not None and not isinstance(loop, ast.AugAssign) and self.expression(value) == _ANSWER:
+            if value is not None and not isinstance(loop, ast.AugAssign) and self.expression(value) == ANSWER:
                 raise NotSeparable(f"{name}, an answer of the program, is changed")
 
     def context(self, item: ast.withitem) -> None:
@@ -320,7 +259,7 @@ class _Analysis:
         if item.optional_vars is None and isinstance(call, ast.Call):
             function = ast.unparse(call.func)
             kinds = [ast.unparse(each) for each in call.args]
-            if function in ("contextlib.suppress", "suppress") and kinds and set(kinds) <= _ERRORS:
+            if function in ("contextlib.suppress", "suppress") and kinds and set(kinds) <= ERRORS:
                 return
         raise NotSeparable(f"with {ast.unparse(call)[:60]}")
 
@@ -328,7 +267,7 @@ class _Analysis:
         if node.type is not None:
             kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
             for kind in kinds:
-                if not (isinstance(kind, ast.Name) and kind.id in _ERRORS and self.lookup(kind.id) is None):
+                if not (isinstance(kind, ast.Name) and kind.id in ERRORS and self.lookup(kind.id) is None):
                     raise NotSeparable(f"except {ast.unparse(kind)[:60]}")
         if node.name is not None and any(
             isinstance(each, ast.Name) and each.id == node.name for body in node.body for each in walk(body)
@@ -337,12 +276,12 @@ class _Analysis:
 
     def raised(self, node: ast.expr) -> None:
         function = node.func if isinstance(node, ast.Call) else node
-        if not (isinstance(function, ast.Name) and function.id in _ERRORS):
+        if not (isinstance(function, ast.Name) and function.id in ERRORS):
             raise NotSeparable(f"raise {ast.unparse(node)[:60]}")
         for each in node.args if isinstance(node, ast.Call) else []:
             self.value(each)
 
-    def assign(self, target: ast.expr, kind: _Kind, value: ast.expr) -> None:
+    def assign(self, target: ast.expr, kind: Kind, value: ast.expr) -> None:
         match target:
             case ast.Name():
                 self.bind(target.id, kind)
@@ -357,7 +296,7 @@ class _Analysis:
             case ast.Subscript():
                 base = self.expression(target.value)
                 self.value(target.slice)
-                if base != _DATA or not isinstance(target.value, ast.Name):
+                if base != DATA or not isinstance(target.value, ast.Name):
                     raise NotSeparable(f"{ast.unparse(target)[:60]} is changed")
                 self.bind(target.value.id, self.plain(kind, value))
             case _:
@@ -371,7 +310,7 @@ class _Analysis:
             elif not isinstance(each, ast.Tuple | ast.List | ast.Starred | ast.expr_context):
                 raise NotSeparable(f"a loop over {ast.unparse(target)[:60]}")
 
-    def bind(self, name: str, kind: _Kind) -> None:
+    def bind(self, name: str, kind: Kind) -> None:
         known = self.scope.kinds.get(name)
         joined = kind if known is None else self.joined(known, kind, name)
         if known is not None and {known.name, kind.name} == {"def"}:
@@ -382,19 +321,19 @@ class _Analysis:
             self.changed = True
             self.version += 1
 
-    def joined(self, one: _Kind, other: _Kind, name: str = "") -> _Kind:
+    def joined(self, one: Kind, other: Kind, name: str = "") -> Kind:
         if one == other:
             return one
-        one, other = (_DATA if each.name == "library" and _is_constant(each.ref) else each for each in (one, other))
+        one, other = (DATA if each.name == "library" and is_constant(each.ref) else each for each in (one, other))
         if one == other:
             return one
-        for stronger in (_ANSWER, _OBJECT):
-            if {one, other} == {_DATA, stronger}:
+        for stronger in (ANSWER, OBJECT):
+            if {one, other} == {DATA, stronger}:
                 return stronger
-        return _Kind("unknown", f"a name of several kinds, {name}")
+        return Kind("unknown", f"a name of several kinds, {name}")
 
-    def lookup(self, name: str) -> _Kind | None:
-        scope: _Scope | None = self.scope
+    def lookup(self, name: str) -> Kind | None:
+        scope: Scope | None = self.scope
         while scope is not None:
             if name in scope.kinds:
                 return scope.kinds[name]
@@ -403,7 +342,7 @@ class _Analysis:
 
     # Expressions
 
-    def value(self, node: ast.expr) -> _Kind:
+    def value(self, node: ast.expr) -> Kind:
         """Return the kind of an expression that must be data or an answer."""
         return self.plain(self.expression(node), node)
 
@@ -420,35 +359,31 @@ class _Analysis:
         """Return whether an expression is a call of the program; note that `operation` is all it has to answer."""
         kind = self.expression(node)
         # Objects of the program that are true because they exist need no value, either.
-        if (
-            isinstance(node, ast.Call)
-            and self.reaches_program(node.func)
-            and (kind == _ANSWER or operation == "truth")
-        ):
+        if isinstance(node, ast.Call) and self.reaches_program(node.func) and (kind == ANSWER or operation == "truth"):
             self.operations[id(node)] = node, operation
             return True
         return False
 
-    def plain(self, kind: _Kind, node: ast.expr) -> _Kind:
-        if kind in (_DATA, _ANSWER, _OBJECT):
+    def plain(self, kind: Kind, node: ast.expr) -> Kind:
+        if kind in (DATA, ANSWER, OBJECT):
             return kind
-        if kind.name == "library" and _is_constant(kind.ref):
-            return _DATA
-        if kind.name == "member" and kind.ref[1].attr in _READABLE:
-            base: _Kind = kind.ref[0]
+        if kind.name == "library" and is_constant(kind.ref):
+            return DATA
+        if kind.name == "member" and kind.ref[1].attr in READABLE:
+            base: Kind = kind.ref[0]
             return base
         what = kind.ref if kind.name == "unknown" else ast.unparse(node)[:60]
         raise NotSeparable(f"{what} is used as a value")
 
-    def values(self, nodes: Sequence[ast.expr | None]) -> _Kind:
+    def values(self, nodes: Sequence[ast.expr | None]) -> Kind:
         """Return ANSWER if any of several values is one, else DATA."""
         kinds = [self.value(node) for node in nodes if node is not None]
-        return _ANSWER if _ANSWER in kinds else _OBJECT if _OBJECT in kinds else _DATA
+        return ANSWER if ANSWER in kinds else OBJECT if OBJECT in kinds else DATA
 
-    def expression(self, node: ast.expr) -> _Kind:
+    def expression(self, node: ast.expr) -> Kind:
         match node:
             case ast.Constant():
-                return _DATA
+                return DATA
             case ast.Name():
                 return self.name(node)
             case ast.List() | ast.Tuple() | ast.Set():
@@ -470,24 +405,24 @@ class _Analysis:
             case ast.BoolOp():
                 return self.values(node.values)
             case ast.BinOp():
-                if isinstance(node.op, ast.Mult) and any(_holds_displays(side) for side in (node.left, node.right)):
+                if isinstance(node.op, ast.Mult) and any(holds_displays(side) for side in (node.left, node.right)):
                     raise NotSeparable("a list that holds the same list several times")
-                if isinstance(node.op, ast.Mod) and self.value(node.left) == _ANSWER:
+                if isinstance(node.op, ast.Mod) and self.value(node.left) == ANSWER:
                     raise NotSeparable("an answer may be a template")
                 return self.values([node.left, node.right])
             case ast.UnaryOp():
                 if isinstance(node.op, ast.Not):
                     self.truth(node.operand)
-                    return _ANSWER
+                    return ANSWER
                 return self.value(node.operand)
             case ast.IfExp():
                 self.truth(node.test)
                 test = self.expression(node.test)
                 chosen = self.values([node.body, node.orelse])
-                return _ANSWER if test == _ANSWER and chosen == _DATA else chosen
+                return ANSWER if test == ANSWER and chosen == DATA else chosen
             case ast.JoinedStr():
                 kind = self.values([each.value for each in node.values if isinstance(each, ast.FormattedValue)])
-                self.exact |= kind == _ANSWER
+                self.exact |= kind == ANSWER
                 return kind
             case ast.NamedExpr():
                 kind = self.expression(node.value)
@@ -500,65 +435,65 @@ class _Analysis:
                         self.truth(condition)
                 parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
                 iterated = self.values([each.iter for each in node.generators])
-                return _ANSWER if _ANSWER in (iterated, self.values(parts)) else self.values(parts)
+                return ANSWER if ANSWER in (iterated, self.values(parts)) else self.values(parts)
             case ast.Lambda():
-                return _Kind("def", node)
+                return Kind("def", node)
             case _:
                 raise NotSeparable(f"an expression of the kind {type(node).__name__}")
 
-    def name(self, node: ast.Name) -> _Kind:
+    def name(self, node: ast.Name) -> Kind:
         kind = self.lookup(node.id)
         if kind is not None:
             return kind
         if node.id in self.program_names:
-            return _Kind("program", node.id)
+            return Kind("program", node.id)
         if hasattr(builtins, node.id):
-            return _Kind("builtin", node.id)
+            return Kind("builtin", node.id)
         if node.id in ("__name__", "__file__", "__doc__"):
-            return _DATA
+            return DATA
         # Bound only later in the text, as far as is known by now.
-        return _DATA if self.changed else _Kind("unknown", node.id)
+        return DATA if self.changed else Kind("unknown", node.id)
 
-    def attribute(self, node: ast.Attribute) -> _Kind:
+    def attribute(self, node: ast.Attribute) -> Kind:
         base = self.expression(node.value)
         if base.name == "library":
-            return _Kind("library", f"{base.ref}.{node.attr}")
+            return Kind("library", f"{base.ref}.{node.attr}")
         if base.name == "result":
             self.used_as_classes |= {base.ref}
-            return _METHOD
-        if base == _INSTANCE:
+            return METHOD
+        if base == INSTANCE:
             if node.attr.startswith("_"):
                 raise NotSeparable(f"the test code looks at {node.attr}")
-            return _METHOD
-        if base in (_DATA, _OBJECT, _ANSWER):
-            return _Kind("member", (base, node))
-        if base.name == "builtin" and base.ref in _DATA_TYPES:
-            return _Kind("member", (_DATA, node))
+            return METHOD
+        if base in (DATA, OBJECT, ANSWER):
+            return Kind("member", (base, node))
+        if base.name == "builtin" and base.ref in DATA_TYPES:
+            return Kind("member", (DATA, node))
         raise NotSeparable(f"{ast.unparse(node)[:60]}, an attribute of the program")
 
-    def compare(self, node: ast.Compare) -> _Kind:
+    def compare(self, node: ast.Compare) -> Kind:
         sides = [node.left, *node.comparators]
         for operator, one, other in zip(node.ops, sides, sides[1:], strict=False):
             if (
                 isinstance(operator, ast.Is | ast.IsNot | ast.Eq | ast.NotEq)
-                and _asks_type(one)
-                and _asks_type(other, True)
+                and asks_type(one)
+                and asks_type(other, True)
             ):
                 for side in (one, other):
                     if isinstance(side, ast.Call):
                         self.values(side.args)
                 self.exact = True
-                return _ANSWER
+                return ANSWER
             if isinstance(operator, ast.Is | ast.IsNot):
                 constants = [each for each in (one, other) if isinstance(each, ast.Constant)]
                 if not any(any(each.value is known for known in _IDENTITY_CONSTANTS) for each in constants):
                     raise NotSeparable("the test code asks for the same object")
                 if len(sides) == 2 and isinstance(other, ast.Constant) and other.value is None:
                     if self.answers(one, "none"):
-                        return _ANSWER
+                        return ANSWER
         return self.values(sides)
 
-    def call(self, node: ast.Call) -> _Kind:
+    def call(self, node: ast.Call) -> Kind:
         arguments = [*node.args, *(each.value for each in node.keywords)]
         function = self.expression(node.func)
         if function.name in ("program", "method") or (
@@ -569,11 +504,11 @@ class _Analysis:
             case "program":
                 self.pass_on(node, arguments)
                 if function.ref in self.classes:
-                    return _INSTANCE
-                return _Kind("result", function.ref) if CLASS_NAME.fullmatch(function.ref) else _ANSWER
+                    return INSTANCE
+                return Kind("result", function.ref) if CLASS_NAME.fullmatch(function.ref) else ANSWER
             case "method":
                 self.pass_on(node, arguments)
-                return _ANSWER
+                return ANSWER
             case "builtin":
                 return self.builtin(node, function.ref, arguments)
             case "library":
@@ -590,41 +525,41 @@ class _Analysis:
             if any(isinstance(part, ast.NamedExpr) for part in walk(each)):
                 raise NotSeparable("an argument is given a name")
             kind = self.expression(each)
-            if kind.name == "builtin" and kind.ref in _DATA_TYPES:
+            if kind.name == "builtin" and kind.ref in DATA_TYPES:
                 continue
-            if self.plain(kind, each) == _OBJECT:
+            if self.plain(kind, each) == OBJECT:
                 raise NotSeparable(f"{ast.unparse(each)[:60]} is passed to the program")
-            if kind == _ANSWER:
+            if kind == ANSWER:
                 self.passed_back[id(each)] = self.scope, each
             self.arguments[id(each)] = self.scope, each, node
 
-    def builtin(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
-        if name in _NEVER:
+    def builtin(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> Kind:
+        if name in NEVER:
             raise NotSeparable(f"{name} is called")
         if name == "isinstance" and len(arguments) == 2:
             self.value(arguments[0])
             types = arguments[1].elts if isinstance(arguments[1], ast.Tuple) else [arguments[1]]
-            if all(ast.unparse(each) in (*_DATA_TYPES, "np.ndarray", "numpy.ndarray") for each in types):
-                return _ANSWER
+            if all(ast.unparse(each) in (*DATA_TYPES, "np.ndarray", "numpy.ndarray") for each in types):
+                return ANSWER
             raise NotSeparable(f"isinstance with {ast.unparse(arguments[1])[:60]}")
-        if name in _ERRORS:
+        if name in ERRORS:
             self.values(arguments)
-            return _OBJECT
+            return OBJECT
         if name == "float" and any(
             isinstance(each, ast.Constant) and "nan" in str(each.value).lower() for each in arguments
         ):
             raise NotSeparable("not-a-number is found in a list only by its identity")
-        if name in _CALLING and any(self.reaches_program(each) for each in arguments):
+        if name in CALLING and any(self.reaches_program(each) for each in arguments):
             # The builtin calls the program with items of the other arguments.
             for each in arguments:
                 if not self.reaches_program(each):
-                    if self.value(each) == _ANSWER:
+                    if self.value(each) == ANSWER:
                         raise NotSeparable(f"{name} passes an answer back to the program")
                     self.arguments[id(each)] = self.scope, each, node
-            return _ANSWER
+            return ANSWER
         if name in ("bool", "str") and len(arguments) == len(node.args) == 1:
             if self.answers(arguments[0], "truth" if name == "bool" else "text"):
-                return _ANSWER
+                return ANSWER
         if (
             name in ("all", "any")
             and len(arguments) == 1
@@ -634,49 +569,49 @@ class _Analysis:
             self.expression(arguments[0])
             self.answers(arguments[0].elt, "truth")
         kinds = [self.argument(each) for each in arguments]
-        if name == "type" or (_ANSWER in kinds and name not in _ON_ANSWERS):
+        if name == "type" or (ANSWER in kinds and name not in ON_ANSWERS):
             raise NotSeparable(f"{name} of an answer")
-        if name in ("zip", "map", "filter", "enumerate") and _ANSWER in kinds:
+        if name in ("zip", "map", "filter", "enumerate") and ANSWER in kinds:
             # They stop early, or leave an endless answer to whoever reads them. Next to a literal an answer is a list.
-            endless = [each for each, kind in zip(arguments, kinds, strict=True) if kind == _ANSWER]
+            endless = [each for each, kind in zip(arguments, kinds, strict=True) if kind == ANSWER]
             lazy = [each for each in endless if not _is_finite(each)]
             counted = name == "zip" and any(isinstance(each, ast.Call) for each in arguments if each not in endless)
             if lazy and (counted or not self.is_consumed(node)):
                 raise NotSeparable(f"{name} over an answer")
         # The text of a value shows its exact type.
-        self.exact |= name in ("str", "repr", "print") and _ANSWER in kinds
-        return _ANSWER if _ANSWER in kinds else _DATA
+        self.exact |= name in ("str", "repr", "print") and ANSWER in kinds
+        return ANSWER if ANSWER in kinds else DATA
 
     def is_consumed(self, node: ast.Call) -> bool:
         parent = self.scope.parents.get(id(node))
         return isinstance(parent, ast.Call | ast.For | ast.comprehension)
 
-    def argument(self, node: ast.expr) -> _Kind:
+    def argument(self, node: ast.expr) -> Kind:
         """Return the kind of an argument of a builtin or a library function, which may be a function, too."""
         kind = self.expression(node)
         if kind.name in ("builtin", "library"):
-            if kind.name == "builtin" and kind.ref not in _ON_ANSWERS | _DATA_TYPES:
+            if kind.name == "builtin" and kind.ref not in ON_ANSWERS | DATA_TYPES:
                 raise NotSeparable(f"{kind.ref} is passed on")
-            if kind.name == "library" and not _listed(kind.ref, _OWN):
+            if kind.name == "library" and not listed(kind.ref, OWN):
                 raise NotSeparable(f"{kind.ref} is used")
-            return _DATA
+            return DATA
         if kind.name == "def":
             # It may be called with answers.
             parameters = kind.ref.args
             names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
-            return self.entered(kind.ref, {name: _ANSWER for name in names})
+            return self.entered(kind.ref, {name: ANSWER for name in names})
         if kind.name in ("program", "method"):
             # `map(f, [1, 2])` calls the program with items of data.
             raise NotSeparable(f"{ast.unparse(node)[:60]} is passed on")
-        if kind.name == "member" and kind.ref[1].attr in _READING:
-            return _DATA
+        if kind.name == "member" and kind.ref[1].attr in READING:
+            return DATA
         return self.plain(kind, node)
 
-    def library(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> _Kind:
+    def library(self, node: ast.Call, name: str, arguments: Sequence[ast.expr]) -> Kind:
         if name.endswith(".seed"):
             raise NotSeparable("the test code sets a seed, which the program may use")
         kinds = [self.argument(each) for each in arguments]
-        if not _listed(name, _LIBRARY if _ANSWER in kinds else _OWN):
+        if not listed(name, LIBRARY if ANSWER in kinds else OWN):
             raise NotSeparable(f"{name} is called")
         if name == "json.dumps":
             self.exact = True
@@ -688,43 +623,39 @@ class _Analysis:
             "itertools.count",
             "iter",
         ):
-            return _OBJECT
-        return _ANSWER if _ANSWER in kinds else _DATA
+            return OBJECT
+        return ANSWER if ANSWER in kinds else DATA
 
-    def member(self, base: _Kind, member: ast.Attribute, arguments: Sequence[ast.expr]) -> _Kind:
+    def member(self, base: Kind, member: ast.Attribute, arguments: Sequence[ast.expr]) -> Kind:
         name = member.attr
         kinds = [self.argument(each) for each in arguments]
-        if base == _ANSWER:
-            if name not in _READING:
+        if base == ANSWER:
+            if name not in READING:
                 raise NotSeparable(f"{name} of an answer is called")
-            return _ANSWER
-        if base == _OBJECT:
-            if _ANSWER in kinds:
+            return ANSWER
+        if base == OBJECT:
+            if ANSWER in kinds:
                 raise NotSeparable(f"{name} is called with an answer")
-            return _DATA
-        if name in _CHANGING and isinstance(member.value, ast.Name):
-            if _ANSWER in kinds:
-                self.bind(member.value.id, _ANSWER)
-            return _ANSWER if _ANSWER in kinds else _DATA
-        if name not in _READING | _CHANGING | {"format"}:
+            return DATA
+        if name in CHANGING and isinstance(member.value, ast.Name):
+            if ANSWER in kinds:
+                self.bind(member.value.id, ANSWER)
+            return ANSWER if ANSWER in kinds else DATA
+        if name not in READING | CHANGING | {"format"}:
             raise NotSeparable(f"{name} is called")
-        return _ANSWER if _ANSWER in kinds else _DATA
+        return ANSWER if ANSWER in kinds else DATA
 
-    def defined(self, node: ast.Call, function: ast.FunctionDef | ast.Lambda) -> _Kind:
+    def defined(self, node: ast.Call, function: ast.FunctionDef | ast.Lambda) -> Kind:
         """Return the kind of the result of a function of the tests, after a look at its body."""
         parameters = function.args
         if parameters.vararg or parameters.kwarg or any(isinstance(each, ast.Starred) for each in node.args):
-            if any(self.value(each) == _ANSWER for each in node.args):
+            if any(self.value(each) == ANSWER for each in node.args):
                 raise NotSeparable("a function of the tests with any number of arguments gets an answer")
         given_kinds = [self.expression(each) for each in (*node.args, *(each.value for each in node.keywords))]
-        if (
-            isinstance(function, _FUNCTIONS)
-            and all(kind == _DATA for kind in given_kinds)
-            and self.is_closed(function)
-        ):
-            return _DATA
+        if isinstance(function, FUNCTIONS) and all(kind == DATA for kind in given_kinds) and self.is_closed(function):
+            return DATA
         names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
-        given: dict[str, _Kind] = {}
+        given: dict[str, Kind] = {}
         pairs = [*zip(names, node.args, strict=False), *((each.arg, each.value) for each in node.keywords)]
         scope = self.scope_of(function)
         for name, value in pairs:
@@ -753,7 +684,7 @@ class _Analysis:
             own = {each.arg for each in ast.walk(function) if isinstance(each, ast.arg)}
             nodes = [node for body in function.body for node in walk(body)]
             own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-            own |= {node.name for node in nodes if isinstance(node, (*_FUNCTIONS, ast.ExceptHandler)) and node.name}
+            own |= {node.name for node in nodes if isinstance(node, (*FUNCTIONS, ast.ExceptHandler)) and node.name}
             for node in nodes:
                 for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else []:
                     own.add(alias.asname or alias.name.partition(".")[0])
@@ -766,23 +697,23 @@ class _Analysis:
     def is_closed_name(self, name: str) -> bool:
         kind = self.module.kinds.get(name)
         if kind is None:
-            return name not in self.program_names and name not in _NEVER - _REFLECTING and hasattr(builtins, name)
+            return name not in self.program_names and name not in NEVER - _REFLECTING and hasattr(builtins, name)
         if kind.name == "def":
             return isinstance(kind.ref, ast.FunctionDef) and self.is_closed(kind.ref)
-        return kind == _DATA or (kind.name == "library" and kind.ref.partition(".")[0] in _PURE)
+        return kind == DATA or (kind.name == "library" and kind.ref.partition(".")[0] in PURE)
 
-    def scope_of(self, function: ast.FunctionDef | ast.Lambda) -> _Scope:
+    def scope_of(self, function: ast.FunctionDef | ast.Lambda) -> Scope:
         scope = self.scopes.get(id(function))
         if scope is None:
-            scope = self.scopes[id(function)] = _Scope(parent=self.scope, function=function)
-            body = function.body if isinstance(function, _FUNCTIONS) else [ast.Return(value=function.body)]
+            scope = self.scopes[id(function)] = Scope(parent=self.scope, function=function)
+            body = function.body if isinstance(function, FUNCTIONS) else [ast.Return(value=function.body)]
             if any(isinstance(each, ast.Yield | ast.YieldFrom) for part in body for each in walk(part)):
                 raise NotSeparable("a function of the tests is a generator")
-            _index(scope, body)
+            index(scope, body)
             self.note_defaults(scope, function.args)
         return scope
 
-    def note_defaults(self, scope: _Scope, parameters: ast.arguments) -> None:
+    def note_defaults(self, scope: Scope, parameters: ast.arguments) -> None:
         names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
         pairs: list[tuple[str, ast.expr | None]] = [
             *zip(names[len(names) - len(parameters.defaults) :], parameters.defaults, strict=True),
@@ -794,14 +725,14 @@ class _Analysis:
                 if not self.is_immutable(self.scope, default, set()):
                     scope.kept_defaults.add(name)
 
-    def entered(self, function: ast.FunctionDef | ast.Lambda, given: dict[str, _Kind]) -> _Kind:
+    def entered(self, function: ast.FunctionDef | ast.Lambda, given: dict[str, Kind]) -> Kind:
         scope, outer = self.scope_of(function), self.scope
         parameters = function.args
         for name in [each.arg for each in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs)]:
-            given.setdefault(name, scope.kinds.get(name, _DATA))
+            given.setdefault(name, scope.kinds.get(name, DATA))
         for extra in (parameters.vararg, parameters.kwarg):
             if extra is not None:
-                given.setdefault(extra.arg, _DATA)
+                given.setdefault(extra.arg, DATA)
         self.scope = scope
         try:
             for name, kind in given.items():
@@ -826,7 +757,7 @@ class _Analysis:
 
     # Arguments
 
-    def check_exclusive(self, scope: _Scope, node: ast.expr, call: ast.AST, seen: set[tuple[int, str]]) -> None:
+    def check_exclusive(self, scope: Scope, node: ast.expr, call: ast.AST, seen: set[tuple[int, str]]) -> None:
         """Raise unless an argument is out of the tests' sight after the call, or cannot change.
 
         The program gets a copy, so a change of it would be lost on the tests.
@@ -836,8 +767,8 @@ class _Analysis:
         self.exclusive.add(id(node))
         for function in self.called_in(scope, node):
             self.check_returned(function)
-        for root, path, load in _aliases(node):
-            owner: _Scope | None = scope
+        for root, path, load in aliases(node):
+            owner: Scope | None = scope
             while owner is not None and root not in owner.kinds:
                 owner = owner.parent
             if owner is None or (id(owner), root) in seen:
@@ -855,12 +786,12 @@ class _Analysis:
             if any(each[: len(path)] == path[: len(each)] for each in others):
                 raise NotSeparable(f"{root} is passed to the program and used elsewhere")
             bindings = owner.bindings.get(root, [])
-            loop = _loop_around(scope, call)
+            loop = loop_around(scope, call)
             for value, where, binder in bindings:
                 if (
                     loop is not None
                     and binder is None
-                    and (owner is not scope or _loop_around(scope, value) is not loop)
+                    and (owner is not scope or loop_around(scope, value) is not loop)
                 ):
                     raise NotSeparable(f"{root} is passed to the program several times")
                 assignment = where.parents.get(id(value))
@@ -869,7 +800,7 @@ class _Analysis:
                 if value is not None:
                     self.check_exclusive(where, value, value, {*seen, (id(owner), root)})
 
-    def runs_once(self, scope: _Scope, until: _Scope) -> bool:
+    def runs_once(self, scope: Scope, until: Scope) -> bool:
         """Return whether a function, and each that calls it up to the scope `until`, is called once, in no loop."""
         while scope is not until:
             function, outer = scope.function, scope.parent
@@ -880,12 +811,12 @@ class _Analysis:
                 for where in (self.module, *self.scopes.values())
                 for _, load in where.loads.get(function.name, [])
             ]
-            if len(uses) != 1 or id(uses[0]) not in outer.parents or _loop_around(outer, uses[0]) is not None:
+            if len(uses) != 1 or id(uses[0]) not in outer.parents or loop_around(outer, uses[0]) is not None:
                 return False
             scope = outer
         return True
 
-    def called_in(self, scope: _Scope, node: ast.expr) -> Iterator[ast.FunctionDef | ast.Lambda]:
+    def called_in(self, scope: Scope, node: ast.expr) -> Iterator[ast.FunctionDef | ast.Lambda]:
         """Yield the functions of the tests that an argument calls by name."""
         self.scope, outer = scope, self.scope
         try:
@@ -915,19 +846,19 @@ class _Analysis:
             value = returned.pop()
             for inner in self.called_in(scope, value):
                 self.check_returned(inner)
-            for root, _, _ in _aliases(value):
+            for root, _, _ in aliases(value):
                 if root in seen or self.is_scalar(scope, root, set()):
                     continue
                 seen.add(root)
                 if root in scope.kept_defaults or (
-                    root not in local and root not in scope.bindings and _is_bound_around(scope, root)
+                    root not in local and root not in scope.bindings and is_bound_around(scope, root)
                 ):
                     raise NotSeparable(f"{root}, which a function of the tests returns, may be passed to the program")
                 returned += [
                     each for each, where, _ in scope.bindings.get(root, []) if each is not None and where is scope
                 ]
 
-    def keep(self, scope: _Scope, node: ast.expr) -> None:
+    def keep(self, scope: Scope, node: ast.expr) -> None:
         """Note that the result of a call, which only the program gets, stays in the program; raise if more gets it.
 
         The program may change it, or it may be an object that cannot cross.
@@ -947,31 +878,31 @@ class _Analysis:
         elif self.answers(node, "make"):
             return
         if not isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare | ast.JoinedStr) and not (
-            isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in _SCALAR_RESULTS
+            isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in SCALAR_RESULTS
         ):
             raise NotSeparable(f"{ast.unparse(node)[:60]}, an answer, is passed back to the program")
 
-    def check_kept_answers(self, scope: _Scope) -> None:
+    def check_kept_answers(self, scope: Scope) -> None:
         """Raise if the tests read an answer that they keep while they call the program again.
 
         The program may change a list that it has returned; the tests have a copy.
         """
-        calls = [_position(node) for where, node in self.calls.values() if where is scope]
+        calls = [position(node) for where, node in self.calls.values() if where is scope]
         for name, bindings in scope.bindings.items():
-            if scope.kinds.get(name) != _ANSWER:
+            if scope.kinds.get(name) != ANSWER:
                 continue
             for value, _, binder in bindings:
                 # A name that a loop or a sum binds anew has a part of an answer, or a number.
-                if value is None or binder is not None or not _holds_call(value) or id(value) in self.operations:
+                if value is None or binder is not None or not holds_call(value) or id(value) in self.operations:
                     continue
-                bound = _end(value)
+                bound = end(value)
                 for _, read in scope.loads.get(name, []):
-                    if any(bound < call < _position(read) for call in calls):
+                    if any(bound < call < position(read) for call in calls):
                         raise NotSeparable(f"{name}, an answer, is read after another call of the program")
 
-    def is_scalar(self, scope: _Scope, name: str, seen: set[tuple[int, str]]) -> bool:
+    def is_scalar(self, scope: Scope, name: str, seen: set[tuple[int, str]]) -> bool:
         """Return whether a name is bound only to numbers, texts and tuples of these."""
-        owner: _Scope | None = scope
+        owner: Scope | None = scope
         while owner is not None and name not in owner.bindings:
             owner = owner.parent
         if owner is None or (id(owner), name) in seen:
@@ -981,7 +912,7 @@ class _Analysis:
             for value, where, loop in owner.bindings[name]
         )
 
-    def is_immutable(self, scope: _Scope, node: ast.expr, seen: set[tuple[int, str]], *, item: bool = False) -> bool:
+    def is_immutable(self, scope: Scope, node: ast.expr, seen: set[tuple[int, str]], *, item: bool = False) -> bool:
         match node:
             case ast.Constant() | ast.JoinedStr() | ast.Compare():
                 return True
@@ -998,182 +929,10 @@ class _Analysis:
             case ast.Call():
                 if item and ast.unparse(node.func) in ("zip", "enumerate", "list", "reversed", "sorted"):
                     return all(self.is_immutable(scope, each, seen, item=True) for each in node.args)
-                return ast.unparse(node.func).rpartition(".")[2] in _SCALAR_RESULTS
+                return ast.unparse(node.func).rpartition(".")[2] in SCALAR_RESULTS
         return False
-
-
-_SCALAR_RESULTS = frozenset(
-    "abs bin bool chr complex float hash hex int len oct ord pow range repr round str sum randint random uniform"
-    " choice randrange join lower upper strip replace format sqrt floor ceil fabs gcd Decimal Fraction date datetime"
-    " timedelta bytes frozenset gauss".split()
-)
-
-
-def _index(scope: _Scope, body: Sequence[ast.AST]) -> None:
-    """Fill in where a scope's own code binds and reads names; bodies of functions in it have scopes of their own."""
-    waiting: list[tuple[ast.AST, ast.AST | None]] = [(node, None) for node in body]
-    while waiting:
-        node, parent = waiting.pop()
-        if parent is not None:
-            scope.parents[id(node)] = parent
-        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-            continue
-        match node:
-            case ast.Assign():
-                for target in node.targets:
-                    _note_bindings(scope, target, node.value, None)
-            case ast.AnnAssign() | ast.NamedExpr():
-                if node.value is not None:
-                    _note_bindings(scope, node.target, node.value, None)
-            case ast.AugAssign():
-                _note_bindings(scope, node.target, node.value, node)
-            case ast.For() | ast.comprehension():
-                _note_bindings(scope, node.target, node.iter, node)
-            case ast.Name() if isinstance(node.ctx, ast.Load):
-                path, top = _path(node, scope.parents)
-                scope.loads.setdefault(node.id, []).append((path, top))
-        for child in ast.iter_child_nodes(node):
-            if type(child) is not ast.Constant and not isinstance(child, ast.expr_context):
-                waiting.append((child, node))
-
-
-def _note_bindings(scope: _Scope, target: ast.expr, value: ast.expr, loop: ast.AST | None) -> None:
-    for each in ast.walk(target):
-        if isinstance(each, ast.Name):
-            scope.bindings.setdefault(each.id, []).append((value, scope, loop))
-
-
-def _path(node: ast.expr, parents: dict[int, ast.AST]) -> tuple[tuple[Any, ...], ast.AST]:
-    """Return the constant indices behind a name, and the outermost subscript."""
-    path: list[Any] = []
-    while True:
-        parent = parents.get(id(node))
-        if not (isinstance(parent, ast.Subscript) and parent.value is node and isinstance(parent.slice, ast.Constant)):
-            return tuple(path), node
-        path.append(parent.slice.value)
-        node = parent
-
-
-def _aliases(node: ast.expr) -> Iterator[tuple[str, tuple[Any, ...], ast.AST]]:
-    """Yield the names whose objects, or parts of them, an expression passes on: name, constant indices, node."""
-    waiting: list[ast.AST] = [node]
-    while waiting:
-        each = waiting.pop()
-        match each:
-            case ast.Name():
-                yield each.id, (), each
-            case ast.Subscript():
-                path: list[Any] = []
-                base: ast.expr = each
-                whole: ast.expr = each
-                while isinstance(base, ast.Subscript):
-                    if isinstance(base.slice, ast.Constant):
-                        path.insert(0, base.slice.value)
-                    else:
-                        path, whole = [], base.value
-                    base = base.value
-                if isinstance(base, ast.Name):
-                    yield base.id, tuple(path), whole
-                else:
-                    waiting.append(base)
-            case ast.List() | ast.Tuple() | ast.Set():
-                waiting.extend([item for item in each.elts if type(item) is not ast.Constant])
-            case ast.Dict():
-                waiting.extend([item for item in each.values if type(item) is not ast.Constant])
-            case ast.Starred() | ast.NamedExpr():
-                waiting.append(each.value)
-            case ast.IfExp():
-                waiting.extend((each.body, each.orelse))
-            case ast.BoolOp():
-                waiting.extend(each.values)
-            case ast.BinOp():
-                waiting.extend((each.left, each.right))
-            case ast.Call():
-                # Functions pass the items of their arguments on, unless their results are known to be new.
-                function = each.func.attr if isinstance(each.func, ast.Attribute) else ast.unparse(each.func)
-                if function not in _NEW_RESULTS:
-                    waiting.extend(each.args)
-                    waiting.extend(one.value for one in each.keywords)
-                    waiting.extend([each.func.value] if isinstance(each.func, ast.Attribute) else [])
-            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp():
-                waiting.append(each.elt)
-            case ast.DictComp():
-                waiting.append(each.value)
-
-
-#: Functions and methods whose results share nothing with their arguments that could change.
-_NEW_RESULTS = _SCALAR_RESULTS | frozenset("deepcopy split splitlines loads range permutations combinations".split())
-
-
-#: Builtins that call a function that they are given.
-_CALLING = frozenset("map filter sorted min max".split())
 
 
 def _is_finite(node: ast.expr) -> bool:
     """Return whether an expression reads its answers to the end."""
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and hasattr(builtins, node.func.id)
-
-
-def _loop_around(scope: _Scope, node: ast.AST | None) -> ast.AST | None:
-    while node is not None:
-        node = scope.parents.get(id(node))
-        if isinstance(node, _LOOPS):
-            return node
-    return None
-
-
-def _is_bound_around(scope: _Scope, name: str) -> bool:
-    outer = scope.parent
-    while outer is not None and name not in outer.bindings:
-        outer = outer.parent
-    return outer is not None
-
-
-def _position(node: Any) -> tuple[int, int]:
-    return node.lineno, node.col_offset
-
-
-def _end(node: ast.expr) -> tuple[int, int]:
-    return node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
-
-
-def _holds_call(node: ast.expr) -> bool:
-    return any(isinstance(each, ast.Call) for each in walk(node))
-
-
-def _holds_displays(node: ast.expr) -> bool:
-    return isinstance(node, ast.List) and any(not isinstance(each, ast.Constant | ast.UnaryOp) for each in node.elts)
-
-
-def _asks_type(node: ast.expr, or_names: bool = False) -> bool:
-    """Return whether an expression is `type(x)` or, where that will do, the name of a type of data."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
-        return len(node.args) == 1
-    return or_names and isinstance(node, ast.Name) and node.id in _DATA_TYPES
-
-
-def _listed(name: str, names: frozenset[str]) -> bool:
-    return name in names or f"{name.rpartition('.')[0]}.*" in names
-
-
-def _is_constant(name: str) -> bool:
-    """Return whether `name` is a value of a library that is data, such as `math.pi`."""
-    module, _, attribute = name.rpartition(".")
-    return attribute in _CONSTANTS.get(module, ())
-
-
-_CONSTANTS = {
-    "math": frozenset("pi e inf tau".split()),
-    "cmath": frozenset("pi e inf tau".split()),
-    "sys": frozenset(("maxsize",)),
-    "string": frozenset(name for name, value in vars(string).items() if isinstance(value, str) and name[0] != "_"),
-    "numpy": frozenset("float32 float64 int32 int64 pi e inf".split()),
-}
-
-
-def _public_names(module: str | None) -> Sequence[str]:
-    """Return the names that `from module import *` binds, for modules of the standard library."""
-    if module is None or module.partition(".")[0] not in sys.stdlib_module_names:
-        raise NotSeparable(f"all names of {module} are imported")
-    loaded = importlib.import_module(module)
-    return getattr(loaded, "__all__", None) or [name for name in vars(loaded) if not name.startswith("_")]
