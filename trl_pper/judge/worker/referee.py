@@ -26,6 +26,7 @@ from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
 from trl_pper.judge.worker.conversation import OPERATIONS, Conversation, Function, SandboxBroken
 from trl_pper.judge.worker.plan import OPERATION, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
+from trl_pper.judge.worker.shared import Check
 from trl_pper.tasks.separable import Separable
 from trl_pper.tasks.tests import CHECK, TEST
 
@@ -184,9 +185,9 @@ class _Referee:
         """Return the context manager that records how test `index` ends, and lets the test code go on."""
         return _Test(self, index)
 
-    def check(self, index: int) -> _Check:
+    def check(self, index: int) -> Check:
         """Return the context manager that remembers a failure inside test `index`, and lets it pass."""
-        return _Check(self, index)
+        return Check(self.noted, index)
 
     def judge(self, error: BaseException) -> tuple[Outcome, str]:
         """Return the outcome and the message for a test that raised `error`."""
@@ -250,18 +251,3 @@ class _Test:
             referee.record(self.index, Outcome.PASSED, "")
         referee.allow()
         return True
-
-
-class _Check:
-    __slots__ = ("index", "referee")
-
-    def __init__(self, referee: _Referee, index: int) -> None:
-        self.referee = referee
-        self.index = index
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
-            self.referee.noted.setdefault(self.index, error)

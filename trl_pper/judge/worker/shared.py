@@ -211,9 +211,9 @@ class Harness:
         """Return the context manager that reports how test `number` ends, and lets the test code go on."""
         return _Test(self, number)
 
-    def check(self, number: int) -> _Check:
+    def check(self, number: int) -> Check:
         """Return the context manager that remembers a failure inside test `number`, and lets it pass."""
-        return _Check(self, number)
+        return Check(self.noted, number)
 
     def equal(self, got: Any, want: Any) -> bool:
         """Return `got == want`, for a literal `want`; an object of the program that equals anything does not count."""
@@ -286,11 +286,18 @@ class _Test:
         return not ends
 
 
-class _Check:
-    __slots__ = ("harness", "number")
+class Check:
+    """A context manager that notes a failure inside a test, and lets it pass.
 
-    def __init__(self, harness: Harness, number: int) -> None:
-        self.harness = harness
+    Args:
+        noted: The first failure of each test, by number.
+        number: The test.
+    """
+
+    __slots__ = ("noted", "number")
+
+    def __init__(self, noted: dict[int, BaseException], number: int) -> None:
+        self.noted = noted
         self.number = number
 
     def __enter__(self) -> None:
@@ -298,7 +305,7 @@ class _Check:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
-            self.harness.noted.setdefault(self.number, error)
+            self.noted.setdefault(self.number, error)
 
 
 def text_of_program(value: Any) -> Any:
