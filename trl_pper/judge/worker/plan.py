@@ -18,7 +18,8 @@ from typing import Any
 
 from trl_pper.judge.worker.cases import BUILT_IN
 from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
-from trl_pper.tasks.separable import CLASS_NAME, NotSeparable, Separable, check_separable
+from trl_pper.tasks.scopes import CLASS_NAME, NotSeparable
+from trl_pper.tasks.separable import Separable, check_separable
 from trl_pper.tasks.tests import Test, folded, mark_tests, parameters, walk, why_no_test
 
 #: Name in rewritten test code of a function that calls the program where the tests do not need the result itself.
