@@ -123,7 +123,7 @@ def with_preamble(program: str, preamble: str | None) -> str:
 
 def definitions(tree: ast.Module, name: str) -> list[ast.stmt]:
     """Return the statements that define `name` in a module, in order, also inside `if`, `try` and loops."""
-    return [statement for statement in _module_statements(tree.body) if name in bound_names(statement)]
+    return [statement for statement in module_statements(tree.body) if name in bound_names(statement)]
 
 
 def bound_names(statement: ast.stmt) -> set[str]:
@@ -143,7 +143,7 @@ def bound_names(statement: ast.stmt) -> set[str]:
 
 def module_names(tree: ast.Module) -> set[str]:
     """Return the names that a module defines, imports or assigns."""
-    return set().union(*map(bound_names, _module_statements(tree.body)))
+    return set().union(*map(bound_names, module_statements(tree.body)))
 
 
 def global_names(code: str) -> tuple[set[str], set[str]]:
@@ -184,7 +184,7 @@ def top_level_return(tree: ast.Module) -> int:
     """Return the line of the first `return` outside a function, or 0."""
     # The parser accepts such a `return`; only the compiler rejects it.
     return next(
-        (statement.lineno for statement in _module_statements(tree.body) if isinstance(statement, ast.Return)), 0
+        (statement.lineno for statement in module_statements(tree.body) if isinstance(statement, ast.Return)), 0
     )
 
 
@@ -202,14 +202,15 @@ def _is_idle(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and all(isinstance(node, _IDLE) for node in ast.walk(statement.value))
 
 
-def _module_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def module_statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, also inside `if`, `try`, `with` and loops, but not inside definitions."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.If | ast.Try | ast.With | ast.For | ast.While):
             for field in ("body", "orelse", "finalbody"):
-                yield from _module_statements(getattr(statement, field, []))
+                yield from module_statements(getattr(statement, field, []))
             for handler in getattr(statement, "handlers", []):
-                yield from _module_statements(handler.body)
+                yield from module_statements(handler.body)
 
 
 def prune(program: str, parser: Parser, *, entry_point: str | None = None, given: str = "") -> str:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trl_pper.tasks.syntax import module_statements
+
 #: Names of two context managers in marked test code, unlikely to occur in a program: a test, and a check inside a test
 #: whose failure counts even if a block around it swallows the exception.
 TEST, CHECK = "__pper_test__", "__pper_check__"
@@ -268,7 +270,7 @@ class _Marker:
         return _wrapped(statement, TEST, number)
 
     def _collected(self) -> Iterator[Test]:
-        definitions = list(_definitions(self.tree.body))
+        definitions = [node for node in module_statements(self.tree.body) if isinstance(node, _DEFINITIONS)]
         classes = {node.name: node for node in definitions if isinstance(node, ast.ClassDef)}
         for node in definitions:
             if isinstance(node, ast.ClassDef):
@@ -384,16 +386,6 @@ def _fold(node: ast.AST, kept: list[tuple[Any, str, list[Any]]]) -> bool:
         return all(literal)
     literal = [_fold(each, kept) for each in ast.iter_child_nodes(node) if not isinstance(each, _CONTEXTS)]
     return isinstance(node, ast.UnaryOp) and all(literal)
-
-
-def _definitions(body: Sequence[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Yield the functions and classes of a module, also in blocks such as `if` and `try`."""
-    for node in body:
-        if isinstance(node, _DEFINITIONS):
-            yield node
-        elif not isinstance(node, ast.expr):
-            for field in ("body", "orelse", "finalbody"):
-                yield from _definitions(getattr(node, field, []))
 
 
 def _last_name(function: ast.expr) -> str:
