@@ -62,6 +62,11 @@ CASES = {
         (0.0, "shared"),
     ),
     "a mutable default": ("def f(a=[]): return a", "f().append(1)\nassert f() == []", (0.0, "shared")),
+    "an answer that the program changes later": (
+        "def f(x, a=[]):\n    a.append(x)\n    return a",
+        "x = f(1)\ny = f(2)\nassert x == [1]",
+        (0.0, "shared"),
+    ),
     "an argument that is changed": ("def f(v): v.sort()", "v = [2, 1]\nf(v)\nassert v == [1, 2]", (1.0, "shared")),
     "an argument that a function of the tests keeps": (
         "def f(v):\n    v.append(1)\n    return len(v)",
