@@ -62,7 +62,7 @@ CASES = {
         (0.0, "shared"),
     ),
     "a mutable default": ("def f(a=[]): return a", "f().append(1)\nassert f() == []", (0.0, "shared")),
-    "an answer that the program changes later": (
+    "an answer that is read after another call": (
         "def f(x, a=[]):\n    a.append(x)\n    return a",
         "x = f(1)\ny = f(2)\nassert x == [1]",
         (0.0, "shared"),
