@@ -42,10 +42,10 @@ def _interpreter() -> str:
 
 @contextmanager
 def _place() -> Iterator[Path]:
-    """Yield a copy of the package and its tests that every user can read: the repository may be in somebody's home."""
+    """Yield a copy of package, tests and pages that every user can read: the repository may be in somebody's home."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        for name in ("trl_pper", "tests"):
+        for name in ("trl_pper", "tests", "docs"):
             shutil.copytree(ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         yield Path(folder)
