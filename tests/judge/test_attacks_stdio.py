@@ -17,9 +17,7 @@ def test_no_program_forges_an_output(arena, attack):
 
 def test_the_words_of_the_runner_spoken_by_hand_are_heard(arena):
     """The frames that forge an end are well formed: after the right output they are one."""
-    arena.withstand(
-        harmless(f"{SPEAK}print('right', flush=True)\nos.write(3, SPENT)\ntime.sleep(60)", silent("right"))
-    )
+    arena.withstand(harmless(f"{SPEAK}print('right', flush=True)\nos.write(3, DONE)\ntime.sleep(60)", silent("right")))
 
 
 def test_an_output_is_what_was_printed_before_the_end(arena):

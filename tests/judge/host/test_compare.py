@@ -233,7 +233,7 @@ def test_a_checker_sees_input_output_and_expected_output():
         return int(output) == int(expected) + 1
 
     assert judged_by(checker).accepted
-    assert seen == [("1 2", "4\n", "3"), ("0 9", "10\n", "9"), ("0 9", "10\n", "9")]
+    assert seen == [("1 2", "4\n", "3"), ("0 9", "10\n", "9")]
     assert judged_by(lambda given, output, expected: int(expected) == 9).pass_rate == 0.5
 
 

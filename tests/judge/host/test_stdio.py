@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, Verdict
-from trl_pper.judge.host import stdio
 from trl_pper.tasks.task import StdioCase
 
 NEXT = (("1\n", "2"), ("5\n", "6\n"), ("-1", "0"))
@@ -103,25 +102,18 @@ given = input()
 """
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """The processes started for programs, in order."""
-    scripts = []
-
-    class Kept(stdio._Script):
-        def __init__(self, *args: object) -> None:
-            scripts.append(self)
-            super().__init__(*args)
-
-    monkeypatch.setattr(stdio, "_Script", Kept)
-    return scripts
-
-
-def test_one_process_runs_all_tests_and_another_repeats_one(judge, started):
-    # Each input is shorter than the one before, of which nothing may be left.
+def test_what_one_input_leaves_is_no_part_of_the_next(judge):
+    # Each input is shorter than the one before.
     program, cases = "import sys\nprint(int(sys.stdin.read()) + 1)", [("333", "334"), ("22", "23"), ("1", "2")]
     assert verdict_of(judge, program, cases).accepted
-    assert [script.runs for script in started] == [3, 1]
+
+
+def test_a_program_is_compiled_once(judge):
+    compiled = "x = [\n" + "(1, 2, 3, 4),\n" * 4_000 + "]\n"
+    one = verdict_of(judge, f"#1\n{compiled}print(int(input()) + 1)", [("1", "2")]).cpu_seconds
+    ten = verdict_of(judge, f"#2\n{compiled}print(int(input()) + 1)", [(str(n), str(n + 1)) for n in range(10)])
+    assert ten.accepted
+    assert ten.cpu_seconds < 5 * one
 
 
 @pytest.mark.parametrize(
@@ -144,23 +136,28 @@ def test_one_process_runs_all_tests_and_another_repeats_one(judge, started):
         ("left = 1", "'left' not in globals()"),
     ],
 )
-def test_a_run_finds_the_interpreter_as_it_was(judge, started, change, is_as_it_was):
+def test_a_run_finds_the_interpreter_as_it_was(judge, change, is_as_it_was):
     modules = "import builtins, gc, os, random, signal, sys, threading"
     program = f"{modules}\nassert {is_as_it_was}\nprint(int(input()) + 1)\n{change}\nassert not ({is_as_it_was})"
     assert verdict_of(judge, program).accepted
-    assert [script.runs for script in started] == [3, 1]
 
 
-def test_a_test_that_fails_in_a_used_process_gets_a_fresh_one(judge):
-    program = f"{REMEMBERING}seen.append(given)\nassert len(seen) == 1\nprint(given)"
-    # More than one, since one of them is repeated in any case.
-    assert verdict_of(judge, program, [(str(n), str(n)) for n in range(6)]).accepted
-
-
-def test_a_failed_repetition_repeats_all_from_used_processes(judge):
+def test_no_module_remembers_an_earlier_test(judge):
     program = f"{REMEMBERING}print(len(seen))\nseen.append(given)"
-    cases = [(str(n), str(n)) for n in range(5)]
-    assert outcomes(judge, program, cases) == ["passed", *["wrong_answer"] * 4]
+    assert verdict_of(judge, program, [(str(n), "0") for n in range(6)]).accepted
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_program_has_a_single_try_at_each_test(judge, answer):
+    seen = []
+
+    def compare(given, output, expected):
+        seen.append(given)
+        return answer
+
+    cases = [(str(n), "") for n in range(6)]
+    assert verdict_of(judge, "print(input())", cases, compare=compare).pass_rate == answer
+    assert seen == [given for given, _ in cases]
 
 
 def test_after_two_timeouts_no_test_runs(judge):

@@ -21,7 +21,7 @@ import os, struct, sys, threading, time
 from trl_pper.judge.wire import codec
 def frame(payload): return struct.pack("<Q", len(payload)) + payload
 def words(*fields): return frame(codec.encode(fields, max_bytes=1 << 20))
-DONE, SPENT = frame(b"+"), frame(b".")
+DONE, ONCE = frame(b"+"), frame(b".")
 def everywhere(data):
     for number in range(256):
         try: os.write(number, data)
@@ -36,7 +36,7 @@ def listen():
 for _what, _data in {
     "done": "DONE",
     "done for all tests": "DONE * 3",
-    "spent": "SPENT * 3",
+    "compiled": "ONCE * 3",
     "done, exit": "DONE * 3); os._exit(0",
     "passed": "words('passed', '', '', '') * 3",
     "the referee's words": "words('test', 0, 'passed', '') + words('end', 'passed', '', True)",
@@ -108,26 +108,32 @@ _MEMORY = (
 )
 attack(
     "second test by the first",
-    "A test is not passed that passes only because another ran in the same process.",
+    "Nothing in a test's process is left of the test before.",
     f"{_MEMORY}print(len(seen))\nseen.append(given)",
     tests=[("1", "0"), ("2", "1")],
     expected="passed|wrong_answer",
 )
 attack(
-    "all tests by the first",
-    "When one pass in a used process does not hold, all of them are repeated.",
-    f"{_MEMORY}print(len(seen))\nseen.append(given)",
-    tests=[(str(n), str(n)) for n in range(5)],
+    "one test of eight by memory",
+    "A test that needs the tests before fails among honest ones.",
+    f"{_MEMORY}print(len(seen) if given == 'memory' else given)\nseen.append(given)",
+    tests=[(f"{n}", f"{n}") if n != 6 else ("memory", f"{n}") for n in range(8)],
     expected="passed|wrong_answer",
 )
-for _place in (3, 6):
+for _where, _folder in (("folder", "."), ("input's folder", "/run/script"), ("descriptors", None)):
     attack(
-        f"test {_place} of eight by memory",
-        "One pass that needs the tests before is found among honest ones.",
-        f"{_MEMORY}print(len(seen) if given == 'memory' else given)\nseen.append(given)",
-        tests=[(f"{n}", f"{n}") if n != _place else ("memory", f"{n}") for n in range(8)],
+        f"second test by the first's {_where}",
+        "Nothing that a test can reach is left of the test before.",
+        "import fcntl, os\ngiven = input()\n"
+        + (
+            f"left = os.path.join({_folder!r}, 'left')\nprint(int(os.path.exists(left)))\n"
+            "try: open(left, 'w').close()\nexcept OSError: pass"
+            if _folder
+            else "flags = [fcntl.fcntl(n, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND) for n in (0, 5)]\n"
+            "print(int(any(flags)))\n[fcntl.fcntl(n, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND) for n in (0, 5)]"
+        ),
+        tests=[("1", "0"), ("2", "1"), ("3", "1")],
         expected="passed|wrong_answer",
-        hole="" if _place == 3 else "the audit repeats one pass of many, so that a single one is missed mostly",
     )
 for _name, _left in {
     "thread": "def late():\n    time.sleep(0.1)\n    print('late', flush=True)\nthreading.Thread(target=late).start()",

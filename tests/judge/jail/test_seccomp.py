@@ -45,9 +45,9 @@ def numbers_in_header(architecture):
 class Machine:
     """Interprets a filter as the kernel does, but refuses what the kernel would not have loaded."""
 
-    def __init__(self, architecture, *, processes=False):
+    def __init__(self, architecture, *, processes=False, template=False):
         self.architecture = architecture
-        made = seccomp.prepare(processes=processes, architecture=architecture)
+        made = seccomp.prepare(processes=processes, template=template, architecture=architecture)
         code = bytearray(made.instructions)
         for offset in made.process_id_offsets:
             struct.pack_into("<I", code, offset, OWN)
@@ -159,7 +159,9 @@ CLONE_VM, CLONE_THREAD, SIGCHLD = 0x100, 0x10000, 17
 NAMESPACES = [0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000]
 THREAD = 0x3D0F00
 
-PRETENDED = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat")
+PRETENDED = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "fadvise64")
+LOCKS = (5, 6, 7, 36, 37, 38)
+ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 
 CHECKS = [
     ("clone", (THREAD,), ALLOW),
@@ -183,7 +185,14 @@ CHECKS = [
     *[("ioctl", (0, request), ALLOW) for request in (0x5401, 0x541B, 0x5413, 0x5421, 0x5450, 0x5451)],
     # TIOCSTI, TIOCSCTTY, TIOCLINUX, FIOASYNC, FIOSETOWN.
     *[("ioctl", (0, request), fail(errno.ENOTTY)) for request in (0x5412, 0x540E, 0x541C, 0x5452, 0x8901, 0)],
-    *[("fcntl", (0, command), ALLOW) for command in (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1031, 1032, 1033)],
+    *[("fcntl", (0, command), ALLOW) for command in (0, 1, 2, 3, 4, 9, 1030, 1031, 1032, 1033)],
+    *[("fcntl", (0, command), fail(0)) for command in LOCKS],
+    *[("flock", (0, operation), fail(0)) for operation in (1, 2, 5, 6, 8)],
+    *[("madvise", (0, 4096, advice), ALLOW) for advice in (0, 1, 2, 3, 4, 8, 14, 15, 16)],
+    # REMOVE, HWPOISON, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE, DONTNEED_LOCKED, COLLAPSE.
+    *[("madvise", (0, 4096, advice), fail(errno.EINVAL)) for advice in (9, 100, 20, 21, 22, 23, 24, 25)],
+    *[(name, (0, 0, 1, 0, 0, 0), ALLOW) for name in ("preadv2", "pwritev2")],
+    *[(name, (0, 0, 1, 0, 0, 8), fail(errno.EOPNOTSUPP)) for name in ("preadv2", "pwritev2")],
     # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY.
     *[("fcntl", (0, command), fail(errno.EPERM)) for command in (8, 10, 15, 1024, 1026)],
     *[("prctl", (option,), ALLOW) for option in (3, 15, 16, 39, 0x53564D41)],
@@ -235,7 +244,7 @@ def test_other_entries_to_the_kernel(machine):
     assert machine.decide(-1) == fail(errno.ENOSYS)
 
 
-def read_naively(architecture, processes, number, arguments):
+def read_naively(architecture, processes, template, number, arguments):
     """Decide by reading the rules one after the other, with none of the module's machinery."""
     names = {number: name for name, number in seccomp.CHECKED_CALLS[architecture].items()}
     first, second, third = (argument & 0xFFFFFFFF for argument in arguments[:3])
@@ -255,13 +264,19 @@ def read_naively(architecture, processes, number, arguments):
     if names[number] == "ioctl":
         known = second in (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x40049409)
         return ALLOW if known else fail(errno.ENOTTY)
+    if names[number] == "flock" or (names[number] == "fcntl" and second in LOCKS):
+        return ALLOW if processes else fail(0)
+    if names[number] == "madvise":
+        return ALLOW if third in ADVICE else fail(errno.EINVAL)
+    if names[number] in ("preadv2", "pwritev2"):
+        return fail(errno.EOPNOTSUPP) if arguments[5] & 0xFFFFFFFF else ALLOW
     kind = second & ~0x80800
     allowed = {
-        "kill": first == OWN,
-        "tgkill": first == OWN,
-        "prlimit64": first in (0, OWN),
-        "fcntl": second in (*range(8), 9, 36, 37, 38, *range(1030, 1035)),
-        "prctl": first in (3, 15, 16, 39, 0x53564D41),
+        "kill": template or first == OWN,
+        "tgkill": template or first == OWN,
+        "prlimit64": template or first in (0, OWN),
+        "fcntl": second in (*range(5), 9, *range(1030, 1035)),
+        "prctl": first in (3, 15, 16, 39, 0x53564D41) or (template and first in (1, 4, 22)),
         "arch_prctl": first in (0x1002, 0x1003, 0x1021, 0x1022, 0x1023),
         "socketpair": first == 1 and kind in (1, 5),
         "setsockopt": second == 1 and third in (2, 7, 8, 9, 13, 20, 21),
@@ -269,16 +284,40 @@ def read_naively(architecture, processes, number, arguments):
     return ALLOW if allowed[names[number]] else fail(errno.EPERM)
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_the_tree_decides_as_the_table_reads(architecture, processes):
-    machine, draw = Machine(architecture, processes=processes), random.Random(0)
-    interesting = [0, 1, 2, 3, 5, 7, 8, 9, 13, 15, 26, 37, OWN, OWN + 1, -1, 0x800, 0x80001, 0x80802, 0x1002, 0x5401]
+@pytest.mark.parametrize(("processes", "template"), [(False, False), (True, False), (True, True)])
+def test_the_tree_decides_as_the_table_reads(architecture, processes, template):
+    machine, draw = Machine(architecture, processes=processes, template=template), random.Random(0)
+    interesting = [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        7,
+        8,
+        9,
+        13,
+        15,
+        21,
+        22,
+        26,
+        37,
+        OWN,
+        OWN + 1,
+        -1,
+        0x800,
+        0x80001,
+        0x80802,
+        0x1002,
+        0x5401,
+    ]
     interesting += [0x5402, 0x10000, 0x8000, 1 << 17, 1 << 31, 1 << 32, OWN | 1 << 63, 0x53564D41, 0x40049409, 1030]
     checked = set(seccomp.CHECKED_CALLS[architecture].values())
     for number in range(601):
         for _ in range(200 if number in checked else 4):
             arguments = [draw.choice([*interesting, draw.getrandbits(64), draw.getrandbits(12)]) for _ in range(6)]
-            expected = read_naively(architecture, processes, number, arguments)
+            expected = read_naively(architecture, processes, template, number, arguments)
             assert machine.decide(number, *arguments) == expected, (number, arguments)
 
 

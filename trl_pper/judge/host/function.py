@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.judge.host.worker import Worker, WorkerError, await_ready, read_outcome
+from trl_pper.judge.host.worker import Ending, Worker, WorkerError, await_ready, read_outcome
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict
 from trl_pper.judge.wire import codec
@@ -150,9 +150,9 @@ class _Run:
         except OSError as error:
             raise WorkerError(f"the referee has ended: {error}") from None
 
-    def _stop(self, grace_seconds: float = 0.0) -> dict[str, Any]:
-        ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace_seconds, grace_seconds=grace_seconds)
-        self.cpu_seconds += float(ending["cpu_seconds"])
+    def _stop(self, grace_seconds: float = 0.0) -> Ending:
+        ending = self.worker.end_candidate(grace_seconds=grace_seconds)
+        self.cpu_seconds += ending.cpu_seconds
         return ending
 
     def _tell(self, message: Any) -> None:
@@ -220,7 +220,7 @@ class _Run:
         elif reason == "wall":
             outcome, message = Outcome.TIMEOUT, f"took more than {self.limits.wall_seconds:g} seconds"
         elif reason == "ended":
-            outcome, message = read_outcome(ending)
+            outcome, message = read_outcome(ending, self.limits)
         else:
             outcome, message = Outcome.RUNTIME_ERROR, f"the program answered with {reason}"
         if more:
@@ -271,14 +271,13 @@ class SharedRun:
                 )
             pid = await_ready(self.worker, ours, answer["pid"])
             default, message, ended = self.collect(ours, pid)
-            grace = 1.0 if ended else 0.0
-            ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace, grace_seconds=grace)
+            ending = self.worker.end_candidate(grace_seconds=1.0 if ended else 0.0)
         if ended:
-            default, message = read_outcome(ending)
+            default, message = read_outcome(ending, self.limits)
         missing = None in self.outcomes
         outcomes = tuple(default if outcome is None else outcome for outcome in self.outcomes)
         text = self.message or (message if missing else "")
-        return Verdict(outcomes=outcomes, message=text, cpu_seconds=float(ending["cpu_seconds"]), run="shared")
+        return Verdict(outcomes=outcomes, message=text, cpu_seconds=ending.cpu_seconds, run="shared")
 
     def collect(self, channel: socket.socket, pid: int) -> tuple[Outcome, str, bool]:
         """Read the reports of the tests.

@@ -1,13 +1,13 @@
-"""Judge a program by its output: a process runs test after test, and the host compares.
+"""Judge a program by its output: it runs each test in a process of its own, and the host compares.
 
-Only inputs enter the worker, never an expected output. A process goes on to the next test only after a pass, so every
-failure is that of a fresh process. When any process ran more than a single test, a single pass of a used process is
-repeated in a fresh process; if it fails there, all passes of used processes are repeated.
+Only inputs enter the worker, never an expected output. Which tests a program runs, and in which order and processes,
+does not depend on whether its outputs are right: a program gets a single try at each test, and learns nothing about
+its answers. `worker.script` forks the processes of a program from one that has compiled it.
 
 A checker that travels with the task is untrusted as well, and reads what the program printed. It runs in a candidate
 process of its own, after the program's process has ended: the two never share the working directory, and no program
 is alive while its expected outputs are in the worker. Outputs are held until then; a run that went to its end counts
-as a pass meanwhile, and tests that a used process failed are repeated in a fresh process.
+as a pass meanwhile.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from trl_pper.judge.host.compare import CheckerError, outputs_match
-from trl_pper.judge.host.worker import Worker, await_ready, ended_well, read_outcome
+from trl_pper.judge.host.system import ProcessHandle
+from trl_pper.judge.host.worker import Ending, Worker, WorkerError, await_ready, ended_well, read_outcome
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.allowance import Allowance
-from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, send_frame
-from trl_pper.judge.wire.rules import DONE, OUTCOME_OF_KIND, SPENT
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
+from trl_pper.judge.wire.rules import DONE, MANY, ONCE, OUTCOME_OF_KIND, SCRIPT_ENDING
 from trl_pper.tasks.task import StdioCase, StdioTests
 
 _MAX_WORDS_BYTES = 1 << 17
 _ANSWER_SECONDS = 30.0
+#: Time that a process has to end after its last message.
+_GRACE_SECONDS = 1.0
 #: Bytes of output that may wait for the checker; a few outputs of the largest size.
 _MAX_HELD_BYTES = 1 << 26
 
@@ -80,52 +82,72 @@ def _encoded(text: str) -> bytes:
 class _Result:
     outcome: Outcome
     message: str = ""
-    #: Whether the process had run another test before.
-    reused: bool = False
 
 
-class _Script:
-    """A candidate process that runs the program once for each input, or the checker once for each output.
+class _Process:
+    """A candidate process for a script or a checker.
 
     Args:
         worker: The worker that forks the process.
-        source: Descriptor of the text of the program or of the checker.
+        source: Descriptor of the text of the script or the checker.
         limits: The limits of the task.
-        mode: "stdio" for a program, "checker" for a checker, of which nothing is kept but its answers.
+        mode: "stdio" for a script, "checker" for a checker.
     """
 
-    def __init__(self, worker: Worker, source: int, limits: Limits, mode: str = "stdio") -> None:
+    def __init__(self, worker: Worker, source: int, limits: Limits, mode: str) -> None:
         self.worker = worker
         self.limits = limits
-        self.runs = 0
-        self.seen = 0
+        self.ended = False
+        #: CPU seconds of the process and its children, known once it has ended.
         self.cpu_seconds = 0.0
-        self.spent = False
         # Closed here if the worker fails or is cancelled before the process is ready, and by `end` otherwise.
         with contextlib.ExitStack() as self.files:
-            self.outputs = [
-                self.files.enter_context(worker.system.output_file()) for _ in range(2 if mode == "stdio" else 0)
-            ]
             self.channel, theirs = socket.socketpair()
             self.files.enter_context(self.channel)
             worker.system.expect_process(self.channel)
             with theirs:
-                descriptors = [theirs.fileno(), source, *self.outputs]
                 answer = worker.request(
-                    "candidate", descriptors, seconds=_ANSWER_SECONDS, mode=mode, cpu_seconds=limits.cpu_seconds
+                    "candidate",
+                    [theirs.fileno(), source],
+                    seconds=_ANSWER_SECONDS,
+                    mode=mode,
+                    cpu_seconds=limits.cpu_seconds,
                 )
             self.pid = await_ready(worker, self.channel, answer["pid"])
             self.files = self.files.pop_all()
-        self.allowance = Allowance(cpu_seconds=self.limits.cpu_seconds, wall_seconds=self.limits.wall_seconds)
-        self.wait = self.allowance.waiter(self.channel)
-        self.reader = FrameReader(self.channel, self.wait)
 
-    def run(self, *given: bytes) -> tuple[bytes, str]:
-        """Run the program on the texts `given`; return its last message, or b"" and the reason why there is none.
+    def end(self, *, grace_seconds: float = 0.0) -> Ending:
+        """Kill the process; return how it ended."""
+        self.ended = True
+        try:
+            ending = self.worker.end_candidate(grace_seconds=grace_seconds)
+        finally:
+            self.files.close()
+        self.cpu_seconds = ending.cpu_seconds
+        return ending
+
+
+class _Exchange:
+    """An exchange of frames with a process, within the time of a test.
+
+    Args:
+        channel: The socket to the process.
+        pid: Its process id, as the host sees it.
+        limits: The limits of the task.
+    """
+
+    def __init__(self, channel: socket.socket, pid: int, limits: Limits) -> None:
+        self.channel = channel
+        self.pid = pid
+        self.allowance = Allowance(cpu_seconds=limits.cpu_seconds, wall_seconds=limits.wall_seconds)
+        self.wait = self.allowance.waiter(channel)
+        self.reader = FrameReader(channel, self.wait)
+
+    def ask(self, *given: bytes) -> tuple[bytes, str]:
+        """Send texts; return the answer, or b"" and the reason why there is none.
 
         The reason is "cpu" or "wall" for spent time, and "ended" for a process that hung up.
         """
-        self.runs += 1
         self.allowance.start(self.pid)
         try:
             for text in given:
@@ -136,23 +158,92 @@ class _Script:
         except (ChannelClosed, FrameTooBig):
             return b"", "ended"
 
-    def printed(self) -> bytes | None:
-        """Return the standard output since the last call, or None when it or standard error is larger than allowed."""
-        output, errors = self.outputs
-        start, self.seen = self.seen, os.fstat(output).st_size
-        if max(self.seen - start, os.fstat(errors).st_size) > self.limits.output_bytes:
-            return None
-        # Where the system cannot seal the file, a program may have shortened it.
-        return os.pread(output, max(0, self.seen - start), start)
 
-    def end(self, grace_seconds: float = 0.0) -> dict[str, object]:
-        """Kill the process; return how it ended."""
-        try:
-            ending = self.worker.request("kill", seconds=_ANSWER_SECONDS + grace_seconds, grace_seconds=grace_seconds)
-        finally:
-            self.files.close()
-        self.cpu_seconds = float(ending["cpu_seconds"])
-        return ending
+class _Run(NamedTuple):
+    """A run of a script on a test.
+
+    Args:
+        words: Its last message, or b"".
+        reason: The reason why there is no message; see `_Exchange.ask`.
+        printed: The standard output; None if it or standard error is larger than allowed.
+        ending: How the process ended.
+    """
+
+    words: bytes
+    reason: str
+    printed: bytes | None
+    ending: Ending
+
+
+class _Script(_Process):
+    """A candidate process that has compiled the program, and runs it in a child for each test.
+
+    Where a program may start processes, the candidate runs a single test itself.
+    """
+
+    def __init__(self, worker: Worker, source: int, limits: Limits) -> None:
+        super().__init__(worker, source, limits, "stdio")
+        #: Whether the process has ended, or must not run another test.
+        self.spent = False
+        self.many = False
+
+    def compile(self) -> tuple[Outcome, str] | None:
+        """Wait until the program is compiled; return outcome and message of a failure, which ends the process."""
+        words, reason = _Exchange(self.channel, self.pid, self.limits).ask()
+        self.many = words == MANY
+        if words in (MANY, ONCE):
+            return None
+        ending = self.end(grace_seconds=1.0 if reason == "ended" else 0.0)
+        if reason == "ended":
+            return read_outcome(ending, self.limits)
+        return (Outcome.TIMEOUT, f"ran out of {reason} time") if reason else _failure(words)
+
+    def run(self, given: bytes) -> _Run:
+        """Run the program on the input `given`."""
+        with contextlib.ExitStack() as files:
+            output, errors = (files.enter_context(self.worker.system.output_file()) for _ in range(2))
+            channel, theirs = socket.socketpair()
+            files.enter_context(channel)
+            self.worker.system.expect_process(channel)
+            with theirs:
+                try:
+                    socket.send_fds(self.channel, [b"+"], [theirs.fileno(), output, errors])
+                except OSError as error:
+                    raise WorkerError(f"a candidate ended between two tests: {error}") from None
+                pid = await_ready(self.worker, channel, self.pid)
+            # Not the number alone: once the process has ended, another process may get the number.
+            process = files.enter_context(self.worker.system.process_handle(pid))
+            words, reason = _Exchange(channel, pid, self.limits).ask(given)
+            if reason in ("cpu", "wall"):
+                process.kill()
+            ending = self.await_end(process)
+            size = os.fstat(output).st_size
+            too_much = max(size, os.fstat(errors).st_size) > self.limits.output_bytes
+            printed = None if too_much else os.pread(output, size, 0)
+        return _Run(words, reason, printed, ending)
+
+    def await_end(self, process: ProcessHandle) -> Ending:
+        """Wait until the process of a test has ended, and kill it if it does not end soon; return how it ended."""
+        if not self.many:
+            self.spent = True
+            return self.end(grace_seconds=_GRACE_SECONDS)
+        killed = False
+        for seconds in (_GRACE_SECONDS, _ANSWER_SECONDS):
+            self.channel.settimeout(seconds)
+            try:
+                report = receive_frame(self.channel, max_bytes=SCRIPT_ENDING.size)
+            except TimeoutError:
+                # It said that its program was over, and then did not end.
+                process.kill()
+                killed = True
+                continue
+            except ChannelClosed:
+                break
+            status, self.spent = SCRIPT_ENDING.unpack(report)
+            return Ending(status=status, cpu_seconds=0.0, killed=killed, overrun=False)
+        # The parent is gone as well: it was killed for files that the program left.
+        self.spent = True
+        return self.end()
 
 
 class _Checking:
@@ -168,7 +259,8 @@ class _Checking:
         self.worker = worker
         self.source = source
         self.limits = limits
-        self.process: _Script | None = None
+        self.process: _Process | None = None
+        self.exchange: _Exchange | None = None
         self.timeouts = 0
         #: The reason why the checker cannot judge, or "".
         self.fault = ""
@@ -195,8 +287,10 @@ class _Checking:
 
     def ask(self, case: StdioCase, output: bytes) -> tuple[bool | None, str]:
         """Return the checker's answer and its message; None for the answer if it failed."""
-        self.process = self.process or _Script(self.worker, self.source, self.limits, "checker")
-        words, reason = self.process.run(_encoded(case.input), output, _encoded(case.output))
+        if self.process is None or self.exchange is None:
+            self.process = _Process(self.worker, self.source, self.limits, "checker")
+            self.exchange = _Exchange(self.process.channel, self.process.pid, self.limits)
+        words, reason = self.exchange.ask(_encoded(case.input), output, _encoded(case.output))
         accepted, said = (None, f"ran out of {reason} time") if reason else _checker_answer(words)
         if accepted is not None:
             return accepted, said
@@ -204,7 +298,7 @@ class _Checking:
         process, self.process = self.process, None
         ending = process.end(grace_seconds=1.0 if reason == "ended" else 0.0)
         if reason == "ended":
-            outcome, said = read_outcome(ending)
+            outcome, said = read_outcome(ending, self.limits)
             reason = "cpu" if outcome is Outcome.TIMEOUT else reason
         self.timeouts += reason in ("cpu", "wall")
         return None, said
@@ -228,6 +322,8 @@ class _Judging:
         #: Outputs for the checker, by the index of the test.
         self.held: dict[int, bytes] = {}
         self.results: list[_Result] = []
+        #: The result of every test of a program that does not compile.
+        self.unusable: _Result | None = None
         self.cpu_seconds = 0.0
         self.script: _Script | None = None
 
@@ -239,31 +335,9 @@ class _Judging:
         return Verdict(outcomes=outcomes, message=message, cpu_seconds=self.cpu_seconds)
 
     def run(self) -> None:
-        """Judge every test, then repeat passes of used processes as the module describes."""
+        """Judge every test."""
         for index in range(len(self.tests.cases)):
-            self.results.append(self.next_result(index))
-            if sum(map(len, self.held.values())) > _MAX_HELD_BYTES:
-                self.check()
-        self.check()
-        reused = [index for index, result in enumerate(self.results) if result.reused]
-        passed = [index for index in reused if self.results[index].outcome is Outcome.PASSED]
-        # Only a checker finds failures afterwards; without one every failure is that of a fresh process.
-        self.repeat([index for index in reused if self.results[index].outcome is Outcome.WRONG_ANSWER])
-        if not passed:
-            return
-        # Chosen by a hash of an input rather than drawn, so that verdicts repeat.
-        chosen = passed[zlib.crc32(repr(self.tests.cases[passed[0]].input).encode()) % len(passed)]
-        self.repeat([chosen])
-        if self.results[chosen].outcome is not Outcome.PASSED:
-            self.repeat([index for index in passed if index != chosen])
-
-    def repeat(self, indices: Sequence[int]) -> None:
-        """Judge tests again, each in a fresh process."""
-        if self.checking is not None:
-            # An output that has passed must not fail now because the checker was slow at other outputs.
-            self.checking.timeouts = 0
-        for index in indices:
-            self.results[index] = self.fresh(index)
+            self.results.append(self.settled() or self.judge(index))
             if sum(map(len, self.held.values())) > _MAX_HELD_BYTES:
                 self.check()
         self.check()
@@ -278,91 +352,67 @@ class _Judging:
         try:
             for index, printed in held.items():
                 outcome, message = self.checking.judge(self.tests.cases[index], printed)
-                self.results[index] = replace(self.results[index], outcome=outcome, message=message)
+                self.results[index] = _Result(outcome=outcome, message=message)
         finally:
             self.checking.drop()
 
-    def next_result(self, index: int) -> _Result:
-        """Judge the next test, at first in the running process, if there is any: it has passed every test so far."""
-        known = self.settled()
-        if known is not None:
-            return known
-        if self.script is not None:
-            result = self.judge(index)
-            if result.outcome is Outcome.PASSED:
-                return result
-        # A failure in a used process may come from the state that earlier runs left behind.
-        return self.fresh(index)
-
     def settled(self) -> _Result | None:
         """Return the result of all remaining tests once it is known without running them, or None."""
-        last = self.results[-1].outcome if self.results else Outcome.PASSED
-        if last is Outcome.SYNTAX_ERROR:
-            return self.results[-1]
+        if self.unusable is not None:
+            return self.unusable
         # Counted after a timeout only: no other result can bring their number to the limit.
+        last = self.results[-1].outcome if self.results else Outcome.PASSED
         if last is Outcome.TIMEOUT and sum(one.outcome is last for one in self.results) >= self.limits.max_timeouts:
             return _Result(outcome=Outcome.TIMEOUT)
         return None
 
-    def fresh(self, index: int) -> _Result:
-        """Judge a test in a new process."""
-        self.drop()
-        self.script = _Script(self.worker, self.source, self.limits)
-        return self.judge(index)
-
     def judge(self, index: int) -> _Result:
-        """Judge a test in the running process; end the process unless the test passed."""
-        script = self.script
-        assert script is not None
-        words, reason = script.run(_encoded(self.tests.cases[index].input))
-        printed = script.printed()
-        result = self.result(index, words, reason, printed, reused=script.runs > 1)
-        # A spent process has ended its threads the way an interpreter does at its exit, which works only once.
-        if result.outcome is not Outcome.PASSED or words == SPENT:
+        """Judge a test."""
+        if self.script is None:
+            self.script = _Script(self.worker, self.source, self.limits)
+            failure = self.script.compile()
+            if failure is not None:
+                self.unusable = _Result(outcome=failure[0], message=failure[1])
+                self.drop()
+                return self.unusable
+        run = self.script.run(_encoded(self.tests.cases[index].input))
+        if self.script.spent:
             self.drop()
-        return result
+        return self.result(index, run)
 
-    def result(self, index: int, words: bytes, reason: str, printed: bytes | None, *, reused: bool) -> _Result:
+    def result(self, index: int, run: _Run) -> _Result:
         """Return the result of a run from its last message and its output."""
-        if printed is None:
-            message = f"wrote more than {self.limits.output_bytes} bytes"
-            return _Result(outcome=Outcome.OUTPUT_LIMIT, message=message, reused=reused)
-        if reason == "ended":
-            ended = self.ending()
-            if ended is not None:
-                return _Result(outcome=ended[0], message=ended[1], reused=reused)
-        elif reason:
-            return _Result(outcome=Outcome.TIMEOUT, message=f"ran out of {reason} time", reused=reused)
-        elif words not in (DONE, SPENT):
-            outcome, message = _failure(words)
-            return _Result(outcome=outcome, message=message, reused=reused)
+        if run.printed is None:
+            return _Result(outcome=Outcome.OUTPUT_LIMIT, message=f"wrote more than {self.limits.output_bytes} bytes")
+        if run.reason == "ended":
+            # A program that calls `os._exit(0)` sends no message, and is judged by its output.
+            if not ended_well(run.ending):
+                outcome, message = read_outcome(run.ending, self.limits)
+                return _Result(outcome=outcome, message=message)
+        elif run.reason:
+            return _Result(outcome=Outcome.TIMEOUT, message=f"ran out of {run.reason} time")
+        elif run.words != DONE:
+            outcome, message = _failure(run.words)
+            return _Result(outcome=outcome, message=message)
         if self.checking is not None:
-            self.held[index] = printed
-            return _Result(outcome=Outcome.PASSED, reused=reused)
+            self.held[index] = run.printed
+            return _Result(outcome=Outcome.PASSED)
         case = self.tests.cases[index]
         try:
-            if outputs_match(printed, case, self.tests):
-                return _Result(outcome=Outcome.PASSED, reused=reused)
+            if outputs_match(run.printed, case, self.tests):
+                return _Result(outcome=Outcome.PASSED)
         except CheckerError as error:
-            return _Result(outcome=Outcome.UNSUPPORTED, message=str(error), reused=reused)
-        shown = printed[:100].decode("utf-8", "replace")
+            return _Result(outcome=Outcome.UNSUPPORTED, message=str(error))
+        shown = run.printed[:100].decode("utf-8", "replace")
         message = f"printed {shown!r}, expected {case.output[:100]!r}"
-        return _Result(outcome=Outcome.WRONG_ANSWER, message=message, reused=reused)
-
-    def ending(self) -> tuple[Outcome, str] | None:
-        """Return outcome and message of a process that ended without a last message; None for a clean exit."""
-        assert self.script is not None
-        script, self.script = self.script, None
-        ending = script.end(grace_seconds=1.0)
-        self.cpu_seconds += script.cpu_seconds
-        # A program that calls `os._exit(0)` sends no message, and is judged by its output.
-        return None if ended_well(ending) else read_outcome(ending)
+        return _Result(outcome=Outcome.WRONG_ANSWER, message=message)
 
     def drop(self) -> None:
-        """End the running process, if there is any."""
+        """End the program's process, if there is any."""
         if self.script is not None:
             script, self.script = self.script, None
-            script.end()
+            if not script.ended:
+                script.end()
             self.cpu_seconds += script.cpu_seconds
 
 

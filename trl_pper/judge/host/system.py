@@ -32,6 +32,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class ProcessHandle(Protocol):
+    """A way to end a process that may have ended already."""
+
+    def kill(self) -> None:
+        """Kill the process, if it has not ended."""
+
+
 class HostSystem(Protocol):
     """A host's access to its operating system, for its dealings with workers."""
 
@@ -60,6 +67,13 @@ class HostSystem(Protocol):
             channel: The socket to the process.
             size: Number of bytes.
             known: The process id as its parent sees it, maybe in another process namespace.
+        """
+
+    def process_handle(self, pid: int) -> contextlib.AbstractContextManager[ProcessHandle]:
+        """Lend a handle of a process that may be running.
+
+        Args:
+            pid: Its process id as the host sees it.
         """
 
     def end_orphan(self, pid: int) -> None:
@@ -124,8 +138,37 @@ class LinuxHost:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
         return word, int(_CREDENTIALS.unpack(attached[0][2])[0])
 
+    @contextlib.contextmanager
+    def process_handle(self, pid: int) -> Iterator[ProcessHandle]:
+        """See `HostSystem`; the handle stays that of this process when another process gets its number."""
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            descriptor = -1
+        try:
+            yield _LinuxProcess(descriptor)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
     def end_orphan(self, pid: int) -> None:
         """See `HostSystem`; nothing has to be done, since the kernel kills a candidate with its parent."""
+
+
+class _LinuxProcess:
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def kill(self) -> None:
+        """See `ProcessHandle`."""
+        if self.descriptor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.descriptor, signal.SIGKILL)
+
+
+class _LeftToItsZygote:
+    def kill(self) -> None:
+        """See `ProcessHandle`; the zygote kills the process, which is its child and the candidate."""
 
 
 class PosixHost:
@@ -175,6 +218,11 @@ class PosixHost:
     def first_word(self, channel: socket.socket, size: int, known: int) -> tuple[bytes, int]:
         """See `HostSystem`."""
         return channel.recv(size), known
+
+    @contextlib.contextmanager
+    def process_handle(self, pid: int) -> Iterator[ProcessHandle]:
+        """See `HostSystem`."""
+        yield _LeftToItsZygote()
 
     def end_orphan(self, pid: int) -> None:
         """See `HostSystem`."""

@@ -14,15 +14,15 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from trl_pper.judge.host.system import HostSystem, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire.channel import frame
-from trl_pper.judge.wire.rules import READY
+from trl_pper.judge.wire.rules import ENDING, READY
 
 _ZYGOTE = Path(__file__).parents[1] / "worker" / "zygote.py"
 _START_SECONDS = 60.0
@@ -32,6 +32,22 @@ _READY_SECONDS = 30.0
 
 class WorkerError(Exception):
     """A failure of the sandbox, which says nothing about the program being judged."""
+
+
+class Ending(NamedTuple):
+    """The way in which a candidate ended.
+
+    Args:
+        status: The wait status, as `os.wait4` returns it.
+        cpu_seconds: CPU seconds that it used.
+        killed: Whether the zygote had to kill it.
+        overrun: Whether it was killed because it had left too many files, or too many bytes in files.
+    """
+
+    status: int
+    cpu_seconds: float
+    killed: bool
+    overrun: bool
 
 
 class Closable(Protocol):
@@ -123,7 +139,7 @@ class Worker:
         held = self.process, self.system, self.line.sock, self._held, self._candidate
         self._finalizer = weakref.finalize(self, _end, *held, self.directory)
         self.line.sock.settimeout(_START_SECONDS)
-        started = self._receive()
+        started = json.loads(self._receive())
         if "unavailable" in started:
             self.close()
             raise LevelRefused(f"isolation level {level!r} is not available here: {started['unavailable']}")
@@ -134,7 +150,7 @@ class Worker:
         """Send the zygote a request and return its answer.
 
         Args:
-            operation: Name of the request: "referee", "dismiss", "candidate" or "kill".
+            operation: Name of the request: "referee", "dismiss" or "candidate".
             descriptors: Descriptors that the zygote's new child gets; the caller keeps its own copies.
             seconds: Wall seconds to wait for the answer.
             fields: The other fields of the request.
@@ -142,25 +158,41 @@ class Worker:
         Raises:
             WorkerError: The worker died, hangs or failed.
         """
-        self.line.sock.settimeout(seconds)
-        message = json.dumps({"op": operation, **fields}).encode()
-        try:
-            self.line.send(message, descriptors)
-        except OSError as error:
-            raise WorkerError(f"the worker is gone: {error}") from error
-        answer = self._receive()
+        self._send({"op": operation, **fields}, descriptors, seconds)
+        answer: dict[str, Any] = json.loads(self._receive())
         self._candidate[:] = [answer["pid"]] if "pid" in answer else []
         return answer
 
-    def _receive(self) -> dict[str, Any]:
+    def end_candidate(self, *, grace_seconds: float = 0.0) -> Ending:
+        """Have the zygote kill the candidate, and return how it ended.
+
+        Args:
+            grace_seconds: Wall seconds that the candidate has to end by itself.
+
+        Raises:
+            WorkerError: The worker died, hangs or failed.
+        """
+        self._send({"op": "kill", "grace_seconds": grace_seconds}, (), _READY_SECONDS + grace_seconds)
+        killed, overrun, status, *times = ENDING.unpack_from(self._receive())
+        self._candidate.clear()
+        cpu_seconds = times[0] + times[2] + (times[1] + times[3]) / 1e6
+        return Ending(status=status, cpu_seconds=cpu_seconds, killed=bool(killed), overrun=bool(overrun))
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int], seconds: float) -> None:
+        self.line.sock.settimeout(seconds)
+        try:
+            self.line.send(json.dumps(message).encode(), descriptors)
+        except OSError as error:
+            raise WorkerError(f"the worker is gone: {error}") from error
+
+    def _receive(self) -> bytes:
         try:
             message = self.line.receive()
         except OSError as error:
             raise WorkerError(f"the worker does not answer: {error}") from error
         if not message:
             raise WorkerError("the worker has ended")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+        return message
 
     def keep_bench(self, bench: Any, *held: Closable) -> None:
         """Store the referee `bench` for the next program, with the objects it holds open, in place of the last."""
@@ -211,23 +243,24 @@ def _end(
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def ended_well(ending: Mapping[str, Any]) -> bool:
+def ended_well(ending: Ending) -> bool:
     """Return whether the candidate exited by itself with status 0."""
-    return ending["status"] == 0 and not ending["killed"] and not ending["overrun"]
+    return ending.status == 0 and not ending.killed and not ending.overrun
 
 
-def read_outcome(ending: Mapping[str, Any]) -> tuple[Outcome, str]:
+def read_outcome(ending: Ending, limits: Limits) -> tuple[Outcome, str]:
     """Return outcome and message for a candidate that ended or hung up without a last message.
 
     Args:
-        ending: The zygote's answer to "kill": the wait "status" as `os.wait4` returns it, whether the process had to
-            be "killed" by the zygote, and a text on the limit on files that it had "overrun", or "".
+        ending: How it ended.
+        limits: The limits that it had.
     """
-    if ending["overrun"]:
-        return Outcome.OUTPUT_LIMIT, f"the program {ending['overrun']}"
-    if ending["killed"]:
+    if ending.overrun:
+        message = f"the program left more than {limits.files} files or {limits.file_bytes} bytes in them"
+        return Outcome.OUTPUT_LIMIT, message
+    if ending.killed:
         return Outcome.RUNTIME_ERROR, "the process hung up without ending"
-    code = os.waitstatus_to_exitcode(int(ending["status"]))
+    code = os.waitstatus_to_exitcode(ending.status)
     if code >= 0:
         return Outcome.RUNTIME_ERROR, f"the process ended with status {code}"
     if -code == signal.SIGKILL:
@@ -256,5 +289,5 @@ def await_ready(worker: Worker, channel: socket.socket, known: int) -> int:
         word, pid = worker.system.first_word(channel, len(expected), known)
         if word == expected:
             return pid
-    worker.request("kill", seconds=_READY_SECONDS)
+    worker.end_candidate()
     raise WorkerError("a candidate ended before it was ready")

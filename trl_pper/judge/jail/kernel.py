@@ -8,6 +8,7 @@ decides which calls a jail needs.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +51,8 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
 _fork = _libc.fork
+_wait4 = _libc.wait4
+_waitid = _libc.waitid
 _unshare = _libc.unshare
 _setns = _libc.setns
 _mount = _libc.mount
@@ -132,6 +135,38 @@ def fork() -> int:
     return pid
 
 
+def wait4(pid: int, status_address: int, usage_address: int) -> bool:
+    """Wait until child `pid` ends, and have the kernel write how; return False where there is no such child.
+
+    Args:
+        pid: The child.
+        status_address: Address of an int for the wait status.
+        usage_address: Address of a `struct rusage`, 144 bytes.
+    """
+    while _wait4(pid, ctypes.c_void_p(status_address), 0, ctypes.c_void_p(usage_address)) < 0:
+        if ctypes.get_errno() != errno.EINTR:
+            return False
+    return True
+
+
+#: A `siginfo_t`; the first number is that of the signal, 0 for none.
+_SIGNAL_INFO = (ctypes.c_int * 32)()
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether child `pid` has ended; the child is not reaped.
+
+    Raises:
+        OSError: There is no such child.
+    """
+    _SIGNAL_INFO[0] = 0
+    _check(_waitid(os.P_PID, pid, ctypes.byref(_SIGNAL_INFO), os.WEXITED | os.WNOHANG | os.WNOWAIT), "waitid")
+    ended = _SIGNAL_INFO[0] != 0
+    # It holds the exit status, which the program chose; see `posix.Ending`.
+    ctypes.memset(_SIGNAL_INFO, 0, ctypes.sizeof(_SIGNAL_INFO))
+    return ended
+
+
 def prctl(option: int, value: int) -> None:
     """Set a property of this process in the kernel.
 
@@ -173,6 +208,15 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
     _check(result, f"mount({source!r}, {target!r}, {kind!r}, {flags:#x})")
 
 
+def detach(target: str) -> None:
+    """Detach the file system that was attached last at `target`.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    _check(_libc.umount2(ctypes.c_char_p(os.fsencode(target)), _MNT_DETACH), "umount2")
+
+
 def change_root(directory: str) -> None:
     """Make `directory`, a mount point, the root of this process and detach the old root.
 
@@ -184,5 +228,5 @@ def change_root(directory: str) -> None:
     # New and old root in the same place: the old root lies on top and is then detached, so that no directory for it is
     # needed inside the new root. See pivot_root(2).
     _check(_libc.syscall(ctypes.c_long(number), ctypes.c_char_p(b"."), ctypes.c_char_p(b".")), "pivot_root")
-    _check(_libc.umount2(ctypes.c_char_p(b"."), _MNT_DETACH), "umount2")
+    detach(".")
     os.chdir("/")

@@ -75,13 +75,14 @@ def abi_version() -> int:
     return max(0, int(_libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_long(0), _VERSION_WANTED)))
 
 
-def prepare(*, readable: Sequence[Path], writable: Sequence[Path], abi: int | None = None) -> Ruleset:
+def prepare(*, readable: Sequence[Path] | None, writable: Sequence[Path], abi: int | None = None) -> Ruleset:
     """Return a ruleset under which only the given files can be opened.
 
     A directory stands for everything beneath it. A path that does not exist or cannot be reached is left out.
 
     Args:
-        readable: Files and directories that may be read and listed.
+        readable: Files and directories that may be read and listed; None leaves reading alone, for a process that is
+            already under a ruleset about it.
         writable: Files and directories that may be written too. In a directory, files, directories and symbolic links
             may be made, moved and removed; a single file, such as /dev/null, may be read, written and truncated.
         abi: Version of the interface; the ruleset uses only rights that it knows. By default the kernel's version.
@@ -91,6 +92,8 @@ def prepare(*, readable: Sequence[Path], writable: Sequence[Path], abi: int | No
     """
     abi = abi_version() if abi is None else abi
     rights = (1 << _FILE_RIGHTS.get(abi, _MOST_FILE_RIGHTS)) - 1
+    if readable is None:
+        rights &= ~_READABLE
     ruleset = _create(
         files=rights,
         network=_TCP_BIND_AND_CONNECT if abi >= 4 else 0,
@@ -98,7 +101,7 @@ def prepare(*, readable: Sequence[Path], writable: Sequence[Path], abi: int | No
         abi=abi,
     )
     try:
-        for paths, granted in ((readable, _READABLE), (writable, _WRITABLE)):
+        for paths, granted in ((readable or (), _READABLE), (writable, _WRITABLE)):
             for path in paths:
                 _grant(ruleset, path, granted & rights)
     except OSError:

@@ -18,6 +18,7 @@ Nothing is promised here: `selftest` finds out which restrictions hold.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import fcntl
 import os
@@ -25,17 +26,28 @@ import resource
 import signal
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from trl_pper.judge.jail import kernel, landlock, namespaces, seccomp
-from trl_pper.judge.jail.posix import FIRST_OWN_DESCRIPTOR, Jail, LevelUnavailable, at_most, limit_files
+from trl_pper.judge.jail.posix import (
+    FIRST_OWN_DESCRIPTOR,
+    Ending,
+    Jail,
+    LevelUnavailable,
+    at_most,
+    limit_files,
+    signal_child,
+)
 
 _CAP_DAC_READ_SEARCH = 2
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache", "/usr/share/zoneinfo")
 _FIRST_UID = 1_879_048_192
 # Made after the change of identity, because a change of user clears this setting.
 _DIE_WITH_PARENT = kernel.prctl_call(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+# A program may open /dev/stdin, which leads through its own files in /proc; those of a process that is not dumpable
+# belong to root.
+_SHOW_OWN_FILES = kernel.prctl_call(kernel.PR_SET_DUMPABLE, 1)
 _CLOSE_FROM = [[kernel.close_from_call(first)] for first in range(16)]
 
 
@@ -69,9 +81,14 @@ class LinuxJail(Jail):
 
     def __init__(self, level: str, *, directory: str, imports: Sequence[str], limits: Mapping[str, float]) -> None:
         super().__init__(level, directory=directory, limits=limits)
+        self._directory = directory
         self._own_processes: int | None = None
+        #: Rulesets of candidates and referees, beside the ruleset that this process is under itself.
         self._scope: landlock.Ruleset | None = None
+        self._referee_scope: landlock.Ruleset | None = None
+        self._script = False
         self._filter: seccomp.Filter | None = None
+        self._template_filter: seccomp.Filter | None = None
         self._referee_filter: seccomp.Filter | None = None
         # Processes that a candidate leaves behind become children of this process, which can then find and kill them.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
@@ -85,7 +102,7 @@ class LinuxJail(Jail):
             if level == "namespaces":
                 self._enter_namespaces(directory, readable)
             else:
-                self._enter_room(directory)
+                self._leave_network()
             if level in ("namespaces", "landlock"):
                 self._enter_landlock(readable)
         except OSError as error:
@@ -94,6 +111,7 @@ class LinuxJail(Jail):
             if not seccomp.supported():
                 raise LevelUnavailable("the kernel offers no system call filter for this architecture")
             self._filter = seccomp.prepare(processes=limits["processes"] > 1)
+            self._template_filter = seccomp.prepare(processes=True, template=True)
             self._referee_filter = seccomp.prepare(processes=False)
         self.candidate_identity, self.referee_identity = _identities(spare_uid, imports)
         if self.candidate_identity.uid is not None:
@@ -103,14 +121,13 @@ class LinuxJail(Jail):
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         self._keep_descriptors_apart()
         limit_files(limits)
-        self._sealing = self._seal_of_candidates()
+        self._sealing = self._seal_of_candidates(template=False)
+        self._template_sealing = self._seal_of_candidates(template=True)
+        self._script_sealing = self._seal_of_scripts()
         self._referee_sealing = self._seal_of_referees()
 
     def _enter_namespaces(self, directory: str, readable: Sequence[str]) -> None:
-        size, files = int(self.limits["file_bytes"]), int(self.limits["files"])
-        self._own_processes = namespaces.enter(
-            directory, readable=readable, scratch_bytes=size, scratch_files=files + 1
-        )
+        self._own_processes = namespaces.enter(directory, readable=readable)
         self.room = namespaces.SCRATCH
         # A user namespace counts its own tasks only: this worker's two, its referee's and the candidate's.
         self._tasks_outside = 3
@@ -118,32 +135,54 @@ class LinuxJail(Jail):
         kernel.unshare(kernel.CLONE_NEWPID)
         kernel.set_namespace(self._own_processes, kernel.CLONE_NEWPID)
 
-    def _enter_room(self, directory: str) -> None:
+    def _leave_network(self) -> None:
         if os.geteuid() == 0:
             try:
                 kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC)
             except OSError:
                 # These levels do not depend on it; `selftest` finds out whether the network is out of reach.
                 pass
-        os.mkdir(self.room)
-        # Candidates may be another user than this process.
-        os.chmod(self.room, 0o1777)
-        os.chdir(self.room)
 
     def _enter_landlock(self, readable: Sequence[str]) -> None:
         if landlock.abi_version() == 0:
             if self.level == "landlock":
                 raise LevelUnavailable("the kernel has no Landlock, or it is not enabled at boot")
             return
-        writable = [self.room, *namespaces.DEVICES]
+        devices = namespaces.DEVICES
         if self.process_namespaces:
-            # This process writes the candidate's standard input to RUN; a candidate may only read there, even if it is
-            # the same user.
-            landlock.restrict(landlock.prepare(readable=readable, writable=[*writable, namespaces.RUN]))
+            # This process is under no ruleset, since a process under a ruleset may mount nothing. It writes a script's
+            # standard input to RUN; a candidate may only read there, even if it is the same user.
+            writable = [namespaces.BOX, *devices]
             self._scope = landlock.prepare(readable=[*readable, namespaces.RUN], writable=writable)
+            self._referee_scope = landlock.prepare(readable=readable, writable=devices)
         else:
-            landlock.restrict(landlock.prepare(readable=readable, writable=writable))
-            self._scope = landlock.prepare_scope()
+            landlock.restrict(landlock.prepare(readable=readable, writable=[self._directory, *devices]))
+            self._referee_scope = landlock.prepare(readable=None, writable=devices)
+            # Each candidate has another, see `open_room`; this one holds the descriptor's number.
+            self._scope = landlock.prepare(readable=None, writable=devices)
+
+    def open_room(self, *, script: bool) -> None:
+        """Make the working directory of the next candidate, and limit the candidate to it. See `Jail.open_room`."""
+        self._script = script
+        if self.process_namespaces:
+            limits = self.limits
+            namespaces.open_room(
+                scratch_bytes=int(limits["file_bytes"]), scratch_files=int(limits["files"]), script=script
+            )
+            return
+        super().open_room(script=script)
+        if self._scope is not None:
+            # A rule is about a directory, not about its name, so each new directory needs a rule of its own.
+            made = landlock.prepare(readable=None, writable=[self.room, *namespaces.DEVICES])
+            os.dup2(made.descriptor, self._scope.descriptor, inheritable=False)
+            made.close()
+
+    def close_room(self) -> bool:
+        """Remove the working directory; return False if it must be emptied first."""
+        if not self.process_namespaces:
+            return super().close_room()
+        namespaces.close_room(script=self._script)
+        return True
 
     @property
     def process_namespaces(self) -> bool:
@@ -185,21 +224,40 @@ class LinuxJail(Jail):
 
     def has_ended(self, pid: int) -> bool:
         """Return whether child `pid` has ended; the child is not reaped."""
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return kernel.has_ended(pid)
+
+    def end_child(self, pid: int, ending: Ending | None = None) -> None:
+        """Kill child `pid` and its process group, and note how it ended."""
+        signal_child(pid, signal.SIGKILL)
+        ending = ending or Ending()
+        address = ctypes.addressof(ending)
+        kernel.wait4(pid, address + Ending.status.offset, address + Ending.times.offset)
 
     def _keep_descriptors_apart(self) -> None:
         """Move this process's own descriptors above the descriptors that children get."""
         self._children = _move_up(self._children)
         if self._own_processes is not None:
             self._own_processes = _move_up(self._own_processes)
-        if self._scope is not None:
+        if self._scope is not None and self._referee_scope is not None:
             self._scope = dataclasses.replace(self._scope, descriptor=_move_up(self._scope.descriptor))
+            moved = _move_up(self._referee_scope.descriptor)
+            self._referee_scope = dataclasses.replace(self._referee_scope, descriptor=moved)
 
-    def _seal_of_candidates(self) -> list[kernel.Call]:
-        """Return the system calls with which a child gives up all rights that a program must not have."""
+    @property
+    def _forks_scripts(self) -> bool:
+        # Nothing finds the processes that a script leaves behind before the next test. Without a filter a script can
+        # start processes, whatever its limits say.
+        return self._filter is not None and self.limits["processes"] == 1
+
+    def _seal_of_candidates(self, *, template: bool) -> list[kernel.Call]:
+        """Return the system calls with which a child gives up all rights that a program must not have.
+
+        Args:
+            template: Whether the child forks a child for each test of a script, and gives up the rest there.
+        """
         limits, identity = self.limits, self.candidate_identity
         # RLIMIT_NPROC counts all tasks of the user, so tasks outside of the jail come on top.
-        tasks = int(limits["processes"] + limits["threads"])
+        tasks = int(limits["processes"] + limits["threads"]) + template
         if identity.uid is None:
             tasks += self._tasks_outside
         calls = [
@@ -207,17 +265,24 @@ class LinuxJail(Jail):
             kernel.set_limit_call(resource.RLIMIT_NPROC, at_most(resource.RLIMIT_NPROC, tasks)),
             *_assume(identity),
         ]
-        if not self.process_namespaces:
-            # A program may open /dev/stdin, which leads through its own files in /proc; those of a process that is not
-            # dumpable belong to root.
-            calls.append(kernel.prctl_call(kernel.PR_SET_DUMPABLE, 1))
+        if not self.process_namespaces and not template:
+            calls.append(_SHOW_OWN_FILES)
         calls.append(_DIE_WITH_PARENT)
         if self._scope is not None:
             calls.append(landlock.restrict_call(self._scope))
-        if self._filter is not None:
+        if template and self._template_filter is not None:
+            calls.append(seccomp.install_call(self._template_filter))
+        elif self._filter is not None:
             # In its own namespace a candidate has number 1; at other levels the child itself writes its number, which
             # is not known before the fork.
             seccomp.name_process(self._filter, 1)
+            calls.append(seccomp.install_call(self._filter))
+        return calls
+
+    def _seal_of_scripts(self) -> list[kernel.Call]:
+        """Return the system calls with which a template's child gives up what the template has kept."""
+        calls = [_DIE_WITH_PARENT] if self.process_namespaces else [_SHOW_OWN_FILES, _DIE_WITH_PARENT]
+        if self._filter is not None:
             calls.append(seccomp.install_call(self._filter))
         return calls
 
@@ -229,19 +294,34 @@ class LinuxJail(Jail):
             *_assume(self.referee_identity),
             _DIE_WITH_PARENT,
         ]
-        if self._scope is not None:
-            calls.append(landlock.restrict_call(self._scope))
+        if self._referee_scope is not None:
+            calls.append(landlock.restrict_call(self._referee_scope))
         if self._referee_filter is not None:
             calls.append(seccomp.install_call(self._referee_filter))
         return calls
 
-    def seal_candidate(self, parent: int, descriptors: int) -> None:
+    def seal_candidate(self, parent: int, descriptors: int, *, script: bool = False) -> None:
         """Give up all rights that a program must not have, with system calls prepared before the fork."""
+        template = script and self._forks_scripts
         if self._filter is not None and not self.process_namespaces:
             seccomp.name_process(self._filter, os.getpid())
-        kernel.make(self._sealing)
+        kernel.make(self._template_sealing if template else self._sealing)
         kernel.make(_CLOSE_FROM[descriptors])
         _check_parent(parent)
+
+    def script_fork(self) -> Callable[[], int] | None:
+        """Return a function with which a candidate forks a sealed child for each test. See `Jail.script_fork`."""
+        return self._fork_script if self._forks_scripts else None
+
+    def _fork_script(self) -> int:
+        parent = os.getpid()
+        pid = kernel.fork()
+        if pid == 0:
+            if self._filter is not None:
+                seccomp.name_process(self._filter, os.getpid())
+            kernel.make(self._script_sealing)
+            _check_parent(parent)
+        return pid
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
         """Give up all rights, as a candidate does; a referee may start no process at all."""

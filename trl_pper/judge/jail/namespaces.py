@@ -15,27 +15,28 @@ from typing import NoReturn
 
 from trl_pper.judge.jail import kernel
 
-#: Working directory of programs inside; the only place they may write.
-SCRATCH = "/box"
-#: A file system of a few files that only the worker may write. /dev/stdin leads here, because there is no /proc.
-RUN = "/run"
-STANDARD_INPUT = "/run/stdin"
+#: Working directory of a program inside, a file system of its own; the only place where it may write.
+BOX, SCRATCH = "/box", "/box/room"
+#: A file system with a script's standard input, which the script may only read. /dev/stdin leads here, as there is
+#: no /proc. Landlock has rules on the directories around these two, since a rule does not cover what is mounted later
+#: on the directory itself.
+RUN, INPUT = "/run", "/run/script"
+STANDARD_INPUT = "/run/script/stdin"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _HOST_CHECK_MILLISECONDS = 2000
 _ROOT_OPTIONS = "size=1m,nr_inodes=4096,mode=755"
 _KINDS = kernel.CLONE_NEWNS | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWCGROUP
 _READ_ONLY = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+_NO_PROGRAMS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
-def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scratch_files: int) -> int:
-    """Move this process into namespaces whose root holds `readable` and an empty `SCRATCH`, the working directory.
+def enter(mount_point: str, *, readable: Sequence[str]) -> int:
+    """Move this process into namespaces whose root holds `readable` and places for the rooms of programs.
 
     Args:
         mount_point: An existing directory to build the new root on; the new root is invisible outside and leaves
             nothing behind.
         readable: Files and directories to show read-only under their own names; missing paths are left out.
-        scratch_bytes: Size of the scratch directory.
-        scratch_files: Number of files and directories that it may hold.
 
     Returns:
         A descriptor of the process namespace of this process, with which it can come back after it made others.
@@ -55,25 +56,47 @@ def enter(mount_point: str, *, readable: Sequence[str], scratch_bytes: int, scra
         _show(path, mount_point, _READ_ONLY)
     for device in filter(os.path.exists, DEVICES):
         _show(device, mount_point, None)
-    scratch = mount_point + SCRATCH
-    os.mkdir(scratch)
-    options = f"size={scratch_bytes},nr_inodes={scratch_files},mode=1777"
-    kernel.mount("tmpfs", scratch, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, options)
-    os.mkdir(mount_point + RUN)
-    run = f"size={scratch_bytes},nr_inodes=4,mode=755"
-    kernel.mount("tmpfs", mount_point + RUN, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, run)
+    for place in (SCRATCH, INPUT):
+        os.makedirs(mount_point + place)
     os.symlink(STANDARD_INPUT, mount_point + "/dev/stdin")
     kernel.change_root(mount_point)
     # Read-only only now: mount points had to be made in it.
     kernel.mount("none", "/", flags=kernel.MS_REMOUNT | kernel.MS_BIND | _READ_ONLY)
-    os.chdir(SCRATCH)
     return processes
+
+
+def open_room(*, scratch_bytes: int, scratch_files: int, script: bool) -> None:
+    """Attach the file systems of the next program: the working directory, and a script's standard input.
+
+    A file system of its own has inode numbers, times and sizes that tell nothing of an earlier program.
+
+    Args:
+        scratch_bytes: Size of the working directory, and of the standard input.
+        scratch_files: Number of files and directories that the working directory may hold.
+        script: Whether the program is a script.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    # One more for the directory itself.
+    options = f"size={scratch_bytes},nr_inodes={scratch_files + 1},mode=1777"
+    kernel.mount("tmpfs", SCRATCH, "tmpfs", _NO_PROGRAMS, options)
+    if script:
+        kernel.mount("tmpfs", INPUT, "tmpfs", _NO_PROGRAMS, f"size={scratch_bytes},nr_inodes=2,mode=755")
+
+
+def close_room(*, script: bool) -> None:
+    """Detach the file systems of a program that has ended.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    for place in (SCRATCH, INPUT) if script else (SCRATCH,):
+        kernel.detach(place)
 
 
 def input_file() -> int:
     """Return a descriptor of a new, empty file behind /dev/stdin."""
-    if os.path.exists(STANDARD_INPUT):
-        os.unlink(STANDARD_INPUT)
     return os.open(STANDARD_INPUT, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 

@@ -15,6 +15,7 @@ and that left its process group. Expected answers are in another process of the 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import math
 import os
@@ -24,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trl_pper.judge.wire.channel import Wait
 
@@ -97,14 +98,26 @@ def signal_child(pid: int, number: int) -> None:
             send(pid, number)
 
 
-def end_child(pid: int) -> tuple[int, float]:
-    """Kill child `pid` and its process group; return its wait status and the CPU seconds that it used."""
-    signal_child(pid, signal.SIGKILL)
-    try:
-        _, status, usage = os.wait4(pid, 0)
-    except ChildProcessError:
-        return 0, 0.0
-    return status, usage.ru_utime + usage.ru_stime
+class Ending(ctypes.Structure):
+    """A place in memory for the way in which a child ended; the host unpacks the bytes with `wire.rules.ENDING`.
+
+    A zygote must never have a Python object with a number that a program chose, such as an exit status: freed objects
+    stay in memory, and the next program inherits the memory. So the kernel writes here, and `clear` fills the place
+    with zeros.
+    """
+
+    _fields_ = (
+        ("killed", ctypes.c_int),
+        ("overrun", ctypes.c_int),
+        ("status", ctypes.c_int),
+        # A `struct rusage` of Linux: user and system seconds and microseconds, then fourteen numbers of no interest.
+        ("times", ctypes.c_long * 4),
+        ("others", ctypes.c_long * 14),
+    )
+
+    def clear(self) -> None:
+        """Fill the place with zeros."""
+        ctypes.memset(ctypes.byref(self), 0, ctypes.sizeof(self))
 
 
 class Jail:
@@ -132,6 +145,26 @@ class Jail:
         """Whether the file system itself bounds the bytes that a candidate writes."""
         return False
 
+    def open_room(self, *, script: bool) -> None:
+        """Make the working directory of the next candidate.
+
+        Args:
+            script: Whether the candidate needs a file for its standard input.
+        """
+        os.mkdir(self.room)
+        # Candidates may be another user than this process.
+        os.chmod(self.room, 0o1777)
+
+    def close_room(self) -> bool:
+        """Remove the working directory; return False if it must be emptied first."""
+        try:
+            os.rmdir(self.room)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
     @property
     def may_leave_processes(self) -> bool:
         """Whether a candidate can have left processes behind that `children` finds."""
@@ -145,14 +178,23 @@ class Jail:
         """Fork a child that is to be a referee; return 0 in the child."""
         raise NotImplementedError
 
-    def seal_candidate(self, parent: int, descriptors: int) -> None:
+    def seal_candidate(self, parent: int, descriptors: int, *, script: bool = False) -> None:
         """Give up all rights that a program must not have; the last step before untrusted work.
 
         Args:
             parent: Process id of the parent; this process must not outlive it.
             descriptors: Number of descriptors that stay open, counted from 0; all others are closed.
+            script: Whether the process only compiles a script and then calls the function from `script_fork`, if that
+                is not None.
         """
         raise NotImplementedError
+
+    def script_fork(self) -> Callable[[], int] | None:
+        """Return a function with which a candidate forks a sealed child for each test of a script.
+
+        The function returns 0 in the child. None means that the candidate runs the test itself, and no other.
+        """
+        return None
 
     def seal_referee(self, parent: int, descriptors: int) -> None:
         """Give up all rights that test code must not have; the arguments are those of `seal_candidate`."""
@@ -178,9 +220,9 @@ class Jail:
         """Return whether child `pid` has ended."""
         raise NotImplementedError
 
-    def end_child(self, pid: int) -> tuple[int, float]:
-        """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
-        return end_child(pid)
+    def end_child(self, pid: int, ending: Ending | None = None) -> None:
+        """Kill child `pid` and its process group, and note how it ended."""
+        raise NotImplementedError
 
 
 class PosixJail(Jail):
@@ -201,10 +243,8 @@ class PosixJail(Jail):
             raise LevelUnavailable("programs would be processes of root; run the judge as an ordinary user")
         super().__init__(level, directory=directory, limits=limits)
         self._input_path = os.path.join(directory, "input")
-        #: Wait status and CPU seconds of children that `has_ended` found ended, and so reaped, before `end_child`.
-        self._endings: dict[int, tuple[int, float]] = {}
-        os.mkdir(self.room)
-        os.chdir(self.room)
+        #: Wait status and resource usage of children that `has_ended` found ended, and so reaped, before `end_child`.
+        self._endings: dict[int, tuple[int, resource.struct_rusage]] = {}
         limit_files(limits)
 
     def fork_candidate(self) -> int:
@@ -237,7 +277,7 @@ class PosixJail(Jail):
 
         return renew
 
-    def seal_candidate(self, parent: int, descriptors: int) -> None:
+    def seal_candidate(self, parent: int, descriptors: int, *, script: bool = False) -> None:
         """Set the limits of a program; the last step before untrusted work. See `Jail.seal_candidate`."""
         if self.limits["processes"] == 1 and sys.platform != "linux":
             # All processes of the user count, so a bound of 1 forbids new processes. Linux counts threads, too: there
@@ -259,19 +299,25 @@ class PosixJail(Jail):
         if pid not in self._endings:
             found, status, usage = os.wait4(pid, os.WNOHANG)
             if found:
-                self._endings[pid] = status, usage.ru_utime + usage.ru_stime
+                self._endings[pid] = status, usage
         return pid in self._endings
 
-    def end_child(self, pid: int) -> tuple[int, float]:
-        """Kill child `pid` and its process group; return its wait status and the CPU seconds it used."""
-        ending = self._endings.pop(pid, None)
-        if ending is None:
-            return end_child(pid)
-        # The child is reaped, so its own number is free again and only its group gets the signal. While the group has
-        # members, no other process gets that number.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        return ending
+    def end_child(self, pid: int, ending: Ending | None = None) -> None:
+        """Kill child `pid` and its process group, and note how it ended."""
+        known = self._endings.pop(pid, None)
+        if known is None:
+            signal_child(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                known = os.wait4(pid, 0)[1:]
+        else:
+            # The child is reaped, so its own number is free again and only its group gets the signal. While the group
+            # has members, no other process gets that number.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        if known is not None and ending is not None:
+            ending.status, usage = known
+            for place, seconds in enumerate((usage.ru_utime, usage.ru_stime)):
+                ending.times[2 * place], ending.times[2 * place + 1] = int(seconds), round(seconds % 1 * 1e6)
 
 
 def _limit_memory(size: int) -> None:

@@ -28,11 +28,11 @@ from trl_pper.judge.jail import kernel
 _FREE = (
     # Memory. Libraries map code, so execute permission stays available. Anonymous files are refused: their pages count
     # towards no limit of the process.
-    "mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216, madvise 28 233, msync 26 227, brk 12 214,"
+    "mmap 9 222, munmap 11 215, mprotect 10 226, mremap 25 216, msync 26 227, brk 12 214,"
     # Descriptors.
     "read 0 63, write 1 64, readv 19 65, writev 20 66, pread64 17 67, pwrite64 18 68, preadv 295 69, pwritev 296 70,"
-    "preadv2 327 286, pwritev2 328 287, lseek 8 62, close 3 57, close_range 436 436, dup 32 23, dup2 33 -,"
-    "dup3 292 24, pipe 22 -, pipe2 293 59, sendfile 40 71, copy_file_range 326 285, flock 73 32,"
+    "lseek 8 62, close 3 57, close_range 436 436, dup 32 23, dup2 33 -,"
+    "dup3 292 24, pipe 22 -, pipe2 293 59, sendfile 40 71, copy_file_range 326 285,"
     "eventfd 284 -, eventfd2 290 19,"
     "poll 7 -, ppoll 271 73, select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21,"
     "epoll_wait 232 -, epoll_pwait 281 22, epoll_pwait2 441 441,"
@@ -40,7 +40,7 @@ _FREE = (
     # them.
     "open 2 -, openat 257 56, openat2 437 437, creat 85 -, stat 4 -, lstat 6 -, fstat 5 80, newfstatat 262 79,"
     "statx 332 291, statfs 137 43, fstatfs 138 44, getdents 78 -, getdents64 217 61, access 21 -, faccessat 269 48,"
-    "faccessat2 439 439, readlink 89 -, readlinkat 267 78, fadvise64 221 223, getxattr 191 8, lgetxattr 192 9,"
+    "faccessat2 439 439, readlink 89 -, readlinkat 267 78, getxattr 191 8, lgetxattr 192 9,"
     "fgetxattr 193 10, listxattr 194 11, llistxattr 195 12, flistxattr 196 13, getcwd 79 17, chdir 80 49,"
     "fchdir 81 50,"
     # Changing files.
@@ -74,7 +74,8 @@ _FREE = (
 _CHECKED = (
     "clone 56 220, clone3 435 435, fork 57 -, vfork 58 -, kill 62 129, tgkill 234 131, prlimit64 302 261, ioctl 16 29,"
     "fcntl 72 25, prctl 157 167, arch_prctl 158 -, socketpair 53 199, setsockopt 54 208, chmod 90 -, fchmod 91 52,"
-    "fchmodat 268 53, fchmodat2 452 452, utime 132 -, utimes 235 -, utimensat 280 88"
+    "fchmodat 268 53, fchmodat2 452 452, utime 132 -, utimes 235 -, utimensat 280 88, flock 73 32, fadvise64 221 223,"
+    "madvise 28 233, preadv2 327 286, pwritev2 328 287"
 )
 #: Each call up to this number was judged by itself. A newer call gets the answer of a kernel that lacks it, for which
 #: libraries are prepared. Numbers of the x32 interface are far beyond.
@@ -99,10 +100,17 @@ _PAIR_TYPES = [kind | flags for kind in (1, 5) for flags in (0, 0x800, 0x80000, 
 _SOCKET_OPTIONS = (2, 7, 8, 9, 13, 20, 21)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FICLONE (pathlib copies files with it since 3.14).
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x40049409)
-# Duplicating, flags, locks, pipe sizes and seals. F_SETOWN and F_SETSIG would have the kernel signal another process.
-_FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 9, 36, 37, 38, 1030, 1031, 1032, 1033, 1034)
+# Duplicating, flags, pipe sizes and seals. F_SETOWN and F_SETSIG would have the kernel signal another process.
+_FCNTLS = (0, 1, 2, 3, 4, 9, 1030, 1031, 1032, 1033, 1034)
+# F_GETLK, F_SETLK, F_SETLKW and the same for open files (F_OFD_*).
+_LOCKS = (5, 6, 7, 36, 37, 38)
+# MADV_NORMAL to MADV_DONTNEED, FREE, DONTFORK, DOFORK, MERGEABLE to DODUMP, WIPEONFORK and KEEPONFORK. Not COLD,
+# PAGEOUT and POPULATE_READ, with which a process chooses which files the kernel keeps in memory, and asks for it.
+_ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_NO_NEW_PRIVS, PR_SET_VMA (names of mappings).
 _PRCTLS = (3, 15, 16, 39, 0x53564D41)
+# PR_SET_PDEATHSIG, PR_SET_DUMPABLE and PR_SET_SECCOMP.
+_SEALING_PRCTLS = (1, 4, 22)
 # ARCH_SET_FS, ARCH_GET_FS, and asking for a processor's wide registers, as numerical libraries do.
 _ARCH_PRCTLS = (0x1002, 0x1003, 0x1021, 0x1022, 0x1023)
 
@@ -234,15 +242,19 @@ def _one_of(index: int, values: Iterable[int], *, otherwise: _Decision) -> _Deci
     return _argument(index, _search(dict.fromkeys(values, _ALLOW), otherwise))
 
 
-def _checked(*, processes: bool) -> dict[str, _Decision]:
+def _checked(*, processes: bool, template: bool) -> dict[str, _Decision]:
     """Return the decision for each name in `_CHECKED`.
 
     Args:
         processes: Whether the program may start processes.
+        template: Whether the filter is for a process that forks children, which put themselves under another filter.
     """
+    lock = _ALLOW if processes else _fail(0)
     new_process = _ALLOW if processes else _fail(errno.EAGAIN)
     clone = _Test(_IF_ANY_BIT, _CLONE_THREAD, _ALLOW, new_process)
-    is_self = _Test(_IF_EQUAL, None, _ALLOW, _REFUSE)
+    # A call must pass every filter of a process, and each names another process. The filter of the child decides.
+    is_self = _ALLOW if template else _Test(_IF_EQUAL, None, _ALLOW, _REFUSE)
+    prctls = (*_PRCTLS, *_SEALING_PRCTLS) if template else _PRCTLS
     pair = _one_of(1, _PAIR_TYPES, otherwise=_REFUSE)
     option = _one_of(2, _SOCKET_OPTIONS, otherwise=_REFUSE)
     return {
@@ -257,12 +269,20 @@ def _checked(*, processes: bool) -> dict[str, _Decision]:
         "prlimit64": _argument(0, _Test(_IF_EQUAL, 0, _ALLOW, is_self)),
         # ENOTTY is the answer of a device that does not know the request.
         "ioctl": _one_of(1, _IOCTLS, otherwise=_fail(errno.ENOTTY)),
-        "fcntl": _one_of(1, _FCNTLS, otherwise=_REFUSE),
-        "prctl": _one_of(0, _PRCTLS, otherwise=_REFUSE),
+        "fcntl": _argument(1, _search(dict.fromkeys(_FCNTLS, _ALLOW) | dict.fromkeys(_LOCKS, lock), _REFUSE)),
+        "prctl": _one_of(0, prctls, otherwise=_REFUSE),
         "arch_prctl": _one_of(0, _ARCH_PRCTLS, otherwise=_REFUSE),
         # Neither Landlock nor an open descriptor keeps a user from changing the modes and times of own files, so these
         # calls do nothing. They report success, for programs that copy files.
         **dict.fromkeys(("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat"), _fail(0)),
+        # A lock on a library would be seen by every program that runs at the same time. A program that is alone needs
+        # none of its own files locked.
+        "flock": lock,
+        # Whether a file is in memory outlives a program: no program throws files out, or learns of it without reading.
+        "fadvise64": _fail(0),
+        "madvise": _one_of(2, _ADVICE, otherwise=_fail(errno.EINVAL)),
+        # The last of six arguments are flags, such as RWF_NOWAIT.
+        **dict.fromkeys(("preadv2", "pwritev2"), _one_of(5, (0,), otherwise=_fail(errno.EOPNOTSUPP))),
         "socketpair": _argument(0, _Test(_IF_EQUAL, _AF_UNIX, pair, _REFUSE)),
         "setsockopt": _argument(1, _Test(_IF_EQUAL, _SOL_SOCKET, option, _REFUSE)),
     }
@@ -281,10 +301,10 @@ FREE_CALLS = _read_table(_FREE)
 CHECKED_CALLS = _read_table(_CHECKED)
 
 
-def _assemble(architecture: str, *, processes: bool) -> list[_Instruction]:
+def _assemble(architecture: str, *, processes: bool, template: bool) -> list[_Instruction]:
     actions: dict[int, _Decision] = dict.fromkeys(range(_LAST_JUDGED + 1), _REFUSE)
     actions |= dict.fromkeys(FREE_CALLS[architecture].values(), _ALLOW)
-    decisions = _checked(processes=processes)
+    decisions = _checked(processes=processes, template=template)
     actions |= {number: decisions[name] for name, number in CHECKED_CALLS[architecture].items()}
     # Offsets into `struct seccomp_data`: the call's number at 0, the architecture at 4. The architecture is checked
     # first, since a number means another call elsewhere.
@@ -328,10 +348,12 @@ def _this_architecture() -> str:
     return os.uname().machine if sys.maxsize > 1 << 32 else "32-bit"
 
 
-def prepare(*, processes: bool, architecture: str | None = None) -> Filter:
+def prepare(*, processes: bool, template: bool = False, architecture: str | None = None) -> Filter:
     """Return a new filter; called once, before any fork.
 
     Args:
+        template: Whether the filter is for a process that compiles a program and then forks children for it, each of
+            which installs another filter. It may signal any process.
         processes: Whether the program may start processes (never other programs). They inherit the filter as it is:
             each of them may signal the process that installed the filter, and no other process.
         architecture: Name as in `os.uname().machine`; by default this machine's.
@@ -342,7 +364,7 @@ def prepare(*, processes: bool, architecture: str | None = None) -> Filter:
     architecture = architecture or _this_architecture()
     if architecture not in _ARCHITECTURES:
         raise ValueError(f"architecture: must be one of {', '.join(_ARCHITECTURES)}; got {architecture!r}")
-    return _encode(_assemble(architecture, processes=processes))
+    return _encode(_assemble(architecture, processes=processes, template=template))
 
 
 def _encode(program: Sequence[_Instruction]) -> Filter:

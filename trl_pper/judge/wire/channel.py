@@ -167,7 +167,7 @@ class Line(Protocol):
 
     sock: socket.socket
 
-    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: bytes | memoryview, descriptors: Sequence[int] = ()) -> None:
         """Send a message; the caller keeps its own descriptors open until the answer arrives."""
 
     def receive(self) -> bytes:
@@ -185,7 +185,7 @@ class PacketLine:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
-    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: bytes | memoryview, descriptors: Sequence[int] = ()) -> None:
         """See `Line`."""
         if descriptors:
             socket.send_fds(self.sock, [message], list(descriptors))
@@ -210,7 +210,7 @@ class StreamLine:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
 
-    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: bytes | memoryview, descriptors: Sequence[int] = ()) -> None:
         """See `Line`."""
         length = _MESSAGE_LENGTH.pack(len(message))
         if descriptors:
@@ -218,7 +218,7 @@ class StreamLine:
             # room for.
             socket.send_fds(self.sock, [length], list(descriptors))
             length = b""
-        self.sock.sendall(length + message)
+        self.sock.sendall(length + bytes(message))
 
     def receive(self) -> bytes:
         """See `Line`."""

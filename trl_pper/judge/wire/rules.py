@@ -100,8 +100,17 @@ PORTABLE_LEVEL = "processes"
 OUTCOME_BYTES = {outcome: number for number, outcome in enumerate(Outcome, 1)}
 
 
-#: A candidate's answer after a script that ended normally: fit for another input, or not.
-DONE, SPENT = b"+", b"."
+#: A candidate's answer about a script that it has compiled: it runs each test in a child, or can run a single test.
+MANY, ONCE = b"+", b"."
+#: A candidate's answer after a script that ended normally.
+DONE = b"+"
+#: A report on the end of such a child: the wait status, and whether it left anything in the working directory.
+SCRIPT_ENDING = struct.Struct("<i?")
+
+
+#: The start of a zygote's report on the end of a candidate, in the layout of C: whether the zygote had to kill it,
+#: whether it had left too much in files, the wait status, and user and system time in seconds and microseconds.
+ENDING = struct.Struct("@3i4l")
 
 
 #: Numbers of reports that are not about a test: the program is loaded, failed to load, the test code has ended.

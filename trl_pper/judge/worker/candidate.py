@@ -12,27 +12,32 @@ import builtins
 import os
 import random
 import socket
+from collections.abc import Callable
 
 from trl_pper.judge.wire.channel import Wait, frame
 from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
-from trl_pper.judge.worker.script import Streams, run_checker, run_script
+from trl_pper.judge.worker.script import open_streams, run_checker, run_scripts
 from trl_pper.judge.worker.shared import run_shared
 
 #: Descriptors that a candidate starts with, after standard input, output and error; only shared tests have a plan.
 CHANNEL, PROGRAM, PLAN = 3, 4, 5
 
 
-def prepare() -> None:
-    """Prepare the interpreter for programs; the zygote calls this once, before it forks candidates."""
+def prepare(room: str) -> None:
+    """Prepare the interpreter for programs; the zygote calls this once, before it forks candidates.
+
+    Args:
+        room: Path of the working directory of programs.
+    """
     # All of this could be done in each candidate, but a forked child pays for every page that it writes to.
     # The interpreter's option `-S` leaves `exit` and `quit` out, and scripts use them.
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
     # A fixed seed makes the verdicts of randomised programs repeat.
     random.seed(int(os.environ["PYTHONHASHSEED"]))
-    os.environ["HOME"] = os.environ["TMPDIR"] = os.getcwd()
-    Streams().renew()
+    os.environ["HOME"] = os.environ["TMPDIR"] = room
+    open_streams()
     _channels.append(_socket_at(CHANNEL))
     warm_up()
 
@@ -55,7 +60,7 @@ def _socket_at(number: int) -> socket.socket:
     return made
 
 
-def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
+def main(mode: str, max_value_bytes: int, allow: Wait | None = None, fork: Callable[[], int] | None = None) -> None:
     """Run the program from descriptor PROGRAM; never returns.
 
     Args:
@@ -64,6 +69,7 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
         max_value_bytes: Largest encoded size of a value that the candidate may send, in bytes.
         allow: Called before each input or request, to renew the CPU time of this process; None where the referee or
             the host measures it from outside.
+        fork: See `script.run_scripts`.
     """
     [channel] = _channels
     source = os.pread(PROGRAM, os.fstat(PROGRAM).st_size, 0)
@@ -73,7 +79,7 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None) -> None:
     if allow is not None:
         allow(channel, 0)
     if mode == "stdio":
-        run_script(source, channel, allow)
+        run_scripts(source, channel, allow, fork)
     elif mode == "checker":
         run_checker(source, channel, allow)
     elif mode == "shared":

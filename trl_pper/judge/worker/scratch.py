@@ -22,12 +22,11 @@ class Scratch:
     """The working directory of a worker's programs.
 
     Args:
-        path: An existing directory. `clear` removes everything in it.
+        path: Its path. `clear` removes everything in it.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.mode = stat.S_IMODE(os.stat(path).st_mode)
 
     def exceeds(self, files: int, total_bytes: int) -> bool:
         """Return whether the directory holds more than `files` entries, or more than `total_bytes` in them.
@@ -56,10 +55,9 @@ class Scratch:
         return False
 
     def clear(self) -> None:
-        """Remove everything in the directory, and restore its mode."""
+        """Remove everything in the directory."""
         # A program may have taken away the rights to list and to change the directory.
-        if stat.S_IMODE(os.stat(self.path).st_mode) != self.mode:
-            os.chmod(self.path, self.mode)
+        os.chmod(self.path, 0o700)
         while names := os.listdir(self.path):
             for name in names:
                 self._remove(os.path.join(self.path, name))

@@ -1,10 +1,9 @@
-"""Run the program as a script in a candidate process, once for each input that the host sends, or run a checker.
+"""Run the program as a script in a process of its own for each test, or run a checker.
 
-The program prints to descriptor 1, a file that the host reads. A frame on the channel reports how each run ended.
-
-Between two runs the interpreter is restored only as far as that is cheap, so an earlier run can influence a later one.
-The host allows for it: a test that fails in a used process counts only after a repetition in a fresh process, and the
-host repeats a single passed test, too.
+A candidate compiles the program once. The host then sends the descriptors of each test, and the candidate forks a
+child that runs the program; where programs may start processes it runs a single test itself instead. So every test
+finds an interpreter in which nothing has run. The program prints to descriptor 1, a file that the host reads. A frame
+on the test's channel reports how the run ended.
 
 A checker that travels with a task runs in a candidate process as well, which prints to nowhere: see `run_checker`.
 """
@@ -14,59 +13,92 @@ from __future__ import annotations
 import _thread
 import atexit
 import builtins
+import fcntl
 import functools
-import gc
 import os
-import random
-import signal
 import socket
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from trl_pper.judge.wire import codec
-from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, send_frame
-from trl_pper.judge.wire.rules import DONE, SPENT, Words
+from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, Wait, frame, send_frame
+from trl_pper.judge.wire.rules import DONE, MANY, ONCE, READY, SCRIPT_ENDING, Words
 from trl_pper.judge.worker.program import compile_program, describe, run
 
-#: Descriptors that a script starts with, after the descriptors of every candidate: the files of the standard streams.
-OUTPUT, ERRORS, INPUT = 5, 6, 7
+#: Descriptors that a candidate for scripts has: its channel to the host and the file behind /dev/stdin from the start,
+#: then those of a test, of which the channel takes the place of the candidate's own.
+CHANNEL, INPUT, OUTPUT, ERRORS = 3, 5, 6, 7
+_DESCRIPTORS_PER_TEST = 3
 _MAX_INPUT_BYTES = 1 << 40
 _MAX_WORDS_BYTES = 1 << 16
 _MAX_MESSAGE_CHARS = 500
+_READY = frame(READY)
 
 
-def run_script(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
-    """Run the program on every input that arrives; never returns.
+def run_scripts(
+    source: bytes, channel: socket.socket, wait: Wait | None = None, fork: Callable[[], int] | None = None
+) -> None:
+    """Run the program on every test that arrives; never returns.
 
     Args:
         source: The program's text in UTF-8.
-        channel: The socket to the host.
-        wait: Called before each input is read, to renew the CPU time of this process.
+        channel: The socket to the host, on descriptor CHANNEL.
+        wait: Called before the input is read, to renew the CPU time of this process.
+        fork: Forks a sealed child and returns 0 in it; None where this process is to run a single test itself.
     """
     # Scripts may read and print numbers of any length, as on judges of contests; the CPU limit bounds the conversion.
     sys.set_int_max_str_digits(0)
     if not os.path.exists("/dev/stdout"):
         builtins.open = _open_output
-    state, streams, reader = _State(), Streams(), FrameReader(channel, wait)
-    code: types.CodeType | None = None
+    try:
+        code = compile_program(source)
+    except BaseException as error:
+        send_frame(channel, codec.encode(tuple(describe(error)._replace(kind="syntax")), max_bytes=_MAX_WORDS_BYTES))
+        os._exit(0)
+    send_frame(channel, ONCE if fork is None else MANY)
     while True:
-        try:
-            given = reader.read(_MAX_INPUT_BYTES)
-        except ChannelClosed:
-            # Without the exit handlers that the program may have registered.
+        word, descriptors, _, _ = socket.recv_fds(channel, 1, _DESCRIPTORS_PER_TEST)
+        if not word:
             os._exit(0)
-        _connect(given, streams)
-        try:
-            code = code or compile_program(source)
-        except BaseException as error:
-            words = codec.encode(tuple(describe(error)._replace(kind="syntax")), max_bytes=_MAX_WORDS_BYTES)
-        else:
-            words = _run_once(code, streams)
-            state.restore()
-        send_frame(channel, words)
+        # The flags belong to the open file, which all children share.
+        fcntl.fcntl(INPUT, fcntl.F_SETFL, 0)
+        pid = fork() if fork is not None else 0
+        if pid == 0:
+            try:
+                _run_test(code, descriptors, channel, wait)
+            finally:
+                # Whatever happens, a child never returns into the loop.
+                os._exit(125)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        _, status = os.waitpid(pid, 0)
+        send_frame(channel, SCRIPT_ENDING.pack(status, _room_is_used()))
+
+
+def _room_is_used() -> bool:
+    try:
+        return bool(os.listdir())
+    except OSError:
+        # The program has closed the directory.
+        return True
+
+
+def _run_test(code: types.CodeType, descriptors: Sequence[int], channel: socket.socket, wait: Wait | None) -> None:
+    """Run the program once; never returns."""
+    for descriptor, number in zip(descriptors, (CHANNEL, OUTPUT, ERRORS), strict=True):
+        os.dup2(descriptor, number)
+    for descriptor in set(descriptors) - {OUTPUT, ERRORS}:
+        os.close(descriptor)
+    # A candidate that ends before this message is a failure of the sandbox; after it, of the program.
+    os.write(CHANNEL, _READY)
+    given = FrameReader(channel, wait).read(_MAX_INPUT_BYTES)
+    _connect(given)
+    send_frame(channel, _run_once(code))
+    # Without the exit handlers that the program may have registered since.
+    os._exit(0)
 
 
 def run_checker(source: bytes, channel: socket.socket, wait: Wait | None = None) -> None:
@@ -124,63 +156,49 @@ def _open_output(file: Any, *args: Any, **keywords: Any) -> Any:
     return _open(file if number is None else os.dup(number), *args, **keywords)
 
 
-class Streams:
-    """The text streams of `sys` over descriptors 0, 1 and 2."""
-
-    def __init__(self) -> None:
-        self._output: TextIO | None = None
-        self._errors: TextIO | None = None
-
-    def renew(self) -> None:
-        """Set a new `sys.stdin`, and new output streams if the last run replaced or changed them."""
-        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # type: ignore[misc]
-        if not self._intact():
-            self._output = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
-            self._errors = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
-        vars(sys).update(stdout=self._output, __stdout__=self._output, stderr=self._errors, __stderr__=self._errors)
-
-    def flush(self) -> None:
-        """Flush the standard output, as an interpreter does at its end."""
-        # The program may have replaced `sys.stdout`, after it had printed to the first stream.
-        output = getattr(sys, "stdout", None)
-        if output is not None and not getattr(output, "closed", False):
-            output.flush()
-        try:
-            self._output.flush()  # type: ignore[union-attr]
-        except ValueError:
-            # The program closed the stream or detached its buffer.
-            pass
-
-    def _intact(self) -> bool:
-        output, errors = self._output, self._errors
-        try:
-            same = output is not None and sys.stdout is output and sys.stderr is errors
-            return same and not (output.closed or errors.closed or output.line_buffering or output.write_through)  # type: ignore[union-attr]
-        except (AttributeError, ValueError):
-            # The program detached the buffer.
-            return False
+_streams: dict[str, TextIO] = {}
 
 
-def _connect(given: bytes, streams: Streams) -> None:
+def open_streams() -> None:
+    """Set the text streams of `sys` over descriptors 0, 1 and 2; called once, before any fork."""
+    _streams["stdin"] = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    _streams["stdout"] = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    _streams["stderr"] = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
+    for name, stream in _streams.items():
+        vars(sys).update({name: stream, f"__{name}__": stream})
+
+
+def _flush_streams() -> None:
+    """Flush the standard output, as an interpreter does at its end."""
+    # The program may have replaced `sys.stdout`, after it had printed to the first stream.
+    output = getattr(sys, "stdout", None)
+    if output is not None and not getattr(output, "closed", False):
+        output.flush()
+    try:
+        _streams["stdout"].flush()
+    except ValueError:
+        # The program closed the stream or detached its buffer.
+        pass
+
+
+def _connect(given: bytes) -> None:
     """Write `given` to the input file, and connect descriptors 0 to 2 to the files of the standard streams."""
     os.ftruncate(INPUT, 0)
     view = memoryview(given)
     while view:
         view = view[os.pwrite(INPUT, view, len(given) - len(view)) :]
-    # `pwrite` leaves the position alone, and the last run has moved it: duplicated descriptors share it.
+    # `pwrite` leaves the position alone, and an earlier test has moved it.
     os.lseek(INPUT, 0, os.SEEK_SET)
-    # The last run may have closed or redirected any of the three.
     os.dup2(INPUT, 0)
     os.dup2(OUTPUT, 1)
     os.dup2(ERRORS, 2)
-    streams.renew()
 
 
-def _run_once(code: types.CodeType, streams: Streams) -> bytes:
+def _run_once(code: types.CodeType) -> bytes:
     """Run the program from start to exit, as an interpreter would.
 
     Returns:
-        The payload for the host: DONE, SPENT where the process must not run the program again, or an encoded failure.
+        The payload for the host: DONE, or an encoded failure.
     """
     failure: Words | None = None
     try:
@@ -189,19 +207,16 @@ def _run_once(code: types.CodeType, streams: Streams) -> bytes:
         failure = _exit_failure(error.code)
     except BaseException as error:
         failure = describe(error)
-    # A thread that is still running, or a hook of `threading` that would end one, can disturb the next run.
-    alone = _thread._count() == 0 and not threading._threading_atexits  # type: ignore[attr-defined]
     try:
-        if not alone:
+        # A thread that is still running, or a hook of `threading` that would end one.
+        if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
             # As at the end of an interpreter: wait for all threads that are not daemons.
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        streams.flush()
+        _flush_streams()
     except BaseException as error:
         failure = failure or describe(error)
-    if failure is not None:
-        return codec.encode(tuple(failure), max_bytes=_MAX_WORDS_BYTES)
-    return DONE if alone else SPENT
+    return DONE if failure is None else codec.encode(tuple(failure), max_bytes=_MAX_WORDS_BYTES)
 
 
 def _exit_failure(code: object) -> Words | None:
@@ -210,35 +225,3 @@ def _exit_failure(code: object) -> Words | None:
     if not status:
         return None
     return Words(kind="raised", name="SystemExit", said=str(status), note=f"exit status {status}")
-
-
-class _State:
-    """The state of the interpreter before the first run, to be restored after each run."""
-
-    def __init__(self) -> None:
-        self.seed = int(os.environ["PYTHONHASHSEED"])
-        self.builtins = dict(vars(builtins))
-        self.environment = dict(os.environ)
-        self.directory = os.getcwd()
-        self.recursion_limit = sys.getrecursionlimit()
-        self.digits_limit = sys.get_int_max_str_digits()
-
-    def restore(self) -> None:
-        # No more than is cheap: modules that a run changed stay changed.
-        sys.settrace(None)
-        sys.setprofile(None)
-        names = vars(builtins)
-        if names != self.builtins:
-            names.clear()
-            names.update(self.builtins)
-        if os.environ != self.environment:
-            os.environ.clear()
-            os.environ.update(self.environment)
-        os.chdir(self.directory)
-        sys.argv[:] = ["program.py"]
-        sys.setrecursionlimit(self.recursion_limit)
-        sys.set_int_max_str_digits(self.digits_limit)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        threading.stack_size(0)
-        gc.enable()
-        random.seed(self.seed)

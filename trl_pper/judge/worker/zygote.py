@@ -55,6 +55,7 @@ for _name in _PRELOADED:
 
 from trl_pper.judge.jail.posix import (  # noqa: E402
     FIRST_OWN_DESCRIPTOR,
+    Ending,
     LevelUnavailable,
     arrange_descriptors,
     raise_stack_limit,
@@ -85,11 +86,12 @@ class Zygote:
         self.line = line
         self.jail = jail
         self.scratch = Scratch(jail.room)
+        self.ending = Ending()
         self.parent = os.getppid()
         self.candidate: int | None = None
         self.referee: int | None = None
-        #: The reason why `watch` killed the present candidate, or "".
-        self.overrun = ""
+        #: Whether `watch` killed the present candidate.
+        self.overrun = False
         self.poll = select.poll()
         self.poll.register(line.sock, select.POLLIN)
 
@@ -99,7 +101,7 @@ class Zygote:
         Raises:
             HostGone: Always, in the end.
         """
-        handlers: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any]]] = {
+        handlers: dict[str, Callable[[dict[str, Any], list[int]], dict[str, Any] | None]] = {
             "referee": self.start_referee,
             "dismiss": self.dismiss_referee,
             "candidate": self.start_candidate,
@@ -113,7 +115,8 @@ class Zygote:
                 # The child has its own copies. An open copy here would hide from the host that the child has ended.
                 for descriptor in descriptors:
                     os.close(descriptor)
-            self.reply(answer)
+            if answer is not None:
+                self.reply(answer)
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
         """Wait for the next request; return it with its descriptors.
@@ -147,23 +150,37 @@ class Zygote:
     def watch(self) -> None:
         """Kill the candidate if it has left more files, or more bytes in files, than its limits allow."""
         limits = self.jail.limits
-        if self.candidate is not None and self.scratch.exceeds(int(limits["files"]), int(limits["file_bytes"])):
-            self.overrun = f"left more than {limits['files']:.0f} files or {limits['file_bytes']:.0f} bytes in them"
+        files, file_bytes = int(limits["files"]), int(limits["file_bytes"])
+        if self.candidate is not None and self.ask_apart(lambda: self.scratch.exceeds(files, file_bytes)):
+            self.overrun = True
             signal_child(self.candidate, signal.SIGKILL)
+
+    def ask_apart(self, question: Callable[[], bool]) -> bool:
+        """Answer a question in a child process; a child that fails answers with False."""
+        # The names of files, which a program chose, must not come into the memory of this process: later programs
+        # inherit it.
+        pid = self.jail.fork_referee()
+        if pid == 0:
+            try:
+                os._exit(0 if question() else 1)
+            finally:
+                os._exit(1)
+        return os.waitpid(pid, 0)[1] == 0
 
     def start_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """Fork a candidate.
 
         Args:
             request: Has the "mode" of the candidate, and its "cpu_seconds".
-            descriptors: The channel, the program and, for a script, the files for output and errors.
+            descriptors: The channel and the program; for shared tests their plan.
 
         Returns:
             The process id as "pid", numbered as this process sees it.
         """
-        self.overrun = ""
+        self.overrun = False
         # Read before the fork, so that the child can tell whether its parent has died meanwhile.
         mode, parent = request["mode"], os.getpid()
+        self.jail.open_room(script=mode == "stdio")
         if mode == "stdio":
             descriptors.append(self.jail.input_file())
         size = int(self.jail.limits["value_bytes"])
@@ -172,10 +189,11 @@ class Zygote:
         if pid == 0:
             try:
                 arrange_descriptors(descriptors, first=3)
+                os.chdir(self.jail.room)
                 if not self.jail.process_namespaces:
                     os.setsid()
-                self.jail.seal_candidate(parent, 3 + len(descriptors))
-                candidate.main(mode, size, allow)
+                self.jail.seal_candidate(parent, 3 + len(descriptors), script=mode == "stdio")
+                candidate.main(mode, size, allow, self.jail.script_fork())
             finally:
                 # Also after an exception, so that no child ever returns into the zygote's loop. The host sees a child
                 # that ended before it was ready.
@@ -215,29 +233,38 @@ class Zygote:
             self.jail.end_child(self.referee)
             self.referee = None
 
-    def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """Kill the candidate with the processes that it left behind, and empty its working directory.
+    def kill_candidate(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        """Kill the candidate with the processes that it left behind, remove its working directory, and tell the host.
 
-        At the level "processes", a process that left the candidate's group is not found.
+        The report has the layout `wire.rules.ENDING`; it is all zeros if there is no candidate. At the level
+        "processes", a process that left the candidate's group is not found.
 
         Args:
             request: May have "grace_seconds", the time that the candidate has to end by itself; 0 by default.
             descriptors: None.
-
-        Returns:
-            The wait "status", the "cpu_seconds" used, whether the candidate had to be "killed", and the limit on
-            files that it has "overrun", or "".
         """
+        self.end_candidate(float(request.get("grace_seconds", 0.0)))
+        self.line.send(memoryview(self.ending).cast("B"))
+        self.ending.clear()
+
+    def end_candidate(self, grace_seconds: float = 0.0) -> None:
+        """Kill the candidate, if there is one, and remove what it leaves; note in `self.ending` how it ended."""
         if self.candidate is None:
-            return {"status": 0, "cpu_seconds": 0.0, "killed": False, "overrun": self.overrun}
-        killed = not self.has_ended(self.candidate, float(request.get("grace_seconds", 0.0)))
-        status, cpu_seconds = self.jail.end_child(self.candidate)
+            return
+        self.ending.killed = not self.has_ended(self.candidate, grace_seconds)
+        self.ending.overrun = self.overrun
+        self.jail.end_child(self.candidate, self.ending)
         self.candidate = None
         # Processes first: they could write to the directory while it is emptied.
         if self.jail.may_leave_processes:
             self.kill_orphans()
+        if not self.jail.close_room() and not (self.ask_apart(self.empty) and self.jail.close_room()):
+            raise RuntimeError(f"the working directory {self.jail.room!r} cannot be emptied")
+
+    def empty(self) -> bool:
+        """Empty the working directory; return True."""
         self.scratch.clear()
-        return {"status": status, "cpu_seconds": cpu_seconds, "killed": killed, "overrun": self.overrun}
+        return True
 
     def has_ended(self, pid: int, grace_seconds: float) -> bool:
         """Wait until child `pid` ends, at most `grace_seconds`; return whether it has ended."""
@@ -265,7 +292,7 @@ class Zygote:
 
     def end(self) -> None:
         """Kill the candidate and the referee, and clean up after them."""
-        self.kill_candidate({}, [])
+        self.end_candidate()
         self.kill_referee()
 
 
@@ -303,7 +330,7 @@ def main() -> None:
     except LevelUnavailable as error:
         line.send(json.dumps({"unavailable": str(error)}).encode())
         return
-    candidate.prepare()
+    candidate.prepare(jail.room)
     # A collection in a child would otherwise write to every object, and copy the pages of all of them.
     gc.collect()
     gc.freeze()
