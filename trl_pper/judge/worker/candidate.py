@@ -10,13 +10,13 @@ from __future__ import annotations
 import _sitebuiltins
 import builtins
 import os
-import random
 import socket
 from collections.abc import Callable
 
 from trl_pper.judge.wire.channel import Wait, frame
 from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
+from trl_pper.judge.worker.program import seed_random
 from trl_pper.judge.worker.script import open_streams, run_checker, run_scripts
 from trl_pper.judge.worker.shared import run_shared
 
@@ -35,7 +35,7 @@ def prepare(room: str) -> None:
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
     # A fixed seed makes the verdicts of randomised programs repeat.
-    random.seed(int(os.environ["PYTHONHASHSEED"]))
+    seed_random(int(os.environ["PYTHONHASHSEED"]))
     os.environ["HOME"] = os.environ["TMPDIR"] = room
     open_streams()
     _channels.append(_socket_at(CHANNEL))
@@ -72,10 +72,11 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None, fork: Calla
         fork: See `script.run_scripts`.
     """
     [channel] = _channels
+    # A candidate that ends before this message is a failure of the sandbox; after it, of the program, which may be too
+    # large to read.
+    os.write(CHANNEL, _ready)
     source = os.pread(PROGRAM, os.fstat(PROGRAM).st_size, 0)
     os.close(PROGRAM)
-    # A candidate that ends before this message is a failure of the sandbox; after it, of the program.
-    os.write(CHANNEL, _ready)
     if allow is not None:
         allow(channel, 0)
     if mode == "stdio":

@@ -260,7 +260,10 @@ class Conversation:
         try:
             payload = codec.encode(tuple(request), max_bytes=_MAX_REQUEST_BYTES)
         except codec.CodecError as error:
-            raise self.fail(Outcome.UNSUPPORTED, f"an argument cannot be sent to the program: {error}") from None
+            # Too big or too deep an argument may be made of what the program has returned.
+            made = (self.serial > 0 or self.epoch > 0) and not isinstance(error, codec.NotData)
+            outcome = Outcome.OUTPUT_LIMIT if made else Outcome.UNSUPPORTED
+            raise self.fail(outcome, f"an argument cannot be sent to the program: {error}") from None
         reply = self._exchange(payload)
         if isinstance(reply, Value):
             return reply.value

@@ -1,4 +1,4 @@
-"""Compile and run the top level of a program, and describe the exceptions that it raises.
+"""Compile and run the top level of a program, describe the exceptions that it raises, and seed random numbers.
 
 This runs in a candidate, together with the program. A description is therefore a claim of the program, not a verdict.
 """
@@ -6,6 +6,7 @@ This runs in a candidate, together with the program. A description is therefore 
 from __future__ import annotations
 
 import builtins
+import random
 import sys
 import types
 from typing import Any
@@ -45,6 +46,14 @@ def run(code: types.CodeType, name: str = "__main__") -> dict[str, Any]:
     sys.modules[name] = sys.modules["__main__"] = module
     exec(code, namespace)
     return namespace
+
+
+def seed_random(seed: int) -> None:
+    """Seed the generators of random numbers, NumPy's as well where NumPy is loaded."""
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed)
 
 
 #: Name of the module of a program under function tests; tests may import it.

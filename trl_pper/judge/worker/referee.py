@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 import mmap
 import os
-import random
 import signal
 import socket
 import sys
@@ -26,6 +25,7 @@ from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
 from trl_pper.judge.worker.conversation import OPERATIONS, Conversation, Function, SandboxBroken
 from trl_pper.judge.worker.plan import OPERATION, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
+from trl_pper.judge.worker.program import seed_random
 from trl_pper.judge.worker.shared import Check
 from trl_pper.tasks.separable import Separable
 from trl_pper.tasks.tests import CHECK, TEST
@@ -92,7 +92,7 @@ def main(*, limits: Mapping[str, float]) -> None:
 def _judge_program(referee: _Referee, programs: tuple[types.CodeType, ...]) -> bool:
     """Judge one program; return whether this process is fit for another."""
     # Test code that draws random inputs draws the same for every program.
-    random.seed(0)
+    seed_random(0)
     try:
         outcome, message = referee.run(programs)
     except SandboxBroken as error:
