@@ -127,7 +127,7 @@ def sample(judge: Judge, directory: str) -> dict[str, int | None]:
     """Return what the idle judge occupies; a descriptor count is None where this user may not read it."""
     workers = judge.processes()
     children = descendants(os.getpid())
-    rooms = [entries(f"/proc/{pid}/cwd") for pid in workers]
+    rooms = [entries(f"/proc/{pid}/root/box/room") for pid in workers]
     opened = [entries(f"/proc/{pid}/fd") for pid in children]
     return {
         "host_resident_bytes": resident_bytes(os.getpid()),

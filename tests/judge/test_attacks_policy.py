@@ -184,10 +184,12 @@ LEARNED = [channel for channel in CHANNELS if channel.name in ("files", "time th
 
 @pytest.mark.parametrize("channel", LEARNED, ids=lambda channel: channel.name)
 def test_a_digit_is_learned_where_nothing_is_in_the_way(channel: Channel, folder):
-    right = 0
-    for place in range(60):
-        tests = f"for x in (0, 1):\n    assert f(x) == {DIGIT}\nprint('right')"
-        right += run_plainly(learner(channel, place) + tests, folder=folder).stdout == "right\n"
+    right, tests = 0, f"for x in (0, 1):\n    assert f(x) == {DIGIT}\nprint('right')"
+    try:
+        for place in range(60):
+            right += run_plainly(learner(channel, place) + tests, folder=folder).stdout == "right\n"
+    finally:
+        run_plainly(f"{channel.receiver}\n{channel.clean}", folder=folder)
     # Chance finds 6.
     assert right >= 20, right
 

@@ -206,12 +206,15 @@ def number_of_next():
     for end in ends: os.close(end)
     return found
 def put(number):
-    # Each processor counts by itself, in blocks of 1024.
+    # Each processor counts by itself, in blocks of 1024. Without a jail there is one, so that every number arrives.
+    if "PLAINLY" in os.environ: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     counted, end = set(), time.monotonic() + 0.3
     while time.monotonic() < end and len(counted) < (os.cpu_count() or 1):
         if libc.sched_getcpu() in counted: time.sleep(0.001)
         elif number * 64 <= number_of_next() % 1024 < number * 64 + 16: counted.add(libc.sched_getcpu())
-def get(): return number_of_next() % 1024 // 64
+def get():
+    if "PLAINLY" in os.environ: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    return number_of_next() % 1024 // 64
 """,
         holes=(("namespaces", _MACHINE), ("landlock", _MACHINE)),
     ),
