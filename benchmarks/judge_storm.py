@@ -4,8 +4,8 @@
 
 Each of `--processes` has a judge that `--threads` call at once. One program of twenty is an attack of the test suite
 (`tests/judge/hostile`), the others are those of `judge_soak`. Every few seconds a worker is killed. A program whose
-worker was killed is judged again, and has no pass rate if that happened twice. A wrong verdict makes the exit status 1,
-and so does anything that stays or grows. Run it from the repository's root, where the attacks are found.
+worker was killed is judged again, and has no pass rate if that happened twice. A wrong verdict makes the exit status
+1, and so does anything that stays or grows. Run it from the repository's root, where the attacks are found.
 """
 
 from __future__ import annotations
