@@ -9,6 +9,7 @@ only prepares the plan that candidates run.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import mmap
 import os
 import random
@@ -24,10 +25,13 @@ from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.channel import ChannelClosed, receive_frame, send_frame
 from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.judge.wire.rules import OUTCOME_BYTES
+from trl_pper.judge.worker import cases
 from trl_pper.judge.worker.conversation import OPERATIONS, Conversation, Function, SandboxBroken
 from trl_pper.judge.worker.plan import OPERATION, BadTests, TestPlan, compile_setup, compile_tests, plan_tests
+from trl_pper.judge.worker.scratch import Scratch
 from trl_pper.judge.worker.shared import Check
 from trl_pper.tasks.separable import Separable
+from trl_pper.tasks.syntax import UNREADABLE, why_unreadable
 from trl_pper.tasks.tests import CHECK, TEST
 
 #: Descriptors that a referee starts with, after standard input, output and error.
@@ -38,6 +42,8 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_PLAN_BYTES = 1 << 28
 _RETRY_SECONDS = 0.05
 _RECURSION_LIMIT = 5000
+#: Less than the host waits for a new referee.
+_MAX_TRIAL_SECONDS = 20.0
 _NOT_REACHED = "the test code did not reach this test"
 
 
@@ -53,14 +59,22 @@ def main(*, limits: Mapping[str, float]) -> None:
     sys.setrecursionlimit(_RECURSION_LIMIT)
     try:
         plan = plan_tests(code, setup=setup, entry_point=entry_point, run=run)
-        if plan.separable is None:
-            prepared = plan.shared(entry_point).to_bytes()
-            send_frame(host, codec.encode(("shared", len(plan.tests), prepared), max_bytes=_MAX_PLAN_BYTES))
-            os._exit(0)
         programs = (compile_setup(plan.setup), compile_tests(plan.tree))
-    except (BadTests, SyntaxError, ValueError, RecursionError) as error:
+        if plan.separable is None:
+            shared = plan.shared(entry_point)
+            prepared = codec.encode(("shared", len(plan.tests), shared.to_bytes()), max_bytes=_MAX_PLAN_BYTES)
+            # Where a program may start processes, so may its setup, but not this process.
+            if plan.setup_alone and limits["processes"] == 1:
+                _try_setup(shared.setup, limits, uses_pytest=shared.uses_pytest)
+            send_frame(host, prepared)
+            os._exit(0)
+        if plan.setup_alone:
+            _try_setup(programs[0], limits)
+    except UNREADABLE as error:
         # A fault of the tests, which says nothing about any program.
-        _tell(host, "unsupported", 0, str(error).encode("utf-8", "replace"))
+        reason = why_unreadable(error)
+        message = reason if isinstance(error, BadTests) else f"the test code cannot be read: {reason}"
+        _tell(host, "unsupported", 0, message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace"))
         os._exit(0)
     separable = plan.separable
     os.ftruncate(BOARD, len(plan.tests))
@@ -87,6 +101,52 @@ def main(*, limits: Mapping[str, float]) -> None:
         healthy = _judge_program(referee, programs)
         conversation.channel.close()
     os._exit(0)
+
+
+def _try_setup(setup: types.CodeType, limits: Mapping[str, float], *, uses_pytest: bool = False) -> None:
+    """Run a setup that needs no program, before any program runs.
+
+    Raises:
+        BadTests: The setup fails by itself, or takes far more CPU time than a test may.
+    """
+    # More than a test has, because modules are loaded here for the first time.
+    budget_seconds = 1.5 * limits["cpu_seconds"] + 3.0
+    directory = os.getcwd()
+    decided = budget_seconds <= _MAX_TRIAL_SECONDS
+    for number, timer, seconds in (
+        (signal.SIGPROF, signal.ITIMER_PROF, min(budget_seconds, _MAX_TRIAL_SECONDS)),
+        (signal.SIGALRM, signal.ITIMER_REAL, _MAX_TRIAL_SECONDS),
+    ):
+        signal.signal(number, _end_trial)
+        # Again and again, since the setup may catch the first.
+        signal.setitimer(timer, seconds, _RETRY_SECONDS)
+    try:
+        if uses_pytest:
+            cases.supply_pytest()
+        exec(setup, {"__name__": "__main__", "__builtins__": builtins})
+    except _Spent as spent:
+        # A setup that merely waits, or that has a long time for each test, is left to the clocks of the tests.
+        if decided and spent.args == (signal.SIGPROF,):
+            message = f"the setup takes more than {limits['cpu_seconds']:g} CPU seconds by itself"
+            raise BadTests(message) from None
+    except BaseException as error:
+        raise BadTests(f"the setup fails by itself: {type(error).__name__}: {error_text(error)}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        # A setup that takes functions of `os` away leaves its files behind.
+        with contextlib.suppress(OSError, TypeError):
+            os.chdir(directory)
+            # The setup runs again for each program, which finds an empty directory.
+            Scratch(directory).clear()
+
+
+class _Spent(BaseException):
+    """Raised in a setup that has run for too long."""
+
+
+def _end_trial(signum: int, frame: types.FrameType | None) -> None:
+    raise _Spent(signum)
 
 
 def _judge_program(referee: _Referee, programs: tuple[types.CodeType, ...]) -> bool:
