@@ -72,7 +72,9 @@ class StdioTests:
     def __post_init__(self) -> None:
         # A list would let the caller change frozen tests. Frozen classes can only be set in this way.
         object.__setattr__(self, "cases", tuple(self.cases))
-        if not callable(self.compare) and self.compare not in COMPARISONS:
+        if callable(self.compare):
+            _check_hashable(self.compare)
+        elif self.compare not in COMPARISONS:
             # Raises ValueError for an unknown comparison.
             _ = self.tolerances
         self._check_checker()
@@ -121,6 +123,16 @@ class StdioTests:
                 f" or a function of input, output and expected output; got {self.compare!r}"
             )
         return found[0], found[1]
+
+
+def _check_hashable(compare: Checker) -> None:
+    try:
+        hash(compare)
+    except TypeError as error:
+        raise ValueError(
+            f"compare: must be hashable, since verdicts are remembered by it; got {type(compare).__name__}: {error}."
+            " Give a function"
+        ) from None
 
 
 #: Ways to run function tests, as tasks ask for them.

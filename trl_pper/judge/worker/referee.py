@@ -130,7 +130,8 @@ def _try_setup(setup: types.CodeType, limits: Mapping[str, float], *, uses_pytes
             message = f"the setup takes more than {limits['cpu_seconds']:g} CPU seconds by itself"
             raise BadTests(message) from None
     except BaseException as error:
-        raise BadTests(f"the setup fails by itself: {type(error).__name__}: {error_text(error)}") from None
+        said = ": ".join(filter(None, (type(error).__name__, error_text(error))))
+        raise BadTests(f"the setup fails by itself: {said}") from None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
