@@ -69,7 +69,7 @@ class Limits:
     output_bytes: int = 16 * _MEBIBYTE
     value_bytes: int = 16 * _MEBIBYTE
     processes: int = 1
-    threads: int = 64
+    threads: int = 128
     files: int = 1000
     file_bytes: int = 64 * _MEBIBYTE
     open_files: int = 128

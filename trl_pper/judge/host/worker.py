@@ -57,6 +57,9 @@ def clean_environment(seed: int = 0) -> dict[str, str]:
         # Numerical libraries would start a thread for each core, and the threads of a program are limited.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # The C library would reserve 64 MiB of addresses for each thread, up to eight times the number of cores: on a
+        # large machine threads would reach the limit on memory long before their own.
+        "MALLOC_ARENA_MAX": "2",
     }
     # Some interpreters do not start without it.
     if "LD_LIBRARY_PATH" in os.environ:
