@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -16,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +26,7 @@ from trl_pper.judge.host.system import HostSystem, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire.channel import frame
-from trl_pper.judge.wire.rules import READY
+from trl_pper.judge.wire.rules import PORTABLE_LEVEL, READY
 
 _ZYGOTE = Path(__file__).parents[1] / "worker" / "zygote.py"
 _START_SECONDS = 60.0
@@ -67,6 +69,61 @@ def clean_environment(seed: int = 0) -> dict[str, str]:
     return environment
 
 
+class HostUnfit(WorkerError):
+    """A state of the calling process or of its machine in which no worker can start, at whatever level."""
+
+
+#: A worker keeps its own descriptors from 40 on, out of the way of those of programs.
+_LEAST_OPEN_FILES = 64
+
+
+def check_host(level: str) -> None:
+    """Make sure that this process can start workers, and that none of its descriptors gets a standard stream's number.
+
+    Args:
+        level: The isolation level of the workers.
+
+    Raises:
+        HostUnfit: It cannot; the message says why, and what to do.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_OPEN_FILES:
+        raise HostUnfit(
+            f"a worker needs to open {_LEAST_OPEN_FILES} files, and this process and its children may open {soft};"
+            " raise the limit, for instance with `ulimit -n 1024`"
+        )
+    if level != PORTABLE_LEVEL and not os.path.exists("/proc/self/uid_map"):
+        raise HostUnfit(
+            "/proc is not mounted, and a worker finds its user and its processes there; mount it, with root's"
+            " `mount -t proc proc /proc`"
+        )
+    with _refused("no descriptor is left"):
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:
+                # Started without it, as by `<&-`. The next descriptor would get the number, and a library that prints
+                # would write to it.
+                taken = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                if taken != number:
+                    os.close(taken)
+
+
+@contextlib.contextmanager
+def _refused(failure: str, remedy: str = "") -> Iterator[None]:
+    """Turn an error of the operating system into one that says what failed and what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.EMFILE: "; raise the limit on open files, for instance with `ulimit -n 4096`",
+            errno.ENFILE: "; the machine has no open files left",
+            errno.EAGAIN: "; raise the limit on processes, for instance with `ulimit -u`",
+            errno.ENOMEM: "; the machine has no memory left for another process",
+        }
+        raise HostUnfit(f"{failure}: {error}{remedies.get(error.errno or 0, remedy)}") from error
+
+
 class LevelRefused(WorkerError):
     """An isolation level that this machine does not offer to a worker."""
 
@@ -82,6 +139,7 @@ class Worker:
 
     Raises:
         LevelRefused: The machine does not offer `level`.
+        HostUnfit: No worker can start here.
         WorkerError: The worker does not start.
     """
 
@@ -90,14 +148,19 @@ class Worker:
         self.limits = limits
         #: The operating system's side of this worker.
         self.system = host_system(level)
+        check_host(level)
         with contextlib.ExitStack() as started:
-            self.directory, owned = _own_directory()
+            with _refused(
+                "no folder for a worker can be made", "; set TMPDIR to a folder that has room and can be written to"
+            ):
+                self.directory, owned = _own_directory()
             started.callback(os.close, owned)
             started.callback(_remove, self.directory)
-            self.line, theirs = self.system.line_pair()
-            started.callback(self.line.sock.close)
-            with theirs:
-                self.process = self._start(theirs, preload, seed)
+            with _refused("a worker cannot be started"):
+                self.line, theirs = self.system.line_pair()
+                started.callback(self.line.sock.close)
+                with theirs:
+                    self.process = self._start(theirs, preload, seed)
             # From here on the finalizer cleans up.
             started.pop_all()
         #: The referee of the task judged last, which `function` stores here between programs.
