@@ -271,13 +271,13 @@ def fail(failure):
     return failure
 
 
-@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=repr)
+@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=[words for _, words in FAILURES])
 def test_a_checker_that_fails_on_the_output_fails_the_program(failure, words):
     verdict = judged_by(lambda given, output, expected: output == expected or fail(failure), program="print('junk')")
     assert verdict.pass_rate == 0.0
 
 
-@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=repr)
+@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=[words for _, words in FAILURES])
 @pytest.mark.parametrize("program", ["print(input())", "raise ValueError", "what is this"])
 def test_a_checker_that_fails_on_everything_judges_nothing(failure, words, program):
     verdict = judged_by(lambda given, output, expected: fail(failure), program)
