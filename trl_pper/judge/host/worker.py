@@ -302,7 +302,12 @@ def _own_directory() -> tuple[str, int]:
         directory = tempfile.mkdtemp(prefix=_PREFIX)
         # Candidates of a worker that runs as root are another user, who has to pass through here.
         os.chmod(directory, 0o711)
-        owned = os.open(os.path.join(directory, _OWNER), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            owned = os.open(os.path.join(directory, _OWNER), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            # Without its mark nobody would remove it later.
+            os.rmdir(directory)
+            raise
         # Another process may take the file, before it has its lock, for one left behind.
         if _locked(owned) is not False and os.path.exists(os.path.join(directory, _OWNER)):
             return directory, owned
