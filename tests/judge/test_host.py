@@ -253,12 +253,22 @@ def test_a_machine_without_proc_is_told(tmp_path, level):
 
 
 def test_a_process_that_can_write_nowhere_is_told(monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", "/dev/null/none")
     with Judge(workers=1) as judge:
+        monkeypatch.setattr("tempfile.tempdir", "/dev/null/none")
         [[verdict]] = judge.run([(GOOD, [IDENTITY])])
     assert verdict.outcomes == ("sandbox_error",)
     assert "no folder for a worker can be made" in verdict.message
     assert "set TMPDIR" in verdict.message
+
+
+def test_a_worker_that_does_not_start_leaves_no_folder(tmp_path, monkeypatch):
+    with Judge(workers=1) as judge:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        monkeypatch.setattr("sys.executable", "/no/python")
+        [[verdict]] = judge.run([(GOOD, [IDENTITY])])
+    assert verdict.outcomes == ("sandbox_error",)
+    assert "a worker cannot be started" in verdict.message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_that_fails_is_tried_again(monkeypatch):

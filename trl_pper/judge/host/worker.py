@@ -155,7 +155,7 @@ class Worker:
             ):
                 self.directory, owned = _own_directory()
             started.callback(os.close, owned)
-            started.callback(_remove, self.directory)
+            started.callback(_discard, self.directory)
             with _refused("a worker cannot be started"):
                 self.line, theirs = self.system.line_pair()
                 started.callback(self.line.sock.close)
@@ -348,6 +348,13 @@ def _remove_if_abandoned(directory: str) -> None:
                 _remove(directory)
         finally:
             os.close(mark)
+
+
+def _discard(directory: str) -> None:
+    """Remove the directory of a worker that has not started, without a descriptor: there may be none left."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, _OWNER))
+        os.rmdir(directory)
 
 
 def _remove(directory: str) -> None:
