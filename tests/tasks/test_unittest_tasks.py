@@ -53,19 +53,25 @@ def test_a_big_code_bench_prompt_is_code_to_complete(judge):
     assert chat.preamble == task.preamble
 
 
+MISSING = "the tests need the module no_such_library, which is not installed here"
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"libs": "['math', 'no_such_library']"},
-        {"libs": ["no_such_library"]},
-        {"code_prompt": "from no_such_library.part import name\ndef task_func(x):\n"},
-        {"test": "import no_such_library\n" + BIG_CODE_BENCH["test"]},
+        ({"libs": "['math', 'no_such_library']"}, MISSING),
+        ({"libs": ["no_such_library"]}, MISSING),
+        (
+            {"code_prompt": "from no_such_library.part import name\ndef task_func(x):\n"},
+            "the task's preamble fails by itself: ModuleNotFoundError: No module named 'no_such_library' (line 1)",
+        ),
+        ({"test": "import no_such_library\n" + BIG_CODE_BENCH["test"]}, MISSING),
     ],
 )
-def test_a_task_whose_library_is_missing_is_unsupported(judge, change):
+def test_a_task_whose_library_is_missing_is_unsupported(judge, change, message):
     judged = verdict(judge, {**BIG_CODE_BENCH, **change}, "def task_func(x): return x")
     assert judged.pass_rate is None
-    assert judged.message == "the tests need the module no_such_library, which is not installed here"
+    assert judged.message == message
 
 
 def test_a_class_whose_library_is_missing_is_unsupported(judge):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_pper.amplify.shape import Record
-from trl_pper.tasks.syntax import parse
+from trl_pper.tasks.syntax import UNREADABLE, parse
 from trl_pper.tasks.task import FunctionTests
 
 _CALL, _EXPECTED = "CALL_OF_THE_PROGRAM", "EXPECTED_OF_THE_REFERENCE"
@@ -65,7 +65,7 @@ def test_calls(tests: FunctionTests) -> list[TestCall]:
     """Return the tests that call the entry point exactly once, with literal arguments."""
     try:
         tree = parse(tests.code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return []
     if tests.entry_point is None:
         return []

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trl_pper.tasks.syntax import (
+    UNREADABLE,
     Parser,
     body_indent,
     definitions,
@@ -306,7 +307,7 @@ def _with_helpers(program: str, blocks: list[str], parser: Parser) -> str:
 def _missing(program: str) -> set[str]:
     try:
         bound, read = global_names(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return set()
     return read - bound - set(dir(builtins))
 

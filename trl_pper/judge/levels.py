@@ -6,11 +6,10 @@ result is remembered as long as this process lives.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 
-from trl_pper.judge.host.worker import LevelRefused, WorkerError
+from trl_pper.judge.host.worker import HostUnfit, LevelRefused, WorkerError
 from trl_pper.judge.selftest import escapes
 from trl_pper.judge.wire.rules import PORTABLE_LEVEL
 
@@ -46,7 +45,11 @@ def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -
     allowed = ISOLATION_LEVELS[: ISOLATION_LEVELS.index(WEAKEST_UNASKED) + 1] if isolation == "auto" else (isolation,)
     reasons = []
     for level in allowed:
-        reason = (probe or _why_not)(level)
+        try:
+            reason = (probe or _why_not)(level)
+        except HostUnfit as error:
+            # No other level would be better off.
+            raise IsolationUnavailable(f"isolation: no worker can start on this machine: {error}") from error
         if not reason:
             return level
         reasons.append(f"{level}: {reason}")
@@ -73,9 +76,28 @@ def _misses(level: str) -> str:
     return "" if level == PORTABLE_LEVEL or sys.platform == "linux" else "it needs Linux"
 
 
-@functools.cache
+#: Reasons why levels do not hold here, "" for those that hold, as far as they were tried.
+_known: dict[str, str] = {}
+
+
 def _why_not(level: str) -> str:
-    """Return the reason why `level` does not hold here, or ""."""
+    """Return the reason why `level` does not hold here, or "".
+
+    Raises:
+        HostUnfit: No worker can start here at all.
+    """
+    if level not in _known:
+        try:
+            _known[level] = _tried(level)
+        except HostUnfit:
+            raise
+        except WorkerError as error:
+            # It may start the next time, and is not remembered.
+            return f"a worker does not start: {error}"
+    return _known[level]
+
+
+def _tried(level: str) -> str:
     # Without starting a worker, which could only fail.
     if missing := _misses(level):
         return missing
@@ -84,6 +106,4 @@ def _why_not(level: str) -> str:
         broken = escapes(level)
     except LevelRefused as error:
         return str(error)
-    except WorkerError as error:
-        return f"a worker does not start: {error}"
     return f"programs got past: {', '.join(broken)}" if broken else ""

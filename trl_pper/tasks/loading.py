@@ -23,6 +23,7 @@ from trl_pper.tasks.formats.live_code_bench import live_code_bench_task
 from trl_pper.tasks.formats.mbpp import mbpp_task
 from trl_pper.tasks.formats.open_r1 import open_r1_task
 from trl_pper.tasks.formats.unittest_tasks import big_code_bench_task, classeval_task
+from trl_pper.tasks.syntax import why_unreadable
 from trl_pper.tasks.task import CodingTask, StdioTests, Tests, task_rows
 
 if TYPE_CHECKING:
@@ -148,8 +149,9 @@ def _read_all(
             # From the first row on: one file has one format, and a malformed row could look like another.
             reader = reader or READERS[recognise(row)]
             task = reader(row)
-        except ValueError as error:
-            placed = ValueError(f"{place}: {error}")
+        # A text in the row may be nested too deep for a reader's passes over it.
+        except (ValueError, RecursionError, MemoryError) as error:
+            placed = ValueError(f"{place}: {why_unreadable(error)}")
             # An unknown format is an error of the call, not of a row.
             if skip is None or reader is None:
                 raise placed from error

@@ -38,6 +38,18 @@ _MAYBE_PROSE = (ast.Expr, ast.AnnAssign, ast.Assign, ast.Break, ast.Continue)
 _CODE_ONLY = (ast.comprehension, ast.Lambda, ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom)
 
 
+#: Exceptions of Python's parser, and of passes over its trees, for a text that is no program: wrong syntax; null bytes
+#: and lone surrogates; nesting too deep, for which the parser raises a MemoryError as well.
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Return the reason why a text cannot be read, given an exception of `UNREADABLE`."""
+    if isinstance(error, RecursionError | MemoryError):
+        return f"it is nested too deep, or too long, for Python's parser ({type(error).__name__})"
+    return str(error)
+
+
 class Parser:
     """Python's parser with a budget: once it is spent, every further text counts as unparsable.
 
@@ -64,7 +76,7 @@ class Parser:
             return parse(code), 0
         except SyntaxError as error:
             return None, max(1, error.lineno or 1)
-        except (ValueError, RecursionError, MemoryError):  # Null bytes, lone surrogates, nesting too deep.
+        except UNREADABLE:
             return None, 1
 
 
@@ -241,7 +253,7 @@ def prune(program: str, parser: Parser, *, entry_point: str | None = None, given
         dropped = _prose(body, tree, program, entry_point)
         if entry_point is not None and len(body) <= _MOST_STATEMENTS:
             dropped |= _trials(tree, [statement for statement in body if statement not in dropped], entry_point)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         # The symbol table is stricter than the parser, and as limited in depth.
         return program
     return _without(program, dropped, tree) if dropped else program

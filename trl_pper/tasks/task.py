@@ -23,6 +23,9 @@ COMPARISONS = (
 CHECKER_LANGUAGES = ("python", "cpp")
 _FLOATS = re.compile(r"floats(?:\(([^,()]+),([^,()]+)\))?")
 
+#: A day: a test that needs more has no end in practice, and systems refuse timers of centuries.
+MAX_CPU_SECONDS = 86_400.0
+
 #: Columns that a native row may have in addition to `task_id`, `prompt` and `tests`.
 OPTIONAL_COLUMNS = ("source", "difficulty", "cpu_seconds", "reference", "stop", "preamble")
 
@@ -69,7 +72,9 @@ class StdioTests:
     def __post_init__(self) -> None:
         # A list would let the caller change frozen tests. Frozen classes can only be set in this way.
         object.__setattr__(self, "cases", tuple(self.cases))
-        if not callable(self.compare) and self.compare not in COMPARISONS:
+        if callable(self.compare):
+            _check_hashable(self.compare)
+        elif self.compare not in COMPARISONS:
             # Raises ValueError for an unknown comparison.
             _ = self.tolerances
         self._check_checker()
@@ -120,6 +125,16 @@ class StdioTests:
         return found[0], found[1]
 
 
+def _check_hashable(compare: Checker) -> None:
+    try:
+        hash(compare)
+    except TypeError as error:
+        raise ValueError(
+            f"compare: must be hashable, since verdicts are remembered by it; got {type(compare).__name__}: {error}."
+            " Give a function"
+        ) from None
+
+
 #: Ways to run function tests, as tasks ask for them.
 RUNS = ("auto", "separate", "shared")
 
@@ -146,6 +161,9 @@ class FunctionTests:
 
     def __post_init__(self) -> None:
         # Cheap, as thousands of tasks are built at once. The readers of benchmarks parse the code as well.
+        for name, text in (("code", self.code), ("setup", self.setup), ("entry_point", self.entry_point or "")):
+            if not isinstance(text, str):
+                raise ValueError(f"{name}: must be text; got {type(text).__name__}")
         if not self.code.strip():
             raise ValueError("code: a task needs at least one test; the test code is empty")
         if self.run not in RUNS:
@@ -165,7 +183,8 @@ class CodingTask:
         tests: Tests that a program must pass.
         source: Name of the data set the task comes from, used to group scores; `mix_tasks` sets it.
         difficulty: Difficulty label that the source gives, for instance "interview".
-        cpu_seconds: CPU seconds allowed for each test, in place of the judge's own limit; None keeps the judge's.
+        cpu_seconds: CPU seconds allowed for each test, in place of the judge's own limit: above 0, and at most 86,400,
+            a day. None keeps the judge's.
         reference: A program that the source states to pass, or None. No model ever sees it.
         stop: Stop texts: a completion is cut before the first of them that occurs.
         preamble: Code that the benchmark supplies, such as imports. The judge puts it before every program of the
@@ -204,8 +223,11 @@ class CodingTask:
         if seconds is None:
             return
         # Python counts bool as int, and a YAML or JSON file may hold `true`.
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-            raise ValueError(f"cpu_seconds: must be a finite number above 0, or None; got {seconds!r}")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_CPU_SECONDS:
+            raise ValueError(
+                f"cpu_seconds: must be a finite number above 0 and at most {MAX_CPU_SECONDS:,.0f} seconds, a day, or"
+                f" None for the judge's own limit; got {seconds!r:.80}"
+            )
         object.__setattr__(self, "cpu_seconds", float(seconds))
 
     @property

@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.tasks.syntax import module_statements
+from trl_pper.tasks.syntax import UNREADABLE, module_statements
 
 #: Names of two context managers in marked test code, unlikely to occur in a program: a test, and a check inside a test
 #: whose failure counts even if a block around it swallows the exception.
@@ -80,10 +80,10 @@ def mark_tests(tree: ast.Module, entry_point: str | None = None) -> list[Test]:
 
 
 def count_tests(code: str, entry_point: str | None = None) -> int:
-    """Return the number of tests in `code`; 0 when it is not Python."""
+    """Return the number of tests in `code`; 0 when it cannot be read as Python."""
     try:
         return len(mark_tests(ast.parse(code), entry_point))
-    except (SyntaxError, ValueError, RecursionError):
+    except UNREADABLE:
         return 0
 
 
@@ -98,9 +98,15 @@ def why_no_test(tree: ast.Module) -> str:
 def first_tests(code: str, most: int, entry_point: str | None = None) -> tuple[str, int]:
     """Return `code` without the tests after the first `most`, and the number of tests it had.
 
-    Raises:
-        SyntaxError: `code` is not Python.
+    Code that cannot be read as Python is returned as it is, with 0 for the number.
     """
+    try:
+        return _first_tests(code, most, entry_point)
+    except UNREADABLE:
+        return code, 0
+
+
+def _first_tests(code: str, most: int, entry_point: str | None) -> tuple[str, int]:
     tree = ast.parse(code)
     # A tree of its own, because marking changes it.
     tests = mark_tests(ast.parse(code), entry_point)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -233,19 +234,81 @@ def test_a_checker_sees_input_output_and_expected_output():
         return int(output) == int(expected) + 1
 
     assert judged_by(checker).accepted
-    assert seen == [("1 2", "4\n", "3"), ("0 9", "10\n", "9")]
+    # At first the expected outputs, on which a checker has to work.
+    assert seen[:2] == [("1 2", "3", "3"), ("0 9", "9", "9")]
+    assert seen[2:] == [("1 2", "4\n", "3"), ("0 9", "10\n", "9")]
     assert judged_by(lambda given, output, expected: int(expected) == 9).pass_rate == 0.5
 
 
-def test_a_checker_that_fails_on_the_output_fails_the_program():
-    verdict = judged_by(lambda given, output, expected: int(output) > 0, program="print('garbage')")
+class Interrupt(KeyboardInterrupt):
+    """An exception that looks like Ctrl-C."""
+
+
+class NoBool:
+    """An object without a truth value, such as an array of numpy."""
+
+    def __bool__(self):
+        raise ValueError("ambiguous")
+
+
+#: Ways of a checker to fail, with the words for them.
+FAILURES = [
+    (ZeroDivisionError("of 1"), "it raised ZeroDivisionError: of 1"),
+    (SystemExit(0), "it raised SystemExit: 0"),
+    (KeyboardInterrupt(), "it raised KeyboardInterrupt"),
+    (Interrupt("mine"), "it raised Interrupt: mine"),
+    (MemoryError(), "it raised MemoryError"),
+    (None, "it must return a bool, and returned None"),
+    ("ok", "it must return a bool, and returned an object of type str"),
+    (np.array([True, True]), "it must return a bool, and returned an object of type ndarray"),
+    (NoBool(), "it must return a bool, and returned an object of type NoBool"),
+]
+
+
+def fail(failure):
+    if isinstance(failure, BaseException):
+        raise failure
+    return failure
+
+
+@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=[words for _, words in FAILURES])
+def test_a_checker_that_fails_on_the_output_fails_the_program(failure, words):
+    verdict = judged_by(lambda given, output, expected: output == expected or fail(failure), program="print('junk')")
     assert verdict.pass_rate == 0.0
 
 
-def test_a_checker_that_fails_on_everything_judges_nothing():
-    verdict = judged_by(lambda given, output, expected: 1 / 0)
+@pytest.mark.parametrize(("failure", "words"), FAILURES, ids=[words for _, words in FAILURES])
+@pytest.mark.parametrize("program", ["print(input())", "raise ValueError", "what is this"])
+def test_a_checker_that_fails_on_everything_judges_nothing(failure, words, program):
+    verdict = judged_by(lambda given, output, expected: fail(failure), program)
     assert verdict.pass_rate is None
-    assert "the checker raised ZeroDivisionError" in verdict.message
+    assert verdict.message == f"the checker fails even on the expected output of test 1: {words}"
+
+
+def test_no_program_decides_whether_a_checker_works():
+    broken = []
+
+    def checker(given, output, expected):
+        # As a checker that keeps what it has seen, and breaks over it.
+        broken.extend([output] * ("junk" in output))
+        return output.strip() == expected if not broken else 1 / 0
+
+    assert judged_by(checker, program="print('junk')").pass_rate == 0.0
+
+
+def test_a_checker_may_return_a_bool_of_numpy():
+    assert judged_by(lambda given, output, expected: np.bool_(int(output) == int(expected) + 1)).accepted
+
+
+def test_a_checker_must_be_hashable():
+    class Checker:
+        __hash__ = None
+
+        def __call__(self, given, output, expected):
+            return True
+
+    with pytest.raises(ValueError, match="compare: must be hashable"):
+        StdioTests(cases=(StdioCase(input="", output=""),), compare=Checker())
 
 
 def test_a_task_with_a_checker_cannot_be_written_to_a_file():

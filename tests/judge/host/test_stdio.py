@@ -157,7 +157,8 @@ def test_a_program_has_a_single_try_at_each_test(judge, answer):
 
     cases = [(str(n), "") for n in range(6)]
     assert verdict_of(judge, "print(input())", cases, compare=compare).pass_rate == answer
-    assert seen == [given for given, _ in cases]
+    # First the expected outputs, on which a function has to work, then an output of the program for each test.
+    assert seen == 2 * [given for given, _ in cases]
 
 
 def test_after_two_timeouts_no_test_runs(judge):

@@ -14,7 +14,7 @@
 - `yes_no`: as `tokens`, but where the token "yes" or "no" is expected, upper and lower case are alike.
 - `floats(abs, rel)`: tokens are equal in order, where two numbers, whole or not, may differ by
   max(abs, rel * |expected|).
-- a function: the user's own function decides.
+- a function: the user's own function decides, and returns a bool. It has to work on the expected outputs.
 
 A checker that travels with the task as source text runs in the worker; see `host.stdio`.
 """
@@ -23,8 +23,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from typing import Any
 
+from trl_pper.judge.wire.exceptions import error_text
 from trl_pper.tasks.task import COMPARISONS, Checker, StdioCase, StdioTests
 
 # A decimal fraction or exponent notation; a whole number has no tolerance.
@@ -35,7 +39,7 @@ _TOLERANCE = 1e-6
 
 
 class CheckerError(Exception):
-    """A checker of the user that raises even on the expected output."""
+    """A checker of the user that fails even on an expected output: it raises, or does not return a bool."""
 
 
 def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
@@ -47,12 +51,15 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
         tests: The tests that `case` belongs to, with their way to compare.
 
     Raises:
-        CheckerError: The checker raises on the expected output, too. A checker that raises on the program's output
-            alone gives False.
+        CheckerError: The checker fails on an expected output. A checker that fails on the program's output alone gives
+            False.
     """
     compare = tests.compare
     if callable(compare):
-        return _check(compare, case, printed.decode("utf-8", "replace"))
+        if fault := checker_fault(tests):
+            raise CheckerError(fault)
+        # A checker may well fail on garbage, which then is no answer.
+        return _asked(compare, case, printed.decode("utf-8", "replace"))[0]
     wanted = case.output.encode("utf-8", "surrogatepass")
     if printed == wanted:
         return True
@@ -77,16 +84,59 @@ def outputs_match(printed: bytes, case: StdioCase, tests: StdioTests) -> bool:
     return all(_floats_match(*pair, absolute, relative) for pair in zip(mine, theirs, strict=True))
 
 
-def _check(checker: Checker, case: StdioCase, output: str) -> bool:
+class _Trial:
+    """The result of a checker on its own expected outputs, once it is known."""
+
+    def __init__(self, tests: StdioTests) -> None:
+        # No more than a reference, because tests can hold megabytes.
+        self.tests = weakref.ref(tests)
+        self.lock = threading.Lock()
+        self.fault: str | None = None
+
+
+_MAX_TRIALS = 1024
+_trials: OrderedDict[int, _Trial] = OrderedDict()
+_trials_lock = threading.Lock()
+
+
+def checker_fault(tests: StdioTests) -> str:
+    """Return the reason why the function that `tests` compare with cannot judge; "" for one that works, or for none.
+
+    The function is called with the expected output of every test, once and before it sees the output of any program.
+    So no program has a part in the reason.
+    """
+    checker = tests.compare
+    if not callable(checker):
+        return ""
+    with _trials_lock:
+        trial = _trials.get(id(tests))
+        if trial is None or trial.tests() is not tests:
+            trial = _trials[id(tests)] = _Trial(tests)
+        _trials.move_to_end(id(tests))
+        while len(_trials) > _MAX_TRIALS:
+            _trials.popitem(last=False)
+    with trial.lock:
+        if trial.fault is None:
+            said = ((number, _asked(checker, case, case.output)[1]) for number, case in enumerate(tests.cases, 1))
+            number, reason = next(((number, reason) for number, reason in said if reason), (0, ""))
+            trial.fault = f"the checker fails even on the expected output of test {number}: {reason}" if reason else ""
+        return trial.fault
+
+
+def _asked(checker: Checker, case: StdioCase, output: str) -> tuple[bool, str]:
+    """Return the checker's answer and ""; or False and the way in which it failed."""
     try:
-        return bool(checker(case.input, output, case.output))
-    except Exception as error:
-        # A checker may well raise on garbage; only its answer on the correct output shows whose fault that is.
-        try:
-            checker(case.input, case.output, case.output)
-        except Exception:
-            raise CheckerError(f"the checker raised {type(error).__name__}: {error}") from error
-        return False
+        answer: Any = checker(case.input, output, case.output)
+        # numpy has a bool of its own, and 0 and 1 are as clear.
+        if isinstance(answer, int) or type(answer).__name__ in ("bool", "bool_"):
+            return bool(answer), ""
+    except BaseException as error:
+        # Ctrl-C reaches the main thread alone. A checker may raise anything, such as SystemExit of a script's `main`.
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        return False, f"it raised {': '.join(filter(None, (type(error).__name__, error_text(error))))}"
+    kind = "None" if answer is None else f"an object of type {type(answer).__name__}"
+    return False, f"it must return a bool, and returned {kind}"
 
 
 def _lines(text: bytes) -> list[bytes]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from trl_pper.judge.host.slot import Slot, total_tests
+from trl_pper.judge.host.worker import remove_abandoned
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.tasks.task import CodingTask
 
@@ -61,6 +62,7 @@ class Dispatcher:
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
+        remove_abandoned()
         self.slots = tuple(slots)
         self._changed = threading.Condition()
         self._idle = list(slots)

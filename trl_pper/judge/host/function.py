@@ -22,13 +22,14 @@ from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict
 from trl_pper.judge.wire import codec
 from trl_pper.judge.wire.allowance import Allowance
 from trl_pper.judge.wire.channel import ChannelClosed, FrameReader, FrameTooBig, receive_frame, send_frame
-from trl_pper.judge.wire.rules import ENDED, FAILED, LOADED, OUTCOME_BYTES, REPORT, START
+from trl_pper.judge.wire.rules import DONE, ENDED, FAILED, LOADED, OUTCOME_BYTES, REPORT, START
 from trl_pper.tasks.task import FunctionTests
 
 _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 1 << 20
 _MAX_PLAN_BYTES = 1 << 28
 _MAX_REPORT_BYTES = 1 << 14
+_MAX_TRIAL_SECONDS = 20.0
 #: Times the CPU seconds of a test that a process may use before it is killed.
 _PATIENCE = 1.25
 _OUTCOMES = {byte: outcome for outcome, byte in OUTCOME_BYTES.items()}
@@ -99,14 +100,53 @@ def _bench(worker: Worker, tests: FunctionTests, limits: Limits) -> Bench:
         worker.request("referee", descriptors, seconds=_ANSWER_SECONDS, limits=limits.to_dict())
     ours.settimeout(_ANSWER_SECONDS)
     try:
-        kind, bench.total, detail = codec.decode(receive_frame(ours, max_bytes=_MAX_PLAN_BYTES))
+        kind, bench.total, detail, trial = codec.decode(receive_frame(ours, max_bytes=_MAX_PLAN_BYTES))
     except (ChannelClosed, OSError):
         raise WorkerError("the referee did not start") from None
     ours.settimeout(None)
     if kind == "unsupported":
         bench.unsupported = detail.decode()
     bench.plan = detail if kind == "shared" else b""
+    if trial:
+        bench.unsupported = _setup_fault(worker, trial, limits)
     return bench
+
+
+def _setup_fault(worker: Worker, trial: bytes, limits: Limits) -> str:
+    """Return the reason why the setup of tests fails by itself, found before any program runs; "" for none.
+
+    Args:
+        worker: The worker of the tests.
+        trial: The setup as the referee prepared it.
+        limits: The limits of the tests.
+    """
+    # More than a test has, because modules are loaded here for the first time.
+    seconds = min(1.5 * limits.cpu_seconds + 3.0, _MAX_TRIAL_SECONDS)
+    ours, theirs = socket.socketpair()
+    reason = ""
+    with ours, worker.system.sealed_file(trial) as source:
+        worker.system.expect_process(ours)
+        with theirs:
+            descriptors = [theirs.fileno(), source]
+            answer = worker.request(
+                "candidate", descriptors, seconds=_ANSWER_SECONDS, mode="setup", cpu_seconds=seconds
+            )
+        pid = await_ready(worker, ours, answer["pid"])
+        allowance = Allowance(cpu_seconds=seconds, wall_seconds=_MAX_TRIAL_SECONDS)
+        allowance.start(pid)
+        try:
+            said = FrameReader(ours, allowance.waiter(ours)).read(_MAX_REPORT_BYTES)
+        except (ChannelClosed, FrameTooBig):
+            _, reason = read_outcome(worker.end_candidate(grace_seconds=1.0), limits)
+        except TimeoutError as error:
+            worker.end_candidate()
+            # A setup that merely waits, or that has a long time for each test, is left to the clocks of the tests.
+            if error.args == ("cpu",) and seconds > limits.cpu_seconds:
+                reason = f"it takes more than {limits.cpu_seconds:g} CPU seconds"
+        else:
+            worker.end_candidate()
+            reason = "" if said == DONE else said.decode("utf-8", "replace")
+    return f"the setup fails by itself: {reason}" if reason else ""
 
 
 class _Run:

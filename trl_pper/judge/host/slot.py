@@ -10,6 +10,7 @@ import re
 import threading
 from collections import OrderedDict
 
+from trl_pper.judge.host.compare import checker_fault
 from trl_pper.judge.host.function import judge_function
 from trl_pper.judge.host.stdio import judge_stdio
 from trl_pper.judge.host.worker import Worker, WorkerError
@@ -28,6 +29,11 @@ _PYTEST = re.compile(r"^\s*(?:import|from)\s+pytest\b", re.MULTILINE)
 _NO_TESTS = FunctionTests(code="loaded = True\nassert loaded")
 #: Outcomes that may differ the next time, since they depend on more than program, tests and limits.
 _UNSTEADY = UNJUDGED - {Outcome.UNSUPPORTED} | {Outcome.TIMEOUT, Outcome.MEMORY_LIMIT}
+
+
+def _anything(given: str, printed: str, expected: str) -> bool:
+    """Accept any output."""
+    return True
 
 
 class VerdictCache:
@@ -87,8 +93,8 @@ class Slot:
         self, level: str, limits: Limits, cache: VerdictCache, seed: int, *, shared_tests: str = "allow"
     ) -> None:
         self.shared_tests = shared_tests
-        #: For each preamble the message of its failure, or "".
-        self.preambles: dict[str, str] = {}
+        #: For each preamble, with the tests and limits of its trial, the reason why it fails by itself, or "".
+        self.preambles: dict[tuple[str, Tests, Limits], str] = {}
         self.seed = seed
         self.level = level
         self.limits = limits
@@ -99,25 +105,39 @@ class Slot:
 
     def judge(self, task: CodingTask, program: str) -> Verdict:
         """Return the verdict on the task's preamble followed by `program`, from the cache or from a run."""
-        program = with_preamble(program, task.preamble)
         limits = self.limits.for_task(task)
+        fault = self._fault(task, limits)
+        if fault:
+            return Verdict.uniform(Outcome.UNSUPPORTED, total_tests(task.tests), fault)
+        program = with_preamble(program, task.preamble)
         verdict = self.cache.get(program, task.tests, limits)
         if verdict is None:
             verdict = self._run(task.tests, program, limits)
-            if task.preamble is not None and not verdict.passed and verdict.pass_rate is not None:
-                verdict = self._blame_preamble(task.preamble, limits) or verdict
             self.cache.put(program, task.tests, limits, verdict)
         return verdict
 
-    def _blame_preamble(self, preamble: str, limits: Limits) -> Verdict | None:
-        """Return the verdict on a task with a preamble that fails by itself; None for one that runs."""
-        message = self.preambles.get(preamble)
-        if message is None:
-            verdict = self._run(_NO_TESTS, with_preamble("", preamble), limits)
-            # A failed sandbox tells nothing about the preamble.
-            message = "" if verdict.accepted or verdict.pass_rate is None else verdict.message
-            self.preambles[preamble] = message
-        return Verdict.uniform(Outcome.UNSUPPORTED, 1, f"the task's preamble fails: {message}") if message else None
+    def _fault(self, task: CodingTask, limits: Limits) -> str:
+        """Return the reason why the task cannot be judged, found before any of its programs runs; "" for none."""
+        if isinstance(task.tests, StdioTests) and (fault := checker_fault(task.tests)):
+            return fault
+        return self._preamble_fault(task.preamble, task.tests, limits) if task.preamble is not None else ""
+
+    def _preamble_fault(self, preamble: str, tests: Tests, limits: Limits) -> str:
+        """Return the reason why a preamble fails by itself, or ""."""
+        trial: Tests = _NO_TESTS
+        if isinstance(tests, StdioTests):
+            # A script's preamble may read the input.
+            trial = StdioTests(cases=tests.cases[:1], compare=_anything)
+        known = self.preambles.get((preamble, trial, limits))
+        if known is not None:
+            return known
+        verdict = self._run(trial, with_preamble("", preamble), limits)
+        # A failed sandbox tells nothing about the preamble.
+        fails = not verdict.accepted and verdict.pass_rate is not None
+        message = f"the task's preamble fails by itself: {verdict.message}" if fails else ""
+        if _UNSTEADY.isdisjoint(verdict.outcomes):
+            self.preambles[preamble, trial, limits] = message
+        return message
 
     def _run(self, tests: Tests, program: str, limits: Limits) -> Verdict:
         code = _test_code(tests)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +26,7 @@ from trl_pper.judge.host.system import HostSystem, host_system
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire.channel import frame
-from trl_pper.judge.wire.rules import ENDING, READY
+from trl_pper.judge.wire.rules import ENDING, PORTABLE_LEVEL, READY
 
 _ZYGOTE = Path(__file__).parents[1] / "worker" / "zygote.py"
 _START_SECONDS = 60.0
@@ -71,11 +75,69 @@ def clean_environment(seed: int = 0) -> dict[str, str]:
         # Numerical libraries would start a thread for each core, and the threads of a program are limited.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # The C library would reserve 64 MiB of addresses for each thread, up to eight times the number of cores: on a
+        # large machine threads would reach the limit on memory long before their own.
+        "MALLOC_ARENA_MAX": "2",
     }
     # Some interpreters do not start without it.
     if "LD_LIBRARY_PATH" in os.environ:
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return environment
+
+
+class HostUnfit(WorkerError):
+    """A state of the calling process or of its machine in which no worker can start, at whatever level."""
+
+
+#: A worker keeps its own descriptors from 40 on, out of the way of those of programs.
+_LEAST_OPEN_FILES = 64
+
+
+def check_host(level: str) -> None:
+    """Make sure that this process can start workers, and that none of its descriptors gets a standard stream's number.
+
+    Args:
+        level: The isolation level of the workers.
+
+    Raises:
+        HostUnfit: It cannot; the message says why, and what to do.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_OPEN_FILES:
+        raise HostUnfit(
+            f"a worker needs to open {_LEAST_OPEN_FILES} files, and this process and its children may open {soft};"
+            " raise the limit, for instance with `ulimit -n 1024`"
+        )
+    if level != PORTABLE_LEVEL and not os.path.exists("/proc/self/uid_map"):
+        raise HostUnfit(
+            "/proc is not mounted, and a worker finds its user and its processes there; mount it, with root's"
+            " `mount -t proc proc /proc`"
+        )
+    with _refused("no descriptor is left"):
+        for number in range(3):
+            try:
+                os.fstat(number)
+            except OSError:
+                # Started without it, as by `<&-`. The next descriptor would get the number, and a library that prints
+                # would write to it.
+                taken = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                if taken != number:
+                    os.close(taken)
+
+
+@contextlib.contextmanager
+def _refused(failure: str, remedy: str = "") -> Iterator[None]:
+    """Turn an error of the operating system into one that says what failed and what to do."""
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.EMFILE: "; raise the limit on open files, for instance with `ulimit -n 4096`",
+            errno.ENFILE: "; the machine has no open files left",
+            errno.EAGAIN: "; raise the limit on processes, for instance with `ulimit -u`",
+            errno.ENOMEM: "; the machine has no memory left for another process",
+        }
+        raise HostUnfit(f"{failure}: {error}{remedies.get(error.errno or 0, remedy)}") from error
 
 
 class LevelRefused(WorkerError):
@@ -93,43 +155,30 @@ class Worker:
 
     Raises:
         LevelRefused: The machine does not offer `level`.
+        HostUnfit: No worker can start here.
         WorkerError: The worker does not start.
     """
 
     def __init__(self, level: str, limits: Limits, preload: Sequence[str] = (), *, seed: int = 0) -> None:
         self.level = level
         self.limits = limits
-        self.directory = tempfile.mkdtemp(prefix="trl-pper-judge-")
-        # Candidates of a worker that runs as root are another user, who has to pass through here.
-        os.chmod(self.directory, 0o711)
         #: The operating system's side of this worker.
         self.system = host_system(level)
-        self.line, theirs = self.system.line_pair()
-        paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-        # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
-        # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
-        options = {
-            "control": theirs.fileno(),
-            "directory": self.directory,
-            "imports": list(dict.fromkeys(paths)),
-            "level": level,
-            "limits": limits.to_dict(),
-            "preload": list(preload) if self.system.preloads else [],
-        }
-        command = [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)]
-        with theirs:
-            # A new interpreter rather than a fork of the host's, which may be a trainer of many gigabytes.
-            self.process = subprocess.Popen(
-                command,
-                env=clean_environment(seed),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                # `_end` kills the process group of a worker that hangs, which must not be the host's.
-                start_new_session=True,
-                cwd="/",
-            )
+        check_host(level)
+        with contextlib.ExitStack() as started:
+            with _refused(
+                "no folder for a worker can be made", "; set TMPDIR to a folder that has room and can be written to"
+            ):
+                self.directory, owned = _own_directory()
+            started.callback(os.close, owned)
+            started.callback(_discard, self.directory)
+            with _refused("a worker cannot be started"):
+                self.line, theirs = self.system.line_pair()
+                started.callback(self.line.sock.close)
+                with theirs:
+                    self.process = self._start(theirs, preload, seed)
+            # From here on the finalizer cleans up.
+            started.pop_all()
         #: The referee of the task judged last, which `function` stores here between programs.
         self.bench: Any = None
         # Objects that are open as long as the worker's referee. The finalizer shares the list, as it outlives `self`.
@@ -137,12 +186,41 @@ class Worker:
         # The process id of the candidate at work, as the zygote sees it, or nothing; shared for the same reason.
         self._candidate: list[int] = []
         held = self.process, self.system, self.line.sock, self._held, self._candidate
-        self._finalizer = weakref.finalize(self, _end, *held, self.directory)
+        self._finalizer = weakref.finalize(self, _end, *held, self.directory, owned)
         self.line.sock.settimeout(_START_SECONDS)
-        started = json.loads(self._receive())
-        if "unavailable" in started:
+        try:
+            answer = json.loads(self._receive())
+        except WorkerError:
             self.close()
-            raise LevelRefused(f"isolation level {level!r} is not available here: {started['unavailable']}")
+            raise
+        if "unavailable" in answer:
+            self.close()
+            raise LevelRefused(f"isolation level {level!r} is not available here: {answer['unavailable']}")
+
+    def _start(self, theirs: socket.socket, preload: Sequence[str], seed: int) -> subprocess.Popen[bytes]:
+        paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        # `-I` would ignore PYTHONHASHSEED, and hash order must repeat from run to run. `-s -S -P` with an environment
+        # made here is as isolated: no user site, no site, no script directory, no variable of the caller's.
+        options = {
+            "control": theirs.fileno(),
+            "directory": self.directory,
+            "imports": list(dict.fromkeys(paths)),
+            "level": self.level,
+            "limits": self.limits.to_dict(),
+            "preload": list(preload) if self.system.preloads else [],
+        }
+        # A new interpreter rather than a fork of the host's, which may be a trainer of many gigabytes.
+        return subprocess.Popen(
+            [sys.executable, "-s", "-S", "-P", str(_ZYGOTE), json.dumps(options)],
+            env=clean_environment(seed),
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # `_end` kills the process group of a worker that hangs, which must not be the host's.
+            start_new_session=True,
+            cwd="/",
+        )
 
     def request(
         self, operation: str, descriptors: Sequence[int] = (), *, seconds: float, **fields: Any
@@ -224,6 +302,7 @@ def _end(
     held: list[Closable],
     candidate: list[int],
     directory: str,
+    owned: int,
 ) -> None:
     # Losing its control socket is the zygote's order to clean up and leave.
     for each in (control, *held):
@@ -240,7 +319,80 @@ def _end(
         # A zygote that crashed or was killed could not end its candidate itself.
         for pid in candidate:
             system.end_orphan(pid)
-    shutil.rmtree(directory, ignore_errors=True)
+    _remove(directory)
+    os.close(owned)
+
+
+_PREFIX = "trl-pper-judge-"
+#: A file in each worker's directory. Its lock tells whether the process that made the directory is alive.
+_OWNER = ".owner"
+
+
+def _own_directory() -> tuple[str, int]:
+    """Return a new directory for a worker, and a descriptor that proves, as long as it is open, that it is in use."""
+    while True:
+        directory = tempfile.mkdtemp(prefix=_PREFIX)
+        # Candidates of a worker that runs as root are another user, who has to pass through here.
+        os.chmod(directory, 0o711)
+        try:
+            owned = os.open(os.path.join(directory, _OWNER), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            # Without its mark nobody would remove it later.
+            os.rmdir(directory)
+            raise
+        # Another process may take the file, before it has its lock, for one left behind.
+        if _locked(owned) is not False and os.path.exists(os.path.join(directory, _OWNER)):
+            return directory, owned
+        os.close(owned)
+
+
+def _locked(descriptor: int) -> bool | None:
+    """Lock a file for this process; return whether it has the lock, or None where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def remove_abandoned() -> None:
+    """Remove the directories of workers whose host was killed, by this user and in this folder for temporary files.
+
+    A lock decides, which the kernel drops with the process that holds it, in whatever process namespace that lives. A
+    directory without a worker's own mark is left alone.
+    """
+    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+        names = [entry.path for entry in entries if entry.name.startswith(_PREFIX)]
+        for directory in names:
+            _remove_if_abandoned(directory)
+
+
+def _remove_if_abandoned(directory: str) -> None:
+    with contextlib.suppress(OSError):
+        status = os.lstat(directory)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return
+        mark = os.open(os.path.join(directory, _OWNER), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if _locked(mark):
+                _remove(directory)
+        finally:
+            os.close(mark)
+
+
+def _discard(directory: str) -> None:
+    """Remove the directory of a worker that has not started, without a descriptor: there may be none left."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, _OWNER))
+        os.rmdir(directory)
+
+
+def _remove(directory: str) -> None:
+    # A program whose zygote was killed may have nested directories deeper than the call stack.
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def ended_well(ending: Ending) -> bool:

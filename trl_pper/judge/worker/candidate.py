@@ -18,7 +18,7 @@ from trl_pper.judge.wire.rules import READY
 from trl_pper.judge.worker.calls import answer_calls, warm_up
 from trl_pper.judge.worker.program import seed_random
 from trl_pper.judge.worker.script import open_streams, run_checker, run_scripts
-from trl_pper.judge.worker.shared import run_shared
+from trl_pper.judge.worker.shared import run_shared, try_setup
 
 #: Descriptors that a candidate starts with, after standard input, output and error; only shared tests have a plan.
 CHANNEL, PROGRAM, PLAN = 3, 4, 5
@@ -65,7 +65,7 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None, fork: Calla
 
     Args:
         mode: "stdio" for a script, "checker" for a task's checker, "function" for a program that answers calls,
-            "shared" for a program that runs together with its tests.
+            "setup" for the setup of tests, "shared" for a program that runs together with its tests.
         max_value_bytes: Largest encoded size of a value that the candidate may send, in bytes.
         allow: Called before each input or request, to renew the CPU time of this process; None where the referee or
             the host measures it from outside.
@@ -83,6 +83,8 @@ def main(mode: str, max_value_bytes: int, allow: Wait | None = None, fork: Calla
         run_scripts(source, channel, allow, fork)
     elif mode == "checker":
         run_checker(source, channel, allow)
+    elif mode == "setup":
+        try_setup(source, channel)
     elif mode == "shared":
         plan = os.pread(PLAN, os.fstat(PLAN).st_size, 0)
         os.close(PLAN)

@@ -20,6 +20,7 @@ from trl_pper.judge.worker.cases import BUILT_IN
 from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
 from trl_pper.tasks.scopes import CLASS_NAME, NotSeparable
 from trl_pper.tasks.separable import Separable, check_separable
+from trl_pper.tasks.syntax import UNREADABLE, why_unreadable
 from trl_pper.tasks.tests import Test, folded, mark_tests, parameters, walk, why_no_test
 
 #: Name in rewritten test code of a function that calls the program where the tests do not need the result itself.
@@ -39,6 +40,7 @@ class TestPlan:
 
     Args:
         setup: The code before the tests.
+        setup_alone: Whether the setup needs nothing of the program, and so fails by itself or not at all.
         tree: The rewritten test code.
         tests: The tests, in the order of their numbers.
         texts: For each test a short text for people.
@@ -51,6 +53,7 @@ class TestPlan:
     __test__ = False
 
     setup: ast.Module
+    setup_alone: bool
     tree: ast.Module
     tests: tuple[Test, ...]
     texts: tuple[str, ...]
@@ -100,8 +103,8 @@ def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None, ru
     try:
         tree, before = ast.parse(code, "tests.py"), ast.parse(setup, "setup.py")
         names = _program_names(tree, code, setup, entry_point)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise BadTests(f"the test code cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise BadTests(f"the test code cannot be read: {why_unreadable(error)}") from None
     with folded(tree, before):
         # An entry point called `random` or `string` is the program's function, not the module.
         modules = _used_as_modules(tree, _MODULES.intersection(names) - {entry_point})
@@ -130,6 +133,7 @@ def plan_tests(code: str, *, setup: str = "", entry_point: str | None = None, ru
     lines = [line.encode() for line in re.split(r"\r\n|\r|\n", code)]
     return TestPlan(
         setup=before,
+        setup_alone=bool(before.body) and not _needs_program(before, setup),
         tree=tree,
         tests=tests,
         texts=tuple(_text(test, lines)[:_MAX_TEXT_CHARS] for test in tests),
@@ -266,6 +270,19 @@ def _text(test: Test, lines: Sequence[bytes]) -> str:
     return b"\n".join(text).decode("utf-8", "replace")
 
 
+#: Names by which code reaches a program that its text does not name.
+_DYNAMIC = frozenset("eval exec globals locals vars __main__ modules _getframe".split())
+
+
+def _needs_program(tree: ast.Module, source: str) -> bool:
+    """Return whether a setup may use what a program defines."""
+    used, defined = _module_names(source)
+    if any(name not in defined and not hasattr(builtins, name) for name in used):
+        return True
+    reached = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | set(used)
+    return not _DYNAMIC.isdisjoint(reached) or not PROGRAM_MODULES.isdisjoint(_imported(tree.body))
+
+
 #: Modules of pure functions that test code may use without importing them.
 _MODULES = frozenset(
     "bisect cmath collections copy datetime decimal fractions functools heapq itertools json math operator random re"
@@ -288,7 +305,10 @@ def _program_names(tree: ast.Module, code: str, setup: str, entry_point: str | N
     defined |= setup_defined
     names = [name for name in (*setup_used, *used) if name not in defined and not hasattr(builtins, name)]
     if entry_point is not None:
-        root = next(node.id for node in ast.walk(ast.parse(entry_point)) if isinstance(node, ast.Name))
+        parsed = ast.parse(entry_point)
+        root = next((node.id for node in ast.walk(parsed) if isinstance(node, ast.Name)), None)
+        if root is None:
+            raise ValueError(f"entry_point: must name what the program defines; got {entry_point!r:.80}")
         if root not in defined:
             names.append(root)
     elif not names and (shadowed := _first_called(tree)) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from trl_pper.judge.wire.exceptions import error_name, error_text
 from trl_pper.judge.wire.rules import Words
+from trl_pper.tasks.syntax import why_unreadable
 
 _FILE_NAME = "program.py"
 _MAX_LABEL_CHARS = 100
@@ -25,9 +26,12 @@ def compile_program(source: bytes) -> types.CodeType:
         BaseException: The text is not a Python program, or too large to compile; nothing of it has run.
     """
     # The host encodes the text with "surrogatepass". `compile` refuses a byte order mark in a str.
-    return compile(
-        source.decode("utf-8", "surrogatepass").removeprefix("\ufeff"), _FILE_NAME, "exec", dont_inherit=True
-    )
+    text = source.decode("utf-8", "surrogatepass").removeprefix("\ufeff")
+    try:
+        return compile(text, _FILE_NAME, "exec", dont_inherit=True)
+    except (RecursionError, MemoryError) as error:
+        # The parser's own words for it are no help, or none at all.
+        raise SyntaxError(why_unreadable(error)) from None
 
 
 def run(code: types.CodeType, name: str = "__main__") -> dict[str, Any]:

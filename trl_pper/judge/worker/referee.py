@@ -9,6 +9,7 @@ only prepares the plan that candidates run.
 from __future__ import annotations
 
 import builtins
+import marshal
 import mmap
 import os
 import signal
@@ -28,6 +29,7 @@ from trl_pper.judge.worker.plan import OPERATION, BadTests, TestPlan, compile_se
 from trl_pper.judge.worker.program import seed_random
 from trl_pper.judge.worker.shared import Check
 from trl_pper.tasks.separable import Separable
+from trl_pper.tasks.syntax import UNREADABLE, why_unreadable
 from trl_pper.tasks.tests import CHECK, TEST
 
 #: Descriptors that a referee starts with, after standard input, output and error.
@@ -38,6 +40,7 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_PLAN_BYTES = 1 << 28
 _RETRY_SECONDS = 0.05
 _RECURSION_LIMIT = 5000
+#: Less than the host waits for a new referee.
 _NOT_REACHED = "the test code did not reach this test"
 
 
@@ -53,19 +56,24 @@ def main(*, limits: Mapping[str, float]) -> None:
     sys.setrecursionlimit(_RECURSION_LIMIT)
     try:
         plan = plan_tests(code, setup=setup, entry_point=entry_point, run=run)
-        if plan.separable is None:
-            prepared = plan.shared(entry_point).to_bytes()
-            send_frame(host, codec.encode(("shared", len(plan.tests), prepared), max_bytes=_MAX_PLAN_BYTES))
-            os._exit(0)
         programs = (compile_setup(plan.setup), compile_tests(plan.tree))
-    except (BadTests, SyntaxError, ValueError, RecursionError) as error:
+        if plan.separable is None:
+            shared = plan.shared(entry_point)
+            trial = _trial(plan, shared.setup, uses_pytest=shared.uses_pytest)
+            prepared = ("shared", len(plan.tests), shared.to_bytes(), trial)
+            send_frame(host, codec.encode(prepared, max_bytes=_MAX_PLAN_BYTES))
+            os._exit(0)
+        trial = _trial(plan, programs[0])
+    except UNREADABLE as error:
         # A fault of the tests, which says nothing about any program.
-        _tell(host, "unsupported", 0, str(error).encode("utf-8", "replace"))
+        reason = why_unreadable(error)
+        message = reason if isinstance(error, BadTests) else f"the test code cannot be read: {reason}"
+        _tell(host, "unsupported", 0, message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace"), b"")
         os._exit(0)
     separable = plan.separable
     os.ftruncate(BOARD, len(plan.tests))
     board = mmap.mmap(BOARD, len(plan.tests))
-    _tell(host, "separate", len(plan.tests), b"")
+    send_frame(host, codec.encode(("separate", len(plan.tests), b"", trial), max_bytes=_MAX_PLAN_BYTES))
     healthy = True
     while healthy:
         try:
@@ -87,6 +95,11 @@ def main(*, limits: Mapping[str, float]) -> None:
         healthy = _judge_program(referee, programs)
         conversation.channel.close()
     os._exit(0)
+
+
+def _trial(plan: TestPlan, setup: types.CodeType, *, uses_pytest: bool = False) -> bytes:
+    """Return a setup that needs no program, for `shared.try_setup`; b"" for a setup that cannot be tried alone."""
+    return marshal.dumps((setup, uses_pytest)) if plan.setup_alone else b""
 
 
 def _judge_program(referee: _Referee, programs: tuple[types.CodeType, ...]) -> bool:

@@ -11,6 +11,7 @@ process. Known tricks fail:
 
 from __future__ import annotations
 
+import builtins
 import marshal
 import re
 import signal
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from trl_pper.judge.verdict import Outcome
 from trl_pper.judge.wire.channel import FrameReader, Wait, send_frame
 from trl_pper.judge.wire.exceptions import error_text
-from trl_pper.judge.wire.rules import ENDED, FAILED, LOADED, OUTCOME_BYTES, OUTCOME_OF_KIND, REPORT, START
+from trl_pper.judge.wire.rules import DONE, ENDED, FAILED, LOADED, OUTCOME_BYTES, OUTCOME_OF_KIND, REPORT, START
 from trl_pper.judge.worker import cases
 from trl_pper.judge.worker.program import MODULE_NAME, compile_program, describe, run
 from trl_pper.tasks.tests import CHECK, TEST
@@ -81,6 +82,25 @@ class Timeout(BaseException):
 
 class _Stop(BaseException):
     """Raised to end the test code after too many timeouts."""
+
+
+def try_setup(trial: bytes, channel: socket.socket) -> None:
+    """Run a setup that needs no program, and tell the host how it ended.
+
+    Args:
+        trial: The marshalled pair of the compiled setup and of whether the tests import pytest.
+        channel: The socket to the host.
+    """
+    setup, uses_pytest = marshal.loads(trial)
+    message = DONE
+    try:
+        if uses_pytest:
+            cases.supply_pytest()
+        exec(setup, {"__name__": "__main__", "__builtins__": builtins})
+    except BaseException as error:
+        said = ": ".join(filter(None, (type(error).__name__, error_text(error))))
+        message = said[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
+    send_frame(channel, message)
 
 
 def run_shared(source: bytes, plan: bytes, channel: socket.socket, wait: Wait | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from trl_pper.tasks.formats.fields import Row, sequence, text
 from trl_pper.tasks.formats.test_code import check_function, literal
-from trl_pper.tasks.syntax import parse
+from trl_pper.tasks.syntax import UNREADABLE, parse, why_unreadable
 from trl_pper.tasks.task import FunctionTests
 
 #: EvalPlus's comparison: floats and lists of floats within a tolerance, everything else equal.
@@ -164,8 +164,10 @@ def _reference(row: Row, name: str) -> str:
     program = text(row, "prompt") + text(row, "canonical_solution")
     try:
         tree = parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"canonical_solution: must be Python once it follows the prompt; got {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(
+            f"canonical_solution: must be Python once it follows the prompt; got {why_unreadable(error)}"
+        ) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
         raise ValueError(f"canonical_solution: defines no function {name}")
     return ast.unparse(_Rename(name).visit(tree))

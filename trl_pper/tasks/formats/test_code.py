@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trl_pper.tasks.formats.fields import LongNumber
-from trl_pper.tasks.syntax import module_names, parse
+from trl_pper.tasks.syntax import UNREADABLE, module_names, parse, why_unreadable
 from trl_pper.tasks.task import FunctionTests
 
 _FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\(\))?\.)*[^\W\d]\w*")
@@ -71,8 +71,8 @@ def tests_tree(field: str, code: str) -> ast.Module:
     """
     try:
         tree = parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{field}: must be Python test code; got {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{field}: must be Python test code; got {why_unreadable(error)}") from error
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
         raise ValueError(f"{field}: a task needs at least one test; the test code holds no assert")
     return tree
@@ -107,7 +107,7 @@ def infer_entry_point(tests: str, *, setup: str = "", reference: str = "") -> st
 def _defined(code: str) -> set[str]:
     try:
         return module_names(parse(code))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except UNREADABLE:
         return set()
 
 

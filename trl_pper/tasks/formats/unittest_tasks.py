@@ -23,7 +23,7 @@ from trl_pper.tasks.formats.fields import (
     texts,
 )
 from trl_pper.tasks.formats.test_code import check_function
-from trl_pper.tasks.syntax import Parser, parse
+from trl_pper.tasks.syntax import UNREADABLE, Parser, parse, why_unreadable
 from trl_pper.tasks.task import CodingTask, FunctionTests
 
 
@@ -73,8 +73,8 @@ def _unittest(code: str, *, entry_point: str, libraries: Iterable[str]) -> Funct
     """Return the tests of unittest classes, which cannot be judged where one of the libraries is missing."""
     try:
         tree = parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"test: must be Python test code; got {error}") from error
+    except UNREADABLE as error:
+        raise ValueError(f"test: must be Python test code; got {why_unreadable(error)}") from error
     methods = [
         method
         for node in tree.body
