@@ -111,6 +111,34 @@ def test_a_failing_sandbox_is_no_pass_rate(monkeypatch, task):
     assert "broken on purpose" in verdict.message
 
 
+@pytest.mark.parametrize(("kills", "outcome"), [(1, "passed"), (2, "runtime_error")])
+def test_a_program_that_ends_its_tests_twice_has_failed(kills, outcome):
+    """Otherwise a program whose values crash the process of the tests would have no pass rate."""
+    killed = set()
+
+    def kill_tests(judge):
+        end = time.monotonic() + 20
+        while len(killed) < kills and time.monotonic() < end:
+            for worker in set(judge.processes()) - killed:
+                # The process of the tests is older than that of the program.
+                below = sorted(descendants(worker))
+                if len(below) >= 2:
+                    os.kill(below[-2], signal.SIGKILL)
+                    killed.add(worker)
+            time.sleep(0.02)
+
+    slow = "import time\ndef add(x, y):\n    time.sleep(0.5)\n    return x + y"
+    tests = FunctionTests(code="assert add(1, 2) == 3", entry_point="add", run="separate")
+    with Judge(workers=1) as judge:
+        thread = threading.Thread(target=kill_tests, args=(judge,))
+        thread.start()
+        [[verdict]] = judge.run([(CodingTask(task_id="t", prompt="p", tests=tests), [slow])])
+        thread.join()
+    assert len(killed) == kills
+    assert [str(each) for each in verdict.outcomes] == [outcome]
+    assert "the process of the tests ended" in verdict.message or outcome == "passed"
+
+
 def test_a_worker_that_cannot_start_is_no_pass_rate(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with Judge(workers=1) as judge:

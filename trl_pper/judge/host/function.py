@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from trl_pper.judge.host.worker import Ending, Worker, WorkerError, await_ready, read_outcome
+from trl_pper.judge.host.worker import Ending, TestsLost, Worker, WorkerError, await_ready, read_outcome
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict
 from trl_pper.judge.wire import codec
@@ -48,6 +48,7 @@ def judge_function(
         shared_tests: "allow", or "refuse" to leave tests that must run in the program's process unjudged.
 
     Raises:
+        TestsLost: The process of the tests ended while it judged the program.
         WorkerError: The sandbox failed.
     """
     bench = _bench(worker, tests, limits)
@@ -211,7 +212,9 @@ class _Run:
             try:
                 kind, *fields = codec.decode(receive_frame(self.host, max_bytes=_MAX_MESSAGE_BYTES, wait=self._wait))
             except ChannelClosed:
-                raise WorkerError("the referee has ended") from None
+                # Fails if the worker has ended, which takes its referee along.
+                self._stop()
+                raise TestsLost("the process of the tests ended on what the program returned") from None
             except TimeoutError:
                 # Read before `drop_bench` closes the board: the outcomes on it still count.
                 verdict = self._verdict(Outcome.TIMEOUT, "the test code did not end on what the program returned")

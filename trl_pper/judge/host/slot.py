@@ -13,7 +13,7 @@ from collections import OrderedDict
 from trl_pper.judge.host.compare import checker_fault
 from trl_pper.judge.host.function import judge_function
 from trl_pper.judge.host.stdio import judge_stdio
-from trl_pper.judge.host.worker import Worker, WorkerError
+from trl_pper.judge.host.worker import TestsLost, Worker, WorkerError
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import UNJUDGED, Outcome, Verdict
 from trl_pper.tasks.syntax import with_preamble
@@ -143,7 +143,7 @@ class Slot:
         code = _test_code(tests)
         numeric = _NUMERIC.search(program) or _NUMERIC.search(code)
         preload = tuple(name for name, needed in (("numpy", numeric), ("pytest", _PYTEST.search(code))) if needed)
-        message = "cancelled"
+        message, tests_lost = "cancelled", 0
         for _ in range(_ATTEMPTS):
             if self.cancelled:
                 break
@@ -159,10 +159,13 @@ class Slot:
                 return judge_function(self.workers[preload], program, tests, limits, shared_tests=self.shared_tests)
             except (WorkerError, OSError) as error:
                 message = str(error)
+                tests_lost += isinstance(error, TestsLost)
                 # The worker may have died of an earlier program; the next attempt gets a new worker.
                 if preload in self.workers:
                     self.workers.pop(preload).close()
-        return Verdict.uniform(Outcome.SANDBOX_ERROR, total_tests(tests), message)
+        # Once may be an accident of the machine. Every time, and in workers that are well, it is what the program did.
+        outcome = Outcome.RUNTIME_ERROR if tests_lost == _ATTEMPTS else Outcome.SANDBOX_ERROR
+        return Verdict.uniform(outcome, total_tests(tests), message)
 
     def cancel(self) -> None:
         """Make a call of `judge` in another thread return soon, with any verdict."""

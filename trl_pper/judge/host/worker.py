@@ -85,6 +85,12 @@ def clean_environment(seed: int = 0) -> dict[str, str]:
     return environment
 
 
+class TestsLost(WorkerError):
+    """The process of the tests ended while it judged a program; its worker is alive."""
+
+    __test__ = False
+
+
 class HostUnfit(WorkerError):
     """A state of the calling process or of its machine in which no worker can start, at whatever level."""
 
