@@ -75,6 +75,17 @@ def test_no_program_forges_a_verdict(kind):
     assert found["passed"] > 60
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(os.geteuid() != 0, reason="the tests run as an ordinary user already")
+def test_no_policy_learns_where_the_judge_is_an_ordinary_user():
+    """At `namespaces` and `landlock`, which this user may have in other ways than root."""
+    options = ("-p", "no:cacheprovider", "-p", "no:xdist", "-k", "tells or trace or learned_over", "--tb=short")
+    done = run_python("-m", "pytest", "-q", "tests/judge/test_attacks_policy.py", *options, emulated=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    assert "skipped" not in done.stdout.splitlines()[-1] or not os.environ.get("CI"), done.stdout[-1000:]
+
+
 def test_the_command_line_says_what_is_missing_and_runs_without():
     commands = ["judge", "--selftest"], ["judge", "--selftest", "--isolation", "processes"]
     script = f"from {START} import main; print([main(one) for one in {commands}])"

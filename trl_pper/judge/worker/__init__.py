@@ -6,12 +6,12 @@ The modules here use the wire and the jail, and never import the host.
 - `scratch`: measure and empty the working directory of programs
 - `candidate`: run an untrusted program, as a script or to answer calls
 - `program`: compile and run the top level of a program, and describe its exceptions
-- `script`: run the program once for each input of a stdio test
+- `script`: run the program in a child for each stdio test, or run a checker
 - `calls`: answer the referee's calls of the program's functions
 - `referee`: run separate tests against a series of candidates, and report the outcomes
 - `plan`: decide how tests run, and rewrite test code so that each test is recorded separately
 - `conversation`: the referee's connection to a candidate, with deadlines and replacement
-- `shared`: run tests in one process with the program, and report the outcomes
+- `shared`: run tests in one process with the program, and report the outcomes; try a setup alone
 - `cases`: run tests that unittest or pytest would collect
 - `pytest_names`: the names of pytest that tests use most, where pytest is not installed
 """
