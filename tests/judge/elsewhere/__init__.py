@@ -103,5 +103,10 @@ def run_pytest(*arguments: str, emulated: bool) -> dict[str, int]:
     plugins = ["-p", "tests.judge.elsewhere.plugin", "-p", "no:cacheprovider", "-p", "no:xdist"]
     done = run_python("-m", "pytest", *plugins, "--tb=short", "-rfE", *arguments, emulated=emulated)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    last = done.stdout.strip().splitlines()[-1].strip("= ").partition(" in ")[0]
+    return count_endings(done.stdout)
+
+
+def count_endings(output: str) -> dict[str, int]:
+    """Return how many tests ended how, from the output of pytest."""
+    last = output.strip().splitlines()[-1].strip("= ").partition(" in ")[0]
     return {word: int(count) for count, word in (part.split() for part in last.split(", "))}

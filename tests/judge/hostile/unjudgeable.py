@@ -30,7 +30,7 @@ TESTS = {
 #: Programs by what their `f` returns or does.
 PROGRAMS = {
     "object": "def f(x): return object()",
-    "class": "class f:\n    def __init__(s, x): pass\n    def __exit__(s, *a): return True\n    __enter__ = lambda s: s",
+    "class": "class f:\n    __init__ = lambda s, x: None\n    __exit__ = lambda *_: True\n    __enter__ = lambda s: s",
     "deep": "def f(x):\n    a=[]\n    for _ in range(100000): a=[a]\n    return a",
     "deep300": "def f(x):\n    a=[]\n    for _ in range(300): a=[a]\n    return a",
     "cycle": "def f(x):\n    a=[]\n    a.append(a)\n    return a",
