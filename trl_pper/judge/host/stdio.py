@@ -216,19 +216,24 @@ class _Script(_Process):
             words, reason = _Exchange(channel, pid, self.limits).ask(given)
             if reason in ("cpu", "wall"):
                 process.kill()
-            ending = self.await_end(process)
+            ending = self.await_end(process, grace_seconds=0.0 if reason in ("cpu", "wall") else _GRACE_SECONDS)
             size = os.fstat(output).st_size
             too_much = max(size, os.fstat(errors).st_size) > self.limits.output_bytes
             printed = None if too_much else os.pread(output, size, 0)
         return _Run(words, reason, printed, ending)
 
-    def await_end(self, process: ProcessHandle) -> Ending:
-        """Wait until the process of a test has ended, and kill it if it does not end soon; return how it ended."""
+    def await_end(self, process: ProcessHandle, *, grace_seconds: float) -> Ending:
+        """Wait until the process of a test has ended, and kill it if it does not end soon; return how it ended.
+
+        Args:
+            process: The process.
+            grace_seconds: Time that it has to end by itself; 0 for a process that is killed already or must be.
+        """
         if not self.many:
             self.spent = True
-            return self.end(grace_seconds=_GRACE_SECONDS)
-        killed = False
-        for seconds in (_GRACE_SECONDS, _ANSWER_SECONDS):
+            return self.end(grace_seconds=grace_seconds)
+        killed = grace_seconds == 0.0
+        for seconds in (_ANSWER_SECONDS,) if killed else (grace_seconds, _ANSWER_SECONDS):
             self.channel.settimeout(seconds)
             try:
                 report = receive_frame(self.channel, max_bytes=SCRIPT_ENDING.size)
