@@ -13,7 +13,6 @@ but never others. Cases run in forked processes, so that a crash of the interpre
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import copy
 import gzip
@@ -21,18 +20,15 @@ import json
 import logging
 import math
 import os
-import pickle
 import random
 import re
 import resource
-import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +40,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.support.benchmark_rows import ROWS
 from trl_pper import CodingTask, DatasetSource, Experience, ReplayBuffer, load_tasks
 from trl_pper.cli.judge import read_programs
-from trl_pper.files import read_rows
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.report.history import find_run
@@ -67,7 +62,7 @@ MOST_FINDINGS = 200
 PACKAGE = f"{os.sep}trl_pper{os.sep}"
 #: An error says what is required or what is wrong; bare conversions of Python do neither.
 TELLING = re.compile(
-    r"must|required|need|already|malformed|missing|unknown|cannot|only|no such|not |holds no|damaged|differ|has no|lacks"
+    r"must|required|need|already|malformed|missing|unknown|cannot|only|no such|not |holds no|damaged|differ|has no|lacks|name one"
 )
 DRAWS = {"per_device": 2}
 
@@ -124,14 +119,16 @@ def mutated(rng: random.Random, value: Any, *, depth: int = 0) -> Any:
 
 def mutated_text(rng: random.Random, text: str) -> str:
     at = rng.randrange(len(text) + 1)
-    piece = rng.choice(["", "\x00", "\ud800", "\r\n", "\r", "\u2028", '"', "'", "\\", "(", "[", "\t", "é", "0", "\ufeff"])
+    piece = rng.choice(
+        ["", "\x00", "\ud800", "\r\n", "\r", "\u2028", '"', "'", "\\", "(", "[", "\t", "é", "0", "\ufeff"]
+    )
     return text[:at] + piece + text[at + rng.choice([0, 0, 1, 5, 10**6]) :]
 
 
 def odd(rng: random.Random) -> Any:
     if rng.random() < 0.03:
         nested: Any = []
-        for _ in range(rng.choice([50, 900, 5000])):
+        for _ in range(rng.choice([50, 400])):
             nested = [nested]
         return nested
     return copy.deepcopy(rng.choice(ODD_VALUES))
@@ -206,11 +203,12 @@ def judge_error(error: BaseException, place: str) -> str | None:
     if type(error) not in (ValueError, TypeError, FileNotFoundError, IsADirectoryError, NotADirectoryError, OSError):
         return f"{kind} from {spot}: {str(error)[:100]}"
     message = str(error)
+    system = isinstance(error, OSError) and error.errno is not None
+    if not system and not (PACKAGE in frames[-1].filename and (frames[-1].line or "").startswith("raise ")):
+        return f"{kind} from {spot} is one of Python: {message[:100]}"
     if place not in message:
         return f"{kind} from {spot} names no place: {message[:100]}"
-    if isinstance(error, OSError) and error.errno is not None:
-        return None
-    if not TELLING.search(message.split(place, 1)[1]):
+    if not system and not TELLING.search(message.partition(place)[2] if place else message):
         return f"{kind} from {spot} names no remedy: {message[:100]}"
     return None
 
@@ -302,7 +300,9 @@ def write_rows(rng: random.Random, folder: Path, rows: list[Any]) -> Path:
 
 
 TASKS = [
-    CodingTask(task_id=f"t/{number}", prompt=f"def f{number}(x):\n", tests=FunctionTests(code=f"assert f{number}(1) == 1"))
+    CodingTask(
+        task_id=f"t/{number}", prompt=f"def f{number}(x):\n", tests=FunctionTests(code=f"assert f{number}(1) == 1")
+    )
     for number in range(4)
 ]
 
@@ -544,8 +544,8 @@ def checkpoint_case(rng: random.Random, folder: Path) -> None:
             value = mutated(rng, value)
         target.write_text(json.dumps(value))
     else:
-        others = [other / target.relative_to(target.parents[len(target.parts) - 1]) for other in ()]
-        damage(rng, target, others or [next(iter(states)) / BUFFER_FILE])
+        # Another file of the run, as after a wrong copy.
+        damage(rng, target, [next(iter(states)) / BUFFER_FILE])
     done, newest = reading("run", lambda: newest_complete_checkpoint(folder / "run"))
     require(done, "a damaged checkpoint stops the search for a complete one")
     for checkpoint, (digest, tokenizer, next_round) in states.items():
@@ -645,11 +645,11 @@ def fuzz(target: str, *, seed: int, minutes: float, most_cases: int | None = Non
         count = CASES_PER_PROCESS if most_cases is None else min(CASES_PER_PROCESS, most_cases - number)
         for case, text in run_batch(target, seed, number, count):
             # Numbers and quotations differ between findings of one kind.
-            kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "_", text)
+            kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|/tmp/[^ :]*", "_", text)
             found = findings.setdefault(kind, {"finding": text, "case": case, "times": 0})
             found["times"] += 1
             if found["times"] == 1:
-                print(f"{target} case {case}: {text}", flush=True)
+                print(f"{target} case {case}: {text!a}", flush=True)
         number += count
         if number % (50 * CASES_PER_PROCESS) == 0:
             print(f"{target}: {number} cases, {len(findings)} kinds of findings", flush=True)

@@ -148,7 +148,8 @@ def _read_all(
             # From the first row on: one file has one format, and a malformed row could look like another.
             reader = reader or READERS[recognise(row)]
             task = reader(row)
-        except ValueError as error:
+        # Numbers that no float holds raise OverflowError, brackets nested too deeply RecursionError.
+        except (ValueError, OverflowError, RecursionError) as error:
             placed = ValueError(f"{place}: {error}")
             # An unknown format is an error of the call, not of a row.
             if skip is None or reader is None:
@@ -348,7 +349,12 @@ def _folder_rows(folder: Path, *, subset: str | None, split: str | None) -> Iter
         return
     import datasets
 
-    loaded = datasets.load_dataset(str(folder), subset, split=split)
+    try:
+        loaded = datasets.load_dataset(str(folder), subset, split=split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder}: must be a file, or a folder of data files or of APPS problems; got {error}"
+        ) from error
     yield from _numbered(str(folder), _one_split(str(folder), loaded, split))
 
 

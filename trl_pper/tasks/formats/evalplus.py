@@ -167,7 +167,7 @@ def _reference(row: Row, name: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"canonical_solution: must be Python once it follows the prompt; got {error}") from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
-        raise ValueError(f"canonical_solution: defines no function {name}")
+        raise ValueError(f"canonical_solution: must define the function {name}, whose results the tests compare with")
     return ast.unparse(_Rename(name).visit(tree))
 
 

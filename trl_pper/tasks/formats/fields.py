@@ -37,7 +37,7 @@ def text(row: Row, field: str) -> str:
     """
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{field}: required, text; got {str(value)[:80]!r}. The row has {sorted(row)}")
+        raise ValueError(f"{field}: required, text; got {str(value)[:80]!r}. The row has {sorted(map(str, row))}")
     return value
 
 
@@ -78,7 +78,12 @@ def identifier(row: Row, *fields: str) -> str:
 def numbered(benchmark: str, raw: object) -> str:
     """Return a task id with the benchmark's name: "APPS/2" for 2, "2", "0002" and "apps/2"; other ids unchanged."""
     name, _, number = str(raw).rpartition("/")
-    if number.isdecimal() and number.isascii() and name.lower() in ("", benchmark.lower()):
+    if (
+        number.isdecimal()
+        and number.isascii()
+        and len(number) <= _LONGEST_DIGITS
+        and name.lower() in ("", benchmark.lower())
+    ):
         return f"{benchmark}/{int(number)}"
     return str(raw)
 
@@ -101,7 +106,7 @@ def parsed(row: Row, field: str) -> Any:
                 raise
             return found
     if value is None or isinstance(value, str):
-        raise ValueError(f"{field}: required, JSON; got {value!r}. The row has {sorted(row)}")
+        raise ValueError(f"{field}: required, JSON; got {value!r}. The row has {sorted(map(str, row))}")
     return value
 
 
@@ -211,7 +216,7 @@ def read_pairs(value: object, field: str) -> list[tuple[Any, Any]]:
     for number, case in enumerate(value):
         for side in ("input", "output"):
             if mapping(case, f"{field}[{number}]").get(side) is None:
-                raise ValueError(f"{field}[{number}].{side}: required; the case has {sorted(case)}")
+                raise ValueError(f"{field}[{number}].{side}: required; the case has {sorted(map(str, case))}")
         pairs.append((case["input"], case["output"]))
     return pairs
 

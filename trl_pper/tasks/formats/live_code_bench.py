@@ -97,7 +97,9 @@ def _private_cases(value: Any) -> list[Any]:
             packed = base64.b64decode(value, validate=True)
             value = _PlainUnpickler(io.BytesIO(_unpacked(packed))).load()
         except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-            raise ValueError(f"{field}: neither JSON nor JSON packed by base64, zlib and pickle ({error})") from error
+            raise ValueError(
+                f"{field}: must be JSON, or JSON packed by base64, zlib and pickle; got neither ({error})"
+            ) from error
     return list(sequence(parse_json(value, field) if isinstance(value, str | bytes) else value, field))
 
 

@@ -60,7 +60,7 @@ def open_r1_task(row: Row) -> CodingTask:
             name.
     """
     if row.get("prompt") is None:
-        raise ValueError(f"prompt: required, text or messages; the row has {sorted(row)}")
+        raise ValueError(f"prompt: required, text or messages; the row has {sorted(map(str, row))}")
     reference = optional_text(row, "gold_standard_solution")
     metadata = mapping(parsed(row, "metadata"), "metadata") if row.get("metadata") else {}
     if row.get("verification_info") is None:
@@ -114,7 +114,7 @@ def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
         names.add(case.get("fn_name"))
         for side in ("input", "output"):
             if case.get(side) is None:
-                raise ValueError(f"{place}.{side}: required; the case has {sorted(case)}")
+                raise ValueError(f"{place}.{side}: required; the case has {sorted(map(str, case))}")
     if len(kinds) > 1 or not kinds <= set(_TYPES):
         raise ValueError(
             f"{field}: the type of all must be stdin_stdout or function_call; got {sorted(map(str, kinds))}"
