@@ -62,7 +62,8 @@ MOST_FINDINGS = 200
 PACKAGE = f"{os.sep}trl_pper{os.sep}"
 #: An error says what is required or what is wrong; bare conversions of Python do neither.
 TELLING = re.compile(
-    r"must|required|need|already|malformed|missing|unknown|cannot|only|no such|not |holds no|damaged|differ|has no|lacks|name one"
+    "must|required|need|already|malformed|missing|unknown|cannot|only|no such|not |holds no|damaged|differ|has no|lacks"
+    "|name one"
 )
 DRAWS = {"per_device": 2}
 
@@ -83,9 +84,9 @@ def require(condition: bool, message: str) -> None:
 # Values and bytes.
 
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.0, math.nan, math.inf, -math.inf, 1e308,
-    "", " ", "\x00", "\ud800", "a\udfffb", "\u2028", "\ufeff", "é" * 3, "x" * 5000, "[" * 3000, "{}", "[]", "null",
-    "nan", "1e999", "9" * 5000, "def f(:\n", "assert f(1) == 1", "# ", "../../etc/passwd", [], {}, [None], [[]], [{}],
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.0, math.nan, math.inf, -math.inf,
+    1e308, "", " ", "\x00", "\ud800", "a\udfffb", "\u2028", "\ufeff", "é" * 3, "x" * 5000, "[" * 3000, "{}", "[]",
+    "null", "nan", "1e999", "9" * 5000, "def f(:\n", "assert f(1) == 1", "# ", "../../etc/passwd", [], {}, [None], [[]], [{}],
     {"": None}, {"input": 1}, [1, "a", None, {"b": []}],
 )  # fmt: skip
 
@@ -140,8 +141,8 @@ def damage(rng: random.Random, path: Path, others: list[Path]) -> str:
     size = len(data)
     at = rng.randrange(size + 1)
     kind = rng.choice(
-        "truncate truncate flip flip flip flips zero insert delete repeat swap empty folder dangling loop crlf bom nul "
-        "tail".split()
+        "truncate truncate flip flip flip flips zero insert delete repeat swap empty folder dangling loop crlf bom "
+        "nul tail".split()
     )
     flipped = bytearray(data)
     match kind:

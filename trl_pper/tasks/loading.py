@@ -150,7 +150,8 @@ def _read_all(
             task = reader(row)
         # Numbers that no float holds raise OverflowError, brackets nested too deeply RecursionError.
         except (ValueError, OverflowError, RecursionError) as error:
-            placed = ValueError(f"{place}: {error}")
+            reason = error if isinstance(error, ValueError) else f"must hold numbers and lists that fit; got {error}"
+            placed = ValueError(f"{place}: {reason}")
             # An unknown format is an error of the call, not of a row.
             if skip is None or reader is None:
                 raise placed from error

@@ -81,6 +81,7 @@ def numbered(benchmark: str, raw: object) -> str:
     if (
         number.isdecimal()
         and number.isascii()
+        # Longer numbers are no number of a task, and Python does not convert them.
         and len(number) <= _LONGEST_DIGITS
         and name.lower() in ("", benchmark.lower())
     ):
@@ -118,7 +119,7 @@ def parse_json(value: str | bytes, field: str) -> Any:
     """
     try:
         return json.loads(value, parse_int=_whole_number)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{field}: malformed JSON ({error})") from error
 
 
@@ -240,6 +241,8 @@ def json_lines(value: str, field: str) -> list[Any]:
     Raises:
         ValueError: A line is not JSON.
     """
+    if not isinstance(value, str):
+        raise ValueError(f"{field}: must be text with a JSON value on each line; got {str(value)[:80]!r}")
     return [parse_json(line, field) for line in value.split("\n") if line.strip()]
 
 
