@@ -151,8 +151,10 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: The file cannot be written; the message names it and the remedy. The old file stays as it was.
+        ValueError: The path is a folder or a device.
     """
     target = Path(path)
+    check_target(target)
     with writing_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(target.parent, prefix=f".{target.name}.")
@@ -170,6 +172,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def check_target(path: Path) -> None:
+    """Raise ValueError unless the path is a file or does not exist: a rename would replace a device such as /dev/null."""
+    with writing_errors(path):
+        other = path.exists() and not path.is_file()
+    if other:
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"{path}: must be a file to write; got {kind}. Choose the path of a file")
 
 
 def _open_partial(target: Path) -> tuple[Path, BinaryIO]:

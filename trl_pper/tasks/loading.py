@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.files import SUFFIXES, read_rows
+from trl_pper.files import SUFFIXES, atomic_file, read_rows
 from trl_pper.tasks.formats.apps import apps_rows, apps_task
 from trl_pper.tasks.formats.code_contests import code_contests_task
 from trl_pper.tasks.formats.fields import Row, numbered
@@ -425,9 +425,13 @@ def write_tasks(path: str | Path, tasks: Sequence[CodingTask]) -> None:
     """
     path = Path(path)
     if path.suffix == ".parquet":
-        _dataset(task_rows(tasks), remedy="there is no task").to_parquet(str(path))
+        rows = _dataset(task_rows(tasks), remedy="there is no task")
+        with atomic_file(path) as file:
+            rows.to_parquet(file)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks), encoding="utf-8")
+        text = "".join(json.dumps(task.to_row()) + "\n" for task in tasks)
+        with atomic_file(path) as file:
+            file.write(text.encode())
     else:
         raise ValueError(f"{path}: must end in .jsonl or .parquet; got {path.suffix!r}")
 
