@@ -175,7 +175,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def check_target(path: Path) -> None:
-    """Raise ValueError unless the path is a file or does not exist: a rename would replace a device such as /dev/null."""
+    """Raise ValueError unless the path is a file or does not exist."""
+    # A rename would replace a device such as /dev/null.
     with writing_errors(path):
         other = path.exists() and not path.is_file()
     if other:

@@ -204,7 +204,7 @@ class Journal:
         }
         try:
             self._stream.write([{**shared, "place": place, **_row(one)} for place, one in enumerate(programs)])
-        except OSError:
+        except BaseException:
             # Arrow takes its schema and the programs for written: the next programs need a stream of their own.
             self._stream.abandon()
             self._stream = None
