@@ -253,7 +253,8 @@ def task_case(rng: random.Random, folder: Path) -> None:
         path = write_rows(rng, folder, rows)
         kind = damage(rng, path, []) if rng.random() < 0.4 else "whole"
         done, found = reading(path.name, lambda: load_tasks(path, format=chosen, on_error=skip))
-        if done and kind != "whole" and changes == 0 and path.suffix in (".gz", ".parquet"):
+        # JSON has no checksum, and Parquet has none for the names of columns.
+        if done and kind != "whole" and changes == 0 and path.suffix == ".gz":
             originals = load_tasks(rows, format=name.split()[0])
             require(all(task in originals for task in found), f"{path.suffix} {kind}: a task is none of the originals")
     if done:
