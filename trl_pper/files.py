@@ -209,7 +209,8 @@ def remove_abandoned(folder: Path, *, prefix: str = ".") -> None:
     for path in folder.iterdir():
         if path.name.startswith(prefix) and path.name.endswith(".partial"):
             # The lock of a living writer, or a folder or file of someone else, is left alone.
-            with contextlib.suppress(OSError), path.open("rb") as file:
+            # Opened for writing, as network file systems require for this lock.
+            with contextlib.suppress(OSError), path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 
@@ -235,14 +236,18 @@ def writing_errors(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0)
-        # An error about another file, as of a reader inside the block, names it already.
-        elsewhere = error.filename is not None and Path(os.fsdecode(error.filename)).parent not in (
-            Path(path).parent,
-            *Path(path).parent.parents,
-        )
-        if remedy is None or elsewhere:
+        if remedy is None or not _concerns(error, Path(path)):
             raise
         raise OSError(error.errno, f"{error.strerror}: {remedy}", str(path)) from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Return whether an error is about a file, its partial file or a folder on its path; True if it names no file."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    # An error about another file, as of a reader inside the block, names it already.
+    return named in (path, *path.parents) or (named.parent == path.parent and path.name in named.name)
 
 
 def sync_folder(folder: Path) -> None:

@@ -168,6 +168,9 @@ class _Output:
                 f"--output: must be written by one process at a time; another one judges the same programs for "
                 f"{self.path}. Wait for it, or choose another file"
             ) from None
+        except OSError:
+            # Some network file systems have no locks.
+            pass
         return self
 
     def __exit__(

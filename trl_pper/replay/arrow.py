@@ -148,8 +148,9 @@ def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
     if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
         raise ValueError(f"{name}: must be a column of {wanted}; got a column of {column.type}")
     try:
-        column = column.cast(wanted)
+        # Before anything reads it: Arrow follows damaged lengths without a check.
         column.validate(full=True)
+        column = column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{name}: must be a column of {wanted}; got {error}") from error
     return column
@@ -366,8 +367,6 @@ def _row_groups(path: str | Path, file: pq.ParquetFile) -> Iterator[Columns]:
         for group in range(file.num_row_groups):
             with parquet_errors(path, f"damaged in row group {group}"):
                 table = file.read_row_group(group)
-                # Arrow reads damaged lengths without a check.
-                table.validate(full=True)
             try:
                 yield from from_arrow(table, first_row=first_row)
             except ValueError as error:
