@@ -57,6 +57,8 @@ from trl_pper.training.checkpoint import (
 #: Longest time of a case and most memory it may add, far above the cost of the largest valid input here.
 CASE_SECONDS = 20
 CASE_BYTES = 3 << 30
+#: Where cases write, as syncs of a disk would take most of the time.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 CASES_PER_PROCESS = 100
 MOST_FINDINGS = 200
 PACKAGE = f"{os.sep}trl_pper{os.sep}"
@@ -581,7 +583,7 @@ TARGETS: dict[str, Callable[[random.Random, Path], None]] = {
 def run_case(target: str, seed: int, number: int) -> None:
     """Run a case, and raise its finding."""
     rng = random.Random(f"{seed}:{target}:{number}")
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=MEMORY) as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = Path(name)
         signal.signal(signal.SIGALRM, _too_slow)
@@ -649,7 +651,7 @@ def fuzz(target: str, *, seed: int, minutes: float, most_cases: int | None = Non
         count = CASES_PER_PROCESS if most_cases is None else min(CASES_PER_PROCESS, most_cases - number)
         for case, text in run_batch(target, seed, number, count):
             # Numbers and quotations differ between findings of one kind.
-            kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|/tmp/[^ :]*", "_", text)
+            kind = re.sub(r"'[^']*'|\"[^\"]*\"|\d+|/(?:tmp|dev)/[^ :]*", "_", text)
             found = findings.setdefault(kind, {"finding": text, "case": case, "times": 0})
             found["times"] += 1
             if found["times"] == 1:

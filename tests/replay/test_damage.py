@@ -97,6 +97,15 @@ def test_a_changed_row_is_noticed(path):
         ReplayBuffer.load(path)
 
 
+def test_messages_in_the_wrong_shape_are_named_beside_a_chat_prompt(path):
+    table = pq.read_table(path)
+    for name, value in (("prompt", [[]]), ("chat_prompt", '[{"role": "user", "content": "x"}]')):
+        table = table.set_column(table.column_names.index(name), name, pa.array([value] * len(table)))
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match=r"buffer\.parquet: prompt: chat messages need .*\(row 0"):
+        ReplayBuffer.load(path)
+
+
 def test_a_file_without_a_checksum_is_read(path):
     metadata = json.loads(pq.read_schema(path).metadata[b"trl_pper"])
     del metadata["checksum"]
@@ -112,6 +121,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"prompt": "\ud800", "completion": "c", "pass_rate": 1}, r"experiences\[1\]: prompt: .*lone surrogates"),
         (5, r"experiences\[1\]: must be a mapping"),
         ({"prompt": "p"}, r"experiences\[1\]: completion: required"),
         ({"prompt": "p", "completion": "c", "pass_rate": "1"}, r"experiences\[1\]: pass_rate: must be in"),

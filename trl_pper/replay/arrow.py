@@ -130,6 +130,8 @@ def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
     row = batch.slice(index, 1).to_pylist()[0]
     try:
         chat = row.pop("chat_prompt", None)
+        # Messages in `prompt` are what was checked, as in `_typed`.
+        chat = None if _holds_messages(batch) else chat
         Experience.from_row(row if chat is None else row | {"prompt": _parsed(chat)})
     except ValueError as error:
         error.add_note(f"row {start + index}, counted from 0")

@@ -282,4 +282,5 @@ def without_padding(prompt: Any) -> Any:
 def prompt_name(prompt: Prompt) -> str:
     """Return a task id for a row without a task id; equal prompts get equal ids."""
     text = prompt if isinstance(prompt, str) else chat_json(prompt)
-    return f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    # Lone surrogates are refused by the checks of an experience, which name the field.
+    return f"prompt-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
