@@ -105,7 +105,7 @@ def changed(**values) -> str:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", '{"next_round": 1', "[" * 10_000, "9" * 5000, changed(digest=5), changed(next_round=-1),
+    ["", "null", "[]", '{"next_round": 1', "[" * 5_000, "9" * 5000, changed(digest=5), changed(next_round=-1),
      changed(next_round=True), changed(num_processes=0), changed(num_processes="2"), changed(draws=[])],
 )  # fmt: skip
 def test_a_damaged_state_is_named_and_passed_over(tmp_path, text):
