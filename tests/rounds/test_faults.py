@@ -126,7 +126,7 @@ def test_streams_in_one_file_are_all_read(tmp_path, tasks):
     assert read(tmp_path / "one", tasks).keys() == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("damage", ["cut", "page", "column", "value", "folder", "link"])
+@pytest.mark.parametrize("damage", ["cut", "page", "column", "value", "type", "folder", "link"])
 def test_a_damaged_finished_shard_is_warned_about(tmp_path, tasks, damage, caplog):
     fill(tmp_path, tasks[:2])
     fill(tmp_path, tasks[2:])
@@ -136,14 +136,13 @@ def test_a_damaged_finished_shard_is_warned_about(tmp_path, tasks, damage, caplo
         second.write_bytes(data[: len(data) // 2])
     elif damage == "page":
         second.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    elif damage in ("column", "value"):
+    elif damage in ("column", "value", "type"):
         table = pq.read_table(second)
         if damage == "column":
             table = table.drop_columns(["logprob"])
         else:
-            table = table.set_column(
-                table.column_names.index("program"), "program", pa.array(["else"] * len(table), pa.string())
-            )
+            column = ["else"] * len(table) if damage == "value" else [b"else"] * len(table)
+            table = table.set_column(table.column_names.index("program"), "program", pa.array(column))
         pq.write_table(table, second)
     else:
         second.unlink()
