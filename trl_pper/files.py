@@ -7,6 +7,8 @@ known here. Writing works on POSIX systems only, because other systems cannot sy
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -76,8 +78,9 @@ def _json_list(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iter
         rows = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: malformed JSON ({error.msg})") from error
-    # Brackets nested too deeply raise RecursionError, not JSONDecodeError.
-    except (UnicodeDecodeError, RecursionError) as error:
+    # Text that is no UTF-8 and whole numbers of too many digits raise other ValueErrors, brackets nested too deeply
+    # RecursionError.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: malformed JSON ({error})") from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}:1: must be a list of objects; got {type(rows).__name__}. Write one object a line")
@@ -93,25 +96,44 @@ def _json_list(path: Path, bad_row: Callable[[ValueError], None] | None) -> Iter
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     # Only Parquet files need pyarrow, which takes long to import.
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a Parquet file ({error})") from error
     number = 0
-    # A whole file as Python objects would need many times its size in memory.
-    for batch in file.iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+    with parquet_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # A whole file as Python objects would need many times its size in memory.
+        for batch in file.iter_batches(batch_size=1024):
+            # Arrow reads damaged lengths without a check, and converts them beyond the end of its memory.
+            batch.validate(full=True)
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+
+
+@contextlib.contextmanager
+def parquet_errors(path: str | Path, what: str = "must be a whole Parquet file") -> Iterator[None]:
+    """Raise ValueError for errors of Arrow on a file that is damaged or of another kind.
+
+    Args:
+        path: The file, which Arrow's errors do not name.
+        what: The requirement in the message.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    # Text that is no UTF-8 comes out of damaged pages, too.
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        # An error of the operating system has a number, and says enough.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: {what}; got {reason}. Restore the file from a copy, or write it anew") from error
 
 
 def _json_object(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place}: malformed JSON ({error})") from error
     if not isinstance(row, dict):
         raise ValueError(f"{place}: must be a JSON object; got {type(row).__name__}")
@@ -122,26 +144,110 @@ def _json_object(line: bytes, place: str) -> dict[str, Any]:
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a new file for bytes; readers of `path` see the old file or the complete new one.
 
+    A partial file that a killed process left behind is removed by the next process that writes the same file.
+
     Args:
         path: The file to write. Its folder is created.
+
+    Raises:
+        OSError: The file cannot be written; the message names it and the remedy. The old file stays as it was.
+        ValueError: The path is a folder or a device.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system.
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    check_target(target)
+    with writing_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target.parent, prefix=f".{target.name}.")
+        partial, file = _open_partial(target)
+        try:
+            with file:
+                yield file
+                # The content must be on the disk before the new name is, or a crash could leave the name with
+                # an empty file.
+                file.flush()
+                os.fsync(file.fileno())
+                partial.replace(target)
+            sync_folder(target.parent)
+        # An interrupt must not leave a partial file behind either.
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def check_target(path: Path) -> None:
+    """Raise ValueError unless the path is a file or does not exist."""
+    # A rename would replace a device such as /dev/null.
+    with writing_errors(path):
+        other = path.exists() and not path.is_file()
+    if other:
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"{path}: must be a file to write; got {kind}. Choose the path of a file")
+
+
+def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
+    """Create a partial file beside its target, and lock it for as long as it is open."""
+    while True:
+        # In the same folder, because a rename is atomic only within one file system.
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+        file = partial.open("xb")
+        # Some network file systems have no locks; a partial file is then left to the user.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process may have taken the file for abandoned before it was locked.
+        if partial.exists():
+            return partial, file
+        file.close()
+
+
+def remove_abandoned(folder: Path, *, prefix: str = ".") -> None:
+    """Remove the partial files in a folder whose writers have died.
+
+    Args:
+        folder: The folder.
+        prefix: Beginning of the names.
+    """
+    for path in folder.iterdir():
+        if path.name.startswith(prefix) and path.name.endswith(".partial"):
+            # The lock of a living writer, or a folder or file of someone else, is left alone.
+            # Opened for writing, as network file systems require for this lock.
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+_MAKE_ROOM = "make room on the disk, and do the same again"
+_GO_ELSEWHERE = "choose a folder that can be written to"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), and do the same again",
+    errno.EROFS: _GO_ELSEWHERE,
+    errno.EACCES: _GO_ELSEWHERE,
+    errno.EPERM: _GO_ELSEWHERE,
+    errno.ENOTDIR: "choose a path whose folders are folders",
+    errno.EISDIR: "choose the path of a file, not of a folder",
+}
+
+
+@contextlib.contextmanager
+def writing_errors(path: str | Path) -> Iterator[None]:
+    """Add path and remedy to errors of the operating system, which names no file when a disk is full."""
     try:
-        with partial.open("xb") as file:
-            yield file
-            # The content must be on the disk before the new name is, or a crash could leave the name with
-            # an empty file.
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        sync_folder(target.parent)
-    # An interrupt must not leave a partial file behind either.
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0)
+        if remedy is None or not _concerns(error, Path(path)):
+            raise
+        raise OSError(error.errno, f"{error.strerror}: {remedy}", str(path)) from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Return whether an error is about a file, its partial file or a folder on its path; True if it names no file."""
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    # An error about another file, as of a reader inside the block, names it already.
+    return named in (path, *path.parents) or (named.parent == path.parent and path.name in named.name)
 
 
 def sync_folder(folder: Path) -> None:

@@ -384,9 +384,8 @@ def test_a_wrong_row_of_a_later_row_group_is_named(tmp_path):
     buffer_of(some()).save(tmp_path / "buffer.parquet")
     schema = pq.read_schema(tmp_path / "buffer.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "buffer.parquet", row_group_size=4)
-    with pytest.raises(ValueError, match=r"^completion: required") as caught:
+    with pytest.raises(ValueError, match=r"buffer\.parquet: completion: required.*\(row 7, counted from 0"):
         ReplayBuffer.load(tmp_path / "buffer.parquet")
-    assert caught.value.__notes__ == ["row 7, counted from 0"]
 
 
 def test_a_damaged_file_is_told_from_one_of_another_kind(tmp_path):

@@ -51,7 +51,13 @@ def test_unknown_kind_of_possibility_is_refused():
         ({"completion": None}, "completion"),
         ({"program": "\ud800"}, "program: .*surrogate"),
         ({"round_index": -1}, "round_index"),
-        ({"outcomes": ("great",)}, "'great' is not a valid Outcome"),
+        ({"outcomes": ("great",)}, "outcomes: must be of passed, .*'great'"),
+        ({"outcomes": "passed"}, "outcomes: must be a list"),
+        ({"pass_rate": "all"}, "pass_rate: .*'all'"),
+        ({"cpu_seconds": "1"}, "cpu_seconds: .*'1'"),
+        ({"num_tokens": True}, "num_tokens: .*True"),
+        ({"logprob": "low", "num_tokens": 1}, "logprob: .*'low'"),
+        ({"round_index": 0.5}, "round_index: .*whole number"),
     ],
 )
 def test_fields_are_checked_at_the_door(fields, message):

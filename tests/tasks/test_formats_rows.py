@@ -207,9 +207,9 @@ class Exploit:
     [
         (base64.b64encode(zlib.compress(pickle.dumps(Exploit()))).decode(), "only plain data"),
         (base64.b64encode(zlib.compress(pickle.dumps(json.dumps([]))) [:-5]).decode(), "cut off"),
-        (base64.b64encode(b"no zlib").decode(), "neither JSON nor"),
-        (base64.b64encode(zlib.compress(b"no pickle")).decode(), "neither JSON nor"),
-        ("???", "neither JSON nor"),
+        (base64.b64encode(b"no zlib").decode(), "got neither"),
+        (base64.b64encode(zlib.compress(b"no pickle")).decode(), "got neither"),
+        ("???", "got neither"),
         (packed({"a": 1}), "must be a list"),
     ],
 )  # fmt: skip
@@ -281,7 +281,7 @@ CASES = ROWS["open_r1"][0]["verification_info"]["test_cases"]
         ("humaneval evalplus", {"base_input": [], "plus_input": None}, "base_input: a task needs at least one test"),
         ("humaneval evalplus", {"base_input": [3]}, r"base_input\[0\]: must be a list"),
         ("humaneval evalplus", {"canonical_solution": "    return ("}, "canonical_solution: must be Python"),
-        ("humaneval evalplus", {"entry_point": "other"}, "canonical_solution: defines no function other"),
+        ("humaneval evalplus", {"entry_point": "other"}, "canonical_solution: must define the function other"),
         ("humaneval evalplus", {"task_id": "Mbpp/2"}, "base_input: .*evalplus/mbppplus"),
         ("native", {"cpu_seconds": -1}, "cpu_seconds: must be"),
     ],

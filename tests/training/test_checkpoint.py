@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from tests.support.faults import full_disk, left_behind
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.training.checkpoint import BUFFER_FILE, STATE_FILE, last_complete_checkpoint, load_buffer, save_buffer
@@ -95,3 +96,74 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path, caplog):
     (tmp_path / "checkpoint-2" / "rng_state.pth").unlink()
     with pytest.raises(ValueError, match="no complete checkpoint"):
         last_complete_checkpoint(tmp_path)
+
+
+def changed(**values) -> str:
+    state = {"next_round": 1, "digest": "0" * 64, "draws": DRAWS, "num_processes": 1}
+    return json.dumps(state | values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", '{"next_round": 1', "[" * 5_000, "9" * 5000, changed(digest=5), changed(next_round=-1),
+     changed(next_round=True), changed(num_processes=0), changed(num_processes="2"), changed(draws=[])],
+)  # fmt: skip
+def test_a_damaged_state_is_named_and_passed_over(tmp_path, text):
+    older, newer = save(tmp_path, filled("a"), 1), save(tmp_path, filled("b"), 2)
+    complete(older)
+    complete(newer)
+    (newer / STATE_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"checkpoint-2/_pper/state\.json: must be the state .*Restore the file"):
+        load_buffer(newer, filled(), draws=DRAWS)
+    assert last_complete_checkpoint(tmp_path) == older
+
+
+def test_a_changed_state_is_noticed_and_an_old_one_read(tmp_path):
+    checkpoint = save(tmp_path, filled("a"), 3)
+    text = (checkpoint / STATE_FILE).read_text()
+    (checkpoint / STATE_FILE).write_text(text.replace('"next_round": 3', '"next_round": 4'))
+    with pytest.raises(ValueError, match="got values of another checksum"):
+        load_buffer(checkpoint, filled(), draws=DRAWS)
+    state = json.loads(text)
+    del state["checksum"]
+    (checkpoint / STATE_FILE).write_text(json.dumps(state))
+    assert load_buffer(checkpoint, filled(), draws=DRAWS) == 3
+
+
+@pytest.mark.parametrize("log", ["[]", "1", '{"unknown": 1}', '{"global_step": {}', ""])
+def test_any_state_of_the_trainer_that_is_damaged_is_passed_over(tmp_path, log):
+    older, newer = save(tmp_path, filled("a"), 1), save(tmp_path, filled("b"), 2)
+    complete(older)
+    complete(newer)
+    (newer / "trainer_state.json").write_text(log)
+    assert last_complete_checkpoint(tmp_path) == older
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    with full_disk(tmp_path / "disk", kilobytes=64) as disk:
+        complete(save(disk, filled("a"), 1))
+        large = filled(*(f"{number}{number * 7919 % 10007}" * 9 for number in range(9000)))
+        with pytest.raises(OSError, match=r"make room on the disk.*checkpoint-2/_pper/buffer\.parquet"):
+            save(disk, large, 2)
+        assert last_complete_checkpoint(disk).name == "checkpoint-1"
+        assert left_behind(disk) == []
+
+
+def test_a_checkpoint_written_again_holds_no_parts_of_files(tmp_path):
+    save(tmp_path, filled("a"), 1)
+    (tmp_path / "checkpoint-2" / "_pper").mkdir(parents=True)
+    for name in ("buffer.parquet", "state.json"):
+        (tmp_path / "checkpoint-2" / "_pper" / f".{name}.0123.partial").write_bytes(b"half")
+    # The buffer's file is shared, and not written.
+    save(tmp_path, filled("a"), 2)
+    assert left_behind(tmp_path) == []
+
+
+def test_without_memory_no_checkpoint_is_taken_for_whole(tmp_path, monkeypatch):
+    complete(save(tmp_path, filled("a"), 1))
+    with monkeypatch.context() as patched:
+        patched.setattr("trl_pper.replay.arrow.to_arrow", lambda block: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            save(tmp_path, filled("a", "b"), 2)
+    assert last_complete_checkpoint(tmp_path).name == "checkpoint-1"
+    assert left_behind(tmp_path) == []

@@ -221,6 +221,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from trl_pper.cli.sources import read_given_tasks, task_options
+    from trl_pper.files import atomic_file
     from trl_pper.replay import export
     from trl_pper.replay.buffer import ReplayBuffer
     from trl_pper.tasks.loading import write_tasks
@@ -238,7 +239,8 @@ def _export(options: argparse.Namespace) -> int:
     buffer = ReplayBuffer.load(options.source)
     rows = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to](buffer)
     write = rows.to_json if options.output.suffix == ".jsonl" else rows.to_parquet
-    write(str(options.output))
+    with atomic_file(options.output) as file:
+        write(file)
     print(f"{len(rows)} rows: {options.output}")
     return 0
 

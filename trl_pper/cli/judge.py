@@ -1,8 +1,9 @@
 """Run `trl-pper judge`: judge rows of programs, and write a row with the verdict of each, in the same order.
 
 A row `{"task_id", "completion" or "program"}` becomes a JSON row `{"task_id", "pass_rate", "passed", "total",
-"outcomes", "message"}`, written as the work goes. Every row is checked before the first program runs. With
-`--check_references` the programs are the references of the tasks.
+"outcomes", "message"}`. Every row is checked before the first program runs. The verdicts are in a partial file beside
+the output until all are there, and the same command resumes from it. With `--check_references` the programs are the
+references of the tasks.
 
 `VerdictRows` writes the verdicts of `trl-pper evaluate`, which come from several processes in any order.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
+import glob
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +27,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from trl_pper.cli.sources import read_given_tasks
-from trl_pper.files import atomic_file, read_rows
+from trl_pper.files import atomic_file, check_target, read_rows, remove_abandoned, sync_folder, writing_errors
 from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
-from trl_pper.judge.verdict import Verdict, shared_note
+from trl_pper.judge.verdict import Outcome, Verdict, shared_note
 from trl_pper.rounds.display import CollectionProgress
-from trl_pper.rounds.journal import JudgedProgram
+from trl_pper.rounds.journal import JudgedProgram, digest, judging_identity
 from trl_pper.rounds.processes import meet
 from trl_pper.tasks.loading import match_task_id
 from trl_pper.tasks.task import CodingTask
@@ -114,19 +118,110 @@ def check_references(options: argparse.Namespace) -> int:
 
 def _judge_and_write(rows: Sequence[ProgramRow], options: argparse.Namespace) -> tuple[list[Verdict], str]:
     """Judge rows, and write their verdicts to `--output` if it is given; return them with the isolation level."""
-    verdicts = []
     with contextlib.ExitStack() as opened:
         judge = opened.enter_context(make_judge(options))
         output = None
         if options.output is not None:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            output = opened.enter_context(options.output.open("w", encoding="utf-8"))
+            output = opened.enter_context(_Output(options.output, rows, judge))
+        verdicts = [] if output is None else output.read()
+        if verdicts:
+            print(f"{len(verdicts)} verdicts were there already, from a command that did not end")
         progress = opened.enter_context(CollectionProgress(len(rows), unit="programs"))
-        for row, verdict in judge_rows(rows, judge, progress=progress):
-            if output is not None:
-                output.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}) + "\n")
+        progress.restored(verdicts, unextracted=sum(not row.extracted for row in rows[: len(verdicts)]))
+        for row, verdict in judge_rows(rows[len(verdicts) :], judge, progress=progress):
             verdicts.append(verdict)
+            # The generator judges the next rows when it is asked for them: the verdicts of these have to be on disk.
+            if output is not None:
+                output.write(row, verdict, sync=len(verdicts) == len(rows) or len(verdicts) % ROWS_PER_CHUNK == 0)
+        if output is not None:
+            output.finish()
         return verdicts, judge.isolation
+
+
+class _Output:
+    """The file of `--output`: a partial file until every verdict is there.
+
+    The name of the partial file tells the programs, tests and limits of its verdicts.
+
+    Raises:
+        ValueError: Another process writes the same verdicts.
+        OSError: The file cannot be written; the message names it and the remedy.
+    """
+
+    def __init__(self, path: Path, rows: Sequence[ProgramRow], judge: Judge) -> None:
+        self.path, self._rows = path, rows
+        # Thousands of rows may share the tests of a task.
+        tests = {row.task.task_id: judging_identity(row.task, judge.limits) for row in rows}
+        programs = [[row.raw_id, row.task.task_id, row.program] for row in rows]
+        self._partial = path.with_name(f"{path.name}.{digest([judge.isolation, tests, programs])[:16]}.partial")
+        check_target(path)
+        with writing_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("a+b")
+
+    def __enter__(self) -> _Output:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(
+                f"--output: must be written by one process at a time; another one judges the same programs for "
+                f"{self.path}. Wait for it, or choose another file"
+            ) from None
+        except OSError:
+            # Some network file systems have no locks.
+            pass
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After a full disk, closing writes the rest again, and fails again.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def read(self) -> list[Verdict]:
+        """Return the verdicts of the first rows, as far as an earlier command came, and cut off anything else."""
+        self._file.seek(0)
+        verdicts: list[Verdict] = []
+        end = 0
+        for line in self._file:
+            verdict = _verdict(line, self._rows[len(verdicts)].raw_id) if len(verdicts) < len(self._rows) else None
+            # A program on which the sandbox failed is judged again, with all that follow it.
+            if verdict is None or verdict.pass_rate is None:
+                break
+            verdicts.append(verdict)
+            end += len(line)
+        self._file.truncate(end)
+        return verdicts
+
+    def write(self, row: ProgramRow, verdict: Verdict, *, sync: bool) -> None:
+        """Append a verdict; with `sync` all verdicts are on disk when this method returns."""
+        with writing_errors(self.path):
+            self._file.write(json.dumps({"task_id": row.raw_id, **verdict.to_row()}).encode() + b"\n")
+            if sync:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Give the file its name, and remove the partial files of other programs or tests."""
+        with writing_errors(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._partial.replace(self.path)
+            remove_abandoned(self.path.parent, prefix=f"{self.path.name}.")
+            sync_folder(self.path.parent)
+
+
+def _verdict(line: bytes, raw_id: Any) -> Verdict | None:
+    """Return the verdict in a line of a partial file, or None for a line that was not written to its end."""
+    try:
+        row = json.loads(line)
+        outcomes = tuple(Outcome(outcome) for outcome in row["outcomes"])
+        verdict = Verdict(outcomes=outcomes, message=row["message"], run=row["run"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return verdict if line.endswith(b"\n") and row == {"task_id": raw_id, **verdict.to_row()} else None
 
 
 def selftest(options: argparse.Namespace) -> int:
@@ -180,7 +275,9 @@ def _program_row(row: Mapping[str, Any], by_id: Mapping[str, CodingTask], where:
     if isinstance(row.get("program"), str):
         return _judged_row(row, task, Extraction(program=row["program"], found=True))
     if not isinstance(row.get("completion"), str):
-        raise ValueError(f"{where}: completion: a string is required here or under program; the row has {sorted(row)}")
+        raise ValueError(
+            f"{where}: completion: a string is required here or under program; the row has {sorted(map(str, row))}"
+        )
     return _judged_row(row, task, extract(row["completion"], prompt=task.prompt, entry_point=task.entry_point))
 
 
@@ -229,7 +326,8 @@ class VerdictRows:
         """Write the programs of the task at `position`."""
         start = self._file.tell()
         for index, one in enumerate(programs):
-            self._file.write(json.dumps(_row(index, one)).encode() + b"\n")
+            with writing_errors(self.path):
+                self._file.write(json.dumps(_row(index, one)).encode() + b"\n")
         self._places[position] = (start, self._file.tell())
 
     def finish(self) -> None:
@@ -260,6 +358,9 @@ class VerdictRows:
         finally:
             for part in parts.values():
                 part.close()
+        # A run of more processes that was killed has left parts that no process of this run removes.
+        for path in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
+            path.unlink(missing_ok=True)
 
     def _part(self, process_index: int) -> Path:
         return self.path.with_name(f".{self.path.name}.{process_index:05d}.part")

@@ -81,7 +81,7 @@ class DatasetSource(ProgramSource):
 
     def _parse(self, row: Mapping[str, Any], where: str) -> list[GeneratedProgram]:
         if row.get("task_id") is None:
-            raise ValueError(f"{where}: task_id: required; the row has {sorted(row)}")
+            raise ValueError(f"{where}: task_id: required; the row has {sorted(map(str, row))}")
         texts = row.get("completions")
         if texts is None:
             text = row.get("completion", row.get("program"))
@@ -93,6 +93,10 @@ class DatasetSource(ProgramSource):
         # The text is not cut at the task's stops: it may be a chat reply, and its log-probability covers all of it.
         scorer = "" if logprob is None else _text(row, "scorer", where) or self.scorer or source
         settings = row.get("settings")
+        if isinstance(settings, Mapping):
+            written = _unicode(settings_json(settings), "settings", where)
+        else:
+            written = _text(row, "settings", where)
         return [
             GeneratedProgram(
                 completion=text,
@@ -100,7 +104,7 @@ class DatasetSource(ProgramSource):
                 num_tokens=num_tokens,
                 source=source,
                 scorer=scorer,
-                settings=settings_json(settings) if isinstance(settings, Mapping) else _text(row, "settings", where),
+                settings=written,
             )
             for text in texts
         ]
@@ -161,23 +165,33 @@ def _likelihood(row: Mapping[str, Any], texts: int, where: str) -> tuple[float |
         ValueError: They are invalid. Checked while rows are read, before any program is judged.
     """
     logprob, num_tokens = row.get("logprob"), row.get("num_tokens")
-    if logprob is None:
-        return None, num_tokens
+    if logprob is None and num_tokens is None:
+        return None, None
     # A log-probability belongs to a single completion, and "mean" divides it by its number of tokens.
-    if texts != 1 or num_tokens is None:
+    if logprob is not None and (texts != 1 or num_tokens is None):
         raise ValueError(
             f"{where}: logprob: needs num_tokens and a single completion in its row; got num_tokens={num_tokens!r} "
             f"and {texts} completions"
         )
     try:
         check_likelihood(logprob, num_tokens)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return float(logprob), int(num_tokens)
+    return None if logprob is None else float(logprob), None if num_tokens is None else int(num_tokens)
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value = row.get(name)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{where}: {name}: must be text; got {type(value).__name__}")
-    return value or ""
+    return _unicode(value or "", name, where)
+
+
+def _unicode(text: str, name: str, where: str) -> str:
+    """Return text unchanged, unless no file can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Now, and not when the first judged program is written down.
+        raise ValueError(f"{where}: {name}: must be text without lone surrogates; got {error}") from error
+    return text

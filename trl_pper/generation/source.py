@@ -7,6 +7,7 @@ completions nor judges them.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -167,13 +168,24 @@ _INT64 = 2**63
 
 def check_likelihood(logprob: float | None, num_tokens: int | None) -> None:
     """Raise ValueError unless a log-probability (None if unknown) and its number of tokens are valid."""
-    # Experiences store the number as int64.
-    if num_tokens is not None and not 1 <= num_tokens < _INT64:
-        raise ValueError(f"num_tokens: must be at least 1, and below 2**63; got {num_tokens!r}")
+    # Experiences store the number as int64. NumPy and torch have whole numbers of their own.
+    if num_tokens is not None and not (is_number(num_tokens, whole=True) and 1 <= num_tokens < _INT64):
+        raise ValueError(f"num_tokens: must be a whole number of at least 1, and below 2**63; got {num_tokens!r:.80}")
     if logprob is None:
         return
     if num_tokens is None:
         raise ValueError("num_tokens: required with logprob, to derive the mean token probability; got None")
     # `not <=` instead of `>`, so that NaN fails, too. Minus infinity is valid: a program of probability 0.
-    if not logprob <= LOGPROB_TOLERANCE:
-        raise ValueError(f"logprob: must be at most 0, or None when unknown; got {logprob!r}")
+    if not (is_number(logprob) and logprob <= LOGPROB_TOLERANCE):
+        raise ValueError(f"logprob: must be a number of at most 0, or None when unknown; got {logprob!r:.80}")
+
+
+def is_number(value: object, *, whole: bool = False) -> bool:
+    """Return whether a value is a number that fits a column; scalars of NumPy and torch are."""
+    # Python counts bool as a number, and text compares with nothing.
+    if isinstance(value, bool | str | bytes | None):
+        return False
+    try:
+        return math.isnan(number := float(value)) or not whole or number == int(number)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False

@@ -7,7 +7,7 @@ for all rows at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trl_pper.files import atomic_file
+from trl_pper.files import atomic_file, parquet_errors
 from trl_pper.generation.source import LOGPROB_TOLERANCE
 from trl_pper.replay.columns import (
     BLOCK_ROWS,
@@ -130,6 +130,8 @@ def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
     row = batch.slice(index, 1).to_pylist()[0]
     try:
         chat = row.pop("chat_prompt", None)
+        # Messages in `prompt` are what was checked, as in `_typed`.
+        chat = None if _holds_messages(batch) else chat
         Experience.from_row(row if chat is None else row | {"prompt": _parsed(chat)})
     except ValueError as error:
         error.add_note(f"row {start + index}, counted from 0")
@@ -148,8 +150,9 @@ def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
     if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
         raise ValueError(f"{name}: must be a column of {wanted}; got a column of {column.type}")
     try:
-        column = column.cast(wanted)
+        # Before anything reads it: Arrow follows damaged lengths without a check.
         column.validate(full=True)
+        column = column.cast(wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{name}: must be a column of {wanted}; got {error}") from error
     return column
@@ -317,28 +320,58 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a saved buffer. The iterator raises the same error for a damaged file.
     """
-    try:
+    with parquet_errors(path, _SAVED):
         # Not `read_table`, which would add columns for folders with names such as `seed=1`.
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: must be a Parquet file written by ReplayBuffer.save; got {error}") from error
-    raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
-    if raw is None:
+        raw = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
+    try:
+        if raw is None:
+            raise ValueError(
+                f"{path}: must be a file written by ReplayBuffer.save; it has no buffer settings. "
+                "Load it with datasets and use ReplayBuffer.from_dataset"
+            )
+        _check_columns(path, file.schema_arrow.names)
+        metadata = _metadata(path, raw)
+    except ValueError:
         file.close()
-        raise ValueError(
-            f"{path}: must be a file written by ReplayBuffer.save; it has no buffer settings. "
-            "Load it with datasets and use ReplayBuffer.from_dataset"
-        )
-    return json.loads(raw), _row_groups(path, file)
+        raise
+    return metadata, _row_groups(path, file)
+
+
+_SAVED = "must be a Parquet file written by ReplayBuffer.save, and whole"
+#: Columns that files of earlier versions lack.
+_LATER_COLUMNS = ("scorer", "settings", "cpu_seconds")
+
+
+def _check_columns(path: str | Path, names: Sequence[str]) -> None:
+    missing = sorted(set(FILE.names) - {*names, *_LATER_COLUMNS})
+    if missing:
+        # Without this check the column would read as empty.
+        raise ValueError(f"{path}: must have the columns of a buffer; {', '.join(missing)} is missing. {_RESTORE}")
+
+
+_RESTORE = "Restore the file from a copy; rows of another origin are read by ReplayBuffer.from_dataset"
+
+
+def _metadata(path: str | Path, raw: bytes) -> dict[str, Any]:
+    try:
+        metadata = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: must have buffer settings as JSON; got {error}. {_RESTORE}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: must have a JSON object as settings; got {type(metadata).__name__}. {_RESTORE}")
+    return metadata
 
 
 def _row_groups(path: str | Path, file: pq.ParquetFile) -> Iterator[Columns]:
     first_row = 0
     with file:
         for group in range(file.num_row_groups):
-            try:
+            with parquet_errors(path, f"damaged in row group {group}"):
                 table = file.read_row_group(group)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ValueError(f"{path}: damaged in row group {group}; got {error}") from error
-            yield from from_arrow(table, first_row=first_row)
+            try:
+                yield from from_arrow(table, first_row=first_row)
+            except ValueError as error:
+                rows = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+                raise ValueError(f"{path}: {error}{rows}") from error
             first_row += len(table)

@@ -20,7 +20,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.replay import hub as replay_hub
 from trl_pper.replay.arrow import from_arrow, from_dataset, read_columns, to_dataset, write_columns
-from trl_pper.replay.columns import CHUNK, Columns, columns_in_blocks, content_digest, to_experiences
+from trl_pper.replay.columns import (
+    CHUNK,
+    NUMBER_NAMES,
+    Columns,
+    columns_in_blocks,
+    content_digest,
+    to_experiences,
+)
 from trl_pper.replay.experience import Experience, possibility
 from trl_pper.replay.priority import Distribution, FloatArray, PriorityFunction, draw_probabilities, p2value
 from trl_pper.replay.settings import BufferSettings, one_tokenizer
@@ -110,7 +117,7 @@ class ReplayBuffer:
         tokenizer: str | None = None,
     ) -> None:
         if tokenizer is not None and (not isinstance(tokenizer, str) or not tokenizer):
-            raise ValueError(f"tokenizer: must be a name or None; got {tokenizer!r}")
+            raise ValueError(f"tokenizer: must be a name or None; got {tokenizer!r:.80}")
         self._settings = BufferSettings(
             capacity=capacity,
             seed=seed,
@@ -340,7 +347,7 @@ class ReplayBuffer:
         rows = state.get("experiences")
         if not isinstance(rows, list):
             raise ValueError(f"state.experiences: missing or malformed; got {type(rows).__name__}")
-        experiences = columns_in_blocks(map(Experience.from_row, rows))
+        experiences = columns_in_blocks(_numbered(rows))
         # Into a new buffer first, so that an error leaves this buffer unchanged.
         self.__dict__.update(self._restored("state", state, experiences, self.priority).__dict__)
 
@@ -368,7 +375,9 @@ class ReplayBuffer:
 
     def save(self, path: str | Path) -> None:
         """Write experiences, settings and tokenizer to a Parquet file, which appears complete or not at all."""
-        write_columns(path, self._table.blocks(), metadata=self._metadata())
+        metadata = self._metadata()
+        # Pages of the file have checksums of their own; the names, types and settings around them have none.
+        write_columns(path, self._table.blocks(), metadata=metadata | {"checksum": self._checksum(metadata)})
 
     @classmethod
     def load(cls, path: str | Path, *, priority: PriorityFunction | None = None) -> Self:
@@ -382,7 +391,15 @@ class ReplayBuffer:
             ValueError: The file is not a saved buffer, or needs the priority function.
         """
         metadata, blocks = read_columns(path)
-        return cls._restored(str(path), metadata, blocks, priority)
+        buffer = cls._restored(str(path), metadata, blocks, priority)
+        known = metadata.pop("checksum", None)
+        # Files of earlier versions have no checksum.
+        if known is not None and known != buffer._checksum(metadata):
+            raise ValueError(
+                f"{path}: differs from the buffer that was saved, as its checksum tells. Restore it from a copy; "
+                "rows that were changed on purpose are read by ReplayBuffer.from_dataset"
+            )
+        return buffer
 
     def contents(self) -> replay_hub.BufferContents:
         """Return a summary for model and data cards, which contains no tasks and no programs."""
@@ -448,6 +465,11 @@ class ReplayBuffer:
         """
         return cls.load(replay_hub.download(repo_id, revision=revision, token=token), priority=priority)
 
+    def _checksum(self, metadata: Mapping[str, Any]) -> str:
+        """Return a digest of everything in a file of this buffer."""
+        content = content_digest(self._table.blocks(), NUMBER_NAMES)
+        return hashlib.sha256(json.dumps([metadata, content], sort_keys=True).encode()).hexdigest()
+
     def _metadata(self) -> dict[str, Any]:
         return {"version": STATE_VERSION, "settings": self.settings(), "tokenizer": self.tokenizer}
 
@@ -469,14 +491,17 @@ class ReplayBuffer:
         """
         if metadata.get("version") not in _READABLE_VERSIONS:
             raise ValueError(
-                f"{name}: must be a buffer of version {STATE_VERSION}; got version {metadata.get('version')!r}"
+                f"{name}: must be a buffer of version {STATE_VERSION}; got version {metadata.get('version')!r:.80}"
             )
         settings = metadata.get("settings")
         if not isinstance(settings, Mapping):
             raise ValueError(f"{name}.settings: missing or malformed; got {type(settings).__name__}")
-        saved = BufferSettings.from_dict(settings, priority=priority)
-        # Through the constructor, since a subclass may derive things of its own from the settings.
-        buffer = cls(**vars(saved), tokenizer=metadata.get("tokenizer"))
+        try:
+            saved = BufferSettings.from_dict(settings, priority=priority)
+            # Through the constructor, since a subclass may derive things of its own from the settings.
+            buffer = cls(**vars(saved), tokenizer=metadata.get("tokenizer"))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         report = buffer._put(list(blocks))
         # `_put` joins duplicates and evicts silently, but a saved buffer needs neither.
         if report.refreshed or report.evicted:
@@ -514,6 +539,17 @@ class ReplayBuffer:
             self._cache[key] = compute()
         value: T = self._cache[key]
         return value
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[Experience]:
+    for number, row in enumerate(rows):
+        place = f"state.experiences[{number}]"
+        if not isinstance(row, Mapping):
+            raise ValueError(f"{place}: must be a mapping made by state_dict; got {type(row).__name__}")
+        try:
+            yield Experience.from_row(row)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
 
 
 def _lowest(values: NDArray[Any], count: int) -> NDArray[np.bool_]:

@@ -200,20 +200,24 @@ def experience_keys(columns: Columns) -> list[bytes]:
     return list(map(experience_key, tasks, programs))
 
 
-def content_digest(blocks: Iterable[Columns]) -> str:
+def content_digest(blocks: Iterable[Columns], numbers: Sequence[str] = DIGESTED_NUMBERS) -> str:
     """Return a digest (64 hexadecimal digits) of experiences in order, independent of their division into blocks.
 
     The digest does not protect against forgery: XXH3, the hash of the columns, is fast but not cryptographic.
+
+    Args:
+        blocks: The experiences.
+        numbers: Names of the number columns that count.
     """
     # Two streams for each column, of all lengths and of all bytes, in which no boundary between blocks shows.
     lengths = {name: xxhash.xxh3_128() for name in TEXT.names}
-    contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *DIGESTED_NUMBERS)}
+    contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *numbers)}
     for block in filter(len, blocks):
         for name, column in zip(TEXT.names, block.text.columns, strict=True):
             length, content = (_list_stream if name == "outcomes" else _text_stream)(column)
             lengths[name].update(length.data)
             contents[name].update(content.data)
-        for name in DIGESTED_NUMBERS:
+        for name in numbers:
             contents[name].update(np.ascontiguousarray(block.numbers[name]).data)
     sha = hashlib.sha256()
     for stream in (*lengths.values(), *contents.values()):

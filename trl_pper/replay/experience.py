@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trl_pper.generation.source import _INT64, check_likelihood
+from trl_pper.generation.source import _INT64, check_likelihood, is_number
 from trl_pper.judge.verdict import Outcome
 from trl_pper.tasks.task import Prompt, check_prompt
 
@@ -103,9 +103,11 @@ class Experience:
         _check_pass_rate(self.pass_rate)
         _check_cpu_seconds(self.cpu_seconds)
         check_likelihood(self.logprob, self.num_tokens)
-        if not 0 <= self.round_index < _INT64:
-            raise ValueError(f"round_index: must not be negative, and below 2**63; got {self.round_index!r}")
-        object.__setattr__(self, "outcomes", tuple(Outcome(outcome) for outcome in self.outcomes))
+        if not (is_number(self.round_index, whole=True) and 0 <= self.round_index < _INT64):
+            raise ValueError(
+                f"round_index: must be a whole number, not negative, and below 2**63; got {self.round_index!r:.80}"
+            )
+        object.__setattr__(self, "outcomes", _outcomes(self.outcomes))
         # NumPy and torch scalars are accepted here; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
         object.__setattr__(self, "round_index", int(self.round_index))
@@ -152,9 +154,11 @@ class Experience:
         Raises:
             ValueError: A column is missing or malformed; the message names it.
         """
+        if not isinstance(row, Mapping):
+            raise ValueError(f"row: must be a mapping with the columns of an experience; got {type(row).__name__}")
         for column in ("prompt", "completion", "pass_rate"):
             if row.get(column) is None:
-                raise ValueError(f"{column}: required in an experience row; the row has {sorted(row)}")
+                raise ValueError(f"{column}: required in an experience row; the row has {sorted(map(str, row))}")
         fields = {name: row[name] for name in COLUMNS if row.get(name) is not None}
         fields["prompt"] = without_padding(row["prompt"])
         fields.setdefault("program", fields["completion"])
@@ -238,16 +242,27 @@ def _check_text(field: str, text: object) -> None:
         ) from error
 
 
+def _outcomes(outcomes: object) -> tuple[Outcome, ...]:
+    # Text would be read letter by letter.
+    if isinstance(outcomes, str) or not isinstance(outcomes, Iterable):
+        raise ValueError(f"outcomes: must be a list of outcomes; got {outcomes!r:.80}")
+    try:
+        return tuple(Outcome(outcome) for outcome in outcomes)
+    except ValueError as error:
+        known = ", ".join(Outcome)
+        raise ValueError(f"outcomes: must be of {known}; got {str(outcomes)[:80]}") from error
+
+
 def _check_pass_rate(pass_rate: float | None) -> None:
     if pass_rate is None:
         raise ValueError("pass_rate: got None; programs that were not judged are not experiences, leave them out")
-    if not 0.0 <= pass_rate <= 1.0:
-        raise ValueError(f"pass_rate: must be in [0, 1]; got {pass_rate!r}")
+    if not (is_number(pass_rate) and 0.0 <= pass_rate <= 1.0):
+        raise ValueError(f"pass_rate: must be in [0, 1]; got {pass_rate!r:.80}")
 
 
 def _check_cpu_seconds(seconds: float | None) -> None:
-    if seconds is not None and not 0.0 <= seconds < np.inf:
-        raise ValueError(f"cpu_seconds: must be None or a finite number of at least 0; got {seconds!r}")
+    if seconds is not None and not (is_number(seconds) and 0.0 <= seconds < np.inf):
+        raise ValueError(f"cpu_seconds: must be None or a finite number of at least 0; got {seconds!r:.80}")
 
 
 def without_padding(prompt: Any) -> Any:
@@ -267,4 +282,5 @@ def without_padding(prompt: Any) -> Any:
 def prompt_name(prompt: Prompt) -> str:
     """Return a task id for a row without a task id; equal prompts get equal ids."""
     text = prompt if isinstance(prompt, str) else chat_json(prompt)
-    return f"prompt-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    # Lone surrogates are refused by the checks of an experience, which name the field.
+    return f"prompt-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from trl_pper.replay.experience import POSSIBILITIES
@@ -30,13 +31,20 @@ class BufferSettings:
     eviction: str = "p2value"
 
     def __post_init__(self) -> None:
-        if self.capacity is not None and self.capacity < 1:
-            raise ValueError(f"capacity: must be at least 1, or None for no bound; got {self.capacity!r}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed: must be in [0, 2**64); got {self.seed!r}")
+        if self.capacity is not None and not (_is_number(self.capacity, Integral) and self.capacity >= 1):
+            raise ValueError(
+                f"capacity: must be a whole number of at least 1, or None for no bound; got {self.capacity!r:.80}"
+            )
+        if not (_is_number(self.seed, Integral) and 0 <= self.seed < 2**64):
+            raise ValueError(f"seed: must be a whole number in [0, 2**64); got {self.seed!r:.80}")
+        for name in ("possibility_weight", "priority_exponent"):
+            if not _is_number(getattr(self, name), Real):
+                raise ValueError(f"{name}: must be a number; got {getattr(self, name)!r:.80}")
+        if not isinstance(self.priority, str) and not callable(self.priority):
+            raise ValueError(f"priority: must be a name or a function; got {self.priority!r:.80}")
         for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+                raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r:.80}")
         # A function of the module `priority` is replaced by its name, which files can store.
         name_of_priority = priority_name(self.priority)
         if name_of_priority is not None and not needs_function(name_of_priority):
@@ -77,6 +85,11 @@ class BufferSettings:
                 )
             chosen["priority"] = priority
         return cls(**chosen)
+
+
+def _is_number(value: object, kind: type) -> bool:
+    # Python counts bool as a whole number, and JSON files may hold `true`.
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def one_tokenizer(*tokenizers: str | None) -> str | None:

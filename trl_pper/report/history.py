@@ -163,5 +163,6 @@ def _logged(checkpoint: Path) -> History:
         return History()
     try:
         return history_of(log=json.loads(file.read_text(encoding="utf-8"))["log_history"])
-    except (ValueError, KeyError, TypeError) as error:
+    # The log of a damaged file may hold any JSON.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file}: must be the state of a Trainer with its log_history; got {error!r}") from error

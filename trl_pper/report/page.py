@@ -87,10 +87,10 @@ def write_report(
 
 def write_charts(charts: Sequence[Chart], folder: str | Path) -> None:
     """Write charts as PNG files `<name>.png` into a folder, which is created."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for chart in charts:
-        # Without matplotlib's version in the metadata, so that equal charts are equal files.
-        chart.figure.savefig(Path(folder) / f"{chart.name}.png", dpi=160, metadata={"Software": None})
+        with atomic_file(Path(folder) / f"{chart.name}.png") as file:
+            # Without matplotlib's version in the metadata, so that equal charts are equal files.
+            chart.figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
 
 
 def _page(

@@ -2,25 +2,29 @@
 
 A journal is a folder of shards. An unfinished shard is an Arrow stream with a program in each batch, synced after each
 task; a finished shard is a Parquet file. Each process writes its own shards, so that no locks are needed. A crash
-loses at most the program that was being written. Programs without a verdict are in the journal, too.
+loses at most the program that was being written. Programs without a verdict are in the journal, too. Every program has
+a checksum: a damaged program is left out with a warning, and generated again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import itertools
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from trl_pper.files import atomic_file, sync_folder
+from trl_pper.files import atomic_file, remove_abandoned, sync_folder, writing_errors
 from trl_pper.generation.extraction import extract
 from trl_pper.generation.source import GeneratedProgram
 from trl_pper.judge.limits import Limits
@@ -53,7 +57,11 @@ COLUMNS = {
     "extracted": "bool",
     "run": "string",
 }
-_CHECKSUM = b"crc32"
+#: Columns that journals of earlier versions lack.
+_LATER_COLUMNS = ("scorer", "settings", "extracted", "run")
+#: Key of the checksum of a batch in a stream, and its column in a Parquet file.
+_CHECKSUM = "crc32"
+_SHARD = re.compile(r"(\d+)-\d+\.(?:arrows|parquet)")
 _ROWS_AT_ONCE = 1024
 
 
@@ -148,7 +156,8 @@ class Journal:
     def entries(self, tasks: Sequence[CodingTask]) -> Iterator[tuple[int, JournalEntry]]:
         """Yield the entries of `tasks` with the position of the task, in the order in which they were written.
 
-        A task with a missing program is left out. An incomplete shard is read as far as possible, with a warning.
+        A task with a missing or damaged program is left out. An incomplete shard is read as far as possible, with a
+        warning.
         """
         # Journals can be larger than memory: a first pass finds the last row of each task, so that the second pass can
         # yield the task there and forget its rows.
@@ -178,6 +187,9 @@ class Journal:
             task: The task.
             programs: All programs of the task, in the order in which they were generated.
             judged_by: The `judging_identity` of the verdicts.
+
+        Raises:
+            OSError: The disk is full or cannot be written; the programs written before stay in the journal.
         """
         if not programs:
             return
@@ -190,7 +202,13 @@ class Journal:
             "programs": len(programs),
             "judged_by": judged_by,
         }
-        self._stream.write([{**shared, "place": place, **_row(one)} for place, one in enumerate(programs)])
+        try:
+            self._stream.write([{**shared, "place": place, **_row(one)} for place, one in enumerate(programs)])
+        except BaseException:
+            # Arrow takes its schema and the programs for written: the next programs need a stream of their own.
+            self._stream.abandon()
+            self._stream = None
+            raise
 
     def close(self) -> None:
         """Convert the shard that is being written to a Parquet file."""
@@ -199,9 +217,12 @@ class Journal:
             self._stream = None
 
     def _new_shard(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # A process that was killed while it converted a shard has left a partial file; the stream is there.
+            remove_abandoned(self.folder)
         # Numbered after all existing shards, so that the order of names is the order of writing.
-        numbers = [int(path.name.split("-")[0]) for path in _shards(self.folder)]
+        numbers = [int(found[1]) for path in self.folder.iterdir() if (found := _SHARD.fullmatch(path.name))]
         return self.folder / f"{max(numbers, default=-1) + 1:06d}-{self.process_index:05d}.arrows"
 
 
@@ -213,10 +234,14 @@ class _Stream:
 
         self.path = path
         self.schema = _schema()
-        self._file = path.open("xb")
-        # After a crash the file must exist in its folder, too.
-        sync_folder(path.parent)
-        self._writer = pa.ipc.new_stream(self._file, self.schema)
+        self._rows = 0
+        # In memory first: Arrow does not tell how much of a batch it wrote to a disk that is full.
+        self._bytes = io.BytesIO()
+        self._writer = pa.ipc.new_stream(self._bytes, self.schema)
+        with writing_errors(path):
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            # After a crash the file must exist in its folder, too.
+            sync_folder(path.parent)
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append rows, each in a batch of its own, and sync."""
@@ -226,75 +251,151 @@ class _Stream:
         # A batch for each program, with a checksum: a crash then damages the last program only, and detectably.
         for index, row in enumerate(batch.to_pylist()):
             self._writer.write_batch(batch.slice(index, 1), custom_metadata={_CHECKSUM: _checksum(row)})
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._append()
+        self._rows += len(rows)
+
+    def _append(self) -> None:
+        """Move the bytes in memory to the disk: all of them or none."""
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            with writing_errors(self.path):
+                left = memoryview(self._bytes.getvalue())
+                while left:
+                    left = left[os.write(self._file, left) :]
+                os.fsync(self._file)
+        except BaseException:
+            # Programs after a torn one could not be read.
+            os.ftruncate(self._file, end)
+            raise
+        finally:
+            self._bytes.seek(0)
+            self._bytes.truncate()
+
+    def abandon(self) -> None:
+        """Leave the stream as it is on the disk."""
+        os.close(self._file)
 
     def finish(self) -> None:
-        """Replace the stream by a Parquet file."""
+        """Replace the stream by a Parquet file; without room for it the stream stays, which holds the same."""
+        os.close(self._file)
+        try:
+            self._convert()
+        except OSError as error:
+            logger.warning("%s: stays an Arrow stream, which is read all the same (%s)", self.path, error)
+            return
+        self.path.unlink()
+
+    def _convert(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        self._writer.close()
-        self._file.close()
-        rows = _stream_rows(self.path)
+        rows = (row for _, row in _rows([self.path]))
+        schema, number = self.schema.append(pa.field(_CHECKSUM, pa.string())), 0
         with (
             atomic_file(self.path.with_suffix(".parquet")) as file,
-            pq.ParquetWriter(file, self.schema, compression="zstd") as writer,
+            pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             # Group by group: an evaluation's shard may not fit in memory.
-            while group := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-                writer.write_table(pa.Table.from_pylist(group, schema=self.schema))
-        self.path.unlink()
+            while group := [row | {_CHECKSUM: _checksum(row)} for row in itertools.islice(rows, _ROWS_AT_ONCE)]:
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                number += len(group)
+            if number < self._rows:
+                raise OSError(f"{self.path}: {self._rows} programs were written, and {number} can be read")
 
 
 def _shards(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    # Names with a dot are files that `atomic_file` has not finished.
-    return sorted(path for path in folder.iterdir() if path.suffix in (".arrows", ".parquet") and path.name[0] != ".")
+    # Other names are files that `atomic_file` has not finished, and files of other people.
+    return sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def _rows(shards: Sequence[Path], *, warn: bool = True) -> Iterator[tuple[tuple[Path, int], dict[str, Any]]]:
-    """Yield every row with its location, the shard and the number of the row."""
-    for path in shards:
-        rows = _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path, warn=warn)
-        for number, row in enumerate(rows):
-            yield (path, number), row
+    """Yield every whole row with its location, the shard and the number of the row.
 
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_ROWS_AT_ONCE):
-            yield from batch.to_pylist()
-
-
-def _stream_rows(path: Path, *, warn: bool = True) -> Iterator[dict[str, Any]]:
+    Raises:
+        PermissionError: A shard may not be read; its programs would be generated again.
+    """
     import pyarrow as pa
 
-    read = 0
+    for path in shards:
+        number, damaged, reason = 0, 0, ""
+        found = _parquet_rows(path) if path.suffix == ".parquet" else _stream_rows(path)
+        try:
+            for row, checksum in found:
+                if row is not None and _is_whole(row, checksum):
+                    yield (path, number), row
+                else:
+                    damaged += 1
+                    reason = reason or f"the checksum of program {number} does not match"
+                number += 1
+        except PermissionError:
+            raise
+        # After a damaged frame nothing tells where the next program begins.
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = f"torn after {number} programs: {' '.join(str(error).split())}"
+        if reason and warn:
+            logger.warning(
+                "%s: %d whole programs were read (%s); missing programs are generated again",
+                path, number - damaged, reason,
+            )  # fmt: skip
+
+
+#: A row, or None for a row that cannot be decoded, and its checksum, None if it has none.
+_Checked: TypeAlias = tuple[dict[str, Any] | None, str | None]
+
+
+def _parquet_rows(path: Path) -> Iterator[_Checked]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        names = set(file.schema_arrow.names)
+        if not COLUMNS.keys() - set(_LATER_COLUMNS) <= names <= {*COLUMNS, _CHECKSUM}:
+            raise ValueError(f"not the columns of a journal: {sorted(names)}")
+        for batch in file.iter_batches(_ROWS_AT_ONCE):
+            # Arrow reads damaged lengths without a check.
+            batch.validate(full=True)
+            for row in batch.to_pylist():
+                # Journals of earlier versions have no checksums in Parquet files.
+                checksum = row.pop(_CHECKSUM, None)
+                if checksum is None and _CHECKSUM in names:
+                    yield None, None
+                else:
+                    yield row, checksum
+
+
+def _stream_rows(path: Path) -> Iterator[_Checked]:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file:
+        # Streams that were put into one file, one after the other, are all read.
+        while file.tell() < file.size():
+            with pa.ipc.open_stream(file) as stream, contextlib.suppress(StopIteration):
+                while True:
+                    batch, metadata = stream.read_next_batch_with_custom_metadata()
+                    yield _decoded(batch), (metadata or {}).get(_CHECKSUM.encode(), b"").decode("ascii", "replace")
+
+
+def _decoded(batch: pa.RecordBatch) -> dict[str, Any] | None:
+    import pyarrow as pa
+
     try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            while True:
-                batch, metadata = stream.read_next_batch_with_custom_metadata()
-                (row,) = batch.to_pylist()
-                if metadata is None or metadata[_CHECKSUM] != _checksum(row):
-                    raise ValueError(f"the checksum of program {read} does not match")
-                yield row
-                read += 1
-    except StopIteration:
-        return
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        if not warn:
-            return
-        logger.warning(
-            "%s: torn after %d programs (%s); at most the program that was being written is lost", path, read, error
-        )
+        batch.validate(full=True)
+        (row,) = batch.to_pylist()
+    except (pa.ArrowException, ValueError):
+        return None
+    decoded: dict[str, Any] = row
+    return decoded
 
 
-def _checksum(row: dict[str, Any]) -> bytes:
-    return b"%08x" % zlib.crc32(json.dumps(row, sort_keys=True).encode())
+def _is_whole(row: dict[str, Any], checksum: str | None) -> bool:
+    try:
+        return checksum is None or checksum == _checksum(row)
+    except TypeError:
+        # The damage made bytes or times of text and numbers.
+        return False
+
+
+def _checksum(row: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(row, sort_keys=True).encode()):08x}"
 
 
 def _schema() -> pa.Schema:

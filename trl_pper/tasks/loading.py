@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_pper.files import SUFFIXES, read_rows
+from trl_pper.files import SUFFIXES, atomic_file, read_rows
 from trl_pper.tasks.formats.apps import apps_rows, apps_task
 from trl_pper.tasks.formats.code_contests import code_contests_task
 from trl_pper.tasks.formats.fields import Row, numbered
@@ -149,9 +149,11 @@ def _read_all(
             # From the first row on: one file has one format, and a malformed row could look like another.
             reader = reader or READERS[recognise(row)]
             task = reader(row)
-        # A text in the row may be nested too deep for a reader's passes over it.
-        except (ValueError, RecursionError, MemoryError) as error:
-            placed = ValueError(f"{place}: {why_unreadable(error)}")
+        # Numbers that no float holds raise OverflowError. A text in the row, or the row, may be nested too deep.
+        except (ValueError, OverflowError, RecursionError, MemoryError) as error:
+            unfit = not isinstance(error, ValueError)
+            reason = f"must hold numbers and lists that fit: {why_unreadable(error)}" if unfit else str(error)
+            placed = ValueError(f"{place}: {reason}")
             # An unknown format is an error of the call, not of a row.
             if skip is None or reader is None:
                 raise placed from error
@@ -350,7 +352,12 @@ def _folder_rows(folder: Path, *, subset: str | None, split: str | None) -> Iter
         return
     import datasets
 
-    loaded = datasets.load_dataset(str(folder), subset, split=split)
+    try:
+        loaded = datasets.load_dataset(str(folder), subset, split=split)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder}: must be a file, or a folder of data files or of APPS problems; got {error}"
+        ) from error
     yield from _numbered(str(folder), _one_split(str(folder), loaded, split))
 
 
@@ -420,9 +427,13 @@ def write_tasks(path: str | Path, tasks: Sequence[CodingTask]) -> None:
     """
     path = Path(path)
     if path.suffix == ".parquet":
-        _dataset(task_rows(tasks), remedy="there is no task").to_parquet(str(path))
+        rows = _dataset(task_rows(tasks), remedy="there is no task")
+        with atomic_file(path) as file:
+            rows.to_parquet(file)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks), encoding="utf-8")
+        text = "".join(json.dumps(task.to_row()) + "\n" for task in tasks)
+        with atomic_file(path) as file:
+            file.write(text.encode())
     else:
         raise ValueError(f"{path}: must end in .jsonl or .parquet; got {path.suffix!r}")
 

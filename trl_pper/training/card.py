@@ -20,6 +20,7 @@ from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from jinja2 import Environment, PackageLoader
 
 from trl_pper import __version__
+from trl_pper.files import atomic_file
 from trl_pper.metrics.scores import FigureName, figure_named
 from trl_pper.replay.hub import BufferContents, as_code
 from trl_pper.rounds.collection_report import CollectionReport
@@ -85,7 +86,8 @@ def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> Non
     data.library_name = "peft" if run.adapter else "transformers"
     data.pipeline_tag = "text-generation"
     data.eval_results = eval_results(run.evaluated, benchmark=run.benchmark) or None
-    path.write_text(f"---\n{data.to_yaml()}\n---\n\n{_body(run, data, theirs.text, repo_id)}", encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(f"---\n{data.to_yaml()}\n---\n\n{_body(run, data, theirs.text, repo_id)}".encode())
     entries = eval_result_entries_to_yaml(benchmark_entries(run.evaluated, benchmark=run.benchmark))
     if entries:
         (folder / _EVAL_RESULTS).parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trl_pper.files import atomic_file
+from trl_pper.files import atomic_file, remove_abandoned
 from trl_pper.replay.buffer import ReplayBuffer
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,12 @@ def save_buffer(
     # The buffer does not change between two collections: checkpoints with the same buffer share its file.
     if not _share_file(checkpoint, digest):
         buffer.save(checkpoint / BUFFER_FILE)
+    # A process that was killed may have left a part of either file.
+    remove_abandoned((checkpoint / BUFFER_FILE).parent)
     state = {"next_round": next_round, "digest": digest, "draws": dict(draws), "num_processes": num_processes}
     # After the buffer: the state is complete only with it.
     with atomic_file(checkpoint / STATE_FILE) as file:
-        file.write(json.dumps(state).encode())
+        file.write(json.dumps(state | {"checksum": _checksum(state)}).encode())
 
 
 def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, int]) -> int:
@@ -84,8 +87,8 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
     ):
         if then != now:
             raise ValueError(
-                f"resume_from_checkpoint: {what} {then}; this run has {now}. Resume with the same settings, or start "
-                "anew with model=<that checkpoint>"
+                f"resume_from_checkpoint: {checkpoint}: {what} {then}; this run has {now}. Resume with the same "
+                "settings, or start anew with model=<that checkpoint>"
             )
     if stored.tokenizer != buffer.tokenizer:
         raise ValueError(
@@ -137,7 +140,8 @@ def _is_complete(checkpoint: Path) -> bool:
     try:
         num_processes = _read_state(checkpoint)["num_processes"]
         TrainerState.load_from_json(str(checkpoint / _TRAINER_STATE_FILE))
-    except (OSError, ValueError, KeyError):
+    # The Trainer's state may be any JSON that a damaged file happens to hold.
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
     if num_processes == 1:
         return (checkpoint / "rng_state.pth").is_file()
@@ -146,7 +150,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 def _share_file(checkpoint: Path, digest: str) -> bool:
     for other in _checkpoints(checkpoint.parent):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError):
             if other != checkpoint and _read_state(other)["digest"] == digest:
                 (checkpoint / BUFFER_FILE).parent.mkdir(parents=True, exist_ok=True)
                 (checkpoint / BUFFER_FILE).unlink(missing_ok=True)
@@ -156,6 +160,39 @@ def _share_file(checkpoint: Path, digest: str) -> bool:
     return False
 
 
+_STATE_TYPES = {"next_round": int, "digest": str, "draws": dict, "num_processes": int}
+
+
 def _read_state(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    """Return the state of a checkpoint.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is damaged.
+    """
+    path = checkpoint / STATE_FILE
+    try:
+        state = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"no JSON: {error}") from error
+    if not isinstance(state, dict):
+        raise _damaged(path, type(state).__name__)
+    # Checkpoints of earlier versions have no checksum.
+    known = state.pop("checksum", None)
+    wrong = [name for name, kind in _STATE_TYPES.items() if type(state.get(name)) is not kind]
+    if wrong or state["next_round"] < 0 or state["num_processes"] < 1:
+        raise _damaged(path, f"a wrong value of {', '.join(wrong) or 'next_round or num_processes'}")
+    if known is not None and known != _checksum(state):
+        raise _damaged(path, "values of another checksum")
     return state
+
+
+def _damaged(path: Path, found: str) -> ValueError:
+    return ValueError(
+        f"resume_from_checkpoint: {path}: must be the state that PPERTrainer saved; got {found}. "
+        "Restore the file from a copy, or resume from another checkpoint"
+    )
+
+
+def _checksum(state: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(state, sort_keys=True).encode()):08x}"

@@ -87,7 +87,10 @@ def _difficulty(value: Any) -> str | None:
 def _seconds(limit: Any) -> float | None:
     """Return a time limit in seconds, from a number or from an object with `seconds` and `nanos`."""
     if isinstance(limit, Mapping):
-        limit = (limit.get("seconds") or 0) + (limit.get("nanos") or 0) / 1e9
+        parts = [limit.get(name) or 0 for name in ("seconds", "nanos")]
+        if not all(isinstance(part, int | float) for part in parts):
+            raise ValueError(f"time_limit: must hold numbers of seconds and nanos; got {str(limit)[:80]}")
+        limit = parts[0] + parts[1] / 1e9
     return float(limit) if isinstance(limit, int | float) and limit > 0 else None
 
 
@@ -95,7 +98,8 @@ def _python_solution(solutions: Any) -> str | None:
     """Return the first solution in Python 3 that parses, or None."""
     # `datasets` turns a list of objects into an object of lists; other readers leave it a list.
     if isinstance(solutions, Mapping):
-        languages, programs = (solutions.get(name) or [] for name in ("language", "solution"))
+        lists = [solutions.get(name) for name in ("language", "solution")]
+        languages, programs = (each if isinstance(each, list | tuple) else () for each in lists)
         pairs = ((language, program) for language, program in zip(languages, programs, strict=False))
     elif isinstance(solutions, list):
         pairs = ((each.get("language"), each.get("solution")) for each in solutions if isinstance(each, Mapping))

@@ -169,7 +169,7 @@ def _reference(row: Row, name: str) -> str:
             f"canonical_solution: must be Python once it follows the prompt; got {why_unreadable(error)}"
         ) from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == name for node in tree.body):
-        raise ValueError(f"canonical_solution: defines no function {name}")
+        raise ValueError(f"canonical_solution: must define the function {name}, whose results the tests compare with")
     return ast.unparse(_Rename(name).visit(tree))
 
 

@@ -37,7 +37,7 @@ def text(row: Row, field: str) -> str:
     """
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{field}: required, text; got {str(value)[:80]!r}. The row has {sorted(row)}")
+        raise ValueError(f"{field}: required, text; got {str(value)[:80]!r}. The row has {sorted(map(str, row))}")
     return value
 
 
@@ -78,7 +78,13 @@ def identifier(row: Row, *fields: str) -> str:
 def numbered(benchmark: str, raw: object) -> str:
     """Return a task id with the benchmark's name: "APPS/2" for 2, "2", "0002" and "apps/2"; other ids unchanged."""
     name, _, number = str(raw).rpartition("/")
-    if number.isdecimal() and number.isascii() and name.lower() in ("", benchmark.lower()):
+    if (
+        number.isdecimal()
+        and number.isascii()
+        # Longer numbers are no number of a task, and Python does not convert them.
+        and len(number) <= _LONGEST_DIGITS
+        and name.lower() in ("", benchmark.lower())
+    ):
         return f"{benchmark}/{int(number)}"
     return str(raw)
 
@@ -101,7 +107,7 @@ def parsed(row: Row, field: str) -> Any:
                 raise
             return found
     if value is None or isinstance(value, str):
-        raise ValueError(f"{field}: required, JSON; got {value!r}. The row has {sorted(row)}")
+        raise ValueError(f"{field}: required, JSON; got {value!r}. The row has {sorted(map(str, row))}")
     return value
 
 
@@ -113,7 +119,7 @@ def parse_json(value: str | bytes, field: str) -> Any:
     """
     try:
         return json.loads(value, parse_int=_whole_number)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{field}: malformed JSON ({error})") from error
 
 
@@ -211,7 +217,7 @@ def read_pairs(value: object, field: str) -> list[tuple[Any, Any]]:
     for number, case in enumerate(value):
         for side in ("input", "output"):
             if mapping(case, f"{field}[{number}]").get(side) is None:
-                raise ValueError(f"{field}[{number}].{side}: required; the case has {sorted(case)}")
+                raise ValueError(f"{field}[{number}].{side}: required; the case has {sorted(map(str, case))}")
         pairs.append((case["input"], case["output"]))
     return pairs
 
@@ -235,6 +241,8 @@ def json_lines(value: str, field: str) -> list[Any]:
     Raises:
         ValueError: A line is not JSON.
     """
+    if not isinstance(value, str):
+        raise ValueError(f"{field}: must be text with a JSON value on each line; got {str(value)[:80]!r}")
     return [parse_json(line, field) for line in value.split("\n") if line.strip()]
 
 

@@ -76,11 +76,11 @@ def _tests(row: Row, starter_code: str) -> Tests:
     if row.get("private_test_cases"):
         cases += _private_cases(row["private_test_cases"])
     pairs = read_pairs(cases, "test_cases")
-    kinds = {case.get("testtype") for case in cases}
+    kinds = {str(case.get("testtype")) for case in cases}
     if kinds == {"stdin"} or not cases:
         return stdio_tests(pairs, "test_cases")
     if kinds != {"functional"}:
-        raise ValueError(f"test_cases: testtype of all must be stdin or functional; got {sorted(map(str, kinds))}")
+        raise ValueError(f"test_cases: testtype of all must be stdin or functional; got {sorted(kinds)}")
     function = mapping(parsed(row, "metadata"), "metadata").get("func_name")
     if not isinstance(function, str):
         raise ValueError(f"metadata.func_name: required where testtype is functional; got {function!r}")
@@ -97,7 +97,9 @@ def _private_cases(value: Any) -> list[Any]:
             packed = base64.b64decode(value, validate=True)
             value = _PlainUnpickler(io.BytesIO(_unpacked(packed))).load()
         except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError, ValueError, TypeError) as error:
-            raise ValueError(f"{field}: neither JSON nor JSON packed by base64, zlib and pickle ({error})") from error
+            raise ValueError(
+                f"{field}: must be JSON, or JSON packed by base64, zlib and pickle; got neither ({error})"
+            ) from error
     return list(sequence(parse_json(value, field) if isinstance(value, str | bytes) else value, field))
 
 

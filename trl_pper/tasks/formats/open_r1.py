@@ -60,7 +60,7 @@ def open_r1_task(row: Row) -> CodingTask:
             name.
     """
     if row.get("prompt") is None:
-        raise ValueError(f"prompt: required, text or messages; the row has {sorted(row)}")
+        raise ValueError(f"prompt: required, text or messages; the row has {sorted(map(str, row))}")
     reference = optional_text(row, "gold_standard_solution")
     metadata = mapping(parsed(row, "metadata"), "metadata") if row.get("metadata") else {}
     if row.get("verification_info") is None:
@@ -110,24 +110,22 @@ def _tests(info: Row, prompt: str, reference: str | None) -> Tests:
     for number, case in enumerate(cases):
         place = f"{field}[{number}]"
         # Cases without a type are told apart by the name of a function.
-        kinds.add(mapping(case, place).get("type") or _TYPES[bool(case.get("fn_name"))])
-        names.add(case.get("fn_name"))
+        kinds.add(str(mapping(case, place).get("type") or _TYPES[bool(case.get("fn_name"))]))
+        names.add(str(case.get("fn_name")))
         for side in ("input", "output"):
             if case.get(side) is None:
-                raise ValueError(f"{place}.{side}: required; the case has {sorted(case)}")
+                raise ValueError(f"{place}.{side}: required; the case has {sorted(map(str, case))}")
     if len(kinds) > 1 or not kinds <= set(_TYPES):
-        raise ValueError(
-            f"{field}: the type of all must be stdin_stdout or function_call; got {sorted(map(str, kinds))}"
-        )
+        raise ValueError(f"{field}: the type of all must be stdin_stdout or function_call; got {sorted(kinds)}")
     if kinds != {"function_call"}:
         return stdio_tests([(case["input"], case["output"]) for case in cases], field)
     if len(names) > 1:
-        raise ValueError(f"{field}: all must call one function; got fn_name {sorted(map(str, names))}")
+        raise ValueError(f"{field}: all must call one function; got fn_name {sorted(names)}")
     calls = [
         (_arguments(case["input"], f"{field}[{number}].input"), _expected(case["output"]))
         for number, case in enumerate(cases)
     ]
-    return call_tests(solution_class(str(names.pop()), reference or prompt), calls, comparison=WRAPPED_COMPARISON)
+    return call_tests(solution_class(names.pop(), reference or prompt), calls, comparison=WRAPPED_COMPARISON)
 
 
 def _arguments(value: Any, field: str) -> list[Any]:
