@@ -362,3 +362,20 @@ def test_pools_of_threads_take_the_time_of_their_work(level, threads):
         rows = judge.run([(GOOD, [program]), (shared, [program]), (script, [program + "print(f(int(input())))"])])
     assert [row[0].pass_rate for row in rows] == [1.0] * 3
     assert time.monotonic() - start < 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have lower hard limits on stacks")
+def test_a_caller_with_a_large_stack_has_threads(tmp_path):
+    script = SCRIPT.replace('"def f(x): return x"', repr(POOL))
+    run = [sys.executable, "-c", script, "auto", str(tmp_path / "answer")]
+    started(run, "ulimit -s 1048576;")
+    assert (tmp_path / "answer").read_text() == RIGHT
+
+
+#: Twenty threads at once.
+POOL = """
+from concurrent.futures import ThreadPoolExecutor
+import threading
+meeting = threading.Barrier(20)
+def f(x): return sum(ThreadPoolExecutor(20).map(lambda _: (meeting.wait(), x)[1], range(20))) // 20
+"""

@@ -80,6 +80,9 @@ class StdioTests:
         self._check_checker()
         if not self.cases:
             raise ValueError("cases: a task needs at least one test; got none. Add a case or drop the task")
+        for place, case in enumerate(self.cases):
+            if not isinstance(case, StdioCase):
+                raise ValueError(f"cases[{place}]: must be a StdioCase; got {type(case).__name__}")
 
     def _check_checker(self) -> None:
         """Raise ValueError unless the fields about the checker agree."""
@@ -251,7 +254,7 @@ class CodingTask:
         """
         for column in ("task_id", "prompt", "tests"):
             if row.get(column) is None:
-                raise ValueError(f"{column}: required in a native task row; the row has {sorted(row)}")
+                raise ValueError(f"{column}: required in a native task row; the row has {sorted(map(str, row))}")
         known = {name: row.get(name) for name in OPTIONAL_COLUMNS} | {"stop": row.get("stop") or ()}
         # Some data sets number their tasks; ids are text here.
         return cls(task_id=str(row["task_id"]), prompt=row["prompt"], tests=tests_from_json(row["tests"]), **known)
@@ -357,7 +360,8 @@ def _json_object(text: str | Mapping[str, Any]) -> Mapping[str, Any]:
         return text
     try:
         value = json.loads(text)
-    except (TypeError, json.JSONDecodeError) as error:
+    # Whole numbers of too many digits raise ValueError itself, brackets nested too deep RecursionError.
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"tests: malformed JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"tests: must be a JSON object; got {type(value).__name__}")

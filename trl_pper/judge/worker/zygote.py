@@ -58,6 +58,7 @@ from trl_pper.judge.jail.posix import (  # noqa: E402
     Ending,
     LevelUnavailable,
     arrange_descriptors,
+    bound_thread_stacks,
     raise_stack_limit,
     signal_child,
 )
@@ -325,6 +326,7 @@ def main() -> None:
         with contextlib.suppress(ImportError):
             __import__(name)
     raise_stack_limit()
+    bound_thread_stacks()
     try:
         jail = _confine(options)
     except LevelUnavailable as error:
