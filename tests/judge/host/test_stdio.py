@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from trl_pper import CodingTask, Judge, Limits, StdioTests, Verdict
+from trl_pper.judge.host import stdio
+from trl_pper.judge.host import worker as workers
 from trl_pper.tasks.task import StdioCase
 
 NEXT = (("1\n", "2"), ("5\n", "6\n"), ("-1", "0"))
@@ -159,6 +161,26 @@ def test_a_program_has_a_single_try_at_each_test(judge, answer):
     assert verdict_of(judge, "print(input())", cases, compare=compare).pass_rate == answer
     # First the expected outputs, on which a function has to work, then an output of the program for each test.
     assert seen == 2 * [given for given, _ in cases]
+
+
+def test_a_wrong_program_is_run_as_a_right_one_is(judge, monkeypatch):
+    """Otherwise a program could see from the number or the order of processes how another program has done."""
+    deeds = []
+    run, send = stdio._Script.run, workers.Worker._send
+    monkeypatch.setattr(stdio._Script, "run", lambda *args: deeds.append(args[1]) or run(*args))
+    monkeypatch.setattr(workers.Worker, "_send", lambda *args: deeds.append(args[1]["op"]) or send(*args))
+    seen = []
+    checker = "def check(given, printed, expected): return printed == expected + chr(10)"
+    for fields in ({}, {"compare": "exact"}, {"checker": checker}):
+        for program, rate in (("print(int(input()) + 1)", 1.0), ("print(int(input()) + 2)", 0.0)):
+            newline = "\n" if "compare" in fields else ""
+            cases = tuple(StdioCase(input=str(n), output=f"{n + 1}{newline}") for n in range(5))
+            task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=cases, **fields))
+            deeds.clear()
+            assert judge.run([(task, [program])])[0][0].pass_rate == rate
+            seen.append(list(deeds))
+        assert seen[-1] == seen[-2]
+        assert len(seen[-1]) > 6
 
 
 def test_after_two_timeouts_no_test_runs(judge):
