@@ -212,6 +212,19 @@ def test_the_soak_ends_every_program_as_its_kind_does(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_storm_leaves_right_verdicts_and_nothing_else(tmp_path):
+    output = tmp_path / "storm.json"
+    run("judge_storm.py", "--programs", "400", "--every", "100", "--threads", "2", "--output", str(output))
+    result = json.loads(output.read_text())
+    assert result["wrong_verdicts"] == {}
+    assert result["mounts_left"] == 0
+    assert [part["left_after_close"] for part in result["parts"]] == 2 * [
+        {"processes": 0, "temporary_entries": 0, "descriptors": 0}
+    ]
+    assert result["different_attacks"] > 300
+
+
+@pytest.mark.slow
 def test_a_collection_is_measured_with_every_source_and_journal(tmp_path):
     output = tmp_path / "collection.json"
     done = run("collection.py", "--rounds", "1", "--tasks", "8", "--spin", "1000", "--output", str(output))
