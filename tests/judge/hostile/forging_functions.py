@@ -227,6 +227,20 @@ attack(
     "def f(x): raise StopIteration",
     tests=f"assert all(a == b for a, b in zip(map(f, [1, 2]), [{NUMBER}, {WORD!r}]))",
 )
+for _how, _program in {
+    "filter(f, [1, 2])": "def f(x): raise StopIteration",
+    "itertools.takewhile(f, [1, 2])": "def f(x): raise StopIteration",
+    "iter(lambda: f(1), 3)": "def f(x): raise StopIteration",
+    "map(lambda x: f(x).a, [1, 2])": "class A: a = property(lambda self: next(iter(())))\ndef f(x): return A()",
+    "map(str, [f(1), f(2)])": "class A:\n    def __str__(self): raise StopIteration\ndef f(x): return A()",
+    "map(len, [f(1), f(2)])": "class A:\n    def __len__(self): raise StopIteration\ndef f(x): return A()",
+}.items():
+    attack(
+        f"StopIteration that ends {_how}",
+        "The same for other iterators that call the program, and for other ways to raise it.",
+        _program,
+        tests=f"import itertools\nassert all(a == {NUMBER} for a in {_how})",
+    )
 attack(
     "exception that a test does not expect",
     "A class of the program that is called ValueError is no ValueError.",
@@ -489,7 +503,6 @@ FORGED_SHARED = frozenset(
         "module math replaced",
         "module collections replaced",
         "4 made 5",
-        "StopIteration that ends the tests' loop",
         "exception that a test does not expect",
         "hunt through frames",
         "hunt through garbage collector",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_pper.judge.worker.cases import BUILT_IN
-from trl_pper.judge.worker.shared import EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
+from trl_pper.judge.worker.shared import CALLED, EQUAL, PROGRAM_MODULES, TEXT, SharedPlan
 from trl_pper.tasks.scopes import CLASS_NAME, NotSeparable
 from trl_pper.tasks.separable import Separable, check_separable
 from trl_pper.tasks.syntax import UNREADABLE, why_unreadable
@@ -174,10 +174,17 @@ def _guard(tree: ast.Module) -> None:
         elif isinstance(node, ast.Call):
             function = node.func
             if isinstance(function, ast.Name) and function.id == "eval" and node.args:
-                node.args[0] = _text_of_program(node.args[0])
+                node.args[0] = _passed_to(TEXT, node.args[0])
             elif isinstance(function, ast.Attribute) and function.attr in ("format", "format_map"):
                 if not isinstance(function.value, ast.Constant):
-                    function.value = _text_of_program(function.value)
+                    function.value = _passed_to(TEXT, function.value)
+            name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+            if name in _CALL_FROM_ITERATORS and len(node.args) > 1 and not isinstance(node.args[0], ast.Starred):
+                node.args[0] = _passed_to(CALLED, node.args[0])
+
+
+#: Functions that return an iterator which calls its first argument, and ends when that raises StopIteration.
+_CALL_FROM_ITERATORS = frozenset("map filter iter starmap takewhile dropwhile filterfalse".split())
 
 
 def _guarded(node: ast.expr) -> ast.expr:
@@ -193,8 +200,9 @@ def _guarded(node: ast.expr) -> ast.expr:
     return node
 
 
-def _text_of_program(node: ast.expr) -> ast.expr:
-    call = ast.Call(func=ast.Name(id=TEXT, ctx=ast.Load()), args=[node], keywords=[])
+def _passed_to(name: str, node: ast.expr) -> ast.expr:
+    """Return a call of a guard with an expression of the tests."""
+    call = ast.Call(func=ast.Name(id=name, ctx=ast.Load()), args=[node], keywords=[])
     return ast.copy_location(call, node)
 
 

@@ -6,7 +6,8 @@ process. Known tricks fail:
 - each test reports its own outcome with a secret number that the host chose for this process, so that a test that
   never ran has failed, whatever exits, hooks and replaced names do;
 - an object of the program's own class does not equal the literal that a test expects;
-- a text of the program that a test evaluates or fills in cannot reach into the interpreter.
+- a text of the program that a test evaluates or fills in cannot reach into the interpreter;
+- a StopIteration of the program does not end a loop of the tests over `map` or its like.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from trl_pper.judge.worker.program import MODULE_NAME, compile_program, describe
 from trl_pper.tasks.tests import CHECK, TEST
 
 #: Names in rewritten test code, unlikely to occur in a program: the comparison of a result with a literal; a text of
-#: the program that the tests evaluate or fill in.
-EQUAL, TEXT = "__pper_equal__", "__pper_text__"
+#: the program that the tests evaluate or fill in; a function that an iterator of the tests calls.
+EQUAL, TEXT, CALLED = "__pper_equal__", "__pper_text__", "__pper_called__"
 #: Modules that stand for the program in imports of test code.
 PROGRAM_MODULES = frozenset((MODULE_NAME, "__main__", "main", "program", "answer", "submission", "candidate"))
 _MAX_MESSAGE_CHARS = 500
@@ -167,13 +168,13 @@ class Harness:
         names = self.namespace
         module = sys.modules[MODULE_NAME]
         sys.modules.update({name: module for name in PROGRAM_MODULES if name not in sys.modules})
-        ours = {TEST: self.test, CHECK: self.check, EQUAL: self.equal, TEXT: text_of_program, "__name__": "__main__"}
+        ours = {TEST: self.test, CHECK: self.check, EQUAL: self.equal, TEXT: text_of_program, CALLED: ending_no_loop}
         error: BaseException | None = None
         collected = [number for number, test in enumerate(self.plan.collected) if test[0] != "statement"]
         try:
             self.start_clock()
             # `from __future__` and definitions of the program may have set any of these names.
-            names.update(ours)
+            names.update(ours, __name__="__main__")
             if self.plan.uses_pytest:
                 cases.supply_pytest()
             exec(self.plan.setup, names)
@@ -345,3 +346,18 @@ def text_of_program(value: Any) -> Any:
         if any(_LOOKS_INSIDE.fullmatch(name) for name in fields):
             raise AssertionError("the template that the program gave looks at attributes of its values")
     return value
+
+
+def ending_no_loop(function: Any) -> Any:
+    """Return a function that the tests hand to `map` or its like, changed so that its StopIteration ends no loop."""
+    if not callable(function):
+        return function
+
+    def call(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except StopIteration as error:
+            # As in a generator: otherwise the asserts in the loop would never run.
+            raise RuntimeError("the program raised StopIteration") from error
+
+    return call
