@@ -56,6 +56,15 @@ def test_a_column_that_is_missing_does_not_read_as_empty(path, column):
         ReplayBuffer.load(path)
 
 
+def test_a_prompt_of_a_file_that_is_nested_too_deep_is_named(path):
+    table = pq.read_table(path)
+    place = table.column_names.index("chat_prompt")
+    deep = pa.array(["[" * 100_000] * len(table), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), deep), path)
+    with pytest.raises(ValueError, match=r"chat_prompt: must be chat messages as JSON"):
+        ReplayBuffer.load(path)
+
+
 def with_metadata(path, text: bytes) -> None:
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"trl_pper": text}), path)
 
@@ -68,6 +77,7 @@ def with_metadata(path, text: bytes) -> None:
         (lambda data: data["settings"].update(capacity="many"), "capacity: must be a whole number"),
         (lambda data: data["settings"].update(seed=0.5), "seed: must be a whole number"),
         (lambda data: data["settings"].update(possibility_weight="half"), "possibility_weight: must be a number"),
+        (lambda data: data["settings"].update(priority_exponent=10**400), "exponent: must be finite"),
         (lambda data: data["settings"].update(priority=[1]), "priority: must be a name or a function"),
         (lambda data: data.update(tokenizer=7), "tokenizer: must be a name or None"),
         (lambda data: data.pop("settings"), r"settings: missing or malformed"),

@@ -197,7 +197,8 @@ def _canonical_chats(chats: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
 def _parsed(chat: str) -> Any:
     try:
         prompt = json.loads(chat)
-    except ValueError as error:
+    # Brackets nested too deep raise RecursionError.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"chat_prompt: must be chat messages as JSON; got {error}") from error
     if not isinstance(prompt, list):
         raise ValueError(f"chat_prompt: must be a list of chat messages as JSON; got {chat[:200]}")

@@ -8,6 +8,7 @@ every machine.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -179,8 +180,10 @@ def draw_probabilities(
         >>> draw_probabilities([0.5, 0.5], priority=lambda p2values, pass_rate: pass_rate, pass_rate=[0.75, 0.25])
         array([0.75, 0.25])
     """
-    if not (np.isfinite(exponent) and exponent >= 0):
-        raise ValueError(f"exponent: must be finite and not negative; got {exponent!r}")
+    # NumPy cannot look at whole numbers that no float holds, and neither do powers of them.
+    if not 0 <= exponent <= sys.float_info.max:
+        raise ValueError(f"exponent: must be finite and not negative; got {exponent!r:.80}")
+    exponent = float(exponent)
     if not callable(priority) and priority not in PRIORITIES:
         raise ValueError(f"priority: must be one of {', '.join(PRIORITIES)}, or a function; got {priority!r}")
     values = _not_negative("p2values", p2values)
