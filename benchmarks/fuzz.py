@@ -65,7 +65,7 @@ PACKAGE = f"{os.sep}trl_pper{os.sep}"
 #: An error says what is required or what is wrong; bare conversions of Python do neither.
 TELLING = re.compile(
     "must|required|need|already|malformed|missing|unknown|cannot|only|no such|not |holds no|damaged|differ|has no"
-    "|lacks|name one"
+    "|lacks|name one|[Rr]esume with"
 )
 DRAWS = {"per_device": 2}
 

@@ -106,7 +106,8 @@ def changed(**values) -> str:
 @pytest.mark.parametrize(
     "text",
     ["", "null", "[]", '{"next_round": 1', "[" * 5_000, "9" * 5000, changed(digest=5), changed(next_round=-1),
-     changed(next_round=True), changed(num_processes=0), changed(num_processes="2"), changed(draws=[])],
+     changed(next_round=True), changed(num_processes=0), changed(num_processes="2"), changed(draws=[]),
+     changed(next_round=10**300), changed(draws={"per_device": None})],
 )  # fmt: skip
 def test_a_damaged_state_is_named_and_passed_over(tmp_path, text):
     older, newer = save(tmp_path, filled("a"), 1), save(tmp_path, filled("b"), 2)

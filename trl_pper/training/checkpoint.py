@@ -160,6 +160,8 @@ def _share_file(checkpoint: Path, digest: str) -> bool:
     return False
 
 
+#: More rounds and processes than any run has.
+_MAX_COUNT = 2**31
 _STATE_TYPES = {"next_round": int, "digest": str, "draws": dict, "num_processes": int}
 
 
@@ -180,8 +182,12 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     # Checkpoints of earlier versions have no checksum.
     known = state.pop("checksum", None)
     wrong = [name for name, kind in _STATE_TYPES.items() if type(state.get(name)) is not kind]
-    if wrong or state["next_round"] < 0 or state["num_processes"] < 1:
-        raise _damaged(path, f"a wrong value of {', '.join(wrong) or 'next_round or num_processes'}")
+    if not wrong:
+        counts = {"next_round": state["next_round"], "num_processes": state["num_processes"] - 1}
+        wrong = [name for name, count in counts.items() if not 0 <= count < _MAX_COUNT]
+        wrong += ["draws"] * any(type(value) is not int for value in state["draws"].values())
+    if wrong:
+        raise _damaged(path, f"a wrong value of {', '.join(wrong)}")
     if known is not None and known != _checksum(state):
         raise _damaged(path, "values of another checksum")
     return state
