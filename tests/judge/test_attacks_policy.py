@@ -52,6 +52,9 @@ def judges(level):
         yield judge
 
 
+NULL = open(os.devnull, "r+b", buffering=0)
+
+
 def function_task(code):
     return CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point="f", run="separate"))
 

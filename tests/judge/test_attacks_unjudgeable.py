@@ -53,3 +53,35 @@ def test_a_program_too_large_to_read_has_failed(tests):
         program = "x = '" + "a" * (100 << 20) + "'"
         [[verdict]] = judge.run([(CodingTask(task_id="t", prompt="p", tests=tests), [program])])
     assert verdict.pass_rate == 0.0
+
+
+@pytest.mark.timeout(120)
+def test_files_that_come_and_go_leave_no_program_out():
+    """The limit on files may end the process of the program between two of its tests."""
+    program = """
+import os, time
+for number in range(70): open(str(number), "wb").write(b"x" * (1 << 20))
+end = time.monotonic() + time.monotonic_ns() // 1000 % 97 / 1000
+while time.monotonic() < end: pass
+for number in range(70): os.unlink(str(number))
+os._exit(0)
+"""
+    cases = tuple(StdioCase(input=str(number), output="1") for number in range(60))
+    task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=cases))
+    with Judge(workers=1, isolation="landlock") as judge:
+        [[verdict]] = judge.run([(task, [program])])
+    assert verdict.pass_rate == 0.0
+
+
+def test_names_of_a_file_take_its_room_once():
+    program = """
+import os, time
+with open("a", "wb") as file: file.write(b"x" * (1 << 20))
+for number in range(200): os.link("a", str(number))
+time.sleep(0.5)
+print(len(os.listdir()))
+"""
+    task = CodingTask(task_id="t", prompt="p", tests=StdioTests(cases=(StdioCase(input="", output="201"),)))
+    with Judge(workers=1, isolation="landlock", limits=Limits(file_bytes=2 << 20)) as judge:
+        [[verdict]] = judge.run([(task, [program])])
+    assert verdict.accepted, verdict.message

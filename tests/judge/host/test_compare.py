@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from trl_pper import CodingTask, Judge, StdioTests
 from trl_pper.judge.host import compare as comparison
-from trl_pper.tasks.task import StdioCase
+from trl_pper.tasks.task import COMPARISONS, StdioCase
 
 SPACES = st.text(alphabet=" \n\t\r", min_size=1, max_size=3)
 WORDS = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=6)
@@ -315,3 +317,27 @@ def test_a_task_with_a_checker_cannot_be_written_to_a_file():
     tests = StdioTests(cases=(StdioCase(input="", output=""),), compare=lambda *_: True)
     with pytest.raises(ValueError, match="a function cannot be written"):
         CodingTask(task_id="t", prompt="p", tests=tests).to_row()
+
+
+@pytest.mark.parametrize("compare", [*COMPARISONS, "floats(1e-6, 1e-6)"])
+@pytest.mark.parametrize("part", ["a\n", "\n", "a ", " \n"])
+def test_much_output_costs_little_to_compare(compare, part):
+    """A program must not be able to hold up the host, which has no limits."""
+    printed = (part * (1 << 20)).encode()
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+        assert not outputs_match(printed, "a a\na", compare=compare)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 * len(printed)
+    assert time.process_time() - start < 3.0
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+@pytest.mark.parametrize("end", ["", "\n", " \t\r\n\n ", "\n\n\n"])
+def test_whitespace_at_the_end_counts_for_exact_alone(compare, end):
+    assert outputs_match(f"a b\nc{end}".encode(), "a b\nc", compare=compare) is (compare != "exact" or not end)
+    assert not outputs_match(f"a b\nc{end}d".encode(), "a b\nc", compare=compare)
+    assert not outputs_match(f"a b{end}".encode(), "a b\nc", compare=compare)

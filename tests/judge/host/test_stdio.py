@@ -251,3 +251,38 @@ def test_an_input_that_no_file_may_hold_judges_nothing(given, judged):
     if not judged:
         assert [str(outcome) for outcome in verdict.outcomes] == ["unsupported"]
         assert "more than file_bytes, 65536, allows" in verdict.message
+
+
+def test_a_carriage_return_is_a_character_like_others(judge):
+    program = "import sys\nprint(repr(input()), repr(sys.stdin.read()), sys.stdin.name)"
+    assert verdict_of(judge, program, [("a\r\nb\r\n", r"'a\r' 'b\r\n' <stdin>")]).accepted
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("2**70", 255), ("-2**70", 255), ("256 + 3", 3), ("-1", 255), ("'x'", 1)]
+)
+def test_exit_statuses_are_those_of_an_interpreter(judge, code, status):
+    verdict = verdict_of(judge, f"print(1, flush=True)\nraise SystemExit({code})", [("", "1")])
+    assert verdict.message == f"test 1: exit status {status}"
+
+
+def test_blank_lines_cost_the_host_nothing(judge):
+    program = "print(int(input()) + 1)" + "\n" * 300_000 + "pass"
+    start = time.process_time()
+    assert verdict_of(judge, program).accepted
+    assert time.process_time() - start < 2.0
+
+
+def test_a_database_that_locks_itself(judge):
+    program = """
+import sqlite3
+input()
+base = sqlite3.connect("base")
+for mode in ("wal", "delete"):
+    base.execute(f"pragma journal_mode={mode}")
+    base.execute("create table if not exists t(a)")
+    base.execute("insert into t values (1)")
+    base.commit()
+print(base.execute("select count(*) from t").fetchone()[0])
+"""
+    assert verdict_of(judge, program, [("1", "2"), ("2", "2")]).accepted

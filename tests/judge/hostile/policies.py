@@ -38,13 +38,13 @@ class Channel:
     @property
     def sender(self) -> str:
         """A program that leaves the number that it is called with."""
-        wait = "\n    time.sleep(0.6)" if self.together else ""
+        wait = "\n    time.sleep(0.9)" if self.together else ""
         return f"{_START}{self.source}\ndef f(number):\n    put(number){wait}\n    return 'sent'"
 
     @property
     def receiver(self) -> str:
         """A program that returns the number that another program left."""
-        wait = "    time.sleep(0.3)\n" if self.together else ""
+        wait = "    time.sleep(0.4)\n" if self.together else ""
         return f"{_START}{self.source}\ndef f():\n{wait}    return get()"
 
 
@@ -217,6 +217,44 @@ def get():
     return number_of_next() % 1024 // 64
 """,
         holes=(("namespaces", _MACHINE), ("landlock", _MACHINE)),
+    ),
+    Channel(
+        name="flags of descriptors",
+        source="""
+flags = (os.O_APPEND, os.O_NONBLOCK, os.O_NOATIME, os.O_DIRECT)
+def put(number):
+    for descriptor in range(3):
+        for some in (flags, flags[:2]):
+            wanted = sum(flag for place, flag in enumerate(some) if number >> place & 1)
+            try: fcntl.fcntl(descriptor, fcntl.F_SETFL, wanted)
+            except OSError: continue
+            break
+def get():
+    found = fcntl.fcntl(0, fcntl.F_GETFL)
+    return sum(1 << place for place, flag in enumerate(flags) if found & flag)
+""",
+    ),
+    Channel(
+        name="words of mapped libraries",
+        source="""
+def words():
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    libc.mmap.restype, libc.mmap.argtypes = pointer, [pointer, ctypes.c_size_t, number, number, number, ctypes.c_long]
+    with open(os.path.join(os.path.dirname(os.__file__), "turtle.py")) as file:
+        return libc.mmap(None, 4096, 1, 1, file.fileno(), 0)
+def futex(number, operation, value):
+    call = 202 if os.uname().machine == "x86_64" else 98
+    address = words() + 4 * number
+    if operation == 0: value = ctypes.c_int.from_address(address).value
+    end = (ctypes.c_long * 2)(0, 600_000_000)
+    more = (end if operation == 0 else None, None, 0)
+    return libc.syscall(ctypes.c_long(call), ctypes.c_void_p(address), operation, value, *more)
+def put(number): threading.Thread(target=futex, args=(number, 0, 0), daemon=True).start()
+def get():
+    for number in range(16):
+        if futex(number, 1, 1) == 1: return number
+""",
+        together=True,
     ),
     Channel(
         name="files kept in memory",

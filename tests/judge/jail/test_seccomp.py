@@ -160,7 +160,7 @@ NAMESPACES = [0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 
 THREAD = 0x3D0F00
 
 PRETENDED = ("chmod", "fchmod", "fchmodat", "fchmodat2", "utime", "utimes", "utimensat", "fadvise64")
-LOCKS = (5, 6, 7, 36, 37, 38)
+LOCKS = (6, 7, 37, 38)
 ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 
 CHECKS = [
@@ -185,7 +185,7 @@ CHECKS = [
     *[("ioctl", (0, request), ALLOW) for request in (0x5401, 0x541B, 0x5413, 0x5421, 0x5450, 0x5451)],
     # TIOCSTI, TIOCSCTTY, TIOCLINUX, FIOASYNC, FIOSETOWN.
     *[("ioctl", (0, request), fail(errno.ENOTTY)) for request in (0x5412, 0x540E, 0x541C, 0x5452, 0x8901, 0)],
-    *[("fcntl", (0, command), ALLOW) for command in (0, 1, 2, 3, 4, 9, 1030, 1031, 1032, 1033)],
+    *[("fcntl", (0, command), ALLOW) for command in (0, 1, 2, 3, 4, 5, 9, 36, 1030, 1031, 1032, 1033)],
     *[("fcntl", (0, command), fail(0)) for command in LOCKS],
     *[("flock", (0, operation), fail(0)) for operation in (1, 2, 5, 6, 8)],
     *[("madvise", (0, 4096, advice), ALLOW) for advice in (0, 1, 2, 3, 4, 8, 14, 15, 16)],
@@ -193,6 +193,11 @@ CHECKS = [
     *[("madvise", (0, 4096, advice), fail(errno.EINVAL)) for advice in (9, 100, 20, 21, 22, 23, 24, 25)],
     *[(name, (0, 0, 1, 0, 0, 0), ALLOW) for name in ("preadv2", "pwritev2")],
     *[(name, (0, 0, 1, 0, 0, 8), fail(errno.EOPNOTSUPP)) for name in ("preadv2", "pwritev2")],
+    *[("futex", (0, operation), ALLOW) for operation in (128, 129, 0x189, 0, 9, 256 | 9)],
+    # Shared WAKE, REQUEUE, CMP_REQUEUE, WAKE_OP, LOCK_PI, WAKE_BITSET.
+    *[("futex", (0, operation), fail(0)) for operation in (1, 3, 4, 5, 6, 10, 256 | 1)],
+    *[("statx", (0, 0, 0, mask), ALLOW) for mask in (0x7FF, 0xFFF, 0x1FFF)],
+    *[("statx", (0, 0, 0, mask), fail(errno.EINVAL)) for mask in (0x4000, 0x4FFF, 0xFFFFFFFF)],
     # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY.
     *[("fcntl", (0, command), fail(errno.EPERM)) for command in (8, 10, 15, 1024, 1026)],
     *[("prctl", (option,), ALLOW) for option in (3, 15, 16, 39, 0x53564D41)],
@@ -270,12 +275,16 @@ def read_naively(architecture, processes, template, number, arguments):
         return ALLOW if third in ADVICE else fail(errno.EINVAL)
     if names[number] in ("preadv2", "pwritev2"):
         return fail(errno.EOPNOTSUPP) if arguments[5] & 0xFFFFFFFF else ALLOW
+    if names[number] == "futex":
+        return ALLOW if processes or second & 128 or second in (0, 9, 256, 265) else fail(0)
+    if names[number] == "statx":
+        return fail(errno.EINVAL) if arguments[3] & 0x4000 else ALLOW
     kind = second & ~0x80800
     allowed = {
         "kill": template or first == OWN,
         "tgkill": template or first == OWN,
         "prlimit64": template or first in (0, OWN),
-        "fcntl": second in (*range(5), 9, *range(1030, 1035)),
+        "fcntl": second in (*range(6), 9, 36, *range(1030, 1035)),
         "prctl": first in (3, 15, 16, 39, 0x53564D41) or (template and first in (1, 4, 22)),
         "arch_prctl": first in (0x1002, 0x1003, 0x1021, 0x1022, 0x1023),
         "socketpair": first == 1 and kind in (1, 5),

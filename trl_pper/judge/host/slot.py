@@ -23,8 +23,9 @@ from trl_pper.tasks.tests import count_tests
 _ATTEMPTS = 2
 #: Programs that import any of these get a worker with numpy loaded. Forks of such a worker are slower, so that other
 #: programs get a worker without.
-_NUMERIC = re.compile(r"^\s*(?:import|from)\s+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
-_PYTEST = re.compile(r"^\s*(?:import|from)\s+pytest\b", re.MULTILINE)
+#: No pattern here goes on to another line, or else a program of blank lines would take quadratic time.
+_NUMERIC = re.compile(r"^[ \t\f]*(?:import|from)[ \t]+(?:numpy|scipy|pandas|sklearn)\b", re.MULTILINE)
+_PYTEST = re.compile(r"^[ \t\f]*(?:import|from)[ \t]+pytest\b", re.MULTILINE)
 #: Tests that every program passes if it runs at all.
 _NO_TESTS = FunctionTests(code="loaded = True\nassert loaded")
 #: Outcomes that may differ the next time, since they depend on more than program, tests and limits.

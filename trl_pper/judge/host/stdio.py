@@ -6,8 +6,8 @@ its answers. `worker.script` forks the processes of a program from one that has 
 
 A checker that travels with the task is untrusted as well, and reads what the program printed. It runs in a candidate
 process of its own, after the program's process has ended: the two never share the working directory, and no program
-is alive while its expected outputs are in the worker. Outputs are held until then; a run that went to its end counts
-as a pass meanwhile.
+is alive while its expected outputs are in the worker. All outputs are held until then, as the time of a comparison
+tells something, too; a run that went to its end counts as a pass meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from typing import NamedTuple
 
 from trl_pper.judge.host.compare import CheckerError, outputs_match
 from trl_pper.judge.host.system import ProcessHandle
-from trl_pper.judge.host.worker import Ending, Worker, WorkerError, await_ready, ended_well, read_outcome
+from trl_pper.judge.host.worker import (
+    Ending,
+    TestsLost,
+    Worker,
+    await_ready,
+    ended_well,
+    first_pid,
+    read_outcome,
+)
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.judge.wire import codec
@@ -33,7 +41,7 @@ _MAX_WORDS_BYTES = 1 << 17
 _ANSWER_SECONDS = 30.0
 #: Time that a process has to end after its last message.
 _GRACE_SECONDS = 1.0
-#: Bytes of output that may wait for the checker; a few outputs of the largest size.
+#: Bytes of output that may wait to be compared; a few outputs of the largest size.
 _MAX_HELD_BYTES = 1 << 26
 
 
@@ -205,12 +213,11 @@ class _Script(_Process):
             channel, theirs = socket.socketpair()
             files.enter_context(channel)
             self.worker.system.expect_process(channel)
-            with theirs:
-                try:
-                    socket.send_fds(self.channel, [b"+"], [theirs.fileno(), output, errors])
-                except OSError as error:
-                    raise WorkerError(f"a candidate ended between two tests: {error}") from None
-                pid = await_ready(self.worker, channel, self.pid)
+            with theirs, contextlib.suppress(OSError):
+                socket.send_fds(self.channel, [b"+"], [theirs.fileno(), output, errors])
+            pid = first_pid(self.worker, channel, self.pid)
+            if pid is None:
+                return self.lost()
             # Not the number alone: once the process has ended, another process may get the number.
             process = files.enter_context(self.worker.system.process_handle(pid))
             words, reason = _Exchange(channel, pid, self.limits).ask(given)
@@ -221,6 +228,18 @@ class _Script(_Process):
             too_much = max(size, os.fstat(errors).st_size) > self.limits.output_bytes
             printed = None if too_much else os.pread(output, size, 0)
         return _Run(words, reason, printed, ending)
+
+    def lost(self) -> _Run:
+        """Return the end of a process that has not begun with a test; only a limit on files ends it there.
+
+        Raises:
+            TestsLost: It ended for another reason.
+        """
+        self.spent = True
+        ending = self.end()
+        if not ending.overrun:
+            raise TestsLost("the process of the program ended between two tests")
+        return _Run(b"", "ended", b"", ending)
 
     def await_end(self, process: ProcessHandle, *, grace_seconds: float) -> Ending:
         """Wait until the process of a test has ended, and kill it if it does not end soon; return how it ended.
@@ -324,7 +343,7 @@ class _Judging:
         self.tests = tests
         self.limits = limits
         self.checking = checking
-        #: Outputs for the checker, by the index of the test.
+        #: Outputs to compare, by the index of the test.
         self.held: dict[int, bytes] = {}
         self.results: list[_Result] = []
         #: The result of every test of a program that does not compile.
@@ -348,18 +367,19 @@ class _Judging:
         self.check()
 
     def check(self) -> None:
-        """Let the checker decide on the outputs that wait for it."""
-        if self.checking is None or not self.held:
+        """Compare the outputs that were held, or let the checker decide on them."""
+        if not self.held:
             return
-        # The program must not be alive beside the checker, which knows the expected outputs.
+        # No process of the program may be alive beside the checker, which knows the expected outputs. Nor may it see
+        # how long a comparison takes, which depends on the first difference.
         self.drop()
         held, self.held = self.held, {}
         try:
             for index, printed in held.items():
-                outcome, message = self.checking.judge(self.tests.cases[index], printed)
-                self.results[index] = _Result(outcome=outcome, message=message)
+                self.results[index] = self.compared(index, printed)
         finally:
-            self.checking.drop()
+            if self.checking is not None:
+                self.checking.drop()
 
     def settled(self) -> _Result | None:
         """Return the result of all remaining tests once it is known without running them, or None."""
@@ -399,16 +419,21 @@ class _Judging:
         elif run.words != DONE:
             outcome, message = _failure(run.words)
             return _Result(outcome=outcome, message=message)
-        if self.checking is not None:
-            self.held[index] = run.printed
-            return _Result(outcome=Outcome.PASSED)
+        self.held[index] = run.printed
+        return _Result(outcome=Outcome.PASSED)
+
+    def compared(self, index: int, printed: bytes) -> _Result:
+        """Return the result of a test whose run went to its end, by what it printed."""
         case = self.tests.cases[index]
+        if self.checking is not None:
+            outcome, message = self.checking.judge(case, printed)
+            return _Result(outcome=outcome, message=message)
         try:
-            if outputs_match(run.printed, case, self.tests):
+            if outputs_match(printed, case, self.tests):
                 return _Result(outcome=Outcome.PASSED)
         except CheckerError as error:
             return _Result(outcome=Outcome.UNSUPPORTED, message=str(error))
-        shown = run.printed[:100].decode("utf-8", "replace")
+        shown = printed[:100].decode("utf-8", "replace")
         message = f"printed {shown!r}, expected {case.output[:100]!r}"
         return _Result(outcome=Outcome.WRONG_ANSWER, message=message)
 

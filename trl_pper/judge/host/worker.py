@@ -440,6 +440,21 @@ def await_ready(worker: Worker, channel: socket.socket, known: int) -> int:
     Raises:
         WorkerError: The process ended before it was ready; it has been killed.
     """
+    pid = first_pid(worker, channel, known)
+    if pid is None:
+        worker.end_candidate()
+        raise WorkerError("a candidate ended before it was ready")
+    return pid
+
+
+def first_pid(worker: Worker, channel: socket.socket, known: int) -> int | None:
+    """Wait until a new process is ready; return its process id as the host sees it, or None if it has ended.
+
+    Args:
+        worker: The worker of the process.
+        channel: The socket to the process, of which nobody else holds the other end.
+        known: As in `await_ready`.
+    """
     expected = frame(READY)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
@@ -447,5 +462,4 @@ def await_ready(worker: Worker, channel: socket.socket, known: int) -> int:
         word, pid = worker.system.first_word(channel, len(expected), known)
         if word == expected:
             return pid
-    worker.end_candidate()
-    raise WorkerError("a candidate ended before it was ready")
+    return None

@@ -256,17 +256,12 @@ class LinuxJail(Jail):
             template: Whether the child forks a child for each test of a script, and gives up the rest there.
         """
         limits, identity = self.limits, self.candidate_identity
-        # RLIMIT_NPROC counts all tasks of the user, so tasks outside of the jail come on top.
-        tasks = int(limits["processes"] + limits["threads"]) + template
-        if identity.uid is None:
-            tasks += self._tasks_outside
         calls = [
             kernel.set_limit_call(resource.RLIMIT_AS, at_most(resource.RLIMIT_AS, int(limits["memory_bytes"]))),
-            kernel.set_limit_call(resource.RLIMIT_NPROC, at_most(resource.RLIMIT_NPROC, tasks)),
             *_assume(identity),
         ]
-        if not self.process_namespaces and not template:
-            calls.append(_SHOW_OWN_FILES)
+        if not template:
+            calls += self._last_rights()
         calls.append(_DIE_WITH_PARENT)
         if self._scope is not None:
             calls.append(landlock.restrict_call(self._scope))
@@ -279,9 +274,19 @@ class LinuxJail(Jail):
             calls.append(seccomp.install_call(self._filter))
         return calls
 
+    def _last_rights(self) -> list[kernel.Call]:
+        """Return the calls about tasks and own files, which a template leaves to its children."""
+        # RLIMIT_NPROC counts all tasks of the user, so tasks outside of the jail come on top. A template has no such
+        # limit: where programs of other workers are the same user, it could fork no child while these have threads.
+        tasks = int(self.limits["processes"] + self.limits["threads"]) + self._forks_scripts
+        if self.candidate_identity.uid is None:
+            tasks += self._tasks_outside
+        calls = [kernel.set_limit_call(resource.RLIMIT_NPROC, at_most(resource.RLIMIT_NPROC, tasks))]
+        return calls if self.process_namespaces else [*calls, _SHOW_OWN_FILES]
+
     def _seal_of_scripts(self) -> list[kernel.Call]:
         """Return the system calls with which a template's child gives up what the template has kept."""
-        calls = [_DIE_WITH_PARENT] if self.process_namespaces else [_SHOW_OWN_FILES, _DIE_WITH_PARENT]
+        calls = [*self._last_rights(), _DIE_WITH_PARENT]
         if self._filter is not None:
             calls.append(seccomp.install_call(self._filter))
         return calls

@@ -55,6 +55,15 @@ def arrange_descriptors(sources: Sequence[int], *, first: int) -> None:
             os.dup2(source, target)
 
 
+def renew_standard_streams() -> None:
+    """Connect descriptors 0 to 2 of this process to /dev/null, opened for this process alone."""
+    # The flags of an open file, which any process that has it may set, would pass from program to program.
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.close(null)
+
+
 def at_most(which: int, value: int) -> int:
     """Return `value`, or the hard limit of resource `which` if that is lower."""
     # Only root may raise a hard limit.

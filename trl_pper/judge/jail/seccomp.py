@@ -39,7 +39,7 @@ _FREE = (
     # Looking at files. shutil.copy2 fails where it may not list extended attributes, and copes where it may not set
     # them.
     "open 2 -, openat 257 56, openat2 437 437, creat 85 -, stat 4 -, lstat 6 -, fstat 5 80, newfstatat 262 79,"
-    "statx 332 291, statfs 137 43, fstatfs 138 44, getdents 78 -, getdents64 217 61, access 21 -, faccessat 269 48,"
+    "statfs 137 43, fstatfs 138 44, getdents 78 -, getdents64 217 61, access 21 -, faccessat 269 48,"
     "faccessat2 439 439, readlink 89 -, readlinkat 267 78, getxattr 191 8, lgetxattr 192 9,"
     "fgetxattr 193 10, listxattr 194 11, llistxattr 195 12, flistxattr 196 13, getcwd 79 17, chdir 80 49,"
     "fchdir 81 50,"
@@ -56,7 +56,7 @@ _FREE = (
     "rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137,"
     "rt_sigsuspend 130 133, sigaltstack 131 132, restart_syscall 219 128,"
     # Threads, and reading how they are scheduled.
-    "futex 202 98, futex_waitv 449 449, set_robust_list 273 99, rseq 334 293, set_tid_address 218 96,"
+    "futex_waitv 449 449, set_robust_list 273 99, rseq 334 293, set_tid_address 218 96,"
     "membarrier 324 283, sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168, sched_getscheduler 145 120,"
     "sched_getparam 143 121, sched_get_priority_max 146 125, sched_get_priority_min 147 126,"
     "sched_rr_get_interval 148 127, getpriority 140 141,"
@@ -75,7 +75,7 @@ _CHECKED = (
     "clone 56 220, clone3 435 435, fork 57 -, vfork 58 -, kill 62 129, tgkill 234 131, prlimit64 302 261, ioctl 16 29,"
     "fcntl 72 25, prctl 157 167, arch_prctl 158 -, socketpair 53 199, setsockopt 54 208, chmod 90 -, fchmod 91 52,"
     "fchmodat 268 53, fchmodat2 452 452, utime 132 -, utimes 235 -, utimensat 280 88, flock 73 32, fadvise64 221 223,"
-    "madvise 28 233, preadv2 327 286, pwritev2 328 287"
+    "madvise 28 233, preadv2 327 286, pwritev2 328 287, statx 332 291, futex 202 98"
 )
 #: Each call up to this number was judged by itself. A newer call gets the answer of a kernel that lacks it, for which
 #: libraries are prepared. Numbers of the x32 interface are far beyond.
@@ -100,10 +100,11 @@ _PAIR_TYPES = [kind | flags for kind in (1, 5) for flags in (0, 0x800, 0x80000, 
 _SOCKET_OPTIONS = (2, 7, 8, 9, 13, 20, 21)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FICLONE (pathlib copies files with it since 3.14).
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x40049409)
-# Duplicating, flags, pipe sizes and seals. F_SETOWN and F_SETSIG would have the kernel signal another process.
-_FCNTLS = (0, 1, 2, 3, 4, 9, 1030, 1031, 1032, 1033, 1034)
-# F_GETLK, F_SETLK, F_SETLKW and the same for open files (F_OFD_*).
-_LOCKS = (5, 6, 7, 36, 37, 38)
+# Duplicating, flags, F_GETLK and F_OFD_GETLK, pipe sizes and seals. F_SETOWN and F_SETSIG would have the kernel
+# signal another process.
+_FCNTLS = (0, 1, 2, 3, 4, 5, 9, 36, 1030, 1031, 1032, 1033, 1034)
+# F_SETLK, F_SETLKW and the same for open files (F_OFD_*).
+_LOCKS = (6, 7, 37, 38)
 # MADV_NORMAL to MADV_DONTNEED, FREE, DONTFORK, DOFORK, MERGEABLE to DODUMP, WIPEONFORK and KEEPONFORK. Not COLD,
 # PAGEOUT and POPULATE_READ, with which a process chooses which files the kernel keeps in memory, and asks for it.
 _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
@@ -111,6 +112,10 @@ _ADVICE = (0, 1, 2, 3, 4, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
 _PRCTLS = (3, 15, 16, 39, 0x53564D41)
 # PR_SET_PDEATHSIG, PR_SET_DUMPABLE and PR_SET_SECCOMP.
 _SEALING_PRCTLS = (1, 4, 22)
+_FUTEX_PRIVATE = 128
+# FUTEX_WAIT and FUTEX_WAIT_BITSET, which FUTEX_CLOCK_REALTIME may go with.
+_FUTEX_WAITS = (0, 9, 256, 265)
+_STATX_UNIQUE = 0x4000
 # ARCH_SET_FS, ARCH_GET_FS, and asking for a processor's wide registers, as numerical libraries do.
 _ARCH_PRCTLS = (0x1002, 0x1003, 0x1021, 0x1022, 0x1023)
 
@@ -281,6 +286,13 @@ def _checked(*, processes: bool, template: bool) -> dict[str, _Decision]:
         # Whether a file is in memory outlives a program: no program throws files out, or learns of it without reading.
         "fadvise64": _fail(0),
         "madvise": _one_of(2, _ADVICE, otherwise=_fail(errno.EINVAL)),
+        # Words of memory that are not a process's own may be those of a library that another program has mapped, too.
+        # Waiting for them is allowed, as a thread's end is awaited so, and waking others is not.
+        "futex": _argument(
+            1, _Test(_IF_ANY_BIT, _FUTEX_PRIVATE, _ALLOW, _search(dict.fromkeys(_FUTEX_WAITS, _ALLOW), lock))
+        ),
+        # STATX_MNT_ID_UNIQUE asks for a number that the kernel counts up with every file system that is attached.
+        "statx": _argument(3, _Test(_IF_ANY_BIT, _STATX_UNIQUE, _fail(errno.EINVAL), _ALLOW)),
         # The last of six arguments are flags, such as RWF_NOWAIT.
         **dict.fromkeys(("preadv2", "pwritev2"), _one_of(5, (0,), otherwise=_fail(errno.EOPNOTSUPP))),
         "socketpair": _argument(0, _Test(_IF_EQUAL, _AF_UNIX, pair, _REFUSE)),

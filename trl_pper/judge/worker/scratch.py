@@ -10,12 +10,18 @@ import os
 import stat
 
 
-def _size_bytes(entry: os.DirEntry[str]) -> int:
+def _size_bytes(entry: os.DirEntry[str], seen: set[int]) -> int:
     try:
-        # Allocated blocks, which POSIX counts in units of 512 bytes: a sparse file takes no room for its holes.
-        return entry.stat(follow_symlinks=False).st_blocks * 512
+        status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return 0
+    # A file of several names counts once.
+    if status.st_nlink > 1:
+        if status.st_ino in seen:
+            return 0
+        seen.add(status.st_ino)
+    # Allocated blocks, which POSIX counts in units of 512 bytes: a sparse file takes no room for its holes.
+    return status.st_blocks * 512
 
 
 class Scratch:
@@ -34,7 +40,7 @@ class Scratch:
         Entries count at any depth. A directory that cannot be read counts as too much.
         """
         count = size = 0
-        waiting = [self.path]
+        waiting, seen = [self.path], set[int]()
         while waiting:
             try:
                 with os.scandir(waiting.pop()) as entries:
@@ -43,7 +49,7 @@ class Scratch:
                         if entry.is_dir(follow_symlinks=False):
                             waiting.append(entry.path)
                         else:
-                            size += _size_bytes(entry)
+                            size += _size_bytes(entry, seen)
                         if count > files or size > total_bytes:
                             return True
             except FileNotFoundError:

@@ -161,10 +161,12 @@ _streams: dict[str, TextIO] = {}
 
 def open_streams() -> None:
     """Set the text streams of `sys` over descriptors 0, 1 and 2; called once, before any fork."""
-    _streams["stdin"] = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    # As the interpreter does: a carriage return is a character like others.
+    _streams["stdin"] = open(0, encoding="utf-8", errors="surrogateescape", closefd=False, newline="\n")
     _streams["stdout"] = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     _streams["stderr"] = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)
     for name, stream in _streams.items():
+        stream.buffer.raw.name = f"<{name}>"  # type: ignore[attr-defined]
         vars(sys).update({name: stream, f"__{name}__": stream})
 
 
@@ -221,7 +223,10 @@ def _run_once(code: types.CodeType) -> bytes:
 
 def _exit_failure(code: object) -> Words | None:
     # As a shell sees it: text given to `sys.exit` means status 1, and a number counts modulo 256.
-    status = 0 if code is None else code & 0xFF if isinstance(code, int) else 1
+    # A number that is too large for C is status 255.
+    status = (
+        0 if code is None else 1 if not isinstance(code, int) else code & 0xFF if -(2**63) <= code < 2**63 else 255
+    )
     if not status:
         return None
     return Words(kind="raised", name="SystemExit", said=str(status), note=f"exit status {status}")

@@ -60,6 +60,7 @@ from trl_pper.judge.jail.posix import (  # noqa: E402
     arrange_descriptors,
     bound_thread_stacks,
     raise_stack_limit,
+    renew_standard_streams,
     signal_child,
 )
 from trl_pper.judge.wire.channel import Line, PacketLine, StreamLine  # noqa: E402
@@ -190,6 +191,7 @@ class Zygote:
         if pid == 0:
             try:
                 arrange_descriptors(descriptors, first=3)
+                renew_standard_streams()
                 os.chdir(self.jail.room)
                 if not self.jail.process_namespaces:
                     os.setsid()
@@ -216,6 +218,7 @@ class Zygote:
             try:
                 os.setsid()
                 arrange_descriptors(descriptors, first=3)
+                renew_standard_streams()
                 self.jail.seal_referee(parent, 3 + len(descriptors))
                 referee.main(limits=request["limits"])
             finally:
