@@ -52,7 +52,7 @@ def judges(level):
         yield judge
 
 
-NULL = open(os.devnull, "r+b", buffering=0)
+NULL = os.open(os.devnull, os.O_RDWR)
 
 
 def function_task(code):
