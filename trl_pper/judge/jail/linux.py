@@ -274,11 +274,15 @@ class LinuxJail(Jail):
             calls.append(seccomp.install_call(self._filter))
         return calls
 
-    def _last_rights(self) -> list[kernel.Call]:
-        """Return the calls about tasks and own files, which a template leaves to its children."""
+    def _last_rights(self, *, beside: int = 0) -> list[kernel.Call]:
+        """Return the calls about tasks and own files, which a template leaves to its children.
+
+        Args:
+            beside: Number of tasks of the same user that belong to the program's own worker.
+        """
         # RLIMIT_NPROC counts all tasks of the user, so tasks outside of the jail come on top. A template has no such
         # limit: where programs of other workers are the same user, it could fork no child while these have threads.
-        tasks = int(self.limits["processes"] + self.limits["threads"]) + self._forks_scripts
+        tasks = int(self.limits["processes"] + self.limits["threads"]) + beside
         if self.candidate_identity.uid is None:
             tasks += self._tasks_outside
         calls = [kernel.set_limit_call(resource.RLIMIT_NPROC, at_most(resource.RLIMIT_NPROC, tasks))]
@@ -286,7 +290,7 @@ class LinuxJail(Jail):
 
     def _seal_of_scripts(self) -> list[kernel.Call]:
         """Return the system calls with which a template's child gives up what the template has kept."""
-        calls = [*self._last_rights(), _DIE_WITH_PARENT]
+        calls = [*self._last_rights(beside=1), _DIE_WITH_PARENT]
         if self._filter is not None:
             calls.append(seccomp.install_call(self._filter))
         return calls
