@@ -52,7 +52,7 @@ def mean_logprobs(trainer: PPERTrainer, limit: int = 300) -> dict[str, dict[str,
     for name, wanted in (("passing", 1.0), ("failing", 0.0)):
         group = [one for one in trainer.buffer if one.pass_rate == wanted]
         group = group[:: len(group) // limit + 1]
-        pairs = [student.encode_completion(one.prompt, one.completion) for one in group]
+        pairs = [student.encoder.pair(one.prompt, one.completion) for one in group]
         now = student.logprobs([prompt for prompt, _ in pairs], [completion for _, completion in pairs])
         tokens = sum(one.num_tokens or 0 for one in group)
         means[name] = {"before": sum(one.logprob or 0.0 for one in group) / tokens, "after": sum(now) / tokens}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from trl_pper.generation.beam_search import BeamSearchSource
-from trl_pper.generation.decoding import EarlierGroups, TaskStops, _cut
+from trl_pper.generation.decoding import EarlierGroups, TaskStops, _finish
+from trl_pper.generation.encoding import Encoder
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.nucleus import NucleusSource
 
@@ -55,10 +56,11 @@ def test_a_completion_ends_before_the_stop_of_its_task(says, tasks):
     assert whole.completion == "    return x\n\ndef g():\n    pass\n"
     assert whole.num_tokens == len(whole.completion) + 1
     assert cut.completion == "    return x\n"
-    # Byte-level tokens: one a character, and no end token, which the model did not write here.
-    assert cut.num_tokens == len("    return x\n")
+    # Byte-level tokens: one a character, and the end token that is learned behind a whole program.
+    assert cut.num_tokens == len("    return x\n") + 1
+    assert (whole.finish_reason, cut.finish_reason) == ("eos", "stop")
     local.model.prompt_lengths = [local.model.prompt_lengths[1]]
-    prompt, ids = local.encode([second.prompt])[0], local.processing_class(cut.completion)["input_ids"]
+    prompt, ids = local.encode([second.prompt])[0], local.processing_class(f"{cut.completion}<eos>")["input_ids"]
     assert cut.logprob == pytest.approx(local.logprobs([prompt], [ids])[0], abs=1e-3)
 
 
@@ -86,28 +88,40 @@ def test_a_stop_at_the_start_leaves_an_empty_unscored_program(says, tasks):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "kept", "number"),
+    ("tokens", "kept", "kept_tokens"),
     [
         (["f(x", ")\n", "# end"], "f(x)\n", 2),  # the token reaches into the stop with white space alone
         (["f(x)", "\n# ", "end"], "f(x)", 1),
         (["f(x)", " \n", "# end"], "f(x)", 1),  # white space before the stop goes with its token
-        (["f(x", ")\n# e", "ff"], "f(x)", None),  # through the middle: nobody knows
+        (["f(x", ")\n# e", "ff"], "f(x)", None),  # through the middle
         (["f(\u00e9)", "\n# end"], "f(\u00e9)", 1),
     ],
 )
-def test_a_cut_ends_at_a_token_or_leaves_no_probability(tokens, kept, number):
+def test_a_cut_ends_at_the_end_of_a_token_where_it_can(tokens, kept, kept_tokens):
     class Tokenizer:
         def decode(self, ids, **options):
             return "".join(tokens[i] for i in ids)
 
-    text, ids = _cut(Tokenizer(), list(range(len(tokens))), ["\n#"])
-    assert (text, None if ids is None else len(ids)) == (kept, number)
+    encoder = Encoder(tokenizer=Tokenizer(), end_token_ids=frozenset())
+    text, reason, number = _finish(encoder, [], list(range(len(tokens))), ["\n#"])
+    assert (text, reason, number) == (kept, "stop", kept_tokens)
+
+
+def test_a_first_space_that_tokenizers_drop_is_kept():
+    class Tokenizer:
+        def decode(self, ids, **options):
+            return "".join(["def f():\n", " ", "return", " 1", ""][i] for i in ids).removeprefix(" ")
+
+    encoder = Encoder(tokenizer=Tokenizer(), end_token_ids=frozenset([4]))
+    assert _finish(encoder, [0], [1, 2, 3, 4], []) == (" return 1", "eos", 4)
+    assert _finish(encoder, [], [1, 2, 3], []) == ("return 1", "length", 3)
 
 
 def test_tokens_of_one_character_stand_or_fall_together(tokenizer):
     ids = tokenizer("# \u00e9\n# end")["input_ids"]
-    assert _cut(tokenizer, ids, ["\n# end"]) == ("# \u00e9", tokenizer("# \u00e9")["input_ids"])
-    assert _cut(tokenizer, ids, ["\u00e9"]) == ("# ", tokenizer("# ")["input_ids"])
+    encoder = Encoder(tokenizer=tokenizer, end_token_ids=frozenset([0]))
+    assert _finish(encoder, [], ids, ["\n# end"]) == ("# \u00e9", "stop", 4)
+    assert _finish(encoder, [], ids, ["\u00e9"]) == ("# ", "stop", 2)
 
 
 def test_a_stop_in_the_prompt_ends_nothing(says, tasks):

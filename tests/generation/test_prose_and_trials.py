@@ -1,6 +1,7 @@
 """Prose that parses, marks of chat templates, drafts and a model's own trials are no part of the program."""
 
 import ast
+import sys
 
 import pytest
 
@@ -243,5 +244,10 @@ def test_trials_behind_the_function_are_dropped(trial):
     ],
 )
 def test_the_state_of_the_function_stays(code):
-    assert adds_one(code)
+    limit = sys.getrecursionlimit()
+    try:
+        assert adds_one(code)
+    finally:
+        # The code runs in this process, and with its limit a text that is nested deep would crash it.
+        sys.setrecursionlimit(limit)
     assert extract_program(code, entry_point="f") == code

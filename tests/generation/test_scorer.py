@@ -51,8 +51,8 @@ def test_a_named_model_scores_with_its_own_tokenizer(tasks, judge, make_model, o
     assert {one.scorer for one in buffer} == {"other/model"}
     assert {one.source for one in buffer} == {"teacher"}
     for one in buffer:
-        prompt, completion = alone.encode_completion(one.prompt, one.completion)
-        assert one.num_tokens == len(completion) < len(local.encode_completion(one.prompt, one.completion)[1])
+        prompt, completion = alone.encoder.pair(one.prompt, one.completion)
+        assert one.num_tokens == len(completion) < len(local.encoder.pair(one.prompt, one.completion)[1])
         assert one.logprob == pytest.approx(alone.logprobs([prompt], [completion])[0], abs=1e-3)
 
 

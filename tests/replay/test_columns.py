@@ -214,6 +214,8 @@ VALUES = {
     "settings": [None, "", "{}"],
     "round_index": [None, -1, 0, 5],
     "cpu_seconds": [None, -0.5, 0.0, 0.25, math.nan, math.inf],
+    "truncated": [None, False, True],
+    "token_ids": [None, [], [0, 7], [-1], [None]],
     "chat": [False, True],
 }
 GOOD = {**dict.fromkeys(VALUES), "prompt": "p", "completion": "c", "pass_rate": 1.0, "chat": False}

@@ -81,7 +81,7 @@ def with_metadata(path, text: bytes) -> None:
         (lambda data: data["settings"].update(priority=[1]), "priority: must be a name or a function"),
         (lambda data: data.update(tokenizer=7), "tokenizer: must be a name or None"),
         (lambda data: data.pop("settings"), r"settings: missing or malformed"),
-        (lambda data: data.update(version=[4]), "must be a buffer of version 4"),
+        (lambda data: data.update(version=[4]), "must be a buffer of version 5"),
     ],
 )
 def test_other_settings_in_a_file_are_named(path, change, message):

@@ -109,7 +109,7 @@ def test_missing_logprobs_are_those_of_the_model_in_training(judge, tasks, make_
     made = collector(DatasetSource(rows), judge, tasks, lambda: local)
     made.collect()
     for one in made.collection.buffer:
-        prompt, completion = local.encode_completion(one.prompt, one.completion)
+        prompt, completion = local.encoder.pair(one.prompt, one.completion)
         assert completion[-1] == tokenizer.eos_token_id
         assert one.num_tokens == len(completion)
         assert one.logprob == pytest.approx(local.logprobs([prompt], [completion])[0], abs=1e-3)

@@ -189,7 +189,10 @@ def lora_trainer(train):
 
 def test_the_base_answers_below_the_adapter_from_one_copy(lora_trainer, base, tokenizer, tasks):
     untouched = LocalModel(model=LlamaForCausalLM.from_pretrained(base).eval(), processing_class=tokenizer)
-    pairs = [untouched.encode_completion(one.prompt, one.completion) for one in lora_trainer.buffer]
+    pairs = [
+        untouched.encoder.pair(one.prompt, one.completion, ended=not one.truncated, token_ids=one.token_ids)
+        for one in lora_trainer.buffer
+    ]
     prompts, completions = zip(*pairs, strict=True)
     expected = untouched.logprobs(prompts, completions)
     before = lora_trainer.student.logprobs(prompts, completions)

@@ -104,8 +104,18 @@ def test_the_options_of_the_buffer_reach_it():
     from trl_pper.training.parts import build_buffer
 
     chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
-    buffer = build_buffer(config(buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, **chosen))
-    assert buffer.settings() == {**chosen, "capacity": 5, "eviction": "age", "priority_exponent": 0.7}
+    buffer = build_buffer(
+        config(
+            buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, mask_truncated_completions=True, **chosen
+        )
+    )
+    assert buffer.settings() == {
+        **chosen,
+        "capacity": 5,
+        "eviction": "age",
+        "priority_exponent": 0.7,
+        "mask_truncated_completions": True,
+    }
 
 
 def test_the_options_of_decoding_reach_the_source():

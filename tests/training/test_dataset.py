@@ -27,21 +27,34 @@ class Tokenizing:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self._encoded: list[str] = []
 
-    def __call__(self, rows):
-        self.asked.append(rows["completion"])
-        tokenized = rows.map(
+    def encode(self, one):
+        self._encoded.append(one.completion)
+        mask = [0] * len(one.prompt) + [1] * len(one.completion)
+        return {"input_ids": [ord(letter) for letter in one.prompt + one.completion], "completion_mask": mask}
+
+    def label(self, rows):
+        self.asked.append(self._encoded)
+        self._encoded = []
+        labelled = rows.map(
             lambda row: {
-                "input_ids": [ord(letter) for letter in row["prompt"] + row["completion"]],
-                "labels": [-100] * len(row["prompt"]) + [ord(letter) for letter in row["completion"]],
+                "labels": [
+                    token if mask else -100
+                    for token, mask in zip(row["input_ids"], row["completion_mask"], strict=True)
+                ]
             }
         )
-        return tokenized.filter(lambda row: not row["completion"].startswith("too long"))
+        return labelled.filter(lambda row: b"too long" not in bytes(row["input_ids"]))
+
+
+def replayed(buffer, tokenize, **options) -> ReplayDataset:
+    return ReplayDataset(buffer, encode=tokenize.encode, label=tokenize.label, **options)
 
 
 def test_only_what_is_drawn_is_tokenized_and_only_once(buffer):
     tokenize = Tokenizing()
-    dataset = ReplayDataset(buffer, tokenize)
+    dataset = replayed(buffer, tokenize)
     assert dataset.prepare([3, 1, 3]).tolist() == [6, 4, 6]
     assert dataset.prepare(np.array([3, 0])).tolist() == [6, 3]
     assert tokenize.asked == [["cccc", "cc"], ["c"]]
@@ -51,12 +64,12 @@ def test_only_what_is_drawn_is_tokenized_and_only_once(buffer):
 
 def test_nothing_drawn_is_nothing_made(buffer):
     tokenize = Tokenizing()
-    assert ReplayDataset(buffer, tokenize).prepare([]).tolist() == []
+    assert replayed(buffer, tokenize).prepare([]).tolist() == []
     assert tokenize.asked == []
 
 
 def test_a_position_that_was_not_prepared_is_no_row(buffer):
-    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset = replayed(buffer, Tokenizing())
     dataset.prepare([1])
     dataset.prepare([2])
     with pytest.raises(LookupError, match=r"position: 1 was not prepared; call prepare\(\[1\]\)"):
@@ -65,7 +78,7 @@ def test_a_position_that_was_not_prepared_is_no_row(buffer):
 
 def test_tokens_leave_with_their_experience(buffer):
     tokenize = Tokenizing()
-    dataset = ReplayDataset(buffer, tokenize)
+    dataset = replayed(buffer, tokenize)
     dataset.prepare(range(5))
     buffer.capacity = 2
     buffer.add([])
@@ -79,7 +92,7 @@ def test_tokens_leave_with_their_experience(buffer):
 
 @pytest.mark.parametrize("change", [{"completion": "other"}, {"prompt": "xyz"}])
 def test_the_same_program_in_other_words_is_tokenized_anew(buffer, change):
-    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset = replayed(buffer, Tokenizing())
     dataset.prepare([1])
     buffer.add([experience(2, **change)])
     dataset.prepare([1])
@@ -89,14 +102,14 @@ def test_the_same_program_in_other_words_is_tokenized_anew(buffer, change):
 
 def test_what_max_length_leaves_nothing_of_is_refused_when_drawn(buffer):
     buffer.add([experience(6, completion="too long"), experience(7, completion="too long, too")])
-    dataset = ReplayDataset(buffer, Tokenizing())
+    dataset = replayed(buffer, Tokenizing())
     dataset.prepare([0, 4])
     with pytest.raises(ValueError, match=r"max_length: cuts off the whole completion of 2 experiences, .*'t6'"):
         dataset.prepare([5, 0, 6])
 
 
 def test_loss_weights_are_those_of_the_buffer_when_prepared(buffer):
-    dataset = ReplayDataset(buffer, Tokenizing(), weigh=lambda buffer: buffer.pass_rates())
+    dataset = replayed(buffer, Tokenizing(), weigh=lambda buffer: buffer.pass_rates())
     dataset.prepare([0, 4])
     assert (dataset[0]["loss_weight"], dataset[4]["loss_weight"]) == (0.1, 0.5)
     buffer.add([experience(5, pass_rate=1.0)])

@@ -28,7 +28,7 @@ HOOKS = {
 }
 OWN = {
     "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
-    "_complete_collector", "_on_collected", "_log_apart", "_draws",
+    "_complete_collector", "_encode", "_on_collected", "_log_apart", "_draws",
     "_check_eval_tasks",
 }  # fmt: skip
 

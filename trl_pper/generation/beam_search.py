@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import GenerationConfig
@@ -47,6 +47,7 @@ class BeamSearchSource(ProgramSource):
         diversity_penalty: Penalty of a token, in nats, for each program of an earlier group that has the same token
             at the same position: the Hamming diversity of diverse beam search (arXiv 1610.02424, section 4).
         stop: Texts that end a completion, in addition to the stops of its task.
+        chat_template_kwargs: With `model`: further arguments of the chat template, such as `enable_thinking`.
 
     Raises:
         ValueError: An argument is out of range, or a model came without its tokenizer.
@@ -68,6 +69,7 @@ class BeamSearchSource(ProgramSource):
         num_beam_groups: int = 1,
         diversity_penalty: float = 0.5,
         stop: Sequence[str] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_at_least_one(
             num_beams=num_beams,
@@ -85,7 +87,7 @@ class BeamSearchSource(ProgramSource):
         self.num_beam_groups = num_beam_groups
         self.diversity_penalty = diversity_penalty
         self.stop = checked_stop(stop)
-        self._own = own_model(model, processing_class)
+        self._own = own_model(model, processing_class, chat_template_kwargs)
         self.uses_student = self._own is None
 
     @property
@@ -155,7 +157,7 @@ class BeamSearchSource(ProgramSource):
 
     def _most_probable_first(self, programs: list[GeneratedProgram]) -> list[GeneratedProgram]:
         def score(one: GeneratedProgram) -> float:
-            # A cut through a token leaves the log-probability unknown.
+            # The log-probability of an empty completion is unknown.
             if one.logprob is None or one.num_tokens is None:
                 return float("-inf")
             return float(one.logprob / one.num_tokens**self.length_penalty)

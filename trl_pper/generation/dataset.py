@@ -29,8 +29,9 @@ class DatasetSource(ProgramSource):
     """A source of programs that reads them from rows of a file or a data set.
 
     A row is `{"task_id", "completion" or "program" or "completions", "logprob"?, "num_tokens"?, "source"?, "scorer"?,
-    "settings"?}`. "completions" is a list of strings, all for the same task. "source" names the writer of the program,
-    "scorer" the model that computed "logprob", and "settings" (an object, or text) says how it was generated.
+    "settings"?, "truncated"?}`. "completions" is a list of strings, all for the same task. "source" names the writer
+    of the program, "scorer" the model that computed "logprob", "settings" (an object, or text) says how it was
+    generated, and "truncated" (true or false) whether it was cut off, so that no end token is learned behind it.
 
     Args:
         rows: A path (.jsonl, .jsonl.gz, .json, .parquet), a `datasets.Dataset`, or an iterable of mappings.
@@ -97,6 +98,9 @@ class DatasetSource(ProgramSource):
             written = _unicode(settings_json(settings), "settings", where)
         else:
             written = _text(row, "settings", where)
+        truncated = row.get("truncated")
+        if truncated is not None and not isinstance(truncated, bool):
+            raise ValueError(f"{where}: truncated: must be true or false; got {truncated!r:.80}")
         return [
             GeneratedProgram(
                 completion=text,
@@ -105,6 +109,7 @@ class DatasetSource(ProgramSource):
                 source=source,
                 scorer=scorer,
                 settings=written,
+                finish_reason="length" if truncated else "",
             )
             for text in texts
         ]
@@ -114,7 +119,10 @@ class DatasetSource(ProgramSource):
         sha = hashlib.sha256()
         for task_id, programs in self._programs.items():
             rows = [
-                (one.completion, one.logprob, one.num_tokens, one.source, one.scorer, one.settings) for one in programs
+                (one.completion, one.logprob, one.num_tokens, one.source, one.scorer, one.settings)
+                # Digests of whole programs are those of versions without a finish reason.
+                + ((one.finish_reason,) if one.finish_reason else ())
+                for one in programs
             ]
             sha.update(json.dumps([task_id, rows]).encode() + b"\n")
         few = {} if self.num_programs is None else {"num_programs": self.num_programs}

@@ -7,15 +7,17 @@ one teacher-forced forward pass, so that it is comparable between beams and samp
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from trl_pper.generation.encoding import Encoder
+from trl_pper.generation.extraction import extract
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.source import GeneratedProgram, is_truncated
 from trl_pper.generation.stops import first_stop, kept_before
 from trl_pper.tasks.task import CodingTask
 
@@ -25,10 +27,12 @@ class PromptBatch:
     """A batch of prompts with their stops.
 
     Args:
+        tasks: The tasks of the prompts.
         ids: The token ids of each prompt, none empty.
         stops: For each prompt the texts at which its completions end.
     """
 
+    tasks: Sequence[CodingTask]
     ids: list[list[int]]
     stops: list[tuple[str, ...]]
 
@@ -38,18 +42,27 @@ class PromptBatch:
         return max(map(len, self.ids))
 
 
-def own_model(model: Any, processing_class: Any) -> LocalModel | None:
+def own_model(
+    model: Any, processing_class: Any, chat_template_kwargs: Mapping[str, Any] | None = None
+) -> LocalModel | None:
     """Return the model given to a source as a `LocalModel`, or None if no model was given.
 
     Raises:
-        ValueError: A model came without its tokenizer.
+        ValueError: A model came without its tokenizer, or arguments of the chat template without a model.
     """
     if model is None:
+        if chat_template_kwargs:
+            raise ValueError(
+                "chat_template_kwargs: need a model of the source; the model in training has the ones of PPERConfig. "
+                "Set them there"
+            )
         return None
     if processing_class is None:
         raise ValueError("processing_class: required together with model; pass the model's tokenizer")
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-    return LocalModel(model=model, processing_class=processing_class, name=name)
+    return LocalModel(
+        model=model, processing_class=processing_class, name=name, chat_template_kwargs=chat_template_kwargs or {}
+    )
 
 
 def chosen_model(own: LocalModel | None, student: LocalModel | None) -> LocalModel:
@@ -96,7 +109,11 @@ def batches(
     """
     stops = [tuple(dict.fromkeys((*task.stop, *stop))) for task in tasks]
     return [
-        PromptBatch(ids=list(prompt_ids[start : start + batch_size]), stops=stops[start : start + batch_size])
+        PromptBatch(
+            tasks=tasks[start : start + batch_size],
+            ids=list(prompt_ids[start : start + batch_size]),
+            stops=stops[start : start + batch_size],
+        )
         for start in range(0, len(prompt_ids), batch_size)
     ]
 
@@ -120,7 +137,7 @@ def generate_ids(
     # Left padding: every prompt has to end where generation starts.
     padded = [[local.pad_token_id] * (width - len(ids)) + ids for ids in batch.ids]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch.ids]
-    stopping = [TaskStops(local.processing_class, batch.stops, start=width)] if any(batch.stops) else []
+    stopping = [TaskStops(local.tokenizer, batch.stops, start=width)] if any(batch.stops) else []
     # `generate` fills fields of `config` that are None from the model's own configuration, which `inference` empties.
     with local.inference() as bare:
         output = bare.generate(
@@ -156,32 +173,74 @@ def decode_programs(
         score_batch_size: How many completions are scored at once.
 
     Returns:
-        For each prompt its programs, in the order of `completions`. The log-probability covers the text before the
-        cut; it is None where the cut goes through a token.
+        For each prompt its programs, in the order of `completions`. The log-probability is that of the sequence to
+        learn: of the tokens before the cut, with the end token unless the completion is truncated. It is None for an
+        empty sequence.
     """
-    kept = [
-        _cut(local.processing_class, ids, stops)
-        for stops, found in zip(batch.stops, completions, strict=True)
-        for ids in found
+    asked = [
+        (task, prompt, stops)
+        for task, prompt, stops, found in zip(batch.tasks, batch.ids, batch.stops, completions, strict=True)
+        for _ in found
     ]
-    prompts = [ids for ids, found in zip(batch.ids, completions, strict=True) for _ in found]
-    logprobs: list[float | None] = [None] * len(kept)
+    flat = [ids for found in completions for ids in found]
+    encoder = local.encoder
+    written = [_write_down(encoder, *each, ids) for each, ids in zip(asked, flat, strict=True)]
+    logprobs: list[float | None] = [None] * len(written)
     # The scores that `generate` returns are no alternative: they take steps * batch * sequences * vocabulary floats,
-    # and temperature, truncation and every logits processor have changed them.
+    # and temperature, truncation and every logits processor have changed them. An empty sequence is scored, too: the
+    # processes of a sharded model have to score as many.
     if with_logprobs:
-        logprobs = list(local.logprobs(prompts, [ids or [] for _, ids in kept], batch_size=score_batch_size))
+        pairs = [one.pair for one in written]
+        prompts, ids = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        logprobs = list(local.logprobs(prompts, ids, batch_size=score_batch_size))
     programs = iter(
         GeneratedProgram(
-            completion=text,
-            logprob=logprob if ids else None,
-            num_tokens=len(ids) if ids else None,
+            completion=one.text,
+            logprob=logprob if all(one.pair) else None,
+            num_tokens=len(one.pair[1]) or None,
             source=local.name,
-            scorer=local.name if ids and logprob is not None else "",
+            scorer=local.name if all(one.pair) and logprob is not None else "",
             settings=settings,
+            finish_reason=one.finish_reason,
+            token_ids=tuple(one.pair[1]) if one.is_unlike_text else (),
         )
-        for (text, ids), logprob in zip(kept, logprobs, strict=True)
+        for one, logprob in zip(written, logprobs, strict=True)
     )
     return [[next(programs) for _ in found] for found in completions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """A completion as it is to be scored and learned.
+
+    Args:
+        text: The text before the cut.
+        finish_reason: How it ended, as in `GeneratedProgram`.
+        pair: The token ids of the prompt and of the completion.
+        is_unlike_text: Whether the tokenizer makes other tokens of the text.
+    """
+
+    text: str
+    finish_reason: str
+    pair: tuple[list[int], list[int]]
+    is_unlike_text: bool
+
+
+def _write_down(
+    encoder: Encoder, task: CodingTask, prompt: list[int], stops: Sequence[str], ids: list[int]
+) -> _Written:
+    """Cut a completion before its first stop, and put an end token behind a program that the stop ended."""
+    text, reason, number = _finish(encoder, prompt, ids, stops)
+    # Whether a whole program is in it matters only behind a stop.
+    whole = reason == "stop" and extract(text, prompt=task.prompt, entry_point=task.entry_point).found
+    ended = not is_truncated(reason, extracted=whole)
+    encoded = encoder.pair(task.prompt, text, ended=ended)
+    if number is None:
+        # The cut goes through a token: no tokens that the model wrote make this text.
+        return _Written(text=text, finish_reason=reason, pair=encoded, is_unlike_text=False)
+    end = encoded[1][-1:] if reason == "stop" and ended else []
+    pair = (prompt, ids[:number] + end)
+    return _Written(text=text, finish_reason=reason, pair=pair, is_unlike_text=pair != encoded)
 
 
 def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
@@ -196,32 +255,30 @@ def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:
     return ids[:end]
 
 
-def _cut(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> tuple[str, list[int] | None]:
-    """Return a completion's text before its first stop, and its tokens; None for the tokens if the cut splits one."""
-    text = _decode(tokenizer, ids)
+def _finish(encoder: Encoder, prompt: list[int], ids: list[int], stops: Sequence[str]) -> tuple[str, str, int | None]:
+    """Return a completion's text before its first stop, how it ended, as in `GeneratedProgram`, and its tokens.
+
+    The number of tokens is None if the cut splits a token.
+    """
+    text = encoder.decode(prompt, ids)
     place = first_stop(text, stops)
     if place is None:
-        return text, ids
-    kept = kept_before(text, place, _token_ends(tokenizer, ids, text))
-    return kept.text, None if kept.num_tokens is None else ids[: kept.num_tokens]
+        return text, "eos" if ids and ids[-1] in encoder.end_token_ids else "length", len(ids)
+    kept = kept_before(text, place, _token_ends(encoder, prompt, ids, text))
+    return kept.text, "stop", kept.num_tokens
 
 
-def _token_ends(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+def _token_ends(encoder: Encoder, prompt: list[int], ids: list[int], text: str) -> list[int]:
     """Return where each token ends, in bytes of the text; tokens that share a character all end after it."""
     ends: list[int] = []
     end = len(text.encode("utf-8", "surrogatepass"))
     for count in range(len(ids), 0, -1):
-        before = _decode(tokenizer, ids[:count])
+        before = encoder.decode(prompt, ids[:count])
         # Part of a character decodes to a placeholder (U+FFFD), which is not in the text.
         if text.startswith(before):
             end = len(before.encode("utf-8", "surrogatepass"))
         ends.append(end)
     return ends[::-1]
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    # Cleaning up would remove spaces before punctuation: the text would no longer match the tokens, or the program.
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 class EarlierGroups(LogitsProcessor):  # type: ignore[misc]

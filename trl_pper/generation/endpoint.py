@@ -319,6 +319,9 @@ def read_program(
         kept = kept_before(text, cut, ends if logprobs and ends and len(ends) == len(logprobs) else None)
         # An empty completion has no log-probability.
         text, logprobs = kept.text, logprobs[: kept.num_tokens] if logprobs and kept.num_tokens else None
+    # Servers of vLLM name the stop that ended a completion; others say "stop" for an end token, too.
+    stopped = cut is not None or isinstance(choice.get("stop_reason"), str)
+    ended = "length" if choice.get("finish_reason") == "length" else ""
     return GeneratedProgram(
         completion=text,
         logprob=None if logprobs is None else math.fsum(logprobs),
@@ -326,6 +329,7 @@ def read_program(
         source=source,
         scorer="" if logprobs is None else source,
         settings=settings,
+        finish_reason="stop" if stopped else ended,
     )
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, extract_model_from_parallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
-from trl.data_utils import common_prefix_length
 from trl.models.utils import unwrap_model_for_generation
 
-from trl_pper.tasks.task import Prompt, answer
+from trl_pper.generation.encoding import Encoder
+from trl_pper.tasks.task import Prompt
 
 #: The name of activation checkpointing in training options and in model methods: transformers 5.23 renamed it.
 CHECKPOINTING = (
@@ -36,13 +36,15 @@ class LocalModel:
 
     Args:
         model: A `PreTrainedModel` or `PeftModel`, possibly wrapped for distributed training.
-        processing_class: The model's tokenizer.
+        processing_class: The model's tokenizer, or a processor that has one.
         accelerator: The trainer's Accelerator during training, else None.
         gradient_checkpointing_kwargs: The arguments with which gradient checkpointing is enabled again after use.
         name: The name of the model in records of programs and log-probabilities.
         adapter: Whether to use the adapters of a PEFT model; False uses the base model alone.
         gather: Whether each process gathers all weights that DeepSpeed ZeRO-3 shards during inference. False gathers
             them layer by layer: slower, but without more memory than training takes.
+        chat_template: Template of chat messages; the tokenizer's own by default.
+        chat_template_kwargs: Further arguments of the template, such as `enable_thinking`.
     """
 
     model: Any
@@ -52,6 +54,8 @@ class LocalModel:
     name: str = "model"
     adapter: bool = True
     gather: bool = True
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def without_adapter(self) -> LocalModel:
         """Return the same model without its adapters: the base model, which takes no further memory.
@@ -98,45 +102,41 @@ class LocalModel:
         return None if found is None else int(found)
 
     @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of text, also of a model with a processor."""
+        return getattr(self.processing_class, "tokenizer", self.processing_class)
+
+    @property
     def pad_token_id(self) -> int:
         """The padding token; the end token if the tokenizer has no padding token."""
-        pad = self.processing_class.pad_token_id
-        return int(pad if pad is not None else self.processing_class.eos_token_id)
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id)
 
     def eos_token_ids(self) -> list[int]:
         """Return every token that ends a completion, from the tokenizer and the generation configuration."""
-        # Chat models may list further end tokens, such as the end of a turn, in the generation configuration only.
-        configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        return sorted({int(i) for i in [self.processing_class.eos_token_id, *ids] if i is not None})
+        ids = []
+        if self.model is not None:
+            # Chat models may list further end tokens, such as the end of a turn, in the generation configuration only.
+            configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
+            ids = configured if isinstance(configured, list) else [configured]
+        return sorted({int(i) for i in [self.tokenizer.eos_token_id, *ids] if i is not None})
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of prompts and completions."""
+        tokenizer = self.tokenizer
+        # A processor may have a chat template that its tokenizer lacks.
+        own = getattr(self.processing_class, "chat_template", None)
+        return Encoder(
+            tokenizer=tokenizer,
+            end_token_ids=frozenset(self.eos_token_ids()),
+            chat_template=self.chat_template or (None if getattr(tokenizer, "chat_template", None) else own),
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the token ids of each prompt; chat messages are rendered with the chat template."""
-        return [self._encode_one(prompt) for prompt in prompts]
-
-    def _encode_one(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self.processing_class(text=prompt)["input_ids"])
-        encoded = self.processing_class.apply_chat_template(
-            prompt, tokenize=True, add_generation_prompt=True, return_dict=True
-        )
-        return list(encoded["input_ids"])
-
-    def encode_completion(self, prompt: Prompt, completion: str) -> tuple[list[int], list[int]]:
-        """Return (prompt ids, completion ids); the completion ends with the end token, as it does in training."""
-        prompt_ids = self._encode_one(prompt)
-        if isinstance(prompt, str):
-            eos = self.processing_class.eos_token or ""
-            text = prompt + (completion if completion.endswith(eos) else completion + eos)
-            ids = list(self.processing_class(text=text)["input_ids"])
-        else:
-            messages = [*prompt, *answer(prompt, completion)]
-            ids = list(
-                self.processing_class.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-            )
-        # Tokens may merge across the border between prompt and completion. TRL's labels start at the same token.
-        shared = common_prefix_length(prompt_ids, ids)
-        return ids[:shared], ids[shared:]
+        return [self.encoder.prompt(prompt) for prompt in prompts]
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class NucleusSource(ProgramSource):
         top_k: Largest number of tokens to sample from; 0 for all.
         seed: Seed of the random numbers.
         stop: Texts that end a completion, in addition to the stops of its task.
+        chat_template_kwargs: With `model`: further arguments of the chat template, such as `enable_thinking`.
         with_logprobs: Whether to compute log P(t_i), which an evaluation does not need.
 
     Raises:
@@ -74,6 +75,7 @@ class NucleusSource(ProgramSource):
         seed: int = 0,
         stop: Sequence[str] = (),
         with_logprobs: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_at_least_one(
             num_programs=num_programs,
@@ -101,7 +103,7 @@ class NucleusSource(ProgramSource):
         self.stop = checked_stop(stop)
         self.with_logprobs = with_logprobs
         self.round_index = 0
-        self._own = own_model(model, processing_class)
+        self._own = own_model(model, processing_class, chat_template_kwargs)
         self.uses_student = self._own is None
 
     @property

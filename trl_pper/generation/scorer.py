@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Likelihood:
 
     Args:
         logprob: log P(completion | prompt), the sum of the token log-probabilities in nats.
-        num_tokens: Number of tokens in the sum, including the end token.
+        num_tokens: Number of tokens in the sum, with the end token unless the completion is truncated.
         scorer: The model's name.
     """
 
@@ -50,6 +50,7 @@ class Scorer:
         processing_class: The model's tokenizer. The writer of the programs may have another tokenizer.
         name: The scorer's name in the record; the model's name by default.
         batch_size: How many sequences go through the model at once.
+        chat_template_kwargs: Further arguments of the chat template, such as `enable_thinking`.
 
     Raises:
         ValueError: The tokenizer is missing.
@@ -59,12 +60,18 @@ class Scorer:
     """
 
     def __init__(
-        self, model: Any, processing_class: Any = None, *, name: str | None = None, batch_size: int = 8
+        self,
+        model: Any,
+        processing_class: Any = None,
+        *,
+        name: str | None = None,
+        batch_size: int = 8,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(model, LocalModel):
             self.local = model
         else:
-            local = own_model(model, processing_class)
+            local = own_model(model, processing_class, chat_template_kwargs)
             if local is None:
                 raise ValueError("model: required; pass the model that scores, and its tokenizer")
             self.local = local
@@ -84,17 +91,34 @@ class Scorer:
                 "a model that has one, or text prompts"
             )
 
-    def score(self, pairs: Sequence[tuple[Prompt, str]], *, filler: Prompt | None = None) -> list[Likelihood | None]:
+    def score(
+        self,
+        pairs: Sequence[tuple[Prompt, str]],
+        *,
+        truncated: Sequence[bool] | None = None,
+        token_ids: Sequence[Sequence[int]] | None = None,
+        filler: Prompt | None = None,
+    ) -> list[Likelihood | None]:
         """Return the likelihood of each completion given its prompt.
 
         Args:
             pairs: Prompts with their completions.
+            truncated: For each pair whether its completion is truncated, and so scored without an end token; None if
+                all are whole.
+            token_ids: For each pair the ids of the completion as `Encoder.row` takes them; None for the ids that the
+                tokenizer makes of the texts.
             filler: A prompt to fill up batches with, for a sharded model; all processes have to call this method.
 
         Returns:
             A `Likelihood` for each pair, in order; None if the pair does not fit the model's context.
         """
-        encoded = [self.local.encode_completion(prompt, completion) for prompt, completion in pairs]
+        encoder = self.local.encoder
+        encoded = [
+            encoder.pair(prompt, completion, ended=not cut_off, token_ids=ids)
+            for (prompt, completion), cut_off, ids in zip(
+                pairs, truncated or [False] * len(pairs), token_ids or [()] * len(pairs), strict=True
+            )
+        ]
         context = self.local.context
         fits = [
             index
@@ -111,7 +135,7 @@ class Scorer:
         rows = [encoded[index] for index in fits]
         # A forward pass of a sharded model needs all processes, so that they all have to run as many batches.
         if filler is not None and self.local.is_sharded:
-            rows = even_pairs(rows, self.local.encode_completion(filler, ""), batch_size=self.batch_size)
+            rows = even_pairs(rows, encoder.pair(filler, ""), batch_size=self.batch_size)
         logprobs = self.local.logprobs(
             [prompt for prompt, _ in rows], [completion for _, completion in rows], batch_size=self.batch_size
         )
@@ -160,7 +184,8 @@ def model_identity(local: LocalModel) -> dict[str, Any]:
     return {
         "weights": weights,
         "tokenizer": tokenizer_fingerprint(local.processing_class),
-        "chat_template": getattr(local.processing_class, "chat_template", None),
+        "chat_template": local.chat_template or getattr(local.processing_class, "chat_template", None),
+        **({"chat_template_kwargs": dict(local.chat_template_kwargs)} if local.chat_template_kwargs else {}),
         "eos_token_ids": local.eos_token_ids(),
     }
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl_pper.tasks.task import CodingTask
 
+FINISH_REASONS = ("", "eos", "stop", "length")
+
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
 
@@ -30,6 +32,9 @@ class GeneratedProgram:
         source: The name of the model or person that wrote it.
         scorer: The name of the model that computed `logprob`; "" without a log-probability.
         settings: How it was generated, as `settings_json` writes it; "" if unknown.
+        finish_reason: How the completion ended: "eos" by the model's end token, "stop" before a stop, "length" at the
+            longest length; "" if unknown.
+        token_ids: The tokens to learn, where they are others than the tokenizer makes of the text; empty otherwise.
     """
 
     completion: str
@@ -38,10 +43,28 @@ class GeneratedProgram:
     source: str
     scorer: str = ""
     settings: str = ""
+    finish_reason: str = ""
+    token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.finish_reason not in FINISH_REASONS:
+            raise ValueError(
+                f"finish_reason: must be one of {', '.join(map(repr, FINISH_REASONS))}; got {self.finish_reason!r:.80}"
+            )
         # A server may send half of a surrogate pair, which neither tokenizers nor files accept.
         object.__setattr__(self, "completion", self.completion.encode("utf-8", "replace").decode())
+
+
+def is_truncated(finish_reason: str, *, extracted: bool) -> bool:
+    """Return whether a completion is a part of what the model would have written.
+
+    A stop may end a completion in the middle of a program, too: behind such a completion belongs no end token.
+
+    Args:
+        finish_reason: The reason of `GeneratedProgram`.
+        extracted: Whether a whole program was found in the completion.
+    """
+    return finish_reason == "length" or (finish_reason == "stop" and not extracted)
 
 
 class ProgramSource(ABC):

@@ -51,6 +51,7 @@ def to_arrow(columns: Columns) -> pa.RecordBatch:
     """Convert columns to a record batch with the schema `FILE`."""
     arrays = dict(zip(TEXT.names, columns.text.columns, strict=True))
     arrays["outcomes"] = decode_outcomes(arrays["outcomes"])
+    arrays["token_ids"] = arrays["token_ids"].cast(FILE.field("token_ids").type)
     for name in NUMBER_NAMES:
         column = columns.numbers[name]
         unknown = np.isnan(column) if np.isnan(unknown_number(name)) else column == unknown_number(name)
@@ -87,6 +88,7 @@ def _checked(batch: pa.RecordBatch, start: int) -> Columns:
         "completion": given["completion"],
         "program": pc.coalesce(given["program"], given["completion"]),
         "outcomes": encode_outcomes(given["outcomes"]),
+        "token_ids": _filled(given["token_ids"]),
         **{name: given[name].fill_null("") for name in ("source", "scorer", "settings")},
     }
     wrong = malformed | _wrong(texts, numbers, given)
@@ -110,18 +112,30 @@ def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[st
         _mask(given["logprob"].is_valid()) & ((num_tokens == 0) | ~(logprob <= LOGPROB_TOLERANCE) | unknown),
         numbers["round_index"] < 0,
         _mask(given["cpu_seconds"].is_valid()) & ~((numbers["cpu_seconds"] >= 0) & (numbers["cpu_seconds"] < np.inf)),
-        _unknown_outcomes(texts["outcomes"]),
+        _holds_negative(texts["outcomes"]),
+        _holds_negative(texts["token_ids"]),
         *map(_mask, empty),
         *map(_mask, lacking),
     ]
     return np.asarray(np.logical_or.reduce(checks))
 
 
-def _unknown_outcomes(codes: pa.Array) -> NDArray[np.bool_]:
-    unknown = codes.flatten().to_numpy() < 0
-    # The number of unknown outcomes before each value; it grows within a list that holds any.
-    before = np.concatenate(([0], np.cumsum(unknown)))
-    return np.asarray(np.diff(before[codes.offsets.to_numpy()]) > 0)
+def _holds_negative(lists: pa.Array) -> NDArray[np.bool_]:
+    """Return whether each list holds a negative number: the code of an unknown outcome, or no token id."""
+    negative = lists.flatten().to_numpy() < 0
+    # The number of negative numbers before each value; it grows within a list that holds any.
+    before = np.concatenate(([0], np.cumsum(negative)))
+    offsets = lists.offsets.to_numpy()
+    return np.asarray(np.diff(before[offsets - offsets[0]]) > 0)
+
+
+def _filled(ids: pa.Array) -> pa.Array:
+    """Return lists of token ids with empty lists for nulls, and -1 for nulls in lists."""
+    lengths = np.diff(ids.offsets.to_numpy()).astype(np.int64)
+    # A null may span values, which `flatten` discards.
+    lengths[ids.is_null().to_numpy(zero_copy_only=False)] = 0
+    offsets = pa.array(np.concatenate(([0], np.cumsum(lengths))), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, ids.flatten().fill_null(-1).cast(pa.int32()))
 
 
 def _refuse(batch: pa.RecordBatch, index: int, start: int) -> None:
@@ -146,8 +160,9 @@ def _typed(batch: pa.RecordBatch, name: str) -> pa.Array:
     if name not in batch.schema.names or (name == "prompt" and _holds_messages(batch)):
         return pa.nulls(len(batch), FILE.field(name).type)
     column, wanted = batch.column(name), FILE.field(name).type
-    # Arrow would cast numbers to text, and text to numbers: a wrong column would pass.
-    if _is_text(column.type) != _is_text(wanted) and column.type != pa.null():
+    # Arrow would cast numbers to text or Booleans, and back: a wrong column would pass.
+    differs = any(kind(column.type) != kind(wanted) for kind in (_is_text, pa.types.is_boolean))
+    if differs and column.type != pa.null():
         raise ValueError(f"{name}: must be a column of {wanted}; got a column of {column.type}")
     try:
         # Before anything reads it: Arrow follows damaged lengths without a check.
@@ -341,7 +356,7 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
 
 _SAVED = "must be a Parquet file written by ReplayBuffer.save, and whole"
 #: Columns that files of earlier versions lack.
-_LATER_COLUMNS = ("scorer", "settings", "cpu_seconds")
+_LATER_COLUMNS = ("scorer", "settings", "cpu_seconds", "truncated", "token_ids")
 
 
 def _check_columns(path: str | Path, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.replay import hub as replay_hub
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-STATE_VERSION = 4
-#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`.
-_READABLE_VERSIONS = (2, 3, STATE_VERSION)
+STATE_VERSION = 5
+#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`, version 4 `truncated`.
+_READABLE_VERSIONS = (2, 3, 4, STATE_VERSION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,8 @@ class ReplayBuffer:
         priority_exponent: Exponent e of Eq. 7, not negative.
         eviction: Which experiences a full buffer evicts first: "p2value" for the lowest P2Value, "age" for the
             earliest round.
+        mask_truncated_completions: Whether truncated completions are never drawn. Truncated completions without any
+            text are never drawn in any case, as there is nothing to learn in them.
         tokenizer: Name or fingerprint of the tokenizer behind log-probabilities and token numbers; None if unknown.
             It is saved with the buffer. Buffers with different tokenizers cannot be merged.
 
@@ -103,6 +106,7 @@ class ReplayBuffer:
     priority: str | PriorityFunction = _setting("priority")
     priority_exponent: float = _setting("priority_exponent")
     eviction: str = _setting("eviction")
+    mask_truncated_completions: bool = _setting("mask_truncated_completions")
 
     def __init__(
         self,
@@ -114,6 +118,7 @@ class ReplayBuffer:
         priority: str | PriorityFunction = "proportional",
         priority_exponent: float = 1.0,
         eviction: str = "p2value",
+        mask_truncated_completions: bool = False,
         tokenizer: str | None = None,
     ) -> None:
         if tokenizer is not None and (not isinstance(tokenizer, str) or not tokenizer):
@@ -126,6 +131,7 @@ class ReplayBuffer:
             priority=priority,
             priority_exponent=priority_exponent,
             eviction=eviction,
+            mask_truncated_completions=mask_truncated_completions,
         )
         self.tokenizer = tokenizer
         self._table = ExperienceTable()
@@ -259,22 +265,53 @@ class ReplayBuffer:
         """Return the draw probabilities (Eq. 7 and 8), shape [len(self)], sum 1.
 
         Raises:
-            ValueError: The priority is "filter" and no program passes all of its tests.
+            ValueError: Every program is truncated and left out, or the priority is "filter" and none of the others
+                passes all of its tests.
         """
-        return self._array(
-            "probability",
-            lambda: draw_probabilities(
-                self.p2values(),
-                priority=self.priority,
-                exponent=self.priority_exponent,
-                pass_rate=self.pass_rates(),
-            ),
+        return self._array("probability", self._probabilities)
+
+    def _probabilities(self) -> FloatArray:
+        learnable = self._learnable()
+        if len(self) and not learnable.any():
+            raise ValueError(
+                f"buffer: all of its {len(self)} completions are truncated and left out, so there is nothing to draw. "
+                "Raise max_completion_length, give stops, or set mask_truncated_completions=False"
+            )
+        probabilities = np.zeros(len(self))
+        # Ranks and passing programs are counted among the programs that can be drawn.
+        probabilities[learnable] = draw_probabilities(
+            self.p2values()[learnable],
+            priority=self.priority,
+            exponent=self.priority_exponent,
+            pass_rate=self.pass_rates()[learnable],
         )
+        return probabilities
+
+    def _learnable(self) -> NDArray[np.bool_]:
+        """Return whether each program may be drawn, whatever its priority, shape [len(self)]."""
+
+        def compute() -> NDArray[np.bool_]:
+            truncated = self.truncated()
+            if self.mask_truncated_completions or not truncated.any():
+                return ~truncated
+            # Chat templates strip white space: a truncated completion without any other text has no token to learn.
+            positions = np.flatnonzero(truncated)
+            texts = self._table.columns(positions).text.column("completion")
+            learnable = np.ones(len(self), np.bool_)
+            learnable[positions] = pc.not_equal(pc.utf8_trim_whitespace(texts), "").to_numpy(zero_copy_only=False)
+            return learnable
+
+        return self._array("learnable", compute)
 
     @property
     def can_draw(self) -> bool:
         """Whether there is a program to draw: "filter" draws only programs that pass every test."""
-        return len(self) > 0 and (self.priority != "filter" or bool((self.pass_rates() >= 1.0).any()))
+        learnable = self._learnable()
+        return bool(learnable.any() and (self.priority != "filter" or (self.pass_rates()[learnable] >= 1.0).any()))
+
+    def truncated(self) -> NDArray[np.bool_]:
+        """Return whether each completion is truncated, shape [len(self)]."""
+        return self._array("truncated", lambda: self._table.numbers["truncated"].copy())
 
     def distribution(self) -> Distribution:
         """Return the distribution of draws from the buffer's present content; later changes do not affect it.
@@ -325,7 +362,11 @@ class ReplayBuffer:
         differences but does not protect against forgery.
         """
         content = self._cached("digest", lambda: content_digest(self._table.blocks()))
-        return hashlib.sha256(json.dumps([self.settings(), content], sort_keys=True).encode()).hexdigest()
+        settings = self.settings()
+        if not self.mask_truncated_completions:
+            # Buffers of versions without this setting keep their digests.
+            del settings["mask_truncated_completions"]
+        return hashlib.sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """Return settings, tokenizer and content as plain values that can be written as JSON."""
@@ -534,7 +575,10 @@ class ReplayBuffer:
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
         # Settings may be assigned at any time: arrays computed with other settings must not be returned.
-        key = (name, self.possibility, self.possibility_weight, self.priority, self.priority_exponent)
+        key = (
+            name, self.possibility, self.possibility_weight, self.priority, self.priority_exponent,
+            self.mask_truncated_completions,
+        )  # fmt: skip
         if key not in self._cache:
             self._cache[key] = compute()
         value: T = self._cache[key]

@@ -25,8 +25,12 @@ from trl_pper.replay.experience import COLUMNS, Experience, chat_json
 
 #: Types of text columns. Offsets have 64 bits, as a million programs may be more than 2 GiB. Outcomes are stored as
 #: positions in `OUTCOMES`, which take a tenth of the size of their names.
-_TEXT_TYPES = {"string": pa.large_string(), "list<string>": pa.large_list(pa.int8())}
-#: Text columns of experiences. In each row either `prompt` or `chat_prompt` (messages as JSON) is null.
+_TEXT_TYPES = {
+    "string": pa.large_string(),
+    "list<string>": pa.large_list(pa.int8()),
+    "list<int32>": pa.large_list(pa.int32()),
+}
+#: Text columns of experiences, and lists. In each row either `prompt` or `chat_prompt` (messages as JSON) is null.
 TEXT = pa.schema(
     [
         (column, _TEXT_TYPES[kind])
@@ -36,8 +40,9 @@ TEXT = pa.schema(
     ]
 )
 
-#: Number columns of experiences. NaN is an unknown log-probability or CPU time, 0 an unknown number of tokens.
-NUMBER_NAMES = tuple(name for name, kind in COLUMNS.items() if kind in ("float64", "int64"))
+#: Number columns of experiences, Booleans among them. NaN is an unknown log-probability or CPU time, 0 an unknown
+#: number of tokens.
+NUMBER_NAMES = tuple(name for name, kind in COLUMNS.items() if kind in ("float64", "int64", "bool"))
 NUMBERS = np.dtype([(name, COLUMNS[name]) for name in NUMBER_NAMES])
 
 #: Numbers that may be unknown.
@@ -83,7 +88,7 @@ def to_columns(experiences: Sequence[Experience]) -> Columns:
     values["prompt"] = [None if isinstance(prompt, list) else prompt for prompt in prompts]
     values["chat_prompt"] = [chat_json(prompt) if isinstance(prompt, list) else None for prompt in prompts]
     outcomes = encode_outcomes(pa.array(values.pop("outcomes"), pa.large_list(pa.large_string())))
-    texts = [outcomes if name == "outcomes" else pa.array(values[name], pa.large_string()) for name in TEXT.names]
+    texts = [outcomes if name == "outcomes" else pa.array(values[name], TEXT.field(name).type) for name in TEXT.names]
     numbers = {
         name: [unknown_number(name) if value is None else value for value in values[name]] for name in NUMBER_NAMES
     }
@@ -91,8 +96,8 @@ def to_columns(experiences: Sequence[Experience]) -> Columns:
 
 
 def unknown_number(name: str) -> float:
-    """Return the number that marks an unknown value in a column: NaN for floats, 0 for integers."""
-    return np.nan if NUMBERS[name].kind == "f" else 0
+    """Return the number that marks an unknown value in a column: NaN for floats, otherwise 0 or False."""
+    return np.nan if NUMBERS[name].kind == "f" else NUMBERS[name].type(0).item()
 
 
 def columns_in_blocks(experiences: Iterable[Experience]) -> Iterator[Columns]:
@@ -151,6 +156,7 @@ def to_experiences(columns: Columns) -> Iterator[Experience]:
         if codes not in patterns:
             patterns[codes] = tuple(OUTCOMES[code] for code in codes)
         lists["outcomes"][row] = patterns[codes]
+    lists["token_ids"] = list(map(tuple, lists["token_ids"]))
     for values in zip(*(lists[name] for name in COLUMNS), strict=True):
         experience = object.__new__(Experience)
         # These values have passed the checks of the constructor, which would take three times as long.
@@ -212,13 +218,20 @@ def content_digest(blocks: Iterable[Columns], numbers: Sequence[str] = DIGESTED_
     # Two streams for each column, of all lengths and of all bytes, in which no boundary between blocks shows.
     lengths = {name: xxhash.xxh3_128() for name in TEXT.names}
     contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *numbers)}
+    empty = {"truncated": True, "token_ids": True}
     for block in filter(len, blocks):
         for name, column in zip(TEXT.names, block.text.columns, strict=True):
-            length, content = (_list_stream if name == "outcomes" else _text_stream)(column)
+            length, content = (_list_stream if pa.types.is_large_list(column.type) else _text_stream)(column)
             lengths[name].update(length.data)
             contents[name].update(content.data)
         for name in numbers:
             contents[name].update(np.ascontiguousarray(block.numbers[name]).data)
+        empty["truncated"] &= not block.numbers["truncated"].any()
+        empty["token_ids"] &= not len(block.text.column("token_ids").flatten())
+    # Buffers of versions without these columns keep their digests.
+    for name in (name for name, is_empty in empty.items() if is_empty):
+        lengths.pop(name, None)
+        contents.pop(name, None)
     sha = hashlib.sha256()
     for stream in (*lengths.values(), *contents.values()):
         sha.update(stream.digest())
@@ -237,6 +250,6 @@ def _text_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]
     return lengths, np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
 
 
-def _list_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+def _list_stream(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Return the lengths of lists and their concatenated values."""
     return np.diff(column.offsets.to_numpy()), column.flatten().to_numpy()

@@ -44,6 +44,8 @@ COLUMNS = {
     "scorer": "string",
     "settings": "string",
     "round_index": "int64",
+    "truncated": "bool",
+    "token_ids": "list<int32>",
 }
 
 
@@ -65,6 +67,10 @@ class Experience:
         scorer: Name of the model that computed `logprob`; "" if unknown.
         settings: How the program was generated, as JSON (method, beams, temperature, ...); "" if unknown.
         round_index: Round of the BTP pipeline in which the program was generated, from 0.
+        truncated: Whether the completion was cut off, by the longest length or by a stop within a program: no end
+            token is scored or learned behind it.
+        token_ids: The tokens of the completion, where the model wrote others than its tokenizer makes of the text;
+            empty otherwise. The log-probability is of these tokens, and they are learned.
 
     Raises:
         ValueError: A field is out of range; the message names it.
@@ -92,6 +98,8 @@ class Experience:
     scorer: str = ""
     settings: str = ""
     round_index: int = 0
+    truncated: bool = False
+    token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id:
@@ -107,10 +115,14 @@ class Experience:
             raise ValueError(
                 f"round_index: must be a whole number, not negative, and below 2**63; got {self.round_index!r:.80}"
             )
+        if not isinstance(self.truncated, bool | np.bool_):
+            raise ValueError(f"truncated: must be True or False; got {self.truncated!r:.80}")
         object.__setattr__(self, "outcomes", _outcomes(self.outcomes))
+        object.__setattr__(self, "token_ids", _token_ids(self.token_ids))
         # NumPy and torch scalars are accepted here; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
         object.__setattr__(self, "round_index", int(self.round_index))
+        object.__setattr__(self, "truncated", bool(self.truncated))
         for name in ("logprob", "cpu_seconds"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -139,6 +151,7 @@ class Experience:
         """Return the experience as a flat row with the keys of `COLUMNS`, made of plain values only."""
         row: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
         row["outcomes"] = [str(outcome) for outcome in self.outcomes]
+        row["token_ids"] = list(self.token_ids)
         if isinstance(self.prompt, list):
             row["prompt"] = [dict(message) for message in self.prompt]
         return row
@@ -213,6 +226,7 @@ def arrow_types() -> dict[str, pa.DataType]:
         "int64": pa.int64(),
         "bool": pa.bool_(),
         "list<string>": pa.list_(pa.string()),
+        "list<int32>": pa.list_(pa.int32()),
     }
 
 
@@ -251,6 +265,15 @@ def _outcomes(outcomes: object) -> tuple[Outcome, ...]:
     except ValueError as error:
         known = ", ".join(Outcome)
         raise ValueError(f"outcomes: must be of {known}; got {str(outcomes)[:80]}") from error
+
+
+def _token_ids(ids: object) -> tuple[int, ...]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ValueError(f"token_ids: must be a list of token ids; got {ids!r:.80}")
+    found = tuple(ids)
+    if not all(is_number(one, whole=True) and 0 <= one < 2**31 for one in found):
+        raise ValueError(f"token_ids: must be whole numbers, not negative, and below 2**31; got {str(found)[:80]}")
+    return tuple(map(int, found))
 
 
 def _check_pass_rate(pass_rate: float | None) -> None:

@@ -29,6 +29,7 @@ class BufferSettings:
     priority: str | PriorityFunction = "proportional"
     priority_exponent: float = 1.0
     eviction: str = "p2value"
+    mask_truncated_completions: bool = False
 
     def __post_init__(self) -> None:
         if self.capacity is not None and not (_is_number(self.capacity, Integral) and self.capacity >= 1):
@@ -42,6 +43,10 @@ class BufferSettings:
                 raise ValueError(f"{name}: must be a number; got {getattr(self, name)!r:.80}")
         if not isinstance(self.priority, str) and not callable(self.priority):
             raise ValueError(f"priority: must be a name or a function; got {self.priority!r:.80}")
+        if not isinstance(self.mask_truncated_completions, bool):
+            raise ValueError(
+                f"mask_truncated_completions: must be True or False; got {self.mask_truncated_completions!r:.80}"
+            )
         for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r:.80}")
@@ -74,7 +79,8 @@ class BufferSettings:
                 `priority`.
         """
         names = {field.name for field in fields(cls)}
-        if set(settings) != names:
+        # Files of versions before 5 lack it.
+        if set(settings) | {"mask_truncated_completions"} != names:
             raise ValueError(f"settings: must hold {sorted(names)}; got {sorted(settings)}")
         chosen = dict(settings)
         if needs_function(str(settings["priority"])):

@@ -52,6 +52,7 @@ class CollectionReport:
         generate_seconds: Wall time spent on generating in this process.
         judge_seconds: Wall time in which this process had programs to judge; it overlaps with `generate_seconds`.
         collect_seconds: Wall time of the whole collection.
+        clipped_ratio: Fraction of the generated programs that were cut off at the longest length, in [0, 1].
         shared_tasks: Number of tasks whose tests ran in the program's process, where verdicts can be forged.
         by_source: The scores of each source, if the tasks have several sources.
     """
@@ -72,6 +73,7 @@ class CollectionReport:
     generate_seconds: float
     judge_seconds: float
     collect_seconds: float
+    clipped_ratio: float = 0.0
     shared_tasks: int = 0
     by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
@@ -93,7 +95,12 @@ class CollectionReport:
             f"{self.added} new to the buffer",
             f"{self.collect_seconds:.1f} s",
         ]
-        rare = (("from the journal", self.restored), ("without a program", self.unextracted))
+        clipped = round(self.clipped_ratio * self.programs)
+        rare = (
+            ("from the journal", self.restored),
+            ("cut off", clipped),
+            ("without a program", self.unextracted),
+        )
         parts += [f"{number} {what}" for what, number in rare if number]
         return ", ".join(parts + [shared_note(self.shared_tasks)] * bool(self.shared_tasks))
 
@@ -107,6 +114,7 @@ def describe(
     round_index: int,
     unjudged: int,
     unextracted: int,
+    clipped: int,
     restored: int,
     shared_tasks: int,
     seconds: PhaseSeconds,
@@ -122,16 +130,18 @@ def describe(
         round_index: The round, from 0.
         unjudged: Number of programs without a verdict.
         unextracted: Number of completions without a program.
+        clipped: Number of completions that were cut off at the longest length.
         restored: Number of programs read from a journal.
         shared_tasks: Number of tasks whose tests ran in the program's process.
         seconds: Wall time of both phases.
         collect_seconds: Wall time of the whole collection.
     """
     flat = [experience for found in per_task for experience in found]
+    programs = len(flat) + unjudged
     sample_size, staleness = _draw(buffer, round_index)
     return CollectionReport(
         round_index=round_index,
-        programs=len(flat) + unjudged,
+        programs=programs,
         judged=len(flat),
         unjudged=unjudged,
         unextracted=unextracted,
@@ -146,6 +156,7 @@ def describe(
         generate_seconds=seconds.generate,
         judge_seconds=seconds.judge,
         collect_seconds=collect_seconds,
+        clipped_ratio=clipped / programs if programs else 0.0,
         shared_tasks=shared_tasks,
         by_source=_by_source(per_task, sources),
     )

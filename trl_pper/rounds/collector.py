@@ -104,6 +104,7 @@ class Collection:
             round_index=round_index,
             unjudged=sum(gather_object([unjudged])),
             unextracted=_count_unextracted(share, round_index),
+            clipped=_count_clipped(share, round_index),
             restored=sum(gather_object([share.restored])),
             shared_tasks=len(set(gather_object(_shared_tasks(share)))),
             seconds=share.seconds,
@@ -300,6 +301,22 @@ def _count_unextracted(share: Share, round_index: int) -> int:
     return len(task_ids)
 
 
+def _count_clipped(share: Share, round_index: int) -> int:
+    """Return the number of completions in all processes that were cut off, and warn if they are the majority."""
+    ended = [one.generated.finish_reason for judged in share.judged.values() for one in judged]
+    counts = gather_object([(ended.count("length"), len(ended))])
+    clipped, programs = (int(sum(part)) for part in zip(*counts, strict=True))
+    if 2 * clipped > programs and PartialState().is_main_process:
+        logger.warning(
+            "round %d: %d of %d completions were cut off at the longest length, so that their programs have no end to "
+            "learn. Raise max_completion_length, or give the tasks stops",
+            round_index + 1,
+            clipped,
+            programs,
+        )
+    return clipped
+
+
 def _shared_tasks(share: Share) -> list[int]:
     """Return the positions of the tasks whose tests ran in the program's process."""
     return [at for at, programs in share.judged.items() if any(one.verdict.run == "shared" for one in programs)]
@@ -312,7 +329,8 @@ def _plain(judged: JudgedProgram) -> JudgedProgram:
     if not judged.extracted or text is None or text == generated.completion:
         return judged
     # The log-probability was that of the completion as written, with its prose.
-    return replace(judged, generated=replace(generated, completion=text, logprob=None, num_tokens=None, scorer=""))
+    plain = replace(generated, completion=text, logprob=None, num_tokens=None, scorer="", token_ids=())
+    return replace(judged, generated=plain)
 
 
 def _with_logprobs(
@@ -325,7 +343,12 @@ def _with_logprobs(
     # Called without missing programs, too: the processes of a sharded model have to score together.
     missing = [i for i, one in enumerate(judged) if one.generated.logprob is None]
     pairs = [(judged[i].task.prompt, judged[i].generated.completion) for i in missing]
-    found = scorer.score(pairs, filler=None if filler is None else filler.prompt)
+    found = scorer.score(
+        pairs,
+        truncated=[judged[i].truncated for i in missing],
+        token_ids=[judged[i].generated.token_ids for i in missing],
+        filler=None if filler is None else filler.prompt,
+    )
     for i, likelihood in zip(missing, found, strict=True):
         if likelihood is not None:
             scored[i] = replace(scored[i], generated=replace(scored[i].generated, **asdict(likelihood)))
@@ -350,4 +373,6 @@ def _experience(judged: JudgedProgram, round_index: int) -> Experience:
         scorer=generated.scorer,
         settings=generated.settings,
         round_index=round_index,
+        truncated=judged.truncated,
+        token_ids=generated.token_ids,
     )

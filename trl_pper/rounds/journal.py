@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trl_pper.files import atomic_file, remove_abandoned, sync_folder, writing_errors
 from trl_pper.generation.extraction import extract
-from trl_pper.generation.source import GeneratedProgram
+from trl_pper.generation.source import GeneratedProgram, is_truncated
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.replay.experience import COLUMNS as EXPERIENCE_COLUMNS
@@ -56,9 +56,11 @@ COLUMNS = {
     **{name: EXPERIENCE_COLUMNS[name] for name in ("source", "scorer", "settings")},
     "extracted": "bool",
     "run": "string",
+    "finish_reason": "string",
+    "token_ids": EXPERIENCE_COLUMNS["token_ids"],
 }
 #: Columns that journals of earlier versions lack.
-_LATER_COLUMNS = ("scorer", "settings", "extracted", "run")
+_LATER_COLUMNS = ("scorer", "settings", "extracted", "run", "finish_reason", "token_ids")
 #: Key of the checksum of a batch in a stream, and its column in a Parquet file.
 _CHECKSUM = "crc32"
 _SHARD = re.compile(r"(\d+)-\d+\.(?:arrows|parquet)")
@@ -82,6 +84,11 @@ class JudgedProgram:
     program: str
     verdict: Verdict
     extracted: bool = True
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the completion is a part of what the model would have written."""
+        return is_truncated(self.generated.finish_reason, extracted=self.extracted)
 
 
 def task_identity(task: CodingTask) -> str:
@@ -419,6 +426,8 @@ def _row(one: JudgedProgram) -> dict[str, Any]:
         "settings": one.generated.settings,
         "extracted": one.extracted,
         "run": one.verdict.run,
+        "finish_reason": one.generated.finish_reason,
+        "token_ids": list(one.generated.token_ids),
     }
 
 
@@ -440,6 +449,8 @@ def _judged(task: CodingTask, row: dict[str, Any]) -> JudgedProgram:
             # Journals of earlier versions lack these columns.
             scorer=row.get("scorer") or "",
             settings=row.get("settings") or "",
+            finish_reason=row.get("finish_reason") or "",
+            token_ids=tuple(row.get("token_ids") or ()),
         ),
         program=row["program"],
         verdict=Verdict(

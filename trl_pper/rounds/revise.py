@@ -40,12 +40,23 @@ def rescore(buffer: ReplayBuffer, scorer: Scorer, *, only_missing: bool = True) 
     # Possibilities of different models are not comparable: with False none of the others may remain.
     chosen = [one for one in buffer if one.logprob is None or not only_missing]
     scorer.check([one.prompt for one in chosen])
-    found = scorer.score([(one.prompt, one.completion) for one in chosen])
+    pairs = [(one.prompt, one.completion) for one in chosen]
+    # Ids of another tokenizer mean nothing to this one.
+    same = buffer.tokenizer in (None, tokenizer)
+    found = scorer.score(
+        pairs,
+        truncated=[one.truncated for one in chosen],
+        token_ids=[one.token_ids if same else () for one in chosen],
+    )
     likelihoods = {one.key: likelihood for one, likelihood in zip(chosen, found, strict=True)}
     none = {"logprob": None, "num_tokens": None, "scorer": ""}
     result = ReplayBuffer(**{**buffer.settings(), "priority": buffer.priority, "tokenizer": tokenizer})
     result.add(
-        replace(one, **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none))
+        replace(
+            one,
+            **(asdict(likelihood) if (likelihood := likelihoods[one.key]) else none),
+            token_ids=one.token_ids if same else (),
+        )
         if one.key in likelihoods
         else one
         for one in buffer

@@ -47,6 +47,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         5
     """
 
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]  # noqa: RUF012
+
     completion_only_loss: bool | None = _option(
         True, "Whether the loss covers only the program, not the prompt. Set to False to learn the prompt as well."
     )
@@ -73,6 +75,16 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     temperature: float = _option(0.8, "With nucleus sampling: divisor of the logits.")
     top_p: float = _option(0.95, "With nucleus sampling: probability mass of the most probable tokens to sample from.")
     max_completion_length: int = _option(256, "Longest generated program, in tokens.")
+    mask_truncated_completions: bool = _option(
+        False,
+        "Whether to leave programs out of the loss that were cut off, by max_completion_length or by a stop within "
+        "the program. They stay in the buffer, but are never drawn.",
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = _option(  # noqa: RUF009 - it returns a field
+        None,
+        "Further arguments of the chat template for every prompt, such as {'enable_thinking': False}; in a string as "
+        "JSON.",
+    )
     generation_batch_size: int = _option(8, "Number of prompts in a generation batch, per process.")
     ds3_gather_for_generation: bool = _option(
         True,
@@ -168,6 +180,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         self._check_training_options()
         # `accelerator_config` may be a dictionary or a file: the base class makes an object of it, checked below.
         super().__post_init__()
+        arguments = self.chat_template_kwargs
+        named = arguments is None or (isinstance(arguments, dict) and all(isinstance(name, str) for name in arguments))
+        _require("chat_template_kwargs", named, "None, or a mapping of names to values", arguments)
         self._check_dataloader_options()
 
     @property
@@ -201,7 +216,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             value = getattr(self, name)
             _require(name, value is None or _is_count(value), "None or a whole number of at least 1", value)
         printed = self.num_completions_to_print
-        _require("log_completions", isinstance(self.log_completions, bool), "True or False", self.log_completions)
+        for name in ("log_completions", "mask_truncated_completions"):
+            _require(name, isinstance(getattr(self, name), bool), "True or False", getattr(self, name))
         few = printed is None or printed == 0 or _is_count(printed)
         _require("num_completions_to_print", few, "None or a whole number of at least 0", printed)
         self._check_decoding()

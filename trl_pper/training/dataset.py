@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.encoding import Encoder
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.replay.priority import FloatArray
-from trl_pper.tasks.task import CodingTask, Prompt, answer, task_rows
+from trl_pper.tasks.task import CodingTask, Prompt, task_rows
 from trl_pper.training.collator import ROW_KEY
 
 Row = dict[str, Any]
@@ -33,11 +33,12 @@ class _Tokenized:
 
     prompt: Prompt
     completion: str
+    truncated: bool
     tokens: Row
 
     def is_of(self, experience: Experience) -> bool:
         # A later round may replace the completion of the same program, for instance by another explanation.
-        return self.prompt == experience.prompt and self.completion == experience.completion
+        return all(getattr(self, name) == getattr(experience, name) for name in ("prompt", "completion", "truncated"))
 
 
 class ReplayDataset(Dataset[Row]):
@@ -47,21 +48,24 @@ class ReplayDataset(Dataset[Row]):
 
     Args:
         buffer: The buffer.
-        tokenize: Function from a data set with the columns prompt, completion and position to a data set with
-            input_ids, labels and position. It may drop rows without a token to learn after truncation.
+        encode: Function from an experience to the columns input_ids, completion_mask and perhaps assistant_masks.
+        label: Function from a data set with these columns and position to a data set with input_ids, labels and
+            position. It may drop rows without a token to learn after they are cut to `max_length`.
         weigh: Function from a buffer to the loss weight of each experience, shape [len(buffer)]; None for no weights.
     """
 
     def __init__(
         self,
         buffer: ReplayBuffer,
-        tokenize: Callable[[datasets.Dataset], datasets.Dataset],
         *,
+        encode: Callable[[Experience], Row],
+        label: Callable[[datasets.Dataset], datasets.Dataset],
         weigh: Callable[[ReplayBuffer], FloatArray] | None = None,
     ) -> None:
         self.buffer = buffer
-        # TRL's own function, so that chat templates, end tokens, labels and truncation are the same as in SFTTrainer.
-        self._tokenize = tokenize
+        self._encode = encode
+        # TRL's own function, so that labels and the cut to `max_length` are the same as in SFTTrainer.
+        self._label = label
         self._weigh = weigh
         self._tokenized: dict[Key, _Tokenized] = {}
         self._rows: dict[int, Row] = {}
@@ -107,17 +111,16 @@ class ReplayDataset(Dataset[Row]):
         ]
         if not missing:
             return
-        rows = [
-            {"prompt": one.prompt, "completion": answer(one.prompt, one.completion), "position": position}
-            for position, one in enumerate(missing)
-        ]
+        rows = [{**self._encode(one), "position": position} for position, one in enumerate(missing)]
         with _quiet_datasets():
-            tokenized = self._tokenize(datasets.Dataset.from_list(rows))
+            tokenized = self._label(datasets.Dataset.from_list(rows))
         lost = dict(enumerate(missing))
         for row in tokenized:
             one = lost.pop(row["position"])
             tokens = {"input_ids": row["input_ids"], "labels": row["labels"]}
-            self._tokenized[one.key] = _Tokenized(prompt=one.prompt, completion=one.completion, tokens=tokens)
+            self._tokenized[one.key] = _Tokenized(
+                prompt=one.prompt, completion=one.completion, truncated=one.truncated, tokens=tokens
+            )
         if lost:
             first = next(iter(lost.values())).task_id
             raise ValueError(
@@ -209,11 +212,11 @@ def check_train_columns(train: datasets.Dataset) -> None:
         )
 
 
-def judged_experiences(rows: datasets.Dataset, processing_class: Any) -> Iterator[Experience]:
+def judged_experiences(rows: datasets.Dataset, encoder: Encoder) -> Iterator[Experience]:
     """Convert rows of judged programs to experiences; missing numbers of tokens are counted with the tokenizer."""
-    local = LocalModel(model=None, processing_class=processing_class)
     for row in rows:
         # An experience needs the number with a log-probability: "mean" divides by it.
         if row.get("logprob") is not None and row.get("num_tokens") is None:
-            row = {**row, "num_tokens": len(local.encode_completion(row["prompt"], row["completion"])[1])}
+            written = encoder.pair(row["prompt"], row["completion"], ended=not row.get("truncated"))[1]
+            row = {**row, "num_tokens": len(written)}
         yield Experience.from_row(row)

@@ -55,6 +55,7 @@ def build_buffer(args: PPERConfig) -> ReplayBuffer:
         priority=args.priority,
         priority_exponent=args.priority_exponent,
         eviction=args.buffer_eviction,
+        mask_truncated_completions=args.mask_truncated_completions,
     )
 
 

@@ -20,6 +20,7 @@ from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import Experience
 from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.rounds.display import say, show_round, warnings_above_bars
 from trl_pper.rounds.evaluation import evaluate_tasks
@@ -150,6 +151,9 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             name=getattr(self.model.config, "_name_or_path", "") or "student",
             gather=self.args.ds3_gather_for_generation,
+            # With `assistant_only_loss` TRL may replace the template by one that marks assistant messages.
+            chat_template=self.chat_template,
+            chat_template_kwargs=self.args.chat_template_kwargs or {},
         )
 
     @property
@@ -196,9 +200,21 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             "micro_batch_size": self._train_batch_size if self.args.length_grouping_steps > 1 else 1,
         }
 
+    def _encode(self, experience: Experience) -> dict[str, list[int]]:
+        """Return the row of a program: the sequence that its log-probability is of."""
+        return self.student.encoder.row(
+            experience.prompt,
+            experience.completion,
+            ended=not experience.truncated,
+            token_ids=experience.token_ids,
+            with_assistant_masks=self.args.assistant_only_loss,
+        )
+
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
+            # Numbers of tokens may have to be counted, with the end tokens of the model.
+            self.buffer.add(judged_experiences(self._train_rows, self.student.encoder))
             # All rows, though not all may be drawn, so that a completion that `max_length` cuts off is an error before
             # training.
             self.train_dataset.prepare(range(len(self.buffer)))
@@ -278,13 +294,12 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         dataset_name: str,
     ) -> Any:
         prepare = super()._prepare_dataset
-        # SFTTrainer tokenises a training set once. Here rows are tokenised when they are drawn, by the same function.
+        # SFTTrainer tokenises a training set once. Here rows are tokenised when they are drawn.
         if dataset is self._train_rows:
-            if self.collector is None:
-                self.buffer.add(judged_experiences(dataset, processing_class))
             return ReplayDataset(
                 self.buffer,
-                lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
+                encode=self._encode,
+                label=lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
                 weigh=build_loss_weights(args) if args.weighs_loss else None,
             )
         if holds_tasks(dataset):
