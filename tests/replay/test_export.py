@@ -40,6 +40,17 @@ def test_kto_labels_every_completion():
     assert [(row["completion"], row["label"]) for row in rows] == [(name, rate == 1.0) for _, name, rate in MIXED]
 
 
+@pytest.mark.parametrize("export", [to_sft, to_preference, to_kto])
+def test_truncated_programs_are_left_out(export):
+    buffer = filled(MIXED)
+    expected = export(buffer).to_list()
+    buffer.add(
+        Experience(task_id=task, prompt="p", completion="cut", program="cut", pass_rate=rate, truncated=True)
+        for task, rate in (("a", 1.0), ("c", 1.0))
+    )
+    assert export(buffer).to_list() == expected
+
+
 def test_chat_prompts_are_answered_by_messages():
     buffer = filled(MIXED, CHAT)
     answer = [{"role": "assistant", "content": "a2"}]

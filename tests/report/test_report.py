@@ -84,6 +84,16 @@ def test_charts_have_names_and_say_in_words_what_they_show(tmp_path):
         assert "var(--" in chart
 
 
+def test_truncated_programs_are_counted_and_marked(tmp_path):
+    buffer = filled(4)
+    assert "cut off before their end" not in report(tmp_path, buffer)
+    buffer.add([experience(9, truncated=True)])
+    page = report(tmp_path, buffer)
+    assert "truncated programs, cut off before their end" in page
+    assert "20.0 %" in page
+    assert [one["truncated"] for one in unpacked(page)["programs"]] == [False] * 4 + [True]
+
+
 def test_the_buffer_decides_the_page(tmp_path):
     first, again = report(tmp_path, filled()), report(tmp_path, filled())
     assert first == again

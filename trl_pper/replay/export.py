@@ -1,6 +1,7 @@
 """Convert a replay buffer to data sets for TRL's other trainers: SFT, preference (DPO) and KTO.
 
-Prompts and completions are copied unchanged from the buffer.
+Prompts and completions are copied unchanged from the buffer. Truncated completions are left out: TRL's trainers put an
+end token behind each completion, which would end these programs in the middle.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
         ValueError: `min_pass_rate` is out of range, or no program reaches it.
     """
     _check_bound(min_pass_rate)
-    kept = [item for item in buffer if item.pass_rate >= min_pass_rate]
+    kept = [item for item in _whole(buffer) if item.pass_rate >= min_pass_rate]
     rows = [{"prompt": item.prompt, "completion": answer(item.prompt, item.completion)} for item in kept]
-    return _dataset(rows, remedy=f"no program reaches a pass rate of {min_pass_rate}; lower min_pass_rate")
+    return _dataset(rows, remedy=f"no whole program reaches a pass rate of {min_pass_rate}; lower min_pass_rate")
 
 
 def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
@@ -44,7 +45,7 @@ def to_preference(buffer: Iterable[Experience]) -> datasets.Dataset:
         ValueError: No task has programs of different pass rates.
     """
     by_task: dict[str, list[Experience]] = {}
-    for item in buffer:
+    for item in _whole(buffer):
         by_task.setdefault(item.task_id, []).append(item)
     rows = []
     for items in by_task.values():
@@ -73,9 +74,13 @@ def to_kto(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets
             "completion": answer(item.prompt, item.completion),
             "label": item.pass_rate >= min_pass_rate,
         }
-        for item in buffer
+        for item in _whole(buffer)
     ]
-    return _dataset(rows, remedy="the buffer is empty; add judged programs first")
+    return _dataset(rows, remedy="the buffer holds no whole program; add judged programs first")
+
+
+def _whole(buffer: Iterable[Experience]) -> list[Experience]:
+    return [item for item in buffer if not item.truncated]
 
 
 def _pass_rate(item: Experience) -> float:

@@ -45,6 +45,7 @@ class Content:
         possibilities: In [0, 1]; NaN if the log-probability is unknown.
         p2values: In [0, 1].
         cpu_seconds: CPU time over all tests; NaN if unknown.
+        truncated: Whether each completion was cut off.
         draws: Draw probabilities; None if nothing can be drawn.
         weight: Weight of the possibility in the P2Value (a in Eq. 6).
     """
@@ -60,6 +61,7 @@ class Content:
     possibilities: FloatArray
     p2values: FloatArray
     cpu_seconds: FloatArray
+    truncated: NDArray[np.bool_]
     draws: FloatArray | None
     weight: float
 
@@ -100,6 +102,7 @@ def read_content(buffer: ReplayBuffer) -> Content:
         possibilities=buffer.possibilities(),
         p2values=buffer.p2values(),
         cpu_seconds=np.array(seconds, np.float64),
+        truncated=buffer.truncated(),
         draws=draw_shares(buffer),
         weight=buffer.possibility_weight,
     )
@@ -123,6 +126,8 @@ def buffer_facts(content: Content) -> dict[str, str]:
         "mean pass rate": f"{content.pass_rates.mean():.3f}",
         "programs of known possibility": percent(known / len(content)),
     }
+    if content.truncated.any():
+        facts["truncated programs, cut off before their end"] = percent(float(content.truncated.mean()))
     if content.draws is None:
         return {**facts, "effective sample size of the draw": "none"}
     size = effective_sample_size(content.draws)

@@ -95,6 +95,7 @@ def _program(one: Experience, content: Content, place: int) -> dict[str, Any]:
         "source": int(content.named["source"][place]),
         "scorer": int(content.named["scorer"][place]),
         "round": one.round_index,
+        "truncated": one.truncated,
         "settings": one.settings[:CHARACTERS],
     }
 

@@ -156,7 +156,7 @@ function start(data) {
   }
   const drawProgram = (program) => lazily(
     [name(program.name), badge(program), fact(`P2Value ${program.p2value}`), fact(`pass rate ${program.pass_rate}`),
-      fact(`possibility ${known(program.possibility)}`),
+      fact(`possibility ${known(program.possibility)}`), ...(program.truncated ? [fact("truncated")] : []),
       ...(program.draw === null ? [] : [fact(`drawn with probability ${program.draw}`)])],
     () => [...verdicts(program), ...code(program), origin(program), ...prompt(tasks.get(program.task))],
   );
@@ -170,6 +170,8 @@ function start(data) {
     filter("Worst outcome", codes.map((one) => [String(one), words(one < 0 ? data.unknown : data.outcomes[one])]), (program) => program.worst),
     ...(rounds.length > 1 ? [filter("Round", rounds.map((one) => [String(one), String(one)]), (program) => program.round)] : []),
     ...(data.sources.length > 1 ? [filter("Source", used("source", data.sources), (program) => program.source)] : []),
+    ...(new Set(data.programs.map((program) => program.truncated)).size > 1
+      ? [filter("End", [["false", "whole"], ["true", "truncated"]], (program) => program.truncated)] : []),
     sort([
       ["p2-down", "P2Value, highest first", by((one) => one.p2value, -1)], ["p2-up", "P2Value, lowest first", by((one) => one.p2value, 1)],
       ["rate-down", "pass rate, highest first", by((one) => one.pass_rate, -1)], ["rate-up", "pass rate, lowest first", by((one) => one.pass_rate, 1)],
