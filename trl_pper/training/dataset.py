@@ -202,7 +202,7 @@ def _native(name: str, tasks: Sequence[CodingTask]) -> datasets.Dataset:
 
 def _read_source(name: str, source: str | Path) -> datasets.Dataset:
     try:
-        # Only the first row: a file of answers is not a file of malformed tasks, and its error has to name its columns.
+        # Only the first row: a file of answers is no file of malformed tasks, and its error has to name its columns.
         _, first = next(placed_rows(source, subset=None, split=None, bad_row=None))
     except StopIteration:
         raise ValueError(f"{name}: {source}: must hold at least one task; got none") from None
