@@ -16,7 +16,7 @@ from trl import SFTConfig
 
 from trl_pper.cli.commands import COMMANDS, CONFIG
 from trl_pper.cli.options import list_options, markdown
-from trl_pper.cli.train_options import DataArguments
+from trl_pper.cli.train_options import DataArguments, TRLArguments
 from trl_pper.training.config import PPERConfig
 
 _TABLE = re.compile(r"(<!-- options of ([\w-]+) -->\n).*?(<!-- end of options -->)", re.DOTALL)
@@ -42,8 +42,9 @@ def with_tables(page: str) -> str:
 def _table(name: str) -> str:
     if name == "PPERConfig":
         return option_table(PPERConfig, without=SFTConfig)
-    if name == "DataArguments":
-        return option_table(DataArguments)
+    for arguments in (DataArguments, TRLArguments):
+        if name == arguments.__name__:
+            return option_table(arguments)
     return markdown((*COMMANDS[name.removeprefix("trl-pper-")][1], CONFIG), command=True)
 
 

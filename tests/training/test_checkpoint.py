@@ -60,7 +60,8 @@ def test_what_cannot_be_continued_is_refused_and_changes_nothing(tmp_path):
         (
             filled("x"),
             {**DRAWS, "draws_per_step": 16},
-            "its minibatches were drawn with .*'draws_per_step': 8.*this run has",
+            r"programs per optimizer step \(per_device_train_batch_size \* gradient_accumulation_steps \* number of "
+            r"processes\): 8, in this run 16\. Resume",
         ),
         (filled("x", priority="rank"), DRAWS, "the buffer was written with .*'proportional'.*this run has.*'rank'"),
         (filled("x", tokenizer="other"), DRAWS, "filled with another tokenizer"),
@@ -69,6 +70,23 @@ def test_what_cannot_be_continued_is_refused_and_changes_nothing(tmp_path):
         with pytest.raises(ValueError, match=f"resume_from_checkpoint: .*{named}"):
             load_buffer(checkpoint, run, draws=draws)
         assert run.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("steps_per_round", r"\(steps_per_round; without it, tasks \* num_beams"),
+        ("seed", r"\(data_seed; without it, seed\)"),
+        ("grouping_steps", r"\(length_grouping_steps\)"),
+        ("micro_batch_size", r"\(per_device_train_batch_size;"),
+    ],
+)
+def test_other_draws_are_told_by_the_options_that_set_them(tmp_path, name, option):
+    checkpoint = tmp_path / "checkpoint-1"
+    draws = {**DRAWS, "grouping_steps": 1, "micro_batch_size": 1}
+    save_buffer(checkpoint, filled("a"), next_round=1, draws=draws, num_processes=1)
+    with pytest.raises(ValueError, match=rf"with other options: [^;]*{option}.*: \d, in this run 7\. Resume with"):
+        load_buffer(checkpoint, filled(), draws={**draws, name: 7})
 
 
 @pytest.mark.parametrize("file", [BUFFER_FILE, STATE_FILE])

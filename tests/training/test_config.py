@@ -83,6 +83,7 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"buffer_eviction": "oldest"}, "buffer_eviction"),
         ({"preset": "other"}, "preset"),
         ({"packing": True}, "packing"),
+        ({"padding_free": True}, "max_length"),
         ({"dataloader_num_workers": 2}, "dataloader_num_workers"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config.split_batches"),
         ({"accelerator_config": {"dispatch_batches": True}}, "accelerator_config.dispatch_batches"),
@@ -92,6 +93,14 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
 def test_bad_options_are_named_before_any_work(options, named):
     with pytest.raises(ValueError, match=rf"^{named}: must be .*; got "):
         config(**options)
+
+
+def test_the_remedy_for_packing_is_one_that_works():
+    with pytest.raises(ValueError, match=r"^packing: .*; padding_free=True with max_length=None saves"):
+        config(packing=True)
+    with pytest.raises(ValueError, match=r"^max_length: must be None with padding_free, .*got 1024; set it to None"):
+        config(padding_free=True)
+    assert config(padding_free=True, max_length=None).padding_free
 
 
 def test_losses_of_trl_stay_free_to_choose_without_weights():

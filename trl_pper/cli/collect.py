@@ -114,7 +114,7 @@ def shard_path(output: Path, index: int | None, num_shards: int) -> Path:
 
 def merge(options: argparse.Namespace) -> int:
     """Merge the buffers of several machines into a single file; return the exit code."""
-    buffers = [ReplayBuffer.load(path) for path in options.buffers]
+    buffers = [ReplayBuffer.load(path) for path in options.sources]
     # The settings and the tokenizer of the first buffer hold; a buffer of another tokenizer is refused.
     merged = ReplayBuffer(**{**buffers[0].settings(), "tokenizer": buffers[0].tokenizer})
     report = merged.merge(*buffers)

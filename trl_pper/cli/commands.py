@@ -54,10 +54,16 @@ COMMANDS = {
         Option("shard_index", int, "index of this machine, from 0"),
         *_JUDGE,
     )),
-    "merge": (
-        "put buffers, such as those of several machines, into one",
-        (Option("buffers", list[Path], "buffer files (.parquet)", positional=True), _BUFFER_TO_WRITE),
-    ),
+    "merge": ("put buffers, such as those of several machines, into one; or an adapter into its base model", (
+        Option(
+            "sources", list[str],
+            "buffer files (.parquet); or an adapter (folder or id of the Hub) and the folder for the merged model",
+            positional=True,
+        ),
+        Option("output", Path, "buffer file (.parquet) to write; or the folder for the merged model"),
+        Option("push_to", str, "owner/name on the Hub, for a merged model"),
+        Option("private", bool, "make a new repository on the Hub private"),
+    )),
     "rescore": ("give the programs of a buffer the log-probabilities of a model", (
         Option("buffer", Path, "buffer file (.parquet)", positional=True),
         Option("scorer", str, "model id or path that scores the programs", required=True),
@@ -108,9 +114,14 @@ COMMANDS = {
         Option("png", Path, "folder for the charts as PNG files"),
     )),
     "export": ("turn a buffer into an SFT, preference or KTO data set, or tasks into native rows", (
-        Option("source", str, "buffer file (.parquet); with --to native tasks, like --tasks", positional=True),
+        Option(
+            "source", str, "buffer file (.parquet), a checkpoint, or the output folder of a run: its newest one; "
+            "with --to native tasks, like --tasks",
+            positional=True,
+        ),
         Option("to", str, "kind of data set", choices=("sft", "preference", "kto", "native"), required=True),
         Option("output", Path, "data set file (.parquet or .jsonl)", required=True),
+        Option("min_pass_rate", float, "lowest pass rate of programs to learn (sft), or labelled desirable (kto) (1)"),
         *TASK_OPTIONS,
     )),
 }  # fmt: skip
@@ -183,11 +194,12 @@ def _run(command: str, options: argparse.Namespace) -> int:
             judge = {"judge_isolation": options.isolation}
             run_demo(options.output, seed=options.seed, rounds=options.rounds, options=judge)
             return 0
-        case "collect" | "merge" | "rescore":
+        case "merge":
+            return _merge(options)
+        case "collect" | "rescore":
             from trl_pper.cli import collect
 
-            run = {"collect": collect.collect, "merge": collect.merge, "rescore": collect.rescore_file}
-            return run[command](options)
+            return {"collect": collect.collect, "rescore": collect.rescore_file}[command](options)
         case "judge":
             from trl_pper.cli.judge import judge_file
 
@@ -219,13 +231,46 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(options: argparse.Namespace) -> int:
+    """Merge buffers, or an adapter into its base model: an adapter is a folder, or a name of the Hub."""
+    first = Path(options.sources[0])
+    if first.is_file() or first.suffix == ".parquet":
+        from trl_pper.cli.collect import merge
+
+        if options.output is None:
+            raise ValueError("--output: required; give the buffer file (.parquet) to write")
+        for name in ("push_to", "private"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name}: belongs to the merge of an adapter; got it with buffers. Leave it out")
+        return merge(options)
+    adapter, *folders = options.sources
+    folders += [] if options.output is None else [options.output]
+    if len(folders) != 1:
+        got = ", ".join(map(str, folders)) or "none"
+        raise ValueError(f"merge: an adapter needs one folder for the merged model; got {got}: merge ADAPTER OUTPUT")
+    if first.is_dir() and not (first / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{first}: must be a buffer file (.parquet), or hold an adapter (adapter_config.json). Runs with use_peft "
+            "or peft_config have one in their output folder"
+        )
+    # Slow to import.
+    from trl_pper.training.push import merge_adapter
+
+    folder = merge_adapter(adapter, folders[0], push_to=options.push_to, private=options.private)
+    print(f"{adapter} merged: {folder}" + (f", pushed to {options.push_to}" if options.push_to else ""))
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from trl_pper.cli.sources import read_given_tasks, task_options
     from trl_pper.files import atomic_file
     from trl_pper.replay import export
-    from trl_pper.replay.buffer import ReplayBuffer
+    from trl_pper.report.history import find_run
     from trl_pper.tasks.loading import write_tasks
 
+    least = {} if options.min_pass_rate is None else {"min_pass_rate": options.min_pass_rate}
+    if least and options.to not in ("sft", "kto"):
+        raise ValueError(f"--min_pass_rate: belongs to --to sft and --to kto; got it with {options.to}. Leave it out")
     if options.to == "native":
         tasks = read_given_tasks(options.source, options)
         write_tasks(options.output, tasks)
@@ -236,12 +281,13 @@ def _export(options: argparse.Namespace) -> int:
     given = [name for name, value in task_options(options).items() if value != defaults[name]]
     if given:
         raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
-    buffer = ReplayBuffer.load(options.source)
-    rows = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to](buffer)
+    run = find_run(options.source)
+    make = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to]
+    rows = make(run.buffer, **least)
     write = rows.to_json if options.output.suffix == ".jsonl" else rows.to_parquet
     with atomic_file(options.output) as file:
         write(file)
-    print(f"{len(rows)} rows: {options.output}")
+    print(f"{len(rows)} rows of {run.path}: {options.output}")
     return 0
 
 

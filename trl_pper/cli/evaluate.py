@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from trl_pper import __version__
 from trl_pper.cli.judge import VerdictRows, make_judge
-from trl_pper.cli.sources import build_source, read_given_tasks, task_options
+from trl_pper.cli.sources import LOADING, build_source, read_given_tasks, task_options
 from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
@@ -193,7 +193,7 @@ def _written_by(options: argparse.Namespace, source: ProgramSource, decoding: st
     if isinstance(source, ServerSource):
         how = "greedy" if source.temperature == 0 and source.num_programs == 1 else "server"
         return {"server": source.base_url, "decoding": how, "settings": settings}
-    chosen = {"model": options.model, "revision": options.revision, "dtype": options.dtype}
+    chosen = {"model": options.model, **{name: getattr(options, name) for name in LOADING}}
     greedy = decoding == "beam" and options.num_programs == 1
     return {**chosen, "decoding": "greedy" if greedy else decoding, "settings": settings}
 

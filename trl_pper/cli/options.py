@@ -38,6 +38,60 @@ _FLAGS = {
 #: An option, and not a negative number.
 _OPTION = re.compile(r"-(?!\.?\d)")
 
+#: Names that other programs and other commands have for an option; of each line the first that a command has is meant.
+_SYNONYMS = tuple(
+    line.split()
+    for line in (
+        "model_name_or_path model model_name model_id model_path base_model pretrained_model_name_or_path",
+        "model_revision revision",
+        "tasks dataset_name dataset datasets dataset_path train_dataset train_data train_file data data_path",
+        "eval_tasks eval_dataset eval_data eval_file test_dataset test_file validation_file held_out",
+        "eval_fraction test_size test_split_size val_size validation_split eval_ratio",
+        "task_format format dataset_format",
+        "task_subset subset dataset_config dataset_config_name",
+        "task_split split dataset_split dataset_train_split train_split",
+        "eval_split dataset_test_split test_split",
+        "max_tests max_test_cases",
+        "dtype torch_dtype precision",
+        "output_dir output output_folder save_dir out",
+        "buffer replay_buffer",
+        "programs completions predictions teacher",
+        "learning_rate lr",
+        "num_train_epochs epochs num_epochs n_epochs num_rounds rounds",
+        "max_steps steps num_steps total_steps",
+        "per_device_train_batch_size batch_size train_batch_size micro_batch_size per_gpu_train_batch_size",
+        "gradient_accumulation_steps grad_accum accumulation_steps gradient_accumulation",
+        "generation_batch_size batch_size",
+        "max_length max_seq_length max_seq_len seq_length block_size model_max_length",
+        "max_completion_length max_new_tokens max_tokens completion_length",
+        "max_prompt_length max_prompt_len prompt_length",
+        "num_beams num_programs num_generations num_return_sequences num_samples n_samples beams samples n k",
+        "temperature sampling_temperature",
+        "eval_strategy evaluation_strategy",
+        "lr_scheduler_type lr_scheduler scheduler",
+        "lora_r lora_rank rank",
+        "lora_target_modules target_modules",
+        "use_peft lora use_lora peft",
+        "load_in_4bit 4bit load_4bit use_4bit qlora",
+        "load_in_8bit 8bit load_8bit use_8bit",
+        "attn_implementation attention_implementation attn flash_attention use_flash_attention",
+        "resume_from_checkpoint resume resume_from",
+        "report_to log_with logger",
+        "push_to_hub push push_to upload",
+        "hub_model_id hub_id repo_id",
+        "seed random_seed sampling_seed",
+        "judge_workers workers num_workers",
+        "judge_isolation isolation sandbox",
+        "judge_cpu_seconds cpu_seconds timeout time_limit",
+        "judge_memory_bytes memory_bytes memory_limit",
+        "num_processes nproc_per_node num_gpus n_gpus gpus world_size",
+    )
+)
+
+
+class OptionErrors(ValueError):
+    """Errors of several options, one in each line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -298,28 +352,51 @@ def _has(mapping: Mapping[Any, Any], values: Wanted | None) -> bool:
 
 
 def read_file(
-    entries: Mapping[str, Entry], options: Iterable[Option], *, elsewhere: Iterable[str] = (), message: str
+    entries: Mapping[str, Entry],
+    options: Iterable[Option],
+    *,
+    elsewhere: Mapping[str, Wanted] | None = None,
+    message: str,
 ) -> dict[str, Any]:
-    """Return the values that a YAML file gives to options, by name.
+    """Return the values that a YAML file gives to options, by name, and to options elsewhere.
+
+    Args:
+        entries: The entries of the file.
+        options: The options of the command.
+        elsewhere: The values that further options take, by name.
+        message: The words for an option that is unknown, here and elsewhere.
 
     Raises:
-        ValueError: An option is unknown, here and elsewhere (`message` says so), or does not take its value.
+        OptionErrors: Options are unknown or do not take their values; each has its line.
     """
     named = {name: one for one in options if not one.positional for name in (one.name, *one.aliases)}
+    others = elsewhere or {}
     given: dict[str, Any] = {}
     spelled: dict[str, str] = {}
+    errors: list[str] = []
     for name, entry in entries.items():
-        if name not in named:
-            raise _unknown(entry.where, name, (*named, *elsewhere), message)
-        option = named[name].name
-        if option in given:
-            raise ValueError(f"{entry.where}: must be given once; {spelled[option]} is the same option")
-        given[option], spelled[option] = typed(entry, named[name].wanted), name
+        option = named[name].name if name in named else name
+        wanted = named[name].wanted if name in named else others.get(name)
+        try:
+            if wanted is None:
+                raise _unknown(entry.where, name, (*named, *others), message)
+            if option in spelled:
+                raise ValueError(f"{entry.where}: must be given once; {spelled[option]} is the same option")
+            spelled[option] = name
+            given[option] = typed(entry, wanted)
+        except ValueError as error:
+            # All at once: a file of another trainer has several.
+            errors.append(" ".join(str(error).split()))
+    if errors:
+        raise OptionErrors("\n".join(errors))
     return given
 
 
 def _unknown(where: str, name: str, known: Iterable[str], message: str) -> ValueError:
-    near = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    dashes, bare = ("--", name[2:]) if name.startswith("--") else ("", name)
+    meant = [f"{dashes}{one}" for line in _SYNONYMS if bare in line for one in line]
+    near = [one for one in meant if one in names] or get_close_matches(name, names, n=1)
     return ValueError(f"{where}: {message}" + (f"; the nearest is {near[0]}" if near else ""))
 
 

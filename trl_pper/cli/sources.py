@@ -50,7 +50,13 @@ _MODEL = (
     ),
     Option("dtype", str, "number type of the weights, such as bfloat16 (that of the checkpoint)"),
     Option("revision", str, "branch, tag or commit of the model"),
+    Option("attn_implementation", str, "implementation of attention, such as sdpa or flash_attention_2"),
+    Option("trust_remote_code", bool, "run code from the model's repository"),
+    Option("load_in_4bit", bool, "weights in 4 bits, by bitsandbytes"),
+    Option("load_in_8bit", bool, "weights in 8 bits, by bitsandbytes"),
 )
+#: The options that `load_model` takes; the others are of the source.
+LOADING = ("dtype", "revision", "attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit")
 _SERVER = (
     Option("server_model", str, "name of the model on the server"),
     Option("api_key_env", str, "environment variable that holds the API key"),
@@ -144,7 +150,7 @@ def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -
     for name, owner in _DECODING.items():
         if getattr(options, name) is not None and owner != decoding:
             raise ValueError(f"--{name}: belongs to --decoding {owner}; got {decoding}. Leave it out")
-    chosen = _settings(options, _OWNED["model"], without=("decoding", "dtype", "revision"))
+    chosen = _settings(options, _OWNED["model"], without=("decoding", *LOADING))
     chosen["batch_size"] = options.batch_size
 
     def build(*local: Any) -> ProgramSource:
@@ -153,7 +159,7 @@ def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -
         return NucleusSource(*local, num_programs=options.num_programs, with_logprobs=with_logprobs, **chosen)
 
     build()  # So that a value out of range is refused before a model is loaded.
-    return build(*load_model(options.model, dtype=options.dtype, revision=options.revision))
+    return build(*load_model(options.model, **{name: getattr(options, name) for name in LOADING}))
 
 
 def _server(options: argparse.Namespace) -> ProgramSource:

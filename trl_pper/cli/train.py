@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from trl_pper.cli.launch import is_first_process, is_launched, is_worth_a_launch, launch
-from trl_pper.cli.options import split_config
+from trl_pper.cli.options import OptionErrors, split_config
 from trl_pper.cli.yaml_file import read_entries
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ def train(arguments: Sequence[str]) -> int:
             # An error of all processes is to appear once: when the first one has printed it and ended, the launcher
             # ends this one. An error of this process alone is printed after the wait.
             time.sleep(_PATIENCE_SECONDS)
-        print(f"trl-pper train: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        # Libraries break the lines of their messages; a file's errors have a line each.
+        lines = str(error).splitlines() if isinstance(error, OptionErrors) else [str(error)]
+        for line in lines:
+            print(f"trl-pper train: {' '.join(line.split())}", file=sys.stderr, flush=True)
         return 2
     # Outside the `try`: an error in training is a bug or a full disk, and its traceback is needed.
     from trl_pper.cli.train_run import run

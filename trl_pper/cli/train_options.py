@@ -5,7 +5,7 @@ Each option is checked here, before a model or a task is loaded. Importing the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
 
 from trl_pper.cli.launch import ACCELERATE_CONFIG_HELP, launch_options
-from trl_pper.cli.options import Option, list_options, make_parser, read_file, read_line, split_config, typed
+from trl_pper.cli.options import Option, list_options, make_parser, read_file, read_line, split_config
 from trl_pper.cli.sources import PROMPTS, is_mixture
 from trl_pper.cli.yaml_file import read_entries
+from trl_pper.files import SUFFIXES
 from trl_pper.generation.extraction import LEARNED
 from trl_pper.tasks.loading import FORMATS
 from trl_pper.training.config import PPERConfig
@@ -49,7 +50,12 @@ class DataArguments:
         "Leave out tasks and programs with a longer prompt, in tokens of the model; a warning says how many."
     )
     eval_tasks: str | None = _option("Held-out tasks, evaluated by generating.")
-    eval_split: str | None = _option("Split of a data set of held-out tasks.")
+    eval_split: str | None = _option(
+        "Split of a data set of held-out tasks; without eval_tasks, of the data set of the tasks."
+    )
+    eval_fraction: float | None = _option(
+        "Share of the tasks to hold out for evaluation, drawn by seed; at least one is on each side."
+    )
     programs: str | None = _option("File of a teacher's programs for the tasks.")
     learn: str = _option(
         "Text to train on, of a teacher's programs: the completion as it was written, or only the program in it.",
@@ -63,6 +69,7 @@ class DataArguments:
             raise ValueError("tasks: exactly one of tasks and buffer is required; give the file of tasks or a buffer")
         if self.programs is not None and self.tasks is None:
             raise ValueError("programs: needs tasks, whose tests judge the programs; give the file of tasks")
+        self._check_held_out()
         splits = {"task_split": (self.tasks, self.task_split), "eval_split": (self.eval_tasks, self.eval_split)}
         for name, (source, split) in splits.items():
             if split is not None and source is not None and is_mixture(source):
@@ -76,6 +83,20 @@ class DataArguments:
                 f"write them into {' and '.join(given)}"
             )
 
+    def _check_held_out(self) -> None:
+        share = self.eval_fraction
+        if share is None:
+            return
+        if not 0 < share < 1:
+            raise ValueError(f"eval_fraction: must be above 0 and below 1; got {share}")
+        if self.tasks is None:
+            raise ValueError("eval_fraction: needs tasks to hold some out; got a buffer. Leave it out, or give tasks")
+        if self.eval_tasks is not None:
+            raise ValueError(
+                f"eval_fraction: must be left out with held-out tasks of their own; got {share} and eval_tasks "
+                f"{self.eval_tasks}. Give one of them"
+            )
+
     def task_options(self) -> dict[str, Any]:
         """Return the options of tasks by the names that `load_tasks` has for them."""
         return {
@@ -84,7 +105,76 @@ class DataArguments:
         }  # fmt: skip
 
 
-CONFIGURATIONS: tuple[type[Any], ...] = (DataArguments, PPERConfig, ModelConfig)
+@dataclass
+class TRLArguments:
+    """The names that TRL's scripts have for tasks and weights (`ScriptArguments`, and earlier `ModelConfig`)."""
+
+    dataset_name: str | None = _option("TRL's name of tasks.")
+    dataset_config: str | None = _option("TRL's name of task_subset.")
+    dataset_train_split: str | None = _option("TRL's name of task_split: 'train' where dataset_name has splits.")
+    dataset_test_split: str | None = _option(
+        "TRL's name of eval_split, if eval_strategy asks for an evaluation: 'test' where dataset_name has splits."
+    )
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Must be false, since every round reads all tasks."}
+    )
+    torch_dtype: str | None = _option(
+        "Earlier TRL's name of dtype.", choices=["auto", "bfloat16", "float16", "float32"]
+    )
+
+
+#: The options of `TRLArguments` that are other spellings.
+_SPELLINGS = {
+    "dataset_name": "tasks", "dataset_config": "task_subset", "dataset_train_split": "task_split",
+    "torch_dtype": "dtype",
+}  # fmt: skip
+_TWINS = _SPELLINGS | {name: theirs for theirs, name in _SPELLINGS.items()}
+
+
+def read_trl_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without TRL's names for tasks, with the values that TRL's scripts would take in their place.
+
+    Raises:
+        ValueError: An option is given by two names with two values, or tasks are to be streamed.
+    """
+    if given.get("dataset_streaming"):
+        raise ValueError("dataset_streaming: must be false, since every round reads all tasks; got true. Leave it out")
+    names = {one.name for one in fields(TRLArguments)}
+    ours = {name: value for name, value in given.items() if name not in names}
+    for theirs, name in _SPELLINGS.items():
+        if given.get(theirs) is not None:
+            ours[name] = _agreed(theirs, name, given[theirs], ours.get(name))
+    source, test_split = ours.get("tasks"), given.get("dataset_test_split")
+    # TRL takes these splits where none is named.
+    by_trl = given.get("dataset_name") is not None and _has_splits(str(source))
+    if by_trl and ours.get("task_split") is None:
+        ours["task_split"] = "train"
+    others = [name for name in ("eval_tasks", "eval_fraction") if ours.get(name) is not None]
+    if test_split is not None and others:
+        raise ValueError(
+            f"dataset_test_split: names held-out tasks, as {others[0]} does; got both. Leave one of them out"
+        )
+    # TRL's scripts evaluate only if they are asked to.
+    if not others and str(ours.get("eval_strategy") or "no") != "no" and (test_split is not None or by_trl):
+        ours["eval_split"] = _agreed("dataset_test_split", "eval_split", test_split or "test", ours.get("eval_split"))
+    if ours.get("eval_split") is not None and ours.get("eval_tasks") is None:
+        ours["eval_tasks"] = source
+    return ours
+
+
+def _agreed(theirs: str, name: str, value: Any, other: Any) -> Any:
+    if other not in (None, value):
+        raise ValueError(
+            f"{theirs}: must be equal to {name}, its other name; got {value} and {other}. Give one of them"
+        )
+    return value
+
+
+def _has_splits(source: str) -> bool:
+    return not (Path(source).is_file() or source.endswith(SUFFIXES) or is_mixture(source))
+
+
+CONFIGURATIONS: tuple[type[Any], ...] = (DataArguments, PPERConfig, ModelConfig, TRLArguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +215,8 @@ class TrainOptions:
 
     def _make(self, configuration: type[Any]) -> Any:
         names = {one.name for one in fields(configuration)}
-        return configuration(**{name: value for name, value in self.given.items() if name in names})
+        given = read_trl_names(self.given)
+        return configuration(**{name: value for name, value in given.items() if name in names})
 
 
 def train_options(arguments: Sequence[str]) -> TrainOptions:
@@ -142,9 +233,11 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
     entries = {} if path is None else read_entries(path)
     # Set already, in train.py. The launch has an option of that name, with another meaning.
     entries.pop("env", None)
-    of_launch = {name: entries.pop(name) for name in [*entries] if name in elsewhere and name not in names}
     in_file = read_file(entries, options, elsewhere=elsewhere, message=_UNKNOWN)
-    launch = [word for name, entry in of_launch.items() for word in _as_words(name, typed(entry, elsewhere[name]))]
+    of_launch = {name: in_file.pop(name) for name in [*in_file] if name not in names}
+    launch = [word for name, value in of_launch.items() for word in _as_words(name, value)]
+    # By its other name, too, an option on the command line overrides the file.
+    in_file = {name: value for name, value in in_file.items() if _TWINS.get(name) not in on_line}
     return TrainOptions(
         given=in_file | on_line,
         arguments=[*(["--config", str(path)] if path else []), *_without(words, left)],
@@ -175,6 +268,7 @@ def train_help() -> str:
         "tasks and programs": [Option("config", Path, "YAML file of these options."), *list_options(DataArguments)],
         "prioritised experience replay": [one for one in trained if one.name not in theirs],
         "model and adapter (TRL's ModelConfig)": list_options(ModelConfig),
+        "tasks and weights by TRL's names": list_options(TRLArguments),
         "several processes": [Option("accelerate_config", str, ACCELERATE_CONFIG_HELP)],
         "fine-tuning (TRL's SFTConfig)": [one for one in trained if one.name in theirs - base],
         "training (TrainingArguments)": [one for one in trained if one.name in base],

@@ -6,9 +6,11 @@ Tasks, files and options that are wrong are refused by `prepare`, before anythin
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import AutoTokenizer
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -37,10 +39,14 @@ def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) 
     eval_dataset = _tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None
     if data.max_prompt_length is not None:
         tokenizer = AutoTokenizer.from_pretrained(
-            model_config.model_name_or_path, revision=model_config.model_revision
+            model_config.model_name_or_path,
+            revision=model_config.model_revision,
+            trust_remote_code=config.trust_remote_code,
         )
         train_dataset = shorten(train_dataset, tokenizer, data.max_prompt_length)
         eval_dataset = None if eval_dataset is None else shorten(eval_dataset, tokenizer, data.max_prompt_length)
+    if data.eval_fraction is not None:
+        train_dataset, eval_dataset = hold_out(train_dataset, data.eval_fraction, seed=config.seed)
     collector = None
     if data.programs is not None:
         collector = [BeamSampleCollector(source=DatasetSource(data.programs), learn=data.learn)]
@@ -73,6 +79,27 @@ def run(trainer: PPERTrainer) -> None:
     if config.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
+
+
+def hold_out(tasks: Sequence[CodingTask], fraction: float, *, seed: int) -> tuple[list[CodingTask], list[CodingTask]]:
+    """Return the tasks to train on and the tasks to hold out, each in their order; the same for the same seed.
+
+    Args:
+        tasks: At least two tasks.
+        fraction: Share of the tasks to hold out, in (0, 1), rounded to whole tasks; at least one is on each side.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: There are fewer than two tasks.
+    """
+    if len(tasks) < 2:
+        raise ValueError(f"eval_fraction: needs at least 2 tasks, to train on and to hold out; got {len(tasks)}")
+    number = min(max(1, round(fraction * len(tasks))), len(tasks) - 1)
+    held = set(np.random.default_rng(seed).permutation(len(tasks))[:number].tolist())
+    sides: tuple[list[CodingTask], list[CodingTask]] = ([], [])
+    for position, task in enumerate(tasks):
+        sides[position in held].append(task)
+    return sides
 
 
 def shorten(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:

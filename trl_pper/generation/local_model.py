@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, extract_model_from_parallel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 from trl.models.utils import unwrap_model_for_generation
 
 from trl_pper.generation.encoding import Encoder
@@ -267,23 +267,60 @@ def _takes(bare: Any, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
 
 
-def load_model(name: str, *, dtype: str | None = None, revision: str | None = None) -> tuple[Any, Any]:
+def load_model(
+    name: str,
+    *,
+    dtype: str | None = None,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool | None = None,
+    load_in_4bit: bool | None = None,
+    load_in_8bit: bool | None = None,
+) -> tuple[Any, Any]:
     """Load a model, in evaluation mode on the device of this process, and its tokenizer.
 
     Args:
         name: Hub id or path of a causal language model, or of a PEFT adapter, which is loaded with its base model.
         dtype: Number type of the weights, such as "bfloat16"; None for the number type of the checkpoint.
         revision: Branch, tag or commit on the Hub.
+        attn_implementation: Implementation of attention, such as "sdpa"; None for the model's own choice.
+        trust_remote_code: Whether code from the model's repository may run.
+        load_in_4bit: Whether bitsandbytes quantises the weights to 4 bits (NF4, as TRL's ModelConfig does).
+        load_in_8bit: Whether bitsandbytes quantises the weights to 8 bits.
 
     Returns:
         The model and the tokenizer.
 
     Raises:
         OSError: There is no such model.
-        ValueError: There is no such number type.
+        ValueError: There is no such number type or attention, or this device cannot load quantised weights.
     """
-    chosen = {"dtype": dtype, "revision": revision}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    model = AutoModelForCausalLM.from_pretrained(name, **given)
-    return model.eval().to(PartialState().device), tokenizer
+    # Never None: transformers would ask on the terminal.
+    trust = bool(trust_remote_code)
+    chosen = {"dtype": dtype, "revision": revision, "attn_implementation": attn_implementation}
+    given: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+    given["trust_remote_code"] = trust
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust)
+    device = PartialState().device
+    if not (load_in_4bit or load_in_8bit):
+        try:
+            return AutoModelForCausalLM.from_pretrained(name, **given).eval().to(device), tokenizer
+        except ImportError as error:
+            # flash_attention_2, and code of a repository, may need a package.
+            raise ValueError(f"{name}: {error}") from error
+    if load_in_4bit and load_in_8bit:
+        raise ValueError("load_in_4bit: must be left out with load_in_8bit; got both. Give one of them")
+    bits = "load_in_4bit" if load_in_4bit else "load_in_8bit"
+    compute = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if load_in_4bit else {}
+    try:
+        # Quantised while it is loaded; `to` may not move it afterwards.
+        given |= {"quantization_config": BitsAndBytesConfig(**{bits: True}, **compute), "device_map": {"": device}}
+        return AutoModelForCausalLM.from_pretrained(name, **given).eval(), tokenizer
+    except torch.OutOfMemoryError:
+        raise
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{bits}: must be left out where bitsandbytes cannot quantise; this machine loads models on {device}, and "
+            f"got: {reason}. Leave it out, or install bitsandbytes for this device"
+        ) from error

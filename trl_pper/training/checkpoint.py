@@ -81,15 +81,17 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
             f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint; restore the "
             "buffer that was saved with it, or resume from another checkpoint"
         )
-    for what, then, now in (
-        ("the buffer was written with", stored.settings(), buffer.settings()),
-        ("its minibatches were drawn with", state["draws"], dict(draws)),
-    ):
-        if then != now:
-            raise ValueError(
-                f"resume_from_checkpoint: {checkpoint}: {what} {then}; this run has {now}. Resume with the same "
-                "settings, or start anew with model=<that checkpoint>"
-            )
+    if stored.settings() != buffer.settings():
+        raise ValueError(
+            f"resume_from_checkpoint: {checkpoint}: the buffer was written with {stored.settings()}; this run has "
+            f"{buffer.settings()}. Resume with the same settings, or start anew with model=<that checkpoint>"
+        )
+    if state["draws"] != dict(draws):
+        raise ValueError(
+            f"resume_from_checkpoint: {checkpoint}: its minibatches were drawn with other options: "
+            f"{_differences(state['draws'], draws)}. Resume with the same options, or start anew with "
+            "model=<that checkpoint>"
+        )
     if stored.tokenizer != buffer.tokenizer:
         raise ValueError(
             f"resume_from_checkpoint: the buffer in {checkpoint} was filled with another tokenizer than this run's; "
@@ -97,6 +99,32 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
         )
     buffer.assign(stored)
     return int(state["next_round"])
+
+
+#: The numbers that draws depend on, and the options that set them.
+_DRAW_OPTIONS = {
+    "draws_per_step": (
+        "programs per optimizer step",
+        "per_device_train_batch_size * gradient_accumulation_steps * number of processes",
+    ),
+    "steps_per_round": (
+        "optimizer steps per round",
+        "steps_per_round; without it, tasks * num_beams / programs per optimizer step",
+    ),
+    "seed": ("seed of the draws", "data_seed; without it, seed"),
+    "grouping_steps": ("optimizer steps sorted by length together", "length_grouping_steps"),
+    "micro_batch_size": ("programs per micro-batch", "per_device_train_batch_size; 1 without length_grouping_steps"),
+}
+
+
+def _differences(then: Mapping[str, int], now: Mapping[str, int]) -> str:
+    found = []
+    for name in [*now, *(name for name in then if name not in now)]:
+        before, after = then.get(name), now.get(name)
+        if before != after:
+            noun, options = _DRAW_OPTIONS.get(name, (name, name))
+            found.append(f"{noun} ({options}): {before}, in this run {after}")
+    return "; ".join(found)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path:

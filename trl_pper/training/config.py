@@ -255,7 +255,19 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
 
     def _check_training_options(self) -> None:
         _require(
-            "packing", not self.packing, "False, since each drawn experience is one row", True, "use padding_free"
+            "packing",
+            not self.packing,
+            "False, since each drawn experience is one row",
+            True,
+            "padding_free=True with max_length=None saves the same padding",
+        )
+        # TRL refuses the pair as well, after the model is loaded, and advises packing.
+        _require(
+            "max_length",
+            not self.padding_free or self.max_length is None,
+            "None with padding_free, which cuts no rows off",
+            self.max_length,
+            "set it to None: a row then has the prompt and at most max_completion_length tokens",
         )
         _require(
             "auto_find_batch_size",

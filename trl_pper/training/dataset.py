@@ -1,18 +1,20 @@
 """Convert and check the data sets that users pass to the trainer, and present a buffer as the Trainer's data set.
 
-Users pass tasks or judged programs, as lists or data sets. The Trainer reads the drawn experiences of the buffer as
-rows of tokens, by their position in the buffer.
+Users pass tasks or judged programs: lists, data sets, or a source of tasks by its name. The Trainer reads the drawn
+experiences of the buffer as rows of tokens, by their position in the buffer.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -20,6 +22,8 @@ from trl_pper.generation.encoding import Encoder
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.replay.priority import FloatArray
+from trl_pper.rounds.display import say
+from trl_pper.tasks.loading import FORMATS, load_tasks, placed_rows, recognise
 from trl_pper.tasks.task import CodingTask, Prompt, task_rows
 from trl_pper.training.collator import ROW_KEY
 
@@ -143,54 +147,148 @@ def _quiet_datasets() -> Iterator[None]:
 
 TASK_COLUMNS = {"task_id", "prompt", "tests"}
 JUDGED_COLUMNS = {"prompt", "completion", "pass_rate"}
+#: Columns that `SFTTrainer` learns from. A row with `text` may still be a task: MBPP's problems are in that column.
+_ANSWERED = ({"messages"}, {"prompt", "completion"})
+_TEXTS = (*_ANSWERED, {"text"}, {"prompt", "chosen"}, {"instruction", "output"}, {"conversations"})
 
 
 def as_dataset(name: str, data: Any) -> datasets.Dataset:
-    """Convert a list of tasks to a data set of native rows; a data set is returned unchanged.
+    """Convert tasks to a data set of native rows; a data set of native rows or judged programs is returned unchanged.
+
+    Rows of another format that `load_tasks` recognises are read as tasks, and a line says so.
 
     Args:
         name: The argument's name, for errors.
-        data: A list of `CodingTask`, or a data set.
+        data: A list of `CodingTask`, a data set or a list of rows, or a source of `load_tasks`: a path or a Hub id.
 
     Raises:
         TypeError: `data` has another type.
-        ValueError: The list is empty, or mixes text prompts and chat prompts.
+        ValueError: There is no row, a row is malformed, the rows are no tasks, a data set has its splits still, or
+            text prompts and chat prompts are mixed.
+        OSError: There is no such file or data set.
     """
+    if isinstance(data, str | Path):
+        return _read_source(name, data)
+    if isinstance(data, Mapping) and hasattr(data, "column_names"):
+        splits = ", ".join(map(str, data))
+        raise ValueError(f"{name}: must be one split of the data set; got {splits}. {_chosen_split(name, data)}")
     if isinstance(data, datasets.Dataset):
-        return data
-    if not isinstance(data, Sequence) or not all(isinstance(task, CodingTask) for task in data):
+        if _is_native(data.column_names) or not len(data) or (format := _format_of_row(data[0])) is None:
+            return data
+        return _read_rows(name, data, format)
+    tasks = isinstance(data, Sequence) and all(isinstance(row, CodingTask | Mapping) for row in data)
+    if not tasks:
         raise TypeError(
             f"{name}: must be a list of CodingTask or a datasets.Dataset, since every round reads all tasks; "
             f"got {type(data).__name__}. Load a streamed data set without streaming=True"
         )
     if not data:
         raise ValueError(f"{name}: must hold at least one task; got none")
-    if len({isinstance(task.prompt, str) for task in data}) > 1:
+    if all(isinstance(row, CodingTask) for row in data):
+        return _native(name, data)
+    first = next(row for row in data if isinstance(row, Mapping))
+    if first.keys() >= JUDGED_COLUMNS and len(first.keys() & TASK_COLUMNS) < len(TASK_COLUMNS):
+        return datasets.Dataset.from_list([dict(row) for row in data])
+    if (format := _format_of_row(first)) is None:
+        raise _unfit(name, first)
+    return _read_rows(name, data, format)
+
+
+def _native(name: str, tasks: Sequence[CodingTask]) -> datasets.Dataset:
+    if len({isinstance(task.prompt, str) for task in tasks}) > 1:
         raise ValueError(
             f"{name}: prompts must be all text or all chat messages, as in any TRL data set; got both. Write text as "
             '[{"role": "user", "content": text}]'
         )
-    return datasets.Dataset.from_list(task_rows(data))
+    return datasets.Dataset.from_list(task_rows(tasks))
+
+
+def _read_source(name: str, source: str | Path) -> datasets.Dataset:
+    try:
+        # Only the first row: a file of answers is no file of malformed tasks, and its error has to name its columns.
+        _, first = next(placed_rows(source, subset=None, split=None, bad_row=None))
+    except StopIteration:
+        raise ValueError(f"{name}: {source}: must hold at least one task; got none") from None
+    except ValueError as error:
+        # A data set on the Hub may have several splits or subsets.
+        raise ValueError(f"{name}: {error}. Choose with load_tasks({str(source)!r}, subset=..., split=...)") from error
+    row = first if isinstance(first, Mapping) else first.to_row()
+    if (format := _format_of_row(row)) is None:
+        raise _unfit(f"{name}: {source}", row)
+    return _read_rows(name, source, format)
+
+
+def _read_rows(name: str, source: Any, format: str) -> datasets.Dataset:
+    try:
+        tasks = load_tasks(source, format=format)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {error}. The rows were read as {format}; load_tasks(..., format=..., on_error='skip') reads "
+            "them in another format, or without the malformed ones"
+        ) from error
+    if PartialState().is_main_process:
+        where = f" from {source}" if isinstance(source, str | Path) else ""
+        say(f"{name}: {len(tasks)} tasks{where}, read in the format {format}")
+    return _native(name, tasks)
+
+
+def _format_of_row(row: Mapping[str, Any]) -> str | None:
+    """Return the format of `load_tasks` that a row has; None if none fits, or several do."""
+    try:
+        return recognise(dict(row))
+    except ValueError:
+        return None
+
+
+def _is_native(columns: Iterable[str]) -> bool:
+    return set(columns) >= TASK_COLUMNS or set(columns) >= JUDGED_COLUMNS
+
+
+def _chosen_split(name: str, splits: Mapping[Any, Any]) -> str:
+    split = "train" if "train" in splits else next(iter(splits), "train")
+    return f"Pass {name}=dataset[{split!r}]"
+
+
+def _unfit(name: str, columns: Iterable[str]) -> ValueError:
+    """Return the error of rows that are neither tasks nor judged programs."""
+    got = sorted(map(str, columns))
+    if any(set(got) >= texts for texts in _TEXTS):
+        return ValueError(
+            f"{name}: needs the columns of tasks with tests, which decide what is learned, or a pass_rate; got {got}. "
+            "Train on answers without tests with SFTTrainer, or pass tasks, such as load_tasks('tasks.jsonl')"
+        )
+    return ValueError(
+        f"{name}: needs the columns {sorted(TASK_COLUMNS)} (tasks), {sorted(JUDGED_COLUMNS)} and logprob (judged "
+        f"programs), or those of a format that load_tasks reads ({', '.join(FORMATS)}); got {got}. Rename the "
+        "columns, or pass load_tasks(rows, format=...), which says what is missing"
+    )
 
 
 def as_eval_dataset(data: Any) -> Any:
-    """Convert lists of tasks in an evaluation set to data sets; other evaluation sets are returned unchanged.
+    """Convert the tasks in an evaluation set to data sets of native rows; other evaluation sets stay unchanged.
 
     Args:
-        data: An evaluation set, or a mapping from names to evaluation sets.
+        data: An evaluation set, a source of tasks for `load_tasks` (a path or a Hub id), or a mapping from names to
+            evaluation sets, such as a `DatasetDict`.
 
     Raises:
         TypeError: An element of a list is no task, or tasks are streamed.
-        ValueError: Rows have a task id but no tests.
+        ValueError: Rows have a task id but no tests, or are malformed.
+        OSError: There is no such file or data set.
     """
     if isinstance(data, dict):
         return {name: as_eval_dataset(part) for name, part in data.items()}
-    if isinstance(data, list | tuple):
+    if isinstance(data, list | tuple | str | Path):
         return as_dataset("eval_dataset", data)
     columns = set(getattr(data, "column_names", None) or [])
     if columns >= TASK_COLUMNS:
         return as_dataset("eval_dataset", data)
-    if columns >= TASK_COLUMNS - {"tests"} and "completion" not in columns:
+    # The loss of these rows can be computed, so that they stay an evaluation set of SFTTrainer.
+    if any(columns >= answered for answered in _ANSWERED):
+        return data
+    if _format_of_row(dict.fromkeys(columns, True)) is not None:
+        return as_dataset("eval_dataset", data)
+    if columns >= TASK_COLUMNS - {"tests"}:
         raise ValueError(
             f"eval_dataset: tasks need the columns {sorted(TASK_COLUMNS)} to be judged; got {sorted(columns)}. Add "
             "the tests (see load_tasks), or a completion to compute a loss on"
@@ -205,11 +303,8 @@ def holds_tasks(data: Any) -> bool:
 
 def check_train_columns(train: datasets.Dataset) -> None:
     """Raise ValueError unless a data set holds tasks or judged programs."""
-    if not holds_tasks(train) and not set(train.column_names) >= JUDGED_COLUMNS:
-        raise ValueError(
-            f"train_dataset: needs the columns {sorted(TASK_COLUMNS)} (tasks) or {sorted(JUDGED_COLUMNS)} and logprob "
-            f"(judged programs); got {sorted(train.column_names)}"
-        )
+    if not _is_native(train.column_names):
+        raise _unfit("train_dataset", train.column_names)
 
 
 def judged_experiences(rows: datasets.Dataset, encoder: Encoder) -> Iterator[Experience]:

@@ -5,12 +5,15 @@ The parts are the configuration itself, buffer, source, judge, collector and los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import TrainerCallback
+from trl import SFTTrainer
 
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.local_model import LocalModel
@@ -26,6 +29,33 @@ from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.dataset import holds_tasks
+
+#: Arguments of other trainers, and of scripts, by the names that people try.
+_MEANT = {
+    "tokenizer": "processing_class", "config": "args", "training_args": "args", "dataset": "train_dataset",
+    "tasks": "train_dataset", "train_data": "train_dataset", "eval_tasks": "eval_dataset",
+    "test_dataset": "eval_dataset", "lora_config": "peft_config", "replay_buffer": "buffer", "collector": "callbacks",
+    "model_name_or_path": "model",
+}  # fmt: skip
+
+
+def check_keywords(given: Iterable[str]) -> None:
+    """Raise TypeError for an argument that neither `PPERTrainer` nor `SFTTrainer` has.
+
+    Args:
+        given: The names of the arguments that `PPERTrainer` passes on.
+    """
+    # Passed on, it would be an error of SFTTrainer.__init__, which nobody has called.
+    taken = [name for name in inspect.signature(SFTTrainer.__init__).parameters if name != "self"]
+    for name in given:
+        if name in taken:
+            continue
+        if name in PPERConfig.__dataclass_fields__:
+            remedy = f"; it is an option: pass args=PPERConfig({name}=...)"
+        else:
+            near = [_MEANT[name]] if name in _MEANT else get_close_matches(name, [*taken, "buffer"], n=1)
+            remedy = f"; the nearest is {near[0]}" if near else ""
+        raise TypeError(f"{name}: PPERTrainer has no such argument{remedy}")
 
 
 def config_or_default(args: PPERConfig | None, model: Any) -> PPERConfig:

@@ -45,6 +45,7 @@ from trl_pper.training.parts import (
     build_judge,
     build_loss_weights,
     build_source,
+    check_keywords,
     check_prompt_room,
     check_sharding,
     check_weighing,
@@ -64,10 +65,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     Args:
         model: A model id, a path, or a `PreTrainedModel`, as in `SFTTrainer`.
         args: A `PPERConfig`.
-        train_dataset: Tasks (a list of `CodingTask`, or a data set with the columns task_id, prompt and tests), or
-            judged programs (a data set with the columns prompt, completion, logprob and pass_rate), to which no
-            further programs are added.
-        eval_dataset: Tasks to generate and judge programs for, or an evaluation set of `SFTTrainer`.
+        train_dataset: Tasks (a list of `CodingTask`, rows in a format of `load_tasks`, or a source of it: a path or a
+            Hub id), or judged programs (a data set with the columns prompt, completion, logprob and pass_rate), to
+            which no further programs are added.
+        eval_dataset: Tasks to generate and judge programs for, as above, or an evaluation set of `SFTTrainer`.
         processing_class: The tokenizer; the model's own by default.
         callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default collector.
         buffer: A buffer to continue with, which keeps its own settings; by default an empty buffer with the settings
@@ -75,7 +76,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         **sft_arguments: Other arguments of `SFTTrainer`, by keyword: `peft_config`, `quantization_config`, ...
 
     Raises:
-        TypeError: `args` is not a `PPERConfig`.
+        TypeError: `args` is not a `PPERConfig`, or there is no such argument.
         ValueError: The data sets, the buffer and the collector do not fit together.
 
     Examples:
@@ -91,13 +92,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         model: Any,
         args: PPERConfig | None = None,
         *,
-        train_dataset: Sequence[CodingTask] | datasets.Dataset | None = None,
+        train_dataset: Sequence[CodingTask | Mapping[str, Any]] | datasets.Dataset | str | Path | None = None,
         eval_dataset: Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         buffer: ReplayBuffer | None = None,
         **sft_arguments: Any,
     ) -> None:
+        check_keywords(sft_arguments)
         args = config_or_default(args, model)
         check_processes()
         if args.push_to_hub:
@@ -350,7 +352,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         Returns:
             For tasks `eval_pass_rate`, `eval_accuracy`, `eval_pass@k` (k as a number) and the counts of `TaskScores`.
         """
-        given = as_eval_dataset(eval_dataset)
+        # The Trainer names the sets of a dictionary one by one.
+        given = eval_dataset if isinstance(eval_dataset, str) else as_eval_dataset(eval_dataset)
         chosen = self.eval_dataset if given is None else given
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]
