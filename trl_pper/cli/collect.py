@@ -13,7 +13,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from trl_pper.cli.judge import make_judge
-from trl_pper.cli.sources import build_source, read_given_tasks
+from trl_pper.cli.sources import build_source, put_to_writer, read_given_tasks
 from trl_pper.generation.local_model import load_model
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.server import ServerSource
@@ -35,6 +35,7 @@ def collect(options: argparse.Namespace) -> int:
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
     source = build_source(options)
+    every_task, tasks = (put_to_writer(each, source, options.prompts) for each in (every_task, tasks))
     # On the tasks of all machines: a file may hold programs for any of them.
     source.check(every_task)
     scorer = None if options.scorer is None else Scorer(*load_model(options.scorer), name=options.scorer)

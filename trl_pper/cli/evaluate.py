@@ -20,7 +20,7 @@ from accelerate import PartialState
 
 from trl_pper import __version__
 from trl_pper.cli.judge import VerdictRows, make_judge
-from trl_pper.cli.sources import LOADING, build_source, read_given_tasks, task_options
+from trl_pper.cli.sources import LOADING, build_source, put_to_writer, read_given_tasks, task_options
 from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.server import ServerSource
@@ -78,6 +78,7 @@ def _plan(options: argparse.Namespace) -> _Plan:
     tasks = read_given_tasks(options.tasks, options)
     decoding = _decode(options)
     source = build_source(options, decoding=decoding or "beam", with_logprobs=False)
+    tasks = put_to_writer(tasks, source, options.prompts)
     num_programs = options.num_programs
     if isinstance(source, DatasetSource):
         source = _of_file(source, tasks, num_programs)

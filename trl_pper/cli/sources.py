@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_pper.cli.options import Option
 from trl_pper.cli.yaml_file import read_entries
-from trl_pper.tasks.chat import as_chat
+from trl_pper.tasks.chat import PROMPTS, as_chat
 from trl_pper.tasks.loading import FORMATS, load_tasks
 from trl_pper.tasks.task import CodingTask
 
@@ -185,8 +185,6 @@ def _server(options: argparse.Namespace) -> ProgramSource:
     )
 
 
-PROMPTS = ("text", "chat")
-
 TASKS = Option(
     "tasks", str, required=True,
     help="tasks: .jsonl, .jsonl.gz, .json or .parquet, a folder, a mixture (.yaml) or the id of a data set on the Hub",
@@ -201,7 +199,13 @@ TASK_OPTIONS = (
     Option(
         "on_error", str, "malformed rows: raise an error, or skip them", default="raise", choices=("raise", "skip")
     ),
-    Option("prompts", str, "prompts as text to continue, or as chat to answer", default="text", choices=PROMPTS),
+    Option(
+        "prompts",
+        str,
+        "text prompts to be continued (text) or put as messages (chat); auto: as the model was made for",
+        default="auto",
+        choices=PROMPTS,
+    ),
 )
 
 #: Options of `load_tasks` that a source of a mixture may have; `errors` and a judge are objects of the caller's.
@@ -212,12 +216,13 @@ _DEFAULTS = {
 }
 
 
-def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[CodingTask]:
+def read_tasks(source: str, *, prompts: str = "auto", **options: Any) -> list[CodingTask]:
     """Read tasks.
 
     Args:
         source: A source that `load_tasks` takes, or the path of a mixture (.yaml, .yml).
-        prompts: "text" for prompts as their format has them, "chat" for messages (see `as_chat`).
+        prompts: "text" for prompts as their format has them, "chat" for messages (see `as_chat`), "auto" for what
+            `put_to_writer` decides.
         **options: Options of `load_tasks`; each source of a mixture has its own in the file.
 
     Raises:
@@ -225,7 +230,7 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
         ValueError: The tasks or the mixture are malformed, or options are given for a mixture.
     """
     if prompts not in PROMPTS:
-        raise ValueError(f"prompts: must be text or chat; got {prompts!r}")
+        raise ValueError(f"prompts: must be one of {', '.join(PROMPTS)}; got {prompts!r}")
     if is_mixture(source):
         # Options would be ambiguous: for all sources, or in place of their own?
         for name, value in options.items():
@@ -235,6 +240,21 @@ def read_tasks(source: str, *, prompts: str = "text", **options: Any) -> list[Co
     else:
         tasks = load_tasks(source, **options)
     return as_chat(tasks) if prompts == "chat" else tasks
+
+
+def put_to_writer(tasks: list[CodingTask], source: ProgramSource, prompts: str) -> list[CodingTask]:
+    """Return tasks as a local model is to be asked them, and print how; tasks of other sources stay as they are."""
+    from accelerate import PartialState
+
+    from trl_pper.rounds.prompting import put_to
+
+    own = getattr(source, "own_model", None)
+    if own is None:
+        return tasks
+    prompted = put_to(tasks, own.encoder, prompts=prompts)
+    if prompted.line and PartialState().is_main_process:
+        print(prompted.line.replace("prompts=", "--prompts "))
+    return prompted.tasks
 
 
 def task_options(options: argparse.Namespace) -> dict[str, Any]:

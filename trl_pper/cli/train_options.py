@@ -15,7 +15,7 @@ from trl import ModelConfig, SFTConfig
 
 from trl_pper.cli.launch import ACCELERATE_CONFIG_HELP, launch_options
 from trl_pper.cli.options import Option, list_options, make_parser, read_file, read_line, split_config
-from trl_pper.cli.sources import PROMPTS, is_mixture
+from trl_pper.cli.sources import is_mixture
 from trl_pper.cli.yaml_file import read_entries
 from trl_pper.files import SUFFIXES
 from trl_pper.generation.extraction import LEARNED
@@ -45,7 +45,6 @@ class DataArguments:
     on_error: str = _option(
         "Malformed rows of tasks: raise an error, or skip them.", default="raise", choices=["raise", "skip"]
     )
-    prompts: str = _option("Prompts as text to continue, or as chat to answer.", default="text", choices=PROMPTS)
     max_prompt_length: int | None = _option(
         "Leave out tasks and programs with a longer prompt, in tokens of the model; a warning says how many."
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -22,6 +23,7 @@ from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import without_padding
 from trl_pper.rounds.collector import BeamSampleCollector
 from trl_pper.tasks.task import CodingTask
+from trl_pper.training.card import evaluations
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.trainer import PPERTrainer
 
@@ -75,10 +77,22 @@ def run(trainer: PPERTrainer) -> None:
     # Not pushed yet: a Hub that is away must not cost the evaluation, and the card is to have it.
     trainer.save_model(_internal_call=True)
     if trainer.eval_dataset is not None:
-        trainer.save_metrics("eval", trainer.evaluate())
+        trainer.save_metrics("eval", _known_metrics(trainer) or trainer.evaluate())
     if config.push_to_hub:
         trainer.push_to_hub()
+    else:
+        # A push writes the card, too.
+        trainer.create_model_card(model_name=Path(config.output_dir).name)
     trainer.end()
+
+
+def _known_metrics(trainer: PPERTrainer) -> dict[str, float]:
+    """Return the metrics of an evaluation of the final weights during training; empty if there was none."""
+    state = trainer.state
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    step = state.global_step if best is None else best
+    logged = [entry for entry in evaluations(state.log_history) if entry.get("step") == step]
+    return {name: value for entry in logged for name, value in entry.items() if name not in ("step",)}
 
 
 def hold_out(tasks: Sequence[CodingTask], fraction: float, *, seed: int) -> tuple[list[CodingTask], list[CodingTask]]:
@@ -140,4 +154,5 @@ def _train_dataset(data: DataArguments) -> Any:
 def _tasks(data: DataArguments, source: str, split: str | None) -> list[CodingTask]:
     # Each source of a mixture has its own options; the ones given here are for the other set of tasks.
     options = {} if is_mixture(source) else {**data.task_options(), "split": split}
-    return read_tasks(source, prompts=data.prompts, **options)
+    # The trainer knows the model, and puts the tasks to it as messages or as text.
+    return read_tasks(source, prompts="text", **options)

@@ -1,7 +1,8 @@
 """Generate programs for tasks, and compute the log-probability of each program.
 
 - `source`: the base class of all sources of programs, and the record of a generated program
-- `local_model`: use a transformers model for inference: encode, generate, score, restore
+- `encoding`: encode prompts and completions as token ids
+- `local_model`: use a transformers model for inference: generate, score, restore
 - `decoding`: generate completions with a local model, cut them at stops and score them
 - `beam_search`: the source that runs beam search with a local model
 - `nucleus`: the source that samples from a local model

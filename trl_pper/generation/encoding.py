@@ -44,6 +44,19 @@ class Encoder:
             return self._text_ids(prompt)
         return list(self._rendered(prompt, add_generation_prompt=True)["input_ids"])
 
+    @property
+    def has_template(self) -> bool:
+        """Whether chat messages can be encoded."""
+        return bool(self.chat_template or getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def answers_messages(self) -> bool:
+        """Whether the model is an instruct model: its chat template ends a turn with an end token of the model."""
+        # Base models often have the template of their instruct model, but end their texts in another way.
+        return self.has_template and not self.end_token_ids.isdisjoint(
+            self._closing([{"role": "user", "content": "?"}])
+        )
+
     def decode(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
         """Return the text that the token ids of a completion add to a prompt, without special tokens."""
         # Some tokenizers drop a space at the start of a text: alone, the first line would lose its indentation.

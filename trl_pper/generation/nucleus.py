@@ -107,6 +107,11 @@ class NucleusSource(ProgramSource):
         self.uses_student = self._own is None
 
     @property
+    def own_model(self) -> LocalModel | None:
+        """The source's own model; None if it generates with the model in training."""
+        return self._own
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The options that decide how programs are generated, as plain values."""
         return {

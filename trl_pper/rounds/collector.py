@@ -17,6 +17,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from trl_pper.generation.extraction import LEARNED, plain_completion
 from trl_pper.generation.local_model import LocalModel
@@ -274,6 +275,13 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
                 say(report.line(), log_level=args.get_process_log_level())
             if self._on_collected is not None:
                 self._on_collected(report)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Have the last step of a round logged, whose entry takes along the figures of the round."""
+        if args.logging_strategy != IntervalStrategy.NO and state.global_step % self._steps_per_round == 0:
+            control.should_log = True
 
     def collect(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
         """Generate, judge and store the programs of a round; see `Collection.run`.

@@ -168,6 +168,7 @@ def evaluate_tasks(
     *,
     student: LocalModel | None = None,
     quiet: bool = True,
+    on_judged: Callable[[int, list[JudgedProgram]], None] | None = None,
 ) -> TaskScores:
     """Generate and judge programs for tasks, which are divided among the processes, and compute scores.
 
@@ -177,6 +178,7 @@ def evaluate_tasks(
         judge: The judge that runs the programs.
         student: The model in training, for a source that needs it.
         quiet: Whether to show no progress.
+        on_judged: Function called with the position of each of this process's tasks and its judged programs.
 
     Returns:
         The scores, the same in every process.
@@ -189,7 +191,7 @@ def evaluate_tasks(
         raise ValueError("eval_dataset: must hold at least one task; got none")
     started = time.perf_counter()
     with progress_of_evaluation(len(tasks), source, quiet=quiet) as progress:
-        counts = tally(tasks, source, judge, student=student, progress=progress).counts
+        counts = tally(tasks, source, judge, student=student, progress=progress, on_judged=on_judged).counts
     # A task whose first program has no verdict counts in no score: an infrastructure failure is not a wrong program.
     judged = [one for one in counts if one.first_pass_rate is not None]
     found = sum_up(judged)

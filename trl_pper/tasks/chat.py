@@ -17,6 +17,9 @@ from trl_pper.tasks.formats.fields import question_parts
 from trl_pper.tasks.syntax import Parser, parse_open
 from trl_pper.tasks.task import CodingTask, Message, StdioTests
 
+#: How text prompts are put to a model: "text" to be continued, "chat" as messages; "auto" as the model was made for.
+PROMPTS = ("auto", "text", "chat")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChatParts:

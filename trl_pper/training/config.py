@@ -18,6 +18,7 @@ from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.replay.priority import PRIORITIES
 from trl_pper.replay.settings import EVICTIONS
+from trl_pper.tasks.chat import PROMPTS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
@@ -49,6 +50,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
 
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]  # noqa: RUF012
 
+    learning_rate: float | None = _option(
+        None, "Peak learning rate of the optimizer. If None, 1e-4 with a LoRA adapter, and otherwise TRL's 2e-5."
+    )
     completion_only_loss: bool | None = _option(
         True, "Whether the loss covers only the program, not the prompt. Set to False to learn the prompt as well."
     )
@@ -84,6 +88,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         None,
         "Further arguments of the chat template for every prompt, such as {'enable_thinking': False}; in a string as "
         "JSON.",
+    )
+    prompts: str = _option(
+        "auto",
+        "How text prompts are put to the model: 'text' to be continued, 'chat' as messages to be answered; 'auto' "
+        "asks instruct models in messages: those whose chat template ends a turn with an end token of the model.",
+        choices=list(PROMPTS),
     )
     generation_batch_size: int = _option(8, "Number of prompts in a generation batch, per process.")
     ds3_gather_for_generation: bool = _option(
@@ -176,6 +186,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             # With exponent 1 close P2Values give nearly uniform draws.
             close = self.priority == "proportional" and self.possibility == "mean"
             self.priority_exponent = 4.0 if close else 1.0
+        # Defaults that fit the run are chosen by the trainer, which knows the adapter and the evaluation set.
+        self.given_learning_rate = self.learning_rate
+        self.given_metric_for_best_model = self.metric_for_best_model
+        self.given_greater_is_better = self.greater_is_better
+        if self.learning_rate is None:
+            self.learning_rate = SFTConfig.learning_rate
         self._check_ranges()
         self._check_training_options()
         # `accelerator_config` may be a dictionary or a file: the base class makes an object of it, checked below.
@@ -236,6 +252,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require(
             "possibility", self.possibility in POSSIBILITIES, f"one of {', '.join(POSSIBILITIES)}", self.possibility
         )
+        _require("prompts", self.prompts in PROMPTS, f"one of {', '.join(PROMPTS)}", self.prompts)
         _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
         eviction = self.buffer_eviction
         _require("buffer_eviction", eviction in EVICTIONS, f"one of {', '.join(EVICTIONS)}", eviction)
@@ -281,6 +298,19 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             not self.dataloader_num_workers,
             "0, since a worker process would hold a stale copy of the buffer",
             self.dataloader_num_workers,
+        )
+        prepared = not (self.dataset_kwargs or {}).get("skip_prepare_dataset")
+        _require(
+            "dataset_kwargs",
+            prepared,
+            "without skip_prepare_dataset, since programs are tokenised as they are drawn",
+            self.dataset_kwargs,
+        )
+        _require(
+            "ignore_data_skip",
+            not self.ignore_data_skip,
+            "False, since a resumed round would draw its first minibatches again",
+            True,
         )
         _require(
             "train_sampling_strategy",

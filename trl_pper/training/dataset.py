@@ -79,9 +79,25 @@ class ReplayDataset(Dataset[Row]):
 
     def __getitem__(self, position: int) -> Row:
         if position not in self._rows:
-            # Not tokenised here: in `tokenize` the processes wait for each other, and the others would not come.
-            raise LookupError(f"position: {position} was not prepared; call prepare([{position}]) on every process")
+            return self._row_to_look_at(position)
         return self._rows[position]
+
+    def _row_to_look_at(self, position: int) -> Row:
+        """Return a row that no minibatch holds, for somebody who looks at the data set."""
+        if not len(self.buffer):
+            raise LookupError(
+                f"position: must be that of an experience; got {position}, and the buffer is empty. "
+                "trainer.collector.collect() fills it, as train() does at the beginning of each round"
+            )
+        if PartialState().num_processes > 1:
+            # While rows are labelled the processes wait for each other, and the others would not come.
+            raise LookupError(f"position: {position} was not prepared; call prepare([{position}]) on every process")
+        prepared = self._rows
+        # Bounds and negative positions as of a list.
+        position = range(len(self))[position]
+        self.prepare([position])
+        row, self._rows = self._rows[position], prepared
+        return row
 
     def prepare(self, positions: Iterable[int]) -> NDArray[np.int64]:
         """Prepare the rows of positions, with tokens and weights of the buffer's present content, and drop other rows.

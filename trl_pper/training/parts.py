@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import TrainerCallback
+from peft import LoraConfig
 from trl import SFTTrainer
 
 from trl_pper.generation.beam_search import BeamSearchSource
@@ -29,6 +29,9 @@ from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.dataset import holds_tasks
+
+#: The learning rate of LoRA adapters where none is given.
+LORA_LEARNING_RATE = 1e-4
 
 #: Arguments of other trainers, and of scripts, by the names that people try.
 _MEANT = {
@@ -89,12 +92,14 @@ def build_buffer(args: PPERConfig) -> ReplayBuffer:
     )
 
 
-def build_beam_search(args: PPERConfig, *, num_beam_groups: int = 1) -> BeamSearchSource:
-    """Return a source that runs beam search with the model in training."""
+def build_beam_search(
+    args: PPERConfig, *, num_beam_groups: int = 1, batch_size: int | None = None
+) -> BeamSearchSource:
+    """Return a source that runs beam search with the model in training, in batches as of collections by default."""
     return BeamSearchSource(
         num_beams=args.num_beams,
         max_completion_length=args.max_completion_length,
-        batch_size=args.generation_batch_size,
+        batch_size=batch_size or args.generation_batch_size,
         # Beams are ranked as their possibility ranks them.
         length_penalty=1.0 if args.possibility == "mean" else 0.0,
         num_beam_groups=num_beam_groups,
@@ -132,13 +137,46 @@ def build_judge(args: PPERConfig) -> Judge:
     return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
 
 
-def find_collector(callbacks: list[TrainerCallback], train: datasets.Dataset) -> BeamSampleCollector | None:
+def choose_learning_rate(args: PPERConfig, model: Any) -> str:
+    """Set the learning rate where the user gave none, and return a line that tells of a rate other than TRL's."""
+    adapters = getattr(model, "peft_config", None)
+    lora = isinstance(adapters, dict) and any(isinstance(one, LoraConfig) for one in adapters.values())
+    if args.given_learning_rate is not None or not lora:
+        return ""
+    # A rate for whole models is too low for adapters: "LoRA Without Regret" (thinkingmachines.ai/blog/lora, 2025)
+    # finds the best rate to be about ten times as high.
+    args.learning_rate = LORA_LEARNING_RATE
+    return f"learning_rate: {LORA_LEARNING_RATE:g}, as an adapter is trained and no rate is given"
+
+
+def check_formatting(formatting_func: Any) -> None:
+    """Raise ValueError if a formatting function is given, which would not be called."""
+    if formatting_func is not None:
+        raise ValueError(
+            "formatting_func: must be None, since the training rows are programs written for tasks; got "
+            f"{formatting_func!r:.80}. Format an eval_dataset of answers before it is passed, and prompts with as_chat"
+        )
+
+
+def with_collector(callbacks: Sequence[Any], collector: BeamSampleCollector | None) -> list[Any]:
+    """Return the callbacks with the collector, which takes the place of a class of collectors."""
+    others = [one for one in callbacks if one is not collector and not _is_collector_class(one)]
+    return others if collector is None else [*others, collector]
+
+
+def _is_collector_class(callback: Any) -> bool:
+    return isinstance(callback, type) and issubclass(callback, BeamSampleCollector)
+
+
+def find_collector(callbacks: Sequence[Any], train: datasets.Dataset) -> BeamSampleCollector | None:
     """Return the collector among the callbacks, or a new collector; None if the data set has judged programs.
 
     Raises:
         ValueError: There are several collectors, or a collector without tasks, and the data set has none.
     """
-    given = [callback for callback in callbacks if isinstance(callback, BeamSampleCollector)]
+    # The Trainer takes classes of callbacks, too.
+    found = [one() if _is_collector_class(one) else one for one in callbacks]
+    given = [callback for callback in found if isinstance(callback, BeamSampleCollector)]
     if len(given) > 1:
         raise ValueError(f"callbacks: must hold at most one BeamSampleCollector; got {len(given)}. Remove the others")
     if not holds_tasks(train):

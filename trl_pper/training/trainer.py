@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback, TrainerControl
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
 from trl import SFTTrainer
 
 from trl_pper.generation.beam_search import BeamSearchSource
@@ -24,13 +25,16 @@ from trl_pper.replay.experience import Experience
 from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.rounds.display import say, show_round, warnings_above_bars
 from trl_pper.rounds.evaluation import evaluate_tasks
+from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import check_processes
+from trl_pper.rounds.prompting import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import PAPER, evaluations, run_facts, write_model_card
 from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.training.config import PPERConfig
+from trl_pper.training.console import print_lines_only
 from trl_pper.training.dataset import (
     ReplayDataset,
     as_dataset,
@@ -39,19 +43,23 @@ from trl_pper.training.dataset import (
     holds_tasks,
     judged_experiences,
 )
+from trl_pper.training.evaluating import check_options_of_logits, evaluation_batch_size, fit_best_metric
 from trl_pper.training.parts import (
     build_beam_search,
     build_buffer,
     build_judge,
     build_loss_weights,
     build_source,
+    check_formatting,
     check_keywords,
     check_prompt_room,
     check_sharding,
     check_weighing,
+    choose_learning_rate,
     claim_buffer,
     config_or_default,
     find_collector,
+    with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
 from trl_pper.training.sampler import PrioritizedSampler
@@ -70,10 +78,19 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             which no further programs are added.
         eval_dataset: Tasks to generate and judge programs for, as above, or an evaluation set of `SFTTrainer`.
         processing_class: The tokenizer; the model's own by default.
+        data_collator: As in `SFTTrainer`.
+        compute_loss_func: As in `SFTTrainer`.
+        compute_metrics: As in `SFTTrainer`, for an evaluation set of answers.
         callbacks: Further callbacks; a `BeamSampleCollector` among them replaces the default collector.
+        optimizers: As in `SFTTrainer`; a scheduler has to count the steps of rounds (see `steps_per_round`).
+        optimizer_cls_and_kwargs: As in `SFTTrainer`.
+        preprocess_logits_for_metrics: As in `SFTTrainer`, for an evaluation set of answers.
+        quantization_config: As in `SFTTrainer`.
+        peft_config: As in `SFTTrainer`.
+        formatting_func: Not supported, as programs are not formatted.
         buffer: A buffer to continue with, which keeps its own settings; by default an empty buffer with the settings
             of `args`.
-        **sft_arguments: Other arguments of `SFTTrainer`, by keyword: `peft_config`, `quantization_config`, ...
+        **unknown: No further arguments; the error names the nearest.
 
     Raises:
         TypeError: `args` is not a `PPERConfig`, or there is no such argument.
@@ -87,47 +104,75 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     _name = "PPER"
     _paper = PAPER
 
+    # In the order of SFTTrainer, whose scripts may pass arguments by position.
     def __init__(
         self,
         model: Any,
         args: PPERConfig | None = None,
-        *,
+        data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         train_dataset: Sequence[CodingTask | Mapping[str, Any]] | datasets.Dataset | str | Path | None = None,
         eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[Any], dict[str, float]] | None = None,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[Any], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        formatting_func: Callable[[dict[str, Any]], str] | None = None,
+        *,
         buffer: ReplayBuffer | None = None,
-        **sft_arguments: Any,
+        **unknown: Any,
     ) -> None:
-        check_keywords(sft_arguments)
+        check_keywords(unknown)
         args = config_or_default(args, model)
         check_processes()
         if args.push_to_hub:
             check_push(args.output_dir, strategy=args.hub_strategy)
+        check_formatting(formatting_func)
         train = as_dataset("train_dataset", train_dataset)
         check_train_columns(train)
+        evaluated = as_eval_dataset(eval_dataset)
+        check_options_of_logits(
+            args,
+            evaluated,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
         callbacks = list(callbacks or [])
+        fit_best_metric(args, evaluated, callbacks, has_metrics=compute_metrics is not None)
         self.buffer = buffer if buffer is not None else build_buffer(args)
         self.collector = find_collector(callbacks, train)
-        if self.collector is not None and self.collector not in callbacks:
-            callbacks.append(self.collector)
         self._judge: Judge | None = None
         self._train_rows = train
+        self._round_figures: dict[str, float] = {}
+        self._told: set[str] = set()
         self.evaluated_before: list[Mapping[str, Any]] = []
         super().__init__(
             model=model,
             args=args,
+            data_collator=data_collator,
             train_dataset=train,
-            eval_dataset=as_eval_dataset(eval_dataset),
+            eval_dataset=evaluated,
             processing_class=processing_class,
-            callbacks=callbacks,
-            **sft_arguments,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=with_collector(callbacks, self.collector),
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
         )
+        print_lines_only(self.callback_handler)
         check_sharding(self.accelerator)
         if args.weighs_loss:
             check_weighing(self.accelerator, self.compute_loss_func)
             self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
         claim_buffer(self.buffer, self.processing_class)
+        self._tell(choose_learning_rate(args, self.model))
         self._complete_collector()
         self._check_eval_tasks()
 
@@ -169,7 +214,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     def beam_search(self) -> BeamSearchSource:
         """Return a source that runs beam search with the settings of `args`, for evaluation."""
-        return build_beam_search(self.args)
+        return build_beam_search(self.args, batch_size=evaluation_batch_size(self.args))
 
     @property
     def draws_per_step(self) -> int:
@@ -178,7 +223,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
 
     @property
     def steps_per_round(self) -> int:
-        """Number of optimizer steps between two collections."""
+        """Number of optimizer steps between two collections, which are an epoch; a scheduler has to count these."""
         # By default each program of a collection is drawn once on average. The number of programs is an estimate: the
         # Trainer needs the length of a round before the first collection.
         if self.args.steps_per_round is not None:
@@ -212,6 +257,17 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             with_assistant_masks=self.args.assistant_only_loss,
         )
 
+    def _put(self, tasks: Sequence[CodingTask]) -> list[CodingTask]:
+        """Return tasks as the model is asked them, and tell once how."""
+        prompted = put_to(tasks, self.student.encoder, prompts=self.args.prompts)
+        self._tell(prompted.line)
+        return prompted.tasks
+
+    def _tell(self, line: str) -> None:
+        if line and line not in self._told and self.is_world_process_zero():
+            say(line, log_level=self.args.get_process_log_level())
+        self._told.add(line)
+
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
@@ -221,6 +277,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             # training.
             self.train_dataset.prepare(range(len(self.buffer)))
             return
+        if collector.tasks is not None:
+            collector.tasks = self._put(collector.tasks)
         collection = collector.attach(
             self.buffer,
             source=build_source(self.args),
@@ -243,7 +301,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         given = self.eval_dataset
         for part in given.values() if isinstance(given, dict) else [given]:
             if holds_tasks(part):
-                self.beam_search().check(load_tasks(part, format="native"), student=self.student)
+                self.beam_search().check(self._put(load_tasks(part, format="native")), student=self.student)
 
     def _on_collected(self, report: CollectionReport) -> None:
         if not len(self.buffer):
@@ -253,7 +311,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 f"{self.collector.collection.journal_folder if self.collector else None}, and are judged when the run "
                 "is started again"
             )
-        self._log_apart(report.metrics())
+        # With logging_strategy="no" no entry of a training step has taken the figures of the last round along.
+        if self._round_figures:
+            self._log_apart(self._round_figures)
+        self._round_figures = report.metrics()
         if self.args.log_completions and self.is_world_process_zero():
             show_round(
                 self.buffer,
@@ -262,6 +323,14 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 number=self.args.num_completions_to_print,
                 report_to=self.args.report_to,
             )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log an entry; that of a training step has the figures of the round, too."""
+        # Callbacks of users expect a loss in every entry of a training run.
+        if self._round_figures and ("loss" in logs or "train_runtime" in logs):
+            logs |= self._round_figures
+            self._round_figures = {}
+        super().log(logs, start_time)
 
     def _log_apart(self, metrics: dict[str, float]) -> None:
         # Unless the model is in eval mode, TRL's `log` adds the means of the training steps so far and resets them.
@@ -278,6 +347,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if self.collector is not None:
             self.collector.next_round = 0
+        if self.lr_scheduler is not None:
+            self._tell(
+                f"optimizers: the scheduler has to count optimizer steps: an epoch is a round of "
+                f"{self.steps_per_round} (trainer.steps_per_round), not a pass over the data set"
+            )
         # The Trainer begins a new log: remember evaluations before training for the model card.
         self.evaluated_before = evaluations(self.state.log_history)
         if resume_from_checkpoint is True:
@@ -359,16 +433,58 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             chosen = self.eval_dataset[chosen]
         if not holds_tasks(chosen):
             return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
-        tasks = load_tasks(chosen, format="native")
-        quiet = self.args.disable_tqdm
-        with warnings_above_bars():
-            scores = evaluate_tasks(tasks, self.beam_search(), self.judge, student=self.student, quiet=quiet)
-            if self.is_world_process_zero():
-                say(scores.line(metric_key_prefix), log_level=self.args.get_process_log_level())
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.metrics().items()}
+        metrics = self._evaluate_tasks(chosen, metric_key_prefix)
         self._log_apart(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._renew_card()
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Generate and judge programs for tasks; predict other data as `SFTTrainer` does.
+
+        Args:
+            test_dataset: Tasks, or a tokenised data set.
+            ignore_keys: As in `Trainer.predict`; not used for tasks.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            For tasks the programs of each task in `predictions`, the most probable first, and the scores in `metrics`.
+        """
+        given = as_eval_dataset(test_dataset)
+        if not holds_tasks(given):
+            return super().predict(given, ignore_keys, metric_key_prefix)
+        programs: dict[int, list[str]] = {}
+        metrics = self._evaluate_tasks(given, metric_key_prefix, programs)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        found = dict(gather_object(list(programs.items())))
+        return PredictionOutput(predictions=[found[at] for at in range(len(given))], label_ids=None, metrics=metrics)
+
+    def _evaluate_tasks(
+        self, rows: datasets.Dataset, prefix: str, programs: dict[int, list[str]] | None = None
+    ) -> dict[str, float]:
+        """Return the scores on tasks; the programs of this process's tasks are put into `programs`, by position."""
+
+        def keep(position: int, judged: list[JudgedProgram]) -> None:
+            if programs is not None:
+                programs[position] = [one.program for one in judged]
+
+        tasks = self._put(load_tasks(rows, format="native"))
+        quiet = self.args.disable_tqdm
+        with warnings_above_bars():
+            scores = evaluate_tasks(
+                tasks, self.beam_search(), self.judge, student=self.student, quiet=quiet, on_judged=keep
+            )
+            if self.is_world_process_zero():
+                say(scores.line(prefix), log_level=self.args.get_process_log_level())
+        return {f"{prefix}_{name}": value for name, value in scores.metrics().items()}
+
+    def _renew_card(self) -> None:
+        # During training each checkpoint writes the card. After it, an evaluation is of the final weights.
+        trained = self.state.global_step > 0 and not self.is_in_train
+        if trained and self.is_world_process_zero() and (Path(self.args.output_dir) / "README.md").is_file():
+            self.create_model_card(model_name=Path(self.hub_model_id or self.args.output_dir).name)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the model card of the run; see `trl_pper.training.card`."""
