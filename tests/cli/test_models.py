@@ -169,6 +169,7 @@ def test_merge_pushes_where_it_is_asked_to(folder, tmp_path, monkeypatch, capsys
         (["b.parquet", "--output", "c.parquet", "--push_to", "me/x"], "--push_to: belongs to the merge of an adapter"),
         (["b.parquet", "--output", "c.parquet"], "b.parquet"),
         (["me/lora"], "an adapter needs one folder for the merged model; got none: merge ADAPTER OUTPUT"),
+        (["me/lora", "a", "--private"], "--private: belongs to --push_to; name the repository"),
         (["me/lora", "a", "b"], "an adapter needs one folder for the merged model; got a, b"),
         (["me/lora", "a", "--output", "b"], "an adapter needs one folder for the merged model; got a, b"),
         (["model", "a"], "model: must be a buffer file (.parquet), or hold an adapter (adapter_config.json)"),

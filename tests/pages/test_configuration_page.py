@@ -10,7 +10,7 @@ from trl import SFTConfig
 from docs.option_tables import option_table, with_tables
 from trl_pper.cli import commands
 from trl_pper.cli.commands import main
-from trl_pper.cli.train_options import DataArguments, train_options
+from trl_pper.cli.train_options import DataArguments, TRLArguments, train_options
 from trl_pper.training.config import PPERConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -21,7 +21,7 @@ def test_the_tables_are_those_of_the_configuration():
     text = PAGE.read_text()
     assert with_tables(text) == text, "run: python -m docs.option_tables docs/configuration.md"
     own = {one.name for one in fields(PPERConfig)} - {one.name for one in fields(SFTConfig)}
-    for name in own | {one.name for one in fields(DataArguments)}:
+    for name in own | {one.name for kind in (DataArguments, TRLArguments) for one in fields(kind)}:
         assert f"| `{name}` |" in text
     assert "| `learning_rate` |" not in text
 
@@ -67,7 +67,7 @@ def test_the_tables_of_the_commands_are_those_of_their_parsers():
 
 
 def test_the_file_of_the_page_parses(tmp_path):
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    example, _ = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     given = yaml.safe_load(example)
     path = tmp_path / "run.yaml"
     path.write_text(example + "use_cpu: true\nbf16: false\n")
@@ -78,9 +78,19 @@ def test_the_file_of_the_page_parses(tmp_path):
     assert config.learning_rate == 1e-5
 
 
+def test_the_file_of_trl_on_the_page_means_what_is_said(tmp_path):
+    _, example = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    path = tmp_path / "sft.yaml"
+    path.write_text(example + "use_cpu: true\nbf16: false\n")
+    data, config, model = train_options(["--config", str(path)]).configurations()
+    assert (data.tasks, data.task_subset) == ("google-research-datasets/mbpp", "sanitized")
+    assert (data.task_split, data.eval_tasks, data.eval_split) == ("train", data.tasks, "validation")
+    assert (config.eval_strategy, model.dtype) == ("epoch", "bfloat16")
+
+
 def test_the_errors_of_the_page_are_those_that_are_said(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```yaml\n.*?\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    example, _ = re.findall(r"```yaml\n.*?\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     (said,) = re.findall(r"```text\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     expected = said.splitlines()
     lines = example.splitlines()

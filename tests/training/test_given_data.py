@@ -71,6 +71,22 @@ def test_a_path_is_read_as_load_tasks_reads_it(make, tmp_path, tasks, capsys):
     assert f"train_dataset: 4 tasks from {path}, read in the format native" in capsys.readouterr().out
 
 
+def test_an_id_of_the_hub_is_read_as_load_tasks_reads_it(make, monkeypatch, capsys):
+    asked = []
+
+    def load_dataset(name, *_, **__):
+        asked.append(name)
+        return datasets.DatasetDict(test=datasets.Dataset.from_list([ROWS["humaneval"][0]]))
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    trainer = make("openai/openai_humaneval", eval_dataset="openai/openai_humaneval")
+    assert set(asked) == {"openai/openai_humaneval"}
+    assert trainer.collector.tasks == load_tasks(trainer.eval_dataset) == load_tasks([ROWS["humaneval"][0]])
+    assert (
+        "train_dataset: 1 tasks from openai/openai_humaneval, read in the format humaneval" in capsys.readouterr().out
+    )
+
+
 def test_rows_of_judged_programs_are_replayed(make):
     trainer = make([{"prompt": "p", "completion": "c", "logprob": -1.0, "pass_rate": 1.0}])
     assert trainer.collector is None
@@ -88,9 +104,10 @@ def test_answers_without_tests_belong_to_sfttrainer(make, tmp_path, name, kind):
         make(given)
 
 
+@pytest.mark.parametrize("kind", [list, datasets.Dataset.from_list])
 @pytest.mark.parametrize("name", ["text", "completion"])
-def test_answers_stay_an_evaluation_set_of_sfttrainer(make, tasks, name):
-    trainer = make(tasks, eval_dataset=datasets.Dataset.from_list(ANSWERS[name]))
+def test_answers_stay_an_evaluation_set_of_sfttrainer(make, tasks, name, kind):
+    trainer = make(tasks, eval_dataset=kind(ANSWERS[name]))
     assert trainer.evaluate()["eval_loss"] > 0
 
 

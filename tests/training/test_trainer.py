@@ -408,6 +408,15 @@ def test_wrong_training_data_is_refused(make_config, make_model, tokenizer, trai
         PPERTrainer(make_model(), make_config(), train_dataset=train_dataset, processing_class=tokenizer)
 
 
+def test_another_batch_size_is_told_by_its_option(trained, make_trainer):
+    again = make_trainer(
+        per_device_train_batch_size=2, gradient_accumulation_steps=3, output_dir=trained.args.output_dir
+    )
+    said = r"\(per_device_train_batch_size \* gradient_accumulation_steps \* .*\): 4, in this run 6\. Resume with"
+    with pytest.raises(ValueError, match=said):
+        again.train(resume_from_checkpoint=str(Path(trained.args.output_dir) / "checkpoint-2"))
+
+
 def test_wrong_combinations_are_refused_before_generation(make_trainer, make_model, tokenizer, tasks):
     from trl import SFTConfig
 

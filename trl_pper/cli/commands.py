@@ -253,6 +253,8 @@ def _merge(options: argparse.Namespace) -> int:
             f"{first}: must be a buffer file (.parquet), or hold an adapter (adapter_config.json). Runs with use_peft "
             "or peft_config have one in their output folder"
         )
+    if options.private and options.push_to is None:
+        raise ValueError("--private: belongs to --push_to; name the repository, or leave it out")
     # Slow to import.
     from trl_pper.training.push import merge_adapter
 

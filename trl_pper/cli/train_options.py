@@ -237,6 +237,8 @@ def train_options(arguments: Sequence[str]) -> TrainOptions:
     launch = [word for name, value in of_launch.items() for word in _as_words(name, value)]
     # By its other name, too, an option on the command line overrides the file.
     in_file = {name: value for name, value in in_file.items() if _TWINS.get(name) not in on_line}
+    if on_line.keys() & {"eval_tasks", "eval_split", "eval_fraction"}:
+        in_file.pop("dataset_test_split", None)
     return TrainOptions(
         given=in_file | on_line,
         arguments=[*(["--config", str(path)] if path else []), *_without(words, left)],

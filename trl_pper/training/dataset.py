@@ -271,7 +271,7 @@ def _unfit(name: str, columns: Iterable[str]) -> ValueError:
     if any(set(got) >= texts for texts in _TEXTS):
         return ValueError(
             f"{name}: needs the columns of tasks with tests, which decide what is learned, or a pass_rate; got {got}. "
-            "Train on answers without tests with SFTTrainer, or pass tasks, such as load_tasks('tasks.jsonl')"
+            "Answers without tests are data for SFTTrainer; tasks are loaded by load_tasks('tasks.jsonl')"
         )
     return ValueError(
         f"{name}: needs the columns {sorted(TASK_COLUMNS)} (tasks), {sorted(JUDGED_COLUMNS)} and logprob (judged "
@@ -294,6 +294,9 @@ def as_eval_dataset(data: Any) -> Any:
     """
     if isinstance(data, dict):
         return {name: as_eval_dataset(part) for name, part in data.items()}
+    if isinstance(data, list) and data and all(isinstance(row, Mapping) for row in data):
+        if _format_of_row(data[0]) is None and any(data[0].keys() >= texts for texts in _TEXTS):
+            return datasets.Dataset.from_list([dict(row) for row in data])
     if isinstance(data, list | tuple | str | Path):
         return as_dataset("eval_dataset", data)
     columns = set(getattr(data, "column_names", None) or [])

@@ -38,7 +38,6 @@ _MEANT = {
     "tokenizer": "processing_class", "config": "args", "training_args": "args", "dataset": "train_dataset",
     "tasks": "train_dataset", "train_data": "train_dataset", "eval_tasks": "eval_dataset",
     "test_dataset": "eval_dataset", "lora_config": "peft_config", "replay_buffer": "buffer", "collector": "callbacks",
-    "model_name_or_path": "model",
 }  # fmt: skip
 
 
