@@ -113,6 +113,11 @@ def test_collect_with_a_model_then_report_and_export(files, make_model, tokenize
     assert all(one.logprob is not None for one in stored)
     assert main(["report", str(buffer), "--output", str(files / "report.html")]) == 0
     assert "<svg" in (files / "report.html").read_text()
+    assert main(["export", str(buffer), "--to", "kto", "--output", str(files / "kto.jsonl")]) == 2
+    assert "nothing to export: the buffer holds no whole program" in capsys.readouterr().err
+    programs = write_programs(files, [{"task_id": "add-2", "completion": "    return x + 2\n"}])
+    assert main(["collect", "--tasks", str(files / "tasks.jsonl"), "--programs", programs, "--output", str(buffer),
+                 "--workers", "1"]) == 0  # fmt: skip
     assert main(["export", str(buffer), "--to", "kto", "--output", str(files / "kto.jsonl")]) == 0
     assert set(read(files / "kto.jsonl")[0]) == {"prompt", "completion", "label"}
 
@@ -140,7 +145,7 @@ def test_train_from_yaml_with_overrides(files, make_model, tokenizer):
         main(["train", "--config", str(config), *saving, "--max_steps", "3", "--resume_from_checkpoint", "true"]) == 0
     )
     state = json.loads((files / "run" / "checkpoint-3" / "trainer_state.json").read_text())
-    assert [entry["step"] for entry in state["log_history"] if "pper/programs" in entry] == [0, 2]
+    assert [entry["step"] for entry in state["log_history"] if "pper/programs" in entry] == [2, 3]
 
 
 def test_an_unknown_command_exits_with_2(capsys):

@@ -85,5 +85,5 @@ def test_a_malformed_mixture_is_named(folder, text, said):
 def test_a_missing_mixture_and_unknown_prompts_are_named(folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml: no such file"):
         read_tasks("nowhere.yaml")
-    with pytest.raises(ValueError, match="prompts: must be text or chat; got 'speech'"):
+    with pytest.raises(ValueError, match="prompts: must be one of auto, text, chat; got 'speech'"):
         read_tasks(str(folder / "one.jsonl"), prompts="speech")

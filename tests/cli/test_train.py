@@ -60,7 +60,7 @@ def refused(capsys, *arguments):
         (["--num_beams"], "argument --num_beams: expected one argument"),
         (["--priority", "rnak"], "--priority: must be one of proportional, rank, uniform, filter; got rnak"),
         (["--use_peft", "perhaps"], "--use_peft: must be true or false; got perhaps"),
-        (["--learning_rate", "fast"], "--learning_rate: must be a number; got fast"),
+        (["--learning_rate", "fast"], "--learning_rate: must be a number or null; got fast"),
         (["--num_beams", "0"], "num_beams: must be a whole number of at least 1; got 0"),
         (["--eval_strategy", "sometimes"], "--eval_strategy: must be one of no, steps, epoch; got sometimes"),
         (["--num_processes", "two"], "argument --num_processes/--num-processes: invalid int value: 'two'"),

@@ -1,5 +1,7 @@
 """The data set of a buffer: tokens are made for what is drawn, once, and dropped with the experience."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -68,12 +70,24 @@ def test_nothing_drawn_is_nothing_made(buffer):
     assert tokenize.asked == []
 
 
-def test_a_position_that_was_not_prepared_is_no_row(buffer):
+def test_a_row_that_was_not_prepared_can_be_looked_at(buffer):
     dataset = replayed(buffer, Tokenizing())
     dataset.prepare([1])
     dataset.prepare([2])
+    # Somebody looks: the rows of the minibatch stay.
+    assert dataset[1]["input_ids"] == [*b"abcc"]
+    assert dataset[-1] == dataset[4] == {"input_ids": [*b"abccccc"], "labels": [-100, -100, *b"ccccc"]}
+    assert dataset._rows.keys() == {2}
+    with pytest.raises(IndexError):
+        dataset[5]
+    with pytest.raises(LookupError, match=r"got 0, and the buffer is empty. trainer.collector.collect\(\) fills it"):
+        replayed(ReplayBuffer(), Tokenizing())[0]
+
+
+def test_processes_do_not_label_a_row_alone(buffer, monkeypatch):
+    monkeypatch.setattr("trl_pper.training.dataset.PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(LookupError, match=r"position: 1 was not prepared; call prepare\(\[1\]\)"):
-        dataset[1]
+        replayed(buffer, Tokenizing())[1]
 
 
 def test_tokens_leave_with_their_experience(buffer):

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from tests.support.broken_judge import BrokenJudge
 from trl_pper import (
@@ -139,18 +140,49 @@ def test_rounds_are_logged_like_every_other_metric(trained):
     assert second["pper/effective_sample_size"] == pytest.approx(1 / sum(probabilities**2))
     assert 0 < first["pper/generate_seconds"] <= first["pper/collect_seconds"]
     assert {"pper/programs", "pper/solved", "pper/duplicates", "pper/judge_seconds"} <= set(rounds[0])
-    # Means of training steps belong to the entries of training steps.
-    assert not any("entropy" in entry or "eval_entropy" in entry for entry in rounds)
-    assert sum("loss" in entry for entry in trained.state.log_history) >= 4
+    # They travel with the first entry of a training step, so that callbacks find a loss in every entry.
+    assert [entry["step"] for entry in rounds] == [1, 3]
+    assert all("loss" in entry for entry in rounds)
+    assert sum("loss" in entry for entry in trained.state.log_history) == 4
 
 
-def test_a_rounds_entry_takes_nothing_from_the_means_around_it(make_trainer):
-    # Two steps of the first round are not logged yet when the second round begins.
-    trainer = make_trainer(logging_steps=3)
+class NeedsALoss(TrainerCallback):
+    """Reads the loss of each entry of training steps, as scripts do."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_log(self, args, state, control, logs, **others):
+        if "train_runtime" not in logs:
+            self.losses.append(logs["loss"])
+
+
+@pytest.mark.parametrize("options", [{"logging_steps": 3}, {"logging_steps": 100, "save_steps": 1}])
+def test_every_rounds_figures_are_logged_with_a_loss(make_trainer, options):
+    # The steps of a round end before an entry would be due.
+    callback = NeedsALoss()
+    trainer = make_trainer(callbacks=[callback], save_strategy="steps" if "save_steps" in options else "no", **options)
     trainer.train()
     rounds = [entry for entry in trainer.state.log_history if "pper/pass_rate" in entry]
-    assert len(rounds) == 2
-    assert [name for entry in rounds for name in entry if not name.startswith("pper/")] == ["epoch", "step"] * 2
+    assert [entry["pper/round_index"] for entry in rounds] == [0, 1]
+    assert len(callback.losses) == (4 if "save_steps" in options else 3)
+
+
+def test_without_logging_rounds_have_entries_of_their_own(make_trainer):
+    trainer = make_trainer(logging_strategy="no")
+    trainer.train()
+    rounds = [entry for entry in trainer.state.log_history if "pper/pass_rate" in entry]
+    assert [entry["pper/round_index"] for entry in rounds] == [0, 1]
+    assert not any("loss" in entry for entry in trainer.state.log_history)
+
+
+@pytest.mark.parametrize("with_bars", [False, True])
+def test_the_console_has_a_line_a_round_and_no_figures(make_trainer, capfd, with_bars):
+    make_trainer(disable_tqdm=not with_bars).train()
+    said = capfd.readouterr()
+    assert said.out.count("programs, 8 judged, mean pass rate") == 2
+    assert "pper/" not in said.out + said.err
+    assert (said.out + said.err).count("'loss'") == 4
 
 
 def test_a_teachers_programs_are_judged_scored_and_learned(make_trainer, teacher, tasks):

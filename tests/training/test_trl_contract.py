@@ -25,11 +25,13 @@ HOOKS = {
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "log": ["self", "logs", "start_time"],
+    "predict": ["self", "test_dataset", "ignore_keys", "metric_key_prefix"],
 }
 OWN = {
     "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
     "_complete_collector", "_encode", "_on_collected", "_log_apart", "_draws",
-    "_check_eval_tasks",
+    "_check_eval_tasks", "_put", "_tell", "_evaluate_tasks", "_renew_card",
 }  # fmt: skip
 
 
@@ -52,12 +54,11 @@ def test_only_the_listed_methods_are_ours():
     assert shadowed == {"__init__", "train"}
 
 
-def test_the_init_arguments_we_pass_on_by_keyword_exist():
+def test_the_init_arguments_are_those_of_sft_trainer():
     accepted = inspect.signature(SFTTrainer.__init__).parameters
-    assert {
-        "model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks", "peft_config",
-        "quantization_config", "data_collator", "optimizers", "formatting_func",
-    } <= set(accepted)  # fmt: skip
+    ours = list(inspect.signature(PPERTrainer.__init__).parameters)
+    # In the same order, since scripts pass them by position.
+    assert ours == [*accepted, "buffer", "unknown"]
     assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
 
 

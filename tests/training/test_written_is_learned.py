@@ -56,6 +56,7 @@ def make_trainer(make_model, chat_tokenizer, tmp_path):
             use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=3, max_completion_length=5,
             per_device_train_batch_size=4, max_length=None, save_strategy="no", judge_workers=1,
             judge_cpu_seconds=1.0, judge_memory_bytes=2**30, gradient_checkpointing=False, priority="uniform",
+            prompts="text",
         )  # fmt: skip
         trainer = PPERTrainer(
             model if model is not None else make_model(),

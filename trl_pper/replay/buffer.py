@@ -321,8 +321,8 @@ class ReplayBuffer:
         """
         if not len(self):
             raise ValueError(
-                "buffer: must hold at least one program to draw; got an empty buffer. Add judged programs with add(), or "
-                "collect some with trainer.collector.collect()"
+                "buffer: must hold at least one program to draw; got an empty buffer. Add judged programs with add(), "
+                "or collect some with trainer.collector.collect()"
             )
         return self._cached("distribution", lambda: Distribution(self.probabilities()))
 

@@ -279,8 +279,10 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Have the last step of a round logged, whose entry takes along the figures of the round."""
-        if args.logging_strategy != IntervalStrategy.NO and state.global_step % self._steps_per_round == 0:
+        """Have a step logged before the round or the process may end: its entry has the figures of the round."""
+        # The Trainer's own callback has decided before whether to save.
+        last = state.global_step % self._steps_per_round == 0
+        if args.logging_strategy != IntervalStrategy.NO and (last or control.should_save):
             control.should_log = True
 
     def collect(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:

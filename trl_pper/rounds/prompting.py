@@ -1,4 +1,4 @@
-"""Put tasks to a model in the form it was made for: messages for an instruct model, text with stops for a base model."""
+"""Put tasks to a model as it was made for: as messages to an instruct model, as text with stops to a base model."""
 
 from __future__ import annotations
 
