@@ -1,7 +1,7 @@
 """Write the tables of options in the documentation anew, from the declarations of the options.
 
-`python -m docs.option_tables docs/configuration.md docs/command-line.md` replaces what stands between the marks
-`<!-- options of NAME -->` and `<!-- end of options -->` of each page.
+`python -m docs.option_tables docs/configuration.md docs/command-line.md docs/from-sfttrainer.md` replaces what stands
+between the marks `<!-- options of NAME -->` and `<!-- end of options -->` of each page.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from trl import SFTConfig
 
+from docs.swap_table import TABLES
 from trl_pper.cli.commands import COMMANDS, CONFIG
 from trl_pper.cli.options import list_options, markdown
 from trl_pper.cli.train_options import DataArguments, TRLArguments
@@ -42,6 +43,8 @@ def with_tables(page: str) -> str:
 def _table(name: str) -> str:
     if name == "PPERConfig":
         return option_table(PPERConfig, without=SFTConfig)
+    if name in TABLES:
+        return TABLES[name]()
     for arguments in (DataArguments, TRLArguments):
         if name == arguments.__name__:
             return option_table(arguments)

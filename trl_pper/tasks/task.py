@@ -293,10 +293,23 @@ def check_prompt(prompt: object) -> None:
         return
     if isinstance(prompt, list) and prompt:
         if all(isinstance(m, dict) and isinstance(m.get("role"), str) and "content" in m for m in prompt):
+            _check_parts(prompt)
             return
         # Prompts can be pages long; the error shows their beginning.
         raise ValueError('prompt: chat messages need the keys "role" and "content"; got ' + repr(prompt)[:200])
     raise ValueError(f"prompt: must be non-empty text or a list of chat messages; got {prompt!r}"[:300])
+
+
+def _check_parts(messages: list[Message]) -> None:
+    for message in messages:
+        content = message["content"]
+        for part in content if isinstance(content, list) else []:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in (None, "text"):
+                raise ValueError(
+                    f"prompt: chat messages must be text, from which programs are written; got a part of type "
+                    f"{kind!r}. Leave out tasks with images"
+                )
 
 
 def tests_to_json(tests: Tests) -> str:

@@ -190,6 +190,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         self.given_learning_rate = self.learning_rate
         self.given_metric_for_best_model = self.metric_for_best_model
         self.given_greater_is_better = self.greater_is_better
+        if self.completion_only_loss is None:
+            # As TRL decides for rows of prompts and completions; it would see prompts alone.
+            self.completion_only_loss = True
         if self.learning_rate is None:
             self.learning_rate = SFTConfig.learning_rate
         self._check_ranges()

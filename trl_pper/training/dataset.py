@@ -322,6 +322,12 @@ def holds_tasks(data: Any) -> bool:
 
 def check_train_columns(train: datasets.Dataset) -> None:
     """Raise ValueError unless a data set holds tasks or judged programs."""
+    seen = sorted({"image", "images"} & set(train.column_names))
+    if seen:
+        raise ValueError(
+            f"train_dataset: must be text, from which programs are written; got a column {seen[0]!r}. Leave out tasks "
+            f"that need images, and the column with dataset.remove_columns({seen[0]!r})"
+        )
     if not _is_native(train.column_names):
         raise _unfit("train_dataset", train.column_names)
 

@@ -147,6 +147,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.collector = find_collector(callbacks, train)
         self._judge: Judge | None = None
         self._train_rows = train
+        # TRL looks at a row for the form of prompts, and takes any column of it: a completion is text beside messages.
+        self._prompts = train.select_columns(["prompt"])
         self._round_figures: dict[str, float] = {}
         self._told: set[str] = set()
         self.evaluated_before: list[Mapping[str, Any]] = []
@@ -154,7 +156,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             model=model,
             args=args,
             data_collator=data_collator,
-            train_dataset=train,
+            train_dataset=self._prompts,
             eval_dataset=evaluated,
             processing_class=processing_class,
             compute_loss_func=compute_loss_func,
@@ -371,7 +373,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         prepare = super()._prepare_dataset
         # SFTTrainer tokenises a training set once. Here rows are tokenised when they are drawn.
-        if dataset is self._train_rows:
+        if dataset is self._prompts:
             return ReplayDataset(
                 self.buffer,
                 encode=self._encode,
