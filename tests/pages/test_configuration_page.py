@@ -23,7 +23,7 @@ def test_the_tables_are_those_of_the_configuration():
     own = {one.name for one in fields(PPERConfig)} - {one.name for one in fields(SFTConfig)}
     for name in own | {one.name for kind in (DataArguments, TRLArguments) for one in fields(kind)}:
         assert f"| `{name}` |" in text
-    assert "| `learning_rate` |" not in text
+    assert "| `weight_decay` |" not in text
 
 
 def test_a_table_tells_changed_defaults_and_escapes_bars():

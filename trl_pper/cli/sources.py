@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_pper.cli.options import Option
 from trl_pper.cli.yaml_file import read_entries
-from trl_pper.tasks.chat import PROMPTS, as_chat
+from trl_pper.tasks.chat import PROMPTS, as_chat, put_to
 from trl_pper.tasks.loading import FORMATS, load_tasks
 from trl_pper.tasks.task import CodingTask
 
@@ -245,8 +245,6 @@ def read_tasks(source: str, *, prompts: str = "auto", **options: Any) -> list[Co
 def put_to_writer(tasks: list[CodingTask], source: ProgramSource, prompts: str) -> list[CodingTask]:
     """Return tasks as a local model is to be asked them, and print how; tasks of other sources stay as they are."""
     from accelerate import PartialState
-
-    from trl_pper.rounds.prompting import put_to
 
     own = getattr(source, "own_model", None)
     if own is None:

@@ -1,7 +1,6 @@
 """Run a round on all processes: generate programs, judge them, and store them in the buffer.
 
 - `collector`: collect the programs of a round, before each epoch of a training run
-- `prompting`: put tasks to a model as messages or as text, whichever it was made for
 - `share`: divide tasks among processes, and judge the programs of this process's tasks
 - `overlap`: generate programs and judge them at the same time
 - `journal`: write judged programs to disk as they come, and read them after a restart

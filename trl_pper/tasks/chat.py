@@ -1,4 +1,4 @@
-"""Turn tasks with text prompts into chat tasks, for models that answer instead of continuing a text.
+"""Put tasks to a model as it was made for: as messages to an instruct model, as text with stops to a base model.
 
 Imports and helper functions that a prompt supplies become part of the task's preamble.
 `trl_pper.generation.extraction` reads the program from the model's reply.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
-from trl_pper.tasks.formats.fields import question_parts
+from trl_pper.tasks.formats.fields import code_stops, question_parts
 from trl_pper.tasks.syntax import Parser, parse_open
-from trl_pper.tasks.task import CodingTask, Message, StdioTests
+from trl_pper.tasks.task import CodingTask, FunctionTests, Message, StdioTests
 
 #: How text prompts are put to a model: "text" to be continued, "chat" as messages; "auto" as the model was made for.
 PROMPTS = ("auto", "text", "chat")
@@ -72,6 +72,72 @@ def as_chat(
         raise ValueError(f"system: must be text or None for no message; got {system!r}")
     say = _as_function(instruction)
     return [task if isinstance(task.prompt, list) else _chat_task(task, task.prompt, system, say) for task in tasks]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompted:
+    """Tasks as a model is asked them.
+
+    Args:
+        tasks: The tasks, in order.
+        line: A sentence on how text prompts are put to the model; "" without text prompts.
+    """
+
+    tasks: list[CodingTask]
+    line: str = ""
+
+
+class AnswersMessages(Protocol):
+    """A description of a model: whether it can be asked in messages, and whether it was made for that."""
+
+    @property
+    def has_template(self) -> bool:
+        """Whether chat messages can be encoded."""
+
+    @property
+    def answers_messages(self) -> bool:
+        """Whether the model is an instruct model."""
+
+
+def put_to(tasks: Sequence[CodingTask], model: AnswersMessages, *, prompts: str = "auto") -> Prompted:
+    """Return tasks as a model is to be asked them; chat messages stay as they are.
+
+    Args:
+        tasks: The tasks.
+        model: Tells how the model is asked, as `trl_pper.generation.encoding.Encoder` does.
+        prompts: "text" to continue text prompts, "chat" to put them as messages; "auto" asks instruct models in
+            messages, and has base models continue the text.
+
+    Raises:
+        ValueError: `prompts` has another value, or asks for messages and the tokenizer has no chat template.
+    """
+    if prompts not in PROMPTS:
+        raise ValueError(f"prompts: must be one of {', '.join(PROMPTS)}; got {prompts!r}")
+    if all(isinstance(task.prompt, list) for task in tasks):
+        return Prompted(tasks=list(tasks))
+    if prompts == "chat" and not model.has_template:
+        raise ValueError(
+            "prompts: 'chat' needs a tokenizer with a chat template, and this one has none; use 'text', or set "
+            "chat_template_path"
+        )
+    if prompts == "chat" or (prompts == "auto" and model.answers_messages):
+        line = (
+            "text prompts are put as chat messages, as this is an instruct model (prompts='text' continues the text)"
+        )
+        return Prompted(tasks=as_chat(tasks), line=line if prompts == "auto" else "")
+    line = "text prompts are continued as text, as this is a base model"
+    if model.has_template:
+        line += " by its end token (prompts='chat' puts them as messages)"
+    return Prompted(tasks=[_with_stops(task) for task in tasks], line=line if prompts == "auto" else "")
+
+
+def _with_stops(task: CodingTask) -> CodingTask:
+    """Return a task with the stops of Python functions, if it asks for a function and has no stops."""
+    # A base model goes on after the function, up to the longest length: its program would be cut off.
+    if task.stop or not isinstance(task.prompt, str) or not isinstance(task.tests, FunctionTests):
+        return task
+    opened = chat_parts(task).kind == "complete"
+    return replace(task, stop=code_stops(task.entry_point, opened=opened))
 
 
 def chat_parts(task: CodingTask) -> ChatParts:

@@ -303,7 +303,8 @@ def check_prompt(prompt: object) -> None:
 def _check_parts(messages: list[Message]) -> None:
     for message in messages:
         content = message["content"]
-        for part in content if isinstance(content, list) else []:
+        parts: list[Any] = content if isinstance(content, list) else []
+        for part in parts:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind not in (None, "text"):
                 raise ValueError(

@@ -3,7 +3,6 @@
 - `config`: the options of a run
 - `trainer`: the trainer
 - `parts`: build the parts of a trainer from its options, and check them
-- `evaluating`: fit the options of a Trainer's evaluation to tasks
 - `console`: keep the console to a line for each round
 - `dataset`: convert tasks and judged programs to data sets, and tokenise drawn programs
 - `sampler`: draw the programs of each minibatch

@@ -27,7 +27,7 @@ from trl_pper.rounds.display import say, show_round, warnings_above_bars
 from trl_pper.rounds.evaluation import evaluate_tasks
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import check_processes
-from trl_pper.rounds.prompting import put_to
+from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import PAPER, evaluations, run_facts, write_model_card
@@ -43,7 +43,6 @@ from trl_pper.training.dataset import (
     holds_tasks,
     judged_experiences,
 )
-from trl_pper.training.evaluating import check_options_of_logits, evaluation_batch_size, fit_best_metric
 from trl_pper.training.parts import (
     build_beam_search,
     build_buffer,
@@ -52,13 +51,16 @@ from trl_pper.training.parts import (
     build_source,
     check_formatting,
     check_keywords,
+    check_options_of_logits,
     check_prompt_room,
     check_sharding,
     check_weighing,
     choose_learning_rate,
     claim_buffer,
     config_or_default,
+    evaluation_batch_size,
     find_collector,
+    fit_best_metric,
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
