@@ -257,18 +257,20 @@ def test_the_first_process_prints_an_error_the_others_wait(folder, capsys, monke
 
 def test_prompts_that_are_too_long_are_left_out_with_a_warning(tasks, tokenizer, caplog):
     from trl_pper.cli.train_run import shorten
+    from trl_pper.generation.encoding import Encoder
 
+    encoder = Encoder(tokenizer=tokenizer, end_token_ids=frozenset([tokenizer.eos_token_id]))
     lengths = [len(tokenizer(task.prompt)["input_ids"]) for task in tasks]
     longer = replace(tasks[0], task_id="long", prompt=tasks[0].prompt + "# more\n" * 20)
     for data in ([*tasks, longer], datasets.Dataset.from_dict({"prompt": [one.prompt for one in [*tasks, longer]]})):
         caplog.clear()
-        found = shorten(data, tokenizer, max(lengths))
+        found = shorten(data, encoder, max(lengths))
         assert len(found) == len(tasks)
         assert f"max_prompt_length: 1 of {len(tasks) + 1} are left out" in caplog.text
     with pytest.raises(ValueError, match=rf"no prompt has at most 1 tokens, the shortest has {min(lengths)}"):
-        shorten(tasks, tokenizer, 1)
+        shorten(tasks, encoder, 1)
     with pytest.raises(ValueError, match="max_prompt_length: must be at least 1; got 0"):
-        shorten(tasks, tokenizer, 0)
+        shorten(tasks, encoder, 0)
 
 
 def test_help_has_every_option_once_ours_first(capsys):

@@ -48,6 +48,11 @@ _MODEL = (
     Option(
         "diversity_penalty", float, "penalty, in nats, for a token that an earlier group has in the same place (0.5)"
     ),
+    Option(
+        "chat_template_kwargs",
+        str | dict,
+        "further arguments of the chat template, such as '{\"enable_thinking\": false}'",
+    ),
     Option("dtype", str, "number type of the weights, such as bfloat16 (that of the checkpoint)"),
     Option("revision", str, "branch, tag or commit of the model"),
     Option("attn_implementation", str, "implementation of attention, such as sdpa or flash_attention_2"),
@@ -150,7 +155,8 @@ def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -
     for name, owner in _DECODING.items():
         if getattr(options, name) is not None and owner != decoding:
             raise ValueError(f"--{name}: belongs to --decoding {owner}; got {decoding}. Leave it out")
-    chosen = _settings(options, _OWNED["model"], without=("decoding", *LOADING))
+    chosen = _settings(options, _OWNED["model"], without=("decoding", "chat_template_kwargs", *LOADING))
+    template = _mapping("chat_template_kwargs", options.chat_template_kwargs)
     chosen["batch_size"] = options.batch_size
 
     def build(*local: Any) -> ProgramSource:
@@ -159,7 +165,20 @@ def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -
         return NucleusSource(*local, num_programs=options.num_programs, with_logprobs=with_logprobs, **chosen)
 
     build()  # So that a value out of range is refused before a model is loaded.
+    chosen["chat_template_kwargs"] = template
     return build(*load_model(options.model, **{name: getattr(options, name) for name in LOADING}))
+
+
+def _mapping(name: str, given: Any) -> dict[str, Any] | None:
+    """Return an option that is a mapping; None if it is not given."""
+    found = given
+    if isinstance(given, str):
+        # From the command line; a file may have a mapping.
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads(given)
+    if found is not None and not isinstance(found, dict):
+        raise ValueError(f"--{name}: a JSON object is required; got {given!r}")
+    return found
 
 
 def _server(options: argparse.Namespace) -> ProgramSource:
@@ -167,18 +186,11 @@ def _server(options: argparse.Namespace) -> ProgramSource:
 
     if options.server_model is None:
         raise ValueError("--server_model: required with --server; name the model to ask for")
-    extra_body = options.extra_body or {}
-    if isinstance(extra_body, str):
-        # From the command line; a file may have a mapping.
-        with contextlib.suppress(json.JSONDecodeError):
-            extra_body = json.loads(extra_body)
-    if not isinstance(extra_body, dict):
-        raise ValueError(f"--extra_body: a JSON object is required; got {options.extra_body!r}")
     return ServerSource(
         options.server,
         model=options.server_model,
         num_programs=options.num_programs,
-        extra_body=extra_body,
+        extra_body=_mapping("extra_body", options.extra_body) or {},
         **_settings(
             options, _OWNED["server"], without=("server_model", "extra_body", "prompt_price", "completion_price")
         ),

@@ -5,6 +5,7 @@ Tasks, files and options that are wrong are refused by `prepare`, before anythin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from trl_pper.cli.sources import is_mixture, read_tasks
 from trl_pper.cli.train_options import DataArguments
 from trl_pper.generation.dataset import DatasetSource
-from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.encoding import Encoder
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import without_padding
 from trl_pper.rounds.collector import BeamSampleCollector
+from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import evaluations
 from trl_pper.training.config import PPERConfig
@@ -40,13 +42,10 @@ def prepare(data: DataArguments, config: PPERConfig, model_config: ModelConfig) 
     train_dataset = _train_dataset(data)
     eval_dataset = _tasks(data, data.eval_tasks, data.eval_split) if data.eval_tasks else None
     if data.max_prompt_length is not None:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model_config.model_name_or_path,
-            revision=model_config.model_revision,
-            trust_remote_code=config.trust_remote_code,
-        )
-        train_dataset = shorten(train_dataset, tokenizer, data.max_prompt_length)
-        eval_dataset = None if eval_dataset is None else shorten(eval_dataset, tokenizer, data.max_prompt_length)
+        encoder = _encoder(config, model_config)
+        train_dataset = shorten(train_dataset, encoder, data.max_prompt_length, prompts=config.prompts)
+        if eval_dataset is not None:
+            eval_dataset = shorten(eval_dataset, encoder, data.max_prompt_length, prompts=config.prompts)
     if data.eval_fraction is not None:
         train_dataset, eval_dataset = hold_out(train_dataset, data.eval_fraction, seed=config.seed)
     collector = None
@@ -116,13 +115,30 @@ def hold_out(tasks: Sequence[CodingTask], fraction: float, *, seed: int) -> tupl
     return sides
 
 
-def shorten(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:
+def _encoder(config: PPERConfig, model_config: ModelConfig) -> Encoder:
+    """Return the encoder of the model, which is not loaded yet."""
+    name, revision = model_config.model_name_or_path, model_config.model_revision
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=config.trust_remote_code)
+    ends: list[Any] = []
+    # A base model may have no such file.
+    with contextlib.suppress(OSError):
+        configured = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+        ends = configured if isinstance(configured, list) else [configured]
+    return Encoder(
+        tokenizer=tokenizer,
+        end_token_ids=frozenset(one for one in [tokenizer.eos_token_id, *ends] if one is not None),
+        chat_template_kwargs=dict(config.chat_template_kwargs or {}),  # type: ignore[arg-type]
+    )
+
+
+def shorten(data: Any, encoder: Encoder, max_prompt_length: int, *, prompts: str = "text") -> Any:
     """Return tasks or rows without the ones that have too long a prompt; a warning says how many are left out.
 
     Args:
         data: A list of tasks, or a data set with a column `prompt`.
-        tokenizer: The tokenizer of the model; chat messages go through its template.
+        encoder: The encoder of the model.
         max_prompt_length: The most tokens of a prompt.
+        prompts: How text prompts of tasks are put to the model, as in `PPERConfig`.
 
     Raises:
         ValueError: The length is below 1, or no prompt is short enough.
@@ -130,8 +146,11 @@ def shorten(data: Any, tokenizer: Any, max_prompt_length: int) -> Any:
     if max_prompt_length < 1:
         raise ValueError(f"max_prompt_length: must be at least 1; got {max_prompt_length}")
     rows = isinstance(data, datasets.Dataset)
-    prompts = [without_padding(prompt) for prompt in data["prompt"]] if rows else [task.prompt for task in data]
-    lengths = list(map(len, LocalModel(model=None, processing_class=tokenizer).encode(prompts)))
+    if rows:
+        asked = [without_padding(prompt) for prompt in data["prompt"]]
+    else:
+        asked = [task.prompt for task in put_to(data, encoder, prompts=prompts).tasks]
+    lengths = [len(encoder.prompt(prompt)) for prompt in asked]
     short = [index for index, length in enumerate(lengths) if length <= max_prompt_length]
     if lengths and not short:
         raise ValueError(
