@@ -84,7 +84,7 @@ def test_judge_refuses_bad_rows_before_anything_runs(files, capsys, row, named):
 
 
 def test_judge_names_a_missing_file(files, capsys):
-    assert main(["judge", "--tasks", "nowhere.jsonl", "--programs", "x", "--output", "y"]) == 2
+    assert main(["judge", "--tasks", "nowhere.jsonl", "--programs", "x", "--output", "y.jsonl"]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
 
 
