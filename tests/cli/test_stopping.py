@@ -32,6 +32,16 @@ FLAGS = {
     "collect": ["--output", "b.parquet"],
     "evaluate": ["--output", "s.json", "--verdicts", "v.jsonl"],
     "judge": ["--output", "v.jsonl"],
+    "train": [
+        "--model_name_or_path",
+        "model",
+        "--output_dir",
+        "run",
+        "--use_cpu",
+        "--bf16",
+        "false",
+        "--judge_workers",
+    ],
 }
 
 
@@ -56,7 +66,8 @@ class Command:
         self.place = tempfile.TemporaryDirectory(prefix="stopping-")
         # Programs of root's workers are another user's processes, who has to pass through here.
         os.chmod(self.place.name, 0o755)
-        line = [command, "--tasks", "tasks.jsonl", *FLAGS[command], "--workers", str(workers), *options]
+        line = [command, "--tasks", "tasks.jsonl", *FLAGS[command]]
+        line += [str(workers), *options] if command == "train" else ["--workers", str(workers), *options]
         # A shell's background jobs start with these signals ignored, and so would the command.
         code = (
             "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -105,7 +116,7 @@ class Command:
 
 def has_begun():
     """Whether the first program is in the journal, or the verdicts have their file."""
-    return bool(list(Path().glob("*.journal/*/*.arrows")) or list(Path().glob("*.partial")))
+    return any(any(Path().glob(name)) for name in ("**/*.arrows", "*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -206,6 +217,26 @@ def test_a_signal_while_a_model_generates_keeps_its_programs(folder, name, make_
     found = Journal(journal).read(tasks)
     assert 1 <= len(found) < 300
     assert list(found) == list(range(len(found)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [[], ["--num_processes", "2"]])
+def test_a_signal_ends_a_training_with_its_processes(folder, launch, make_model, tokenizer):
+    make_model().save_pretrained("model")
+    tokenizer.save_pretrained("model")
+    options = ["--programs", "programs.jsonl", "--judge_cpu_seconds", "3600", "--report_to", "none", *launch]
+    with Command("train", *options) as command:
+        command.wait_until(has_begun)
+        time.sleep(0.5)
+        seconds, said = command.stop(signal.SIGINT)
+        assert command.process.returncode == 130
+        assert command.workers() == []
+    # Accelerate's launcher waits for its processes in turns of its own.
+    assert seconds < PATIENCE + 10 * len(launch)
+    assert "go on with --resume_from_checkpoint true" in said
+    assert list(Path("run/_pper/journal").glob("*/*.arrows"))
+    if not launch:
+        assert "Traceback" not in said
 
 
 def test_a_signal_that_is_ignored_stays_ignored(folder):
