@@ -14,7 +14,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -184,6 +184,68 @@ def check_target(path: Path) -> None:
         raise ValueError(f"{path}: must be a file to write; got {kind}. Choose the path of a file")
 
 
+def check_outputs(
+    outputs: Mapping[str, tuple[str | Path, Sequence[str]]], inputs: Iterable[tuple[str, str | Path]] = ()
+) -> None:
+    """Refuse outputs that would replace an input or each other, or that cannot be written; nothing is written.
+
+    Args:
+        outputs: For each output, by the name of its option, the path and the suffixes that the path of a file may
+            have. No suffix stands for a folder.
+        inputs: Name and path of everything that is read; paths of which there is no file are left out.
+
+    Raises:
+        ValueError: An output is an input, another output or of the wrong kind; the message names the option.
+        OSError: An output cannot be written; the message names it and the remedy.
+    """
+    known = [(name, Path(path)) for name, path in inputs if os.path.exists(path)]
+    for name, (given, suffixes) in outputs.items():
+        path = Path(given)
+        for other, taken in known:
+            if _is_same(path, taken):
+                raise ValueError(
+                    f"{name}: must be a path of its own; got {path}, which is {other} as well, and would be replaced. "
+                    "Choose another path"
+                )
+        if suffixes:
+            check_target(path)
+            if not path.name.endswith(tuple(suffixes)):
+                raise ValueError(
+                    f"{name}: must end in {' or '.join(suffixes)}, the kind of file that is written; got {path}"
+                )
+        elif path.exists() and not path.is_dir():
+            raise ValueError(f"{name}: must be a folder to write into; got the file {path}. Choose another path")
+        _check_writable(path, is_folder=not suffixes)
+        known.append((name, path))
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Return whether two paths lead to the same file, through links and folders' other names."""
+    if os.path.realpath(path) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _check_writable(path: Path, *, is_folder: bool) -> None:
+    """Raise OSError unless a file can be made at, or in, a path whose folders need not exist yet."""
+    folder = path if is_folder else path.parent
+    # `os.path.lexists`, so that a link to a folder that is gone is not taken for a folder that can be made.
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    # Tried out, as neither the rights of a file system mounted read-only nor those of a server can be asked for. The
+    # name is as long as that of a partial file.
+    trial = folder / f".{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        trial.open("xb").close()
+        trial.unlink()
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "choose another path")
+        raise OSError(error.errno, f"{error.strerror}: {remedy}", str(path)) from error
+
+
 def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
     """Create a partial file beside its target, and lock it for as long as it is open."""
     while True:
@@ -225,6 +287,7 @@ _REMEDIES = {
     errno.EACCES: _GO_ELSEWHERE,
     errno.EPERM: _GO_ELSEWHERE,
     errno.ENOTDIR: "choose a path whose folders are folders",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "choose the path of a file, not of a folder",
 }
 

@@ -107,7 +107,10 @@ def test_further_references_must_pass_every_new_test(command, tmp_path):
         (["--programs", "{bad}"], "bad.jsonl:1: task_id: must name one of the 3 tasks; got 'nobody'"),
         (["--references", "{bad}"], "bad.jsonl:1: task_id: must name one of the 3 tasks; got 'nobody'"),
         (["--programs", "{list}"], "list.jsonl:1: completion: a string is required"),
-        (["--output", "x.csv"], "x.csv: must end in .jsonl or .parquet; got '.csv'"),
+        (
+            ["--output", "x.csv"],
+            "--output: must end in .jsonl or .parquet, the kind of file that is written; got x.csv",
+        ),
         (["--tasks", "missing.jsonl"], "missing.jsonl"),
         (["--difficulty", "easy"], "difficulty: no task states any; got 'easy'"),
     ],

@@ -84,7 +84,7 @@ def test_judge_refuses_bad_rows_before_anything_runs(files, capsys, row, named):
 
 
 def test_judge_names_a_missing_file(files, capsys):
-    assert main(["judge", "--tasks", "nowhere.jsonl", "--programs", "x", "--output", "y"]) == 2
+    assert main(["judge", "--tasks", "nowhere.jsonl", "--programs", "x", "--output", "y.jsonl"]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
 
 
@@ -252,3 +252,28 @@ def test_a_training_run_chooses_its_tasks_as_load_tasks_does(tmp_path):
         file = tmp_path / "train" / "broken" / "question.txt"
         with pytest.raises(ValueError, match=f"{option[5:]}: only a data set with splits has one; got 'x'"):
             _train_dataset(DataArguments(tasks=str(file), **{option: "x"}))
+
+
+def test_judge_names_tasks_without_programs(files, caplog):
+    programs = write_programs(files, [{"task_id": "add-2", "program": "def f(x): return x + 2"}])
+    line = ["judge", "--tasks", str(files / "tasks.jsonl"), "--workers", "1", "--output", str(files / "v.jsonl")]
+    assert main([*line, "--programs", programs]) == 0
+    assert caplog.messages == ["3 of 4 tasks have no program, the first add-1"]
+    caplog.clear()
+    everything = [{"task_id": f"add-{n}", "program": "def f(x): return x + 2"} for n in range(1, 5)]
+    assert main([*line, "--programs", write_programs(files, everything)]) == 0
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("empty", "said"), [("programs", "--programs: must hold at least one program"), ("tasks", "holds no task")]
+)
+def test_judge_refuses_an_empty_file(files, capsys, empty, said):
+    write_programs(files, [{"task_id": "add-2", "program": "def f(x): return x + 2"}])
+    (files / f"{empty}.jsonl").write_text("\n")
+    line = ["judge", "--tasks", str(files / "tasks.jsonl"), "--programs", str(files / "programs.jsonl")]
+    assert main([*line, "--output", str(files / "v.jsonl")]) == 2
+    complaint = capsys.readouterr().err
+    assert said in complaint
+    assert f"{empty}.jsonl" in complaint
+    assert not (files / "v.jsonl").exists()

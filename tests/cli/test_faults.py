@@ -114,10 +114,12 @@ def test_a_full_disk_is_named_and_judging_resumes(files, capsys):
     assert left_behind(files) == []
 
 
-@pytest.mark.parametrize("command", ["judge", "collect"])
-def test_a_read_only_folder_is_named_before_any_work(files, capsys, command):
+@pytest.mark.parametrize(
+    ("command", "suffix"), [("judge", "jsonl"), ("collect", "parquet"), ("evaluate", "json"), ("amplify", "jsonl")]
+)
+def test_a_read_only_folder_is_named_before_any_work(files, capsys, command, suffix):
     with read_only(files / "disk") as disk:
-        assert main(options(command, files, disk / "out" / "result.parquet")) == 2
+        assert main(options(command, files, disk / "out" / f"result.{suffix}")) == 2
     said = capsys.readouterr().err
     assert "choose a folder that can be written to" in said
     assert str(files / "disk") in said

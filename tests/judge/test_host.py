@@ -379,3 +379,37 @@ import threading
 meeting = threading.Barrier(20)
 def f(x): return sum(ThreadPoolExecutor(20).map(lambda _: (meeting.wait(), x)[1], range(20))) // 20
 """
+
+
+#: A caller that ignores or blocks signals, and prints the verdicts on a right program, a loop and an exit.
+_ODD_SIGNALS = """
+import signal, sys
+odd = signal.Signals[sys.argv[1]]
+signal.signal(odd, signal.SIG_IGN) if sys.argv[2] == "ignored" else signal.pthread_sigmask(signal.SIG_BLOCK, [odd])
+from trl_pper import CodingTask, FunctionTests, Judge, Limits, StdioTests
+from trl_pper.tasks.task import StdioCase
+programs = ["def f(x): return x", "def f(x):\\n while True: pass", "import os\\nos._exit(3)"]
+tests = FunctionTests(code="assert f(1) == 1", entry_point="f", run=sys.argv[3])
+script = CodingTask(task_id="s", prompt="p", tests=StdioTests(cases=(StdioCase(input="1", output="1"),)))
+with Judge(workers=1, isolation=sys.argv[4], limits=Limits(cpu_seconds=0.5)) as judge:
+    task = CodingTask(task_id="t", prompt="p", tests=tests)
+    found = judge.run([(task, programs), (script, ["print(1)", "exit(4)"])])
+print(*[f"{verdict.outcomes[0]}" for row in found for verdict in row])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "run", "level"),
+    [
+        ("SIGCHLD", "ignored", "separate", "auto"),
+        ("SIGCHLD", "ignored", "shared", "rlimits"),
+        ("SIGPROF", "blocked", "shared", "auto"),
+        ("SIGXCPU", "ignored", "separate", "auto"),
+    ],
+)
+def test_signals_that_a_caller_ignores_or_blocks(number, state, run, level):
+    line = [sys.executable, "-c", _ODD_SIGNALS, number, state, run, level]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout.split() == ["passed", "timeout", "runtime_error", "passed", "runtime_error"], done.stderr[
+        -2000:
+    ]

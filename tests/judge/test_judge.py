@@ -624,3 +624,53 @@ def test_verdicts_under_other_cpu_seconds_are_not_the_same(monkeypatch):
         judge.run([(task, [ADD_ONE]) for task in tasks])
     # The last one states what the judge allows anyway.
     assert len(judged) == 2
+
+
+def test_abort_settles_every_future_and_leaves_no_process():
+    with Judge(workers=2) as judge:
+        assert judge.run([(task_adding(1), [ADD_ONE])])[0][0].accepted
+        endless = dataclasses.replace(task_adding(1), cpu_seconds=3600.0)
+        futures = [judge.submit(endless, [f"while True: pass  # {n}", ADD_ONE]) for n in range(5)]
+        assert eventually(lambda: len(judge.processes()) == 2 and all(map(descendants, judge.processes())))
+        running = [pid for worker in judge.processes() for pid in (worker, *descendants(worker))]
+        started = time.monotonic()
+        judge.abort()
+        assert time.monotonic() - started < 5
+        rates = [verdict.pass_rate for future in futures for verdict in future.result(0)]
+        assert len(rates) == 10
+        assert set(rates) <= {None, 1.0}
+        assert judge.processes() == []
+        assert not [pid for pid in running if os.path.exists(f"/proc/{pid}")]
+        assert judge.run([(task_adding(2), [ADD_ONE + "+ 1"])])[0][0].accepted
+
+
+def test_an_error_waits_for_no_program():
+    futures = []
+
+    def fail():
+        with Judge(workers=1) as judge:
+            futures.append(judge.submit(dataclasses.replace(task_adding(1), cpu_seconds=3600.0), ["while True: pass"]))
+            time.sleep(0.5)
+            raise ValueError("of the caller")
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="of the caller"):
+        fail()
+    assert time.monotonic() - started < 20
+    assert futures[0].result(0)[0].pass_rate is None
+
+
+def test_abort_waits_for_no_worker_that_starts(monkeypatch, tmp_path):
+    (tmp_path / "zygote.py").write_text("import time\ntime.sleep(600)\n")
+    with Judge(workers=1) as judge:
+        with monkeypatch.context() as patched:
+            patched.setattr("trl_pper.judge.host.worker._ZYGOTE", tmp_path / "zygote.py")
+            future = judge.submit(task_adding(1), [ADD_ONE])
+            assert eventually(judge.processes)
+            (pid,) = judge.processes()
+            started = time.monotonic()
+            judge.abort()
+        assert time.monotonic() - started < 5
+        assert future.result(0)[0].pass_rate is None
+        assert not os.path.exists(f"/proc/{pid}")
+        assert judge.run([(task_adding(1), [ADD_ONE])])[0][0].accepted

@@ -145,19 +145,24 @@ def test_an_error_while_handing_on_ends_the_generation(judge, tasks):
     assert_threads_end(before)
 
 
-@pytest.mark.slow
-def test_an_interrupt_waits_for_nothing(judge, tasks):
+def test_an_interrupt_breaks_off_and_hands_on_all(tasks):
     class Interrupted(SlowSource):
         def generate(self, tasks, *, student=None):
-            yield from super().generate(tasks[:2])
+            yield from super().generate(tasks[:3])
+            time.sleep(1)
             raise KeyboardInterrupt
 
-    endless = "    while True: pass\n"
-    before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt):
-        judged_by_task(tasks, Interrupted(0.0, endless), judge)
-    # The endless programs are still in flight; their threads end by themselves.
-    assert threading.active_count() > before
+    found, before = {}, threading.active_count()
+    endless = [replace(task, cpu_seconds=3600.0) for task in tasks]
+    with Judge(workers=2) as judge:
+        with pytest.raises(KeyboardInterrupt):
+            judge_programs(endless, Interrupted(0.0, "    while True: pass\n"), judge, found.__setitem__)
+        assert judge.processes() == []
+        # It goes on as if nothing had been.
+        assert judge.run([(tasks[0], ["def f(x): return x + 1"])])[0][0].accepted
+    assert {place: [one.verdict.pass_rate for one in ones] for place, ones in found.items()} == {
+        0: [None], 1: [None], 2: [None],
+    }  # fmt: skip
     assert_threads_end(before)
 
 

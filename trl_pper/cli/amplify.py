@@ -31,16 +31,12 @@ def amplify_file(options: argparse.Namespace, *, console: Console | None = None)
     Raises:
         ValueError: A file or an option is wrong; nothing has run then.
     """
-    if options.output.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"{options.output}: must end in .jsonl or .parquet; got {options.output.suffix!r}")
     tasks = read_given_tasks(options.tasks, options)
     # Rows of both files are checked against the tasks, before anything runs.
     programs = _by_task(options.programs, tasks)
     references = _by_task(options.references, tasks)
     # An option that is wrong is refused here, before the judge starts.
     check_options(tasks, options.new_tests, options.seed, references)
-    for path in filter(None, (options.output, options.report)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with make_judge(options) as judge:
         amplified = amplify_tasks(tasks, judge, new_tests=options.new_tests, seed=options.seed, references=references)

@@ -7,15 +7,23 @@ Every import that costs time happens inside the command that needs it, so that `
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from trl_pper import __version__
+from trl_pper.cli.launch import is_first_process
 from trl_pper.cli.options import Option, make_parser, read_file, read_line, split_config
-from trl_pper.cli.sources import TASK_OPTIONS, TASKS, source_options
+from trl_pper.cli.sources import TASK_OPTIONS, TASKS, is_mixture, source_options
 from trl_pper.cli.yaml_file import read_entries
+from trl_pper.files import check_outputs
 from trl_pper.generation.extraction import LEARNED
 
 _ISOLATION = Option(
@@ -126,20 +134,97 @@ COMMANDS = {
     )),
 }  # fmt: skip
 
+#: The suffixes of the files that each command writes, by option; a folder has none.
+_OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "demo": {"output": ()},
+    "collect": {"output": (".parquet",)},
+    "merge": {"output": (".parquet",)},
+    "rescore": {"output": (".parquet",)},
+    "judge": {"output": (".jsonl",)},
+    "amplify": {"output": (".jsonl", ".parquet"), "report": (".json",)},
+    "evaluate": {"output": (".json",), "verdicts": (".jsonl",)},
+    "report": {"output": (".html", ".htm"), "png": ()},
+    "export": {"output": (".parquet", ".jsonl")},
+}
+#: Options that name files and folders to read, in whatever command.
+_INPUTS = ("config", "tasks", "programs", "references", "buffers", "buffer", "source", "model", "scorer")
+#: The way on after a signal, where it is more than to run the command again.
+_WAY_ON = {
+    "train": "the checkpoints and the programs collected so far are kept; go on with --resume_from_checkpoint true",
+    "collect": "the programs so far are kept; run the same command again to go on",
+    "evaluate": "with --output the programs so far are kept; run the same command again to go on",
+    "judge": "with --output the verdicts so far are kept; run the same command again to go on",
+}
+#: Time within which a command that got a signal ends; a signal that comes later is a new one.
+_STOP_SECONDS = 3.0
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 for success, 2 for bad input."""
+    """Run a command.
+
+    Args:
+        argv: The command with its options. None for the arguments of this process, which then ends with the command.
+
+    Returns:
+        The exit code: 0 for success, 2 for bad input, 130 after Ctrl-C and 143 after SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] not in COMMANDS:
         # Shows help or the version, or refuses, and exits.
         _overview().parse_args(arguments)
-    if arguments[0] == "train":
-        return _train(arguments[1:])
+    command = arguments[0]
+    with _stop_on_signals(for_good=argv is None) as got:
+        try:
+            return _train(arguments[1:]) if command == "train" else _run(command, parse(arguments))
+        except BaseException as error:
+            # A library may have made another error of the interrupt.
+            if got or isinstance(error, KeyboardInterrupt):
+                number = got[-1] if got else signal.SIGINT
+                if is_first_process():
+                    way_on = _WAY_ON.get(command, "run the same command again")
+                    print(f"trl-pper {command}: stopped by {signal.Signals(number).name}; {way_on}", file=sys.stderr)
+                return 128 + number
+            if command == "train" or not isinstance(error, ValueError | OSError):
+                raise
+            print(f"trl-pper {command}: {error}", file=sys.stderr)
+            return 2
+
+
+@contextlib.contextmanager
+def _stop_on_signals(*, for_good: bool) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt on Ctrl-C and SIGTERM, and yield the list of the signals that have come.
+
+    Args:
+        for_good: Whether the process ends afterwards, and is to end quietly when more signals come.
+    """
+    got: list[int] = []
+    last = -_STOP_SECONDS
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal last
+        # The command is ending already. Much later, a library has swallowed the interrupt.
+        if got and time.monotonic() < last + _STOP_SECONDS:
+            return
+        last = time.monotonic()
+        got.append(number)
+        raise KeyboardInterrupt
+
+    # Only the main thread may, and a signal that is ignored, as in a job of `nohup`, stays ignored.
+    if threading.current_thread() is threading.main_thread():
+        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        before = {number: how for number, how in usual.items() if signal.getsignal(number) is how}
+    else:
+        before = {}
+    for number in before:
+        signal.signal(number, stop)
     try:
-        return _run(arguments[0], parse(arguments))
-    except (ValueError, OSError) as error:
-        print(f"trl-pper {arguments[0]}: {error}", file=sys.stderr)
-        return 2
+        yield got
+    finally:
+        for number, how in before.items():
+            signal.signal(number, signal.SIG_IGN if got and for_good else how)
+        if got and for_good:
+            # The interpreter's last search for garbage among all that the libraries loaded would take seconds.
+            gc.freeze()
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -172,7 +257,34 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     missing = [option.name for option in options if option.required and option.name not in given]
     if missing:
         raise ValueError(f"--{missing[0]}: required; give it on the command line or in the file of --config")
-    return argparse.Namespace(**{option.name: option.default for option in options} | given)
+    return argparse.Namespace(**{option.name: option.default for option in options} | given | {"config": path})
+
+
+def _check_files(command: str, options: argparse.Namespace) -> None:
+    """Refuse outputs that would replace an input or each other, or that cannot be written."""
+    shown = {option.name: option.name if option.positional else f"--{option.name}" for option in COMMANDS[command][1]}
+    given = {name: getattr(options, name, None) for name in _INPUTS}
+    lists = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+    inputs = [
+        (shown.get(name, f"--{name}"), path) for name in lists for path in lists[name] if isinstance(path, str | Path)
+    ]
+    outputs = {name: (getattr(options, name), suffixes) for name, suffixes in _OUTPUTS[command].items()}
+    outputs = {name: output for name, output in outputs.items() if output[0] is not None}
+    tasks = given["source"] if getattr(options, "to", None) == "native" else given["tasks"]
+    if tasks is not None and is_mixture(tasks):
+        inputs += [("--tasks", path) for path in _mixed_files(Path(tasks))]
+    check_outputs({f"--{name}": output for name, output in outputs.items()}, inputs)
+    for name, (path, _) in outputs.items():
+        # Every data file of the folder is read, and the next time this one would be.
+        if tasks is not None and Path(tasks).is_dir() and Path(tasks).resolve() in path.resolve().parents:
+            raise ValueError(f"--{name}: must lie outside of the folder of tasks, {tasks}; got {path}. Choose another")
+
+
+def _mixed_files(path: Path) -> list[str]:
+    """Return the sources of tasks that a mixture names; a malformed mixture is refused where it is read."""
+    found = read_entries(path).get("mixture")
+    sources = found.value.values() if found is not None and isinstance(found.value, dict) else ()
+    return [one["tasks"] for one in sources if isinstance(one, dict) and isinstance(one.get("tasks"), str)]
 
 
 def _train(arguments: list[str]) -> int:
@@ -187,6 +299,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _run(command: str, options: argparse.Namespace) -> int:
+    _check_files(command, options)
     match command:
         case "demo":
             from trl_pper.demo.run import run_demo

@@ -14,7 +14,9 @@ import argparse
 import contextlib
 import fcntl
 import glob
+import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +39,8 @@ from trl_pper.rounds.journal import JudgedProgram, digest, judging_identity
 from trl_pper.rounds.processes import meet
 from trl_pper.tasks.loading import match_task_id
 from trl_pper.tasks.task import CodingTask
+
+logger = logging.getLogger(__name__)
 
 #: The number of rows judged together; their verdicts are on disk before the next rows start.
 ROWS_PER_CHUNK = 512
@@ -75,7 +79,14 @@ def judge_file(options: argparse.Namespace) -> int:
     for name in ("tasks", "programs", "output"):
         if getattr(options, name) is None:
             raise ValueError(f"--{name}: required, unless --selftest or --check_references is given")
-    rows = read_programs(options.programs, read_given_tasks(options.tasks, options))
+    tasks = read_given_tasks(options.tasks, options)
+    rows = read_programs(options.programs, tasks)
+    if not rows:
+        raise ValueError(f"--programs: must hold at least one program; {options.programs} is empty. Write some first")
+    programmed = {row.task.task_id for row in rows}
+    without = [task.task_id for task in tasks if task.task_id not in programmed]
+    if without:
+        logger.warning("%d of %d tasks have no program, the first %s", len(without), len(tasks), without[0])
     started = time.perf_counter()
     verdicts, isolation = _judge_and_write(rows, options)
     unextracted = [row.task.task_id for row in rows if not row.extracted]
@@ -247,16 +258,32 @@ def read_programs(path: Path, tasks: Sequence[CodingTask]) -> list[ProgramRow]:
 def judge_rows(
     rows: Sequence[ProgramRow], judge: Judge, *, progress: CollectionProgress | None = None
 ) -> Iterator[tuple[ProgramRow, Verdict]]:
-    """Judge rows and yield each with its verdict, in order."""
+    """Judge rows and yield each with its verdict, in order.
+
+    Raises:
+        KeyboardInterrupt: After an interrupt, once the rows have been yielded up to the first without a verdict.
+    """
     for start in range(0, len(rows), ROWS_PER_CHUNK):
-        chunk = rows[start : start + ROWS_PER_CHUNK]
+        yield from _judge_chunk(rows[start : start + ROWS_PER_CHUNK], judge, progress)
 
-        def show(places: list[int], verdicts: list[Verdict], chunk: Sequence[ProgramRow] = chunk) -> None:
-            if progress is not None:
-                progress.judged(verdicts, unextracted=sum(not chunk[place].extracted for place in places))
 
+def _judge_chunk(
+    chunk: Sequence[ProgramRow], judge: Judge, progress: CollectionProgress | None
+) -> Iterator[tuple[ProgramRow, Verdict]]:
+    known: dict[int, Verdict] = {}
+
+    def show(places: list[int], verdicts: list[Verdict]) -> None:
+        known.update(zip(places, verdicts, strict=True))
+        if progress is not None:
+            progress.judged(verdicts, unextracted=sum(not chunk[place].extracted for place in places))
+
+    try:
         verdicts = judge.run_pairs([(row.task, row.program) for row in chunk], on_judged=show)
-        yield from zip(chunk, verdicts, strict=True)
+    except KeyboardInterrupt:
+        for place in itertools.takewhile(known.__contains__, range(len(chunk))):
+            yield chunk[place], known[place]
+        raise
+    yield from zip(chunk, verdicts, strict=True)
 
 
 def _single_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -97,6 +97,7 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         OSError: The launcher cannot start, for instance because its port is in use.
     """
     from accelerate.commands.launch import launch_command
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     command = ["-m", "trl_pper.cli", "train", *arguments]
@@ -119,6 +120,9 @@ def launch(options: Sequence[str], arguments: Sequence[str]) -> int:
         return _exit_code(error.returncode)
     except ChildFailedError as error:
         return _exit_code(error.get_first_failure()[1].exitcode)
+    except SignalException as error:
+        # The launcher has ended its processes, of which the first has said how to go on.
+        return _exit_code(-error.sigval)
     except ImportError as error:
         # The launch needs a package, such as DeepSpeed.
         raise ValueError(str(error)) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trl_pper.cli.launch import is_first_process, is_launched, is_worth_a_launch, launch
 from trl_pper.cli.options import OptionErrors, split_config
 from trl_pper.cli.yaml_file import read_entries
+from trl_pper.files import check_outputs
 
 if TYPE_CHECKING:
     from trl_pper.cli.train_options import TrainOptions
@@ -67,6 +68,8 @@ def _prepare(options: TrainOptions) -> PPERTrainer:
     from trl_pper.rounds.processes import check_processes
 
     configurations = options.configurations()
+    # Found now, not when the first checkpoint is written.
+    check_outputs({"--output_dir": (configurations[1].output_dir, ())})
     # Processes that do not know of each other would train the same model several times.
     try:
         check_processes()

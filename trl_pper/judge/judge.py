@@ -88,11 +88,22 @@ class Judge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # After an error or an interrupt nobody waits for the programs in flight.
+        if error is None:
+            self.close()
+        else:
+            self.abort()
 
     def close(self) -> None:
         """Wait for the programs in flight, and end all workers; judging again starts new workers."""
         self._dispatcher.close()
+
+    def abort(self) -> None:
+        """Break off the programs in flight and those that wait, and end all workers; judging again starts new workers.
+
+        The futures of `submit` are settled with the outcome "not_run" for each program that was not judged.
+        """
+        self._dispatcher.abort()
 
     def submit(self, task: CodingTask, programs: Sequence[str]) -> concurrent.futures.Future[list[Verdict]]:
         """Judge the programs of a task in the background.

@@ -154,6 +154,10 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._stream is not None and error is not None and not isinstance(error, Exception):
+            # An interrupt: converting a large shard takes long, and the stream is read all the same.
+            self._stream.abandon()
+            self._stream = None
         self.close()
 
     def read(self, tasks: Sequence[CodingTask]) -> dict[int, JournalEntry]:

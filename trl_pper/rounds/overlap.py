@@ -2,12 +2,14 @@
 
 Each task's programs go to the judge as soon as the source has written them. Judged programs are passed to a callback
 in the order of the tasks, in the judge's threads, while the source goes on writing. If the source fails, the programs
-that it wrote before are judged and passed on first.
+that it wrote before are judged and passed on first. After an interrupt they are passed on as they are, so that a
+journal has them, with the outcome "not_run" where there is no verdict yet.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import threading
 import time
 from collections import deque
@@ -22,6 +24,9 @@ from trl_pper.judge.verdict import Verdict
 from trl_pper.rounds.display import CollectionProgress
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.tasks.task import CodingTask
+
+#: Longest time, after an interrupt, in which tasks are passed on.
+_PATIENCE_SECONDS = 1.0
 
 
 @dataclass
@@ -63,20 +68,22 @@ def judge_programs(
     seconds = seconds or PhaseSeconds()
     judging = _Judging(judge, on_judged, progress, seconds)
     try:
-        generated = _timed(source.generate(tasks, student=student), seconds)
-        for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
-            if wanted is None or position in wanted:
-                if progress is not None:
-                    progress.generated(len(programs))
-                judging.put(position, task, programs)
-    except Exception:
-        # The programs generated so far were paid for, for instance by a server that fails after an hour.
+        try:
+            generated = _timed(source.generate(tasks, student=student), seconds)
+            for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
+                if wanted is None or position in wanted:
+                    if progress is not None:
+                        progress.generated(len(programs))
+                    judging.put(position, task, programs)
+        except Exception:
+            # The programs generated so far were paid for, for instance by a server that fails after an hour.
+            judging.finish()
+            raise
         judging.finish()
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            judging.abandon()
         raise
-    except BaseException:
-        judging.abandon()
-        raise
-    judging.finish()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +126,8 @@ class _Judging:
         self._is_handing_on = False
         self._error: BaseException | None = None
         self._busy_since = 0.0
+        #: The time at which tasks are no longer passed on, after an interrupt.
+        self._hand_on_until = math.inf
 
     def put(self, position: int, task: CodingTask, programs: Sequence[GeneratedProgram]) -> None:
         """Submit the programs of a task to the judge; raise the error of an earlier task, if any."""
@@ -143,15 +152,19 @@ class _Judging:
             raise self._error
 
     def abandon(self) -> None:
-        """Cancel all programs that are not being judged yet, and wait for nothing."""
-        # The user has interrupted the run.
+        """Break off all programs, pass on the tasks as they are, and wait no longer than a moment."""
+        # The user has interrupted the run, and the programs were paid for.
+        self._hand_on_until = time.monotonic() + _PATIENCE_SECONDS
+        self.judge.abort()
+        # The interrupt may have come before the last task got its callback.
+        self._hand_on()
         with self._changed:
+            self._changed.wait_for(lambda: not self._submitted, timeout=_PATIENCE_SECONDS)
             self._error = self._error or concurrent.futures.CancelledError()
-            waiting = list(self._submitted)
-        for each in waiting:
-            each.verdicts.cancel()
+            # A caller closes its journal next, which nobody may be writing then.
+            self._changed.wait_for(lambda: not self._is_handing_on)
 
-    def _hand_on(self, _: concurrent.futures.Future[list[Verdict]]) -> None:
+    def _hand_on(self, _: object = None) -> None:
         """Pass on the programs of each judged task, up to the first task that is still being judged."""
         # A single thread at a time, outside the lock: the callback writes a journal, which takes a while, and the
         # other threads of the judge have to go on judging.
@@ -164,7 +177,7 @@ class _Judging:
                     self.seconds.judge += time.perf_counter() - self._busy_since
                 self._is_handing_on = True
             try:
-                if self._error is None:
+                if self._error is None and time.monotonic() < self._hand_on_until:
                     self._hand_on_one(first)
             except BaseException as error:
                 # Futures swallow errors of their callbacks: `put` or `finish` raises it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +20,9 @@ from trl_pper.judge.verdict import Outcome, Verdict
 from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
+
+#: Longest time that `abort` waits for programs that it has broken off.
+_ABORT_SECONDS = 1.0
 
 
 class Job:
@@ -69,6 +73,8 @@ class Dispatcher:
         #: Jobs that no slot has begun, first come first served, and those begun that have programs left.
         self._waiting: deque[Job] = deque()
         self._open: list[Job] = []
+        #: The job of each slot at work.
+        self._in_flight: list[Job] = []
 
     def submit(self, *jobs: Job) -> None:
         """Have the programs of jobs judged; their futures are settled in threads of this dispatcher."""
@@ -83,11 +89,12 @@ class Dispatcher:
             # A daemon, so that an interrupted caller does not wait for the programs in flight.
             threading.Thread(target=self._serve, daemon=True).start()
 
-    def cancel(self, jobs: Iterable[Job]) -> None:
+    def cancel(self, jobs: Iterable[Job], *, seconds: float | None = None) -> None:
         """Begin no more programs of some jobs, break off those in flight, and wait until all futures are settled.
 
         Args:
             jobs: Jobs that were submitted or not; a job that was not ends without any of its programs run.
+            seconds: Longest wait; None for as long as it takes.
         """
         jobs = list(jobs)
         settled = []
@@ -104,14 +111,32 @@ class Dispatcher:
                     settled.append(job)
         for job in settled:
             job.settle()
-        concurrent.futures.wait([job.future for job in jobs])
+        concurrent.futures.wait([job.future for job in jobs], timeout=seconds)
+
+    def abort(self) -> None:
+        """Break off all jobs, and end the workers."""
+        end = time.monotonic() + _ABORT_SECONDS
+        with self._changed:
+            jobs = {*self._waiting, *self._open, *self._in_flight}
+        self.cancel(jobs, seconds=_ABORT_SECONDS)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._idle) == len(self.slots), timeout=end - time.monotonic())
+            # A slot that still works, as with a comparison of the caller's that does not return, keeps its worker,
+            # which ends with this process.
+            self._end_workers(self._idle)
 
     def close(self) -> None:
         """Wait until every job is settled, and end the workers."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._idle) == len(self.slots))
-            for slot in self.slots:
-                slot.close()
+            self._end_workers(self.slots)
+
+    def _end_workers(self, slots: Iterable[Slot]) -> None:
+        # Hung up on together, they clean up at the same time.
+        for slot in slots:
+            slot.cancel()
+        for slot in slots:
+            slot.close()
 
     def _serve(self) -> None:
         while (slot := self._take()) is not None:
@@ -161,6 +186,7 @@ class Dispatcher:
                 return None
             slot.cancelled = False
             job.at_work.append(slot)
+            self._in_flight.append(job)
             index = job.unclaimed.pop()
             if not job.unclaimed and job in self._open:
                 self._open.remove(job)
@@ -179,6 +205,7 @@ class Dispatcher:
         """Note how a program ended; return whether its job is over, and then the slot is idle again."""
         with self._changed:
             job.at_work.remove(slot)
+            self._in_flight.remove(job)
             if error is not None:
                 job.error = job.error or error
                 self._drop(job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
+from functools import partial
 
 from trl_pper.judge.host.compare import checker_fault
 from trl_pper.judge.host.function import judge_function
@@ -150,7 +151,9 @@ class Slot:
                 break
             try:
                 if preload not in self.workers:
-                    self.workers[preload] = Worker(self.level, self.limits, preload, seed=self.seed)
+                    # Put there before it has started, since a cancel must not wait for the start.
+                    put = partial(self.workers.__setitem__, preload)
+                    Worker(self.level, self.limits, preload, seed=self.seed, announce=put)
                 # Checked again now that `self.workers` holds the worker: `cancel` sets the flag before it looks there,
                 # so a cancel at any moment is seen here or reaches the worker.
                 if self.cancelled:

@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -158,6 +158,7 @@ class Worker:
         limits: Bounds on its programs.
         preload: Modules that it imports before the first program, for programs that use them.
         seed: Seed of text hashes and of `random` in every program.
+        announce: Called with this worker before it has started, so that another thread may `cancel` the start.
 
     Raises:
         LevelRefused: The machine does not offer `level`.
@@ -165,7 +166,15 @@ class Worker:
         WorkerError: The worker does not start.
     """
 
-    def __init__(self, level: str, limits: Limits, preload: Sequence[str] = (), *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        level: str,
+        limits: Limits,
+        preload: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        announce: Callable[[Worker], None] | None = None,
+    ) -> None:
         self.level = level
         self.limits = limits
         #: The operating system's side of this worker.
@@ -195,8 +204,13 @@ class Worker:
         self._finalizer = weakref.finalize(self, _end, *held, self.directory, owned)
         self.line.sock.settimeout(_START_SECONDS)
         try:
+            if announce is not None:
+                announce(self)
             answer = json.loads(self._receive())
-        except WorkerError:
+        except BaseException:
+            # It runs no program yet, and would notice that the host has hung up only once it has started.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.close()
             raise
         if "unavailable" in answer:

@@ -316,8 +316,19 @@ def _confine(options: dict[str, Any]) -> Jail:
     return kind(options["level"], directory=directory, imports=imports, limits=limits)
 
 
+def _renew_signals() -> None:
+    """Treat signals as a new interpreter does, whatever the caller ignores or blocks."""
+    # Both are inherited through exec. With SIGCHLD ignored, the kernel keeps no exit status of a child; with SIGPROF
+    # blocked, no test could be interrupted.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def main() -> None:
     """Enter the jail, and serve the host; the options are a JSON object in `sys.argv[1]`."""
+    _renew_signals()
     options = json.loads(sys.argv[1])
     # Moved up, because the low numbers are for the descriptors that children receive.
     control = socket.socket(fileno=fcntl.fcntl(options["control"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_DESCRIPTOR))
