@@ -69,7 +69,7 @@ def is_truncated(finish_reason: str, *, extracted: bool) -> bool:
     return finish_reason == "length" or (finish_reason == "stop" and not extracted)
 
 
-#: A context variable, so that no source has to pass it on. The coroutines of a server run in the context of their caller.
+#: A context variable, so that no source has to pass it on. A server's coroutines run in their caller's context, too.
 _listener: ContextVar[Callable[[float], None] | None] = ContextVar("listener", default=None)
 
 
