@@ -12,6 +12,7 @@ from trl_pper.generation.decoding import EarlierGroups, TaskStops, _finish
 from trl_pper.generation.encoding import Encoder
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.nucleus import NucleusSource
+from trl_pper.generation.source import hearing
 
 
 def scripted(make_model, tokenizer, script: str):
@@ -199,3 +200,37 @@ def test_the_record_says_how_beams_were_searched(tasks, local):
 def test_bad_groups_are_named(arguments, named):
     with pytest.raises(ValueError, match=f"^{named}"):
         BeamSearchSource(**arguments)
+
+
+def heard(source, tasks, local):
+    """Return the parts of tasks that a source tells of, and its completions."""
+    told = []
+    with hearing(told.append):
+        written = [[one.completion for one in programs] for programs in source.generate(tasks, student=local)]
+    return told, written
+
+
+@pytest.mark.parametrize(
+    ("source", "calls"),
+    [
+        (BeamSearchSource(num_beams=2, max_completion_length=5, batch_size=3), 2),
+        (BeamSearchSource(num_beams=4, num_beam_groups=2, max_completion_length=5, batch_size=3), 4),
+        (NucleusSource(num_programs=3, max_completion_length=5, batch_size=3), 2),
+        (NucleusSource(num_programs=3, max_completion_length=5, batch_size=4, max_sequences=8), 2),
+    ],
+    ids=["beams", "groups of beams", "samples", "several passes"],
+)
+def test_a_source_tells_of_every_step_and_writes_the_same(tasks, local, source, calls):
+    told, written = heard(source, tasks, local)
+    # Every call of `generate` takes five steps here, and then tells of the steps that it did not need.
+    assert len(told) == calls * 6
+    assert sum(told) == pytest.approx(len(tasks))
+    assert min(told) >= 0.0
+    assert written == [[one.completion for one in programs] for programs in source.generate(tasks, student=local)]
+
+
+def test_completions_that_end_early_count_as_whole_tasks(says, tasks):
+    told, _ = heard(NucleusSource(num_programs=2, max_completion_length=50), tasks, says("    return x\n"))
+    assert len(told) < 20
+    assert told[-1] > 1.0
+    assert sum(told) == pytest.approx(len(tasks))

@@ -11,7 +11,7 @@ from tests.support.openai_server import Fault, source_of
 from trl_pper import CodingTask
 from trl_pper.generation.endpoint import Usage
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import ProgramSource
+from trl_pper.generation.source import ProgramSource, hearing
 
 #: Ends most completions of the tiny model within a few tokens.
 ENDS_EARLY = {"logit_bias": {"0": 3.0}}
@@ -298,3 +298,13 @@ def test_a_stop_that_the_server_overlooked_is_cut_at_here(server, tasks):
     server.edit = lambda _: {"choices": [{"text": "return x\n# end", "logprobs": said}]}
     ((one,),) = source_of(server, num_programs=1).generate([stopped(tasks[0], "\n#")])
     assert (one.completion, one.logprob, one.num_tokens) == ("return x", -0.5, 1)
+
+
+def test_every_reply_is_told_before_its_task_is_yielded(server, tasks):
+    # A server that sends a single program each time.
+    source = source_of(server, num_programs=2, concurrency=4, extra_body={"n": 1})
+    told = []
+    with hearing(told.append):
+        written = list(source.generate(tasks))
+    assert [len(programs) for programs in written] == [2] * len(tasks)
+    assert told == [0.5] * 2 * len(tasks)

@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.screen import Screen, open_terminal, terminal
-from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer
+from trl_pper import BeamSampleCollector, DatasetSource, Judge, Limits, PPERConfig, PPERTrainer
 from trl_pper.cli.commands import main
+from trl_pper.generation.source import tell_written
 from trl_pper.judge.verdict import Outcome, Verdict
-from trl_pper.rounds.display import CollectionProgress, say
+from trl_pper.rounds.display import CollectionProgress, Pace, say
+from trl_pper.rounds.evaluation import evaluate_tasks
 
 PASSING = Verdict(outcomes=(Outcome.PASSED,))
 FAILING = Verdict(outcomes=(Outcome.WRONG_ANSWER,))
@@ -50,6 +52,12 @@ def teacher(tasks, kind=Slow) -> DatasetSource:
     for n, task in enumerate(tasks, start=1):
         rows += [{"task_id": task.task_id, "completion": f"    return x {how} {n}\n"} for how in ("+", "or")]
     return kind(rows, name="teacher")
+
+
+@pytest.fixture
+def judge():
+    with Judge(workers=1, limits=Limits(cpu_seconds=1.0)) as started:
+        yield started
 
 
 @pytest.fixture
@@ -92,8 +100,7 @@ def test_a_terminal_shows_progress_and_nothing_of_it_stays():
     screen = show(columns=130)
     (last,) = screen.busy[-1]
     assert re.fullmatch(
-        r"round 1: 2/4 tasks \|.*\| 00:00 left, 8 programs, 6 judged, 3 pass, [\d.e+]+ programs/s, 2 without a "
-        r"program",
+        r"round 1: 2/4 tasks \|.*\| 00:00<00:00, 8 programs, 6 judged, 3 pass, 2 without a program, [\d.e+]+ tasks/s",
         last,
     )
     assert {len(moment) for moment in screen.busy} == {1}
@@ -104,14 +111,14 @@ def test_a_narrow_terminal_loses_the_end_and_keeps_one_line():
     screen = show(columns=60)
     assert {len(moment) for moment in screen.busy} == {1}
     assert screen.busy[-1][0].startswith("round 1: 2/4 tasks |")
-    assert "left, 8 programs, 6 judged" in screen.busy[-1][0]
+    assert "00:00<00:00, 8 programs, 6 judged" in screen.busy[-1][0]
 
 
 def test_programs_are_the_unit_where_that_is_asked_for():
     with terminal() as screen, CollectionProgress(5, unit="programs") as progress:
         progress.judged([PASSING, FAILING, FAILING])
     (last,) = screen.busy[-1]
-    assert re.fullmatch(r"3/5 programs \|.*\| 00:0\d left, 1 pass, [\d.e+]+ programs/s", last)
+    assert re.fullmatch(r"3/5 programs \|.*\| 00:0\d<00:0\d, 1 pass, [\d.e+]+ programs/s", last)
 
 
 def test_what_a_journal_held_counts_as_done_and_not_as_speed():
@@ -121,7 +128,7 @@ def test_what_a_journal_held_counts_as_done_and_not_as_speed():
         time.sleep(0.2)
         progress.generated(1)
         progress.judged([FAILING])
-    counts = re.search(r"9/9 tasks .* (\d+) programs, (\d+) judged, (\d+) pass, ([\d.]+) pro", screen.busy[-1][0])
+    counts = re.search(r"9/9 tasks .* (\d+) programs, (\d+) judged, (\d+) pass, ([\d.]+) tasks/s", screen.busy[-1][0])
     assert [int(number) for number in counts.groups()[:3]] == [401, 401, 400]
     assert float(counts[4]) < 5.1
 
@@ -131,7 +138,7 @@ def test_what_a_journal_held_says_nothing_of_the_time_left():
         progress.restored([PASSING])
         time.sleep(0.1)
         progress.restored([PASSING])
-    assert re.search(r"2/9 tasks .* \? left", screen.busy[-1][0])
+    assert re.search(r"2/9 tasks .* 00:0\d<\?, ", screen.busy[-1][0])
 
 
 def test_no_tasks_and_no_programs_are_shown_without_fail():
@@ -141,13 +148,164 @@ def test_no_tasks_and_no_programs_are_shown_without_fail():
     with terminal() as screen, CollectionProgress(1, title="round 1") as progress:
         progress.generated(0)
         progress.judged([])
-    assert "0 programs, 0 judged, 0 pass, 0 programs/s" in screen.busy[-1][0]
+    assert "0 programs, 0 judged, 0 pass, " in screen.busy[-1][0]
 
 
 def test_nothing_is_shown_elsewhere_or_when_quiet(capsys):
     assert show(quiet=True).raw == b""
     with CollectionProgress(1) as progress:
         progress.judged([PASSING])
+    assert capsys.readouterr() == ("", "")
+
+
+class Clock:
+    """A clock that stands still unless it is told to go on."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_decoding_steps_tell_the_time_left_of_the_first_batch():
+    clock = Clock()
+    pace = Pace(24, clock=clock)
+    pace.begin_writing(24)
+    assert (pace.left(), pace.part()) == (None, 0.0)
+    for step in range(1, 17):
+        clock.now += 0.5
+        pace.wrote(8 / 128)
+        assert pace.left() == pytest.approx(3 * 128 * 0.5 - 0.5 * step)
+        assert pace.part() == pytest.approx(step / (3 * 128))
+    assert pace.elapsed() == 8.0
+
+
+def test_a_batch_that_ends_early_counts_as_a_whole():
+    clock = Clock()
+    pace = Pace(2, clock=clock)
+    pace.begin_writing(2)
+    clock.now += 10.0
+    pace.wrote(0.25)
+    assert pace.left() == 70.0
+    pace.yielded(1)
+    assert pace.left() == 10.0
+
+
+def test_the_slower_of_writing_and_judging_decides():
+    clock = Clock()
+    pace = Pace(4, clock=clock)
+    pace.begin_writing(4)
+    for written in range(1, 5):
+        clock.now += 1.0
+        pace.yielded(written)
+        pace.generated()
+        assert pace.left() == (4.0 - written if written < 4 else None)
+    # The first task waits since second 1; the others are slow as well.
+    clock.now += 7.0
+    pace.judged(1)
+    assert pace.left() == 30.0
+    clock.now += 10.0
+    pace.judged(1)
+    assert pace.left() == 20.0
+    for _ in range(2):
+        pace.judged(1)
+    assert (pace.left(), pace.part()) == (0.0, 1.0)
+
+
+def test_time_between_two_batches_is_not_judging_time():
+    clock = Clock()
+    pace = Pace(4, clock=clock)
+    pace.begin_writing(4)
+    for _ in range(3):
+        clock.now += 100.0
+        pace.wrote(1.0)
+        pace.generated()
+        clock.now += 1.0
+        pace.judged(1)
+    # 303 seconds for three tasks, and for a fourth as many as for each.
+    assert pace.left() == pytest.approx(101.0)
+
+
+def test_the_bar_never_goes_back():
+    clock = Clock()
+    pace = Pace(2, clock=clock)
+    pace.begin_writing(2)
+    clock.now += 1.0
+    pace.wrote(1.0)
+    assert pace.part() == 0.5
+    clock.now += 9.0
+    pace.wrote(0.01)
+    assert pace.left() > 9.0
+    assert pace.part() >= 0.5
+
+
+def test_what_was_restored_is_part_of_the_bar_and_not_of_the_pace():
+    clock = Clock()
+    pace = Pace(4, clock=clock)
+    pace.restored(2)
+    # A batch is written as a whole, with tasks that were restored.
+    pace.begin_writing(4)
+    assert pace.part() == 0.5
+    clock.now += 6.0
+    pace.wrote(1.0)
+    assert pace.left() == 18.0
+    assert pace.part() == pytest.approx(0.5 + 0.5 * 6 / 24)
+
+
+class Parts(DatasetSource):
+    """A teacher that writes all programs of a batch before it yields any, and tells how far it is."""
+
+    tells = True
+
+    def generate(self, tasks, *, student=None):
+        for _ in range(10):
+            time.sleep(0.05)
+            if self.tells:
+                tell_written(len(tasks) / 10)
+        yield from super().generate(tasks, student=student)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_the_bar_moves_before_any_program_is_there(tasks, judge, monkeypatch, tells):
+    monkeypatch.setattr("trl_pper.rounds.display._BAR_SECONDS", 0.02)
+    source = teacher(tasks, Parts)
+    source.tells = tells
+    with terminal(110) as screen:
+        evaluate_tasks(tasks, source, judge, quiet=False)
+    before = [line for moment in screen.busy for line in moment if " 0 programs, " in line]
+    bars = [line.count("█") for line in before]
+    assert all(re.match(r"evaluation: 0/4 tasks \|.*\| 00:0\d<", line) for line in before)
+    if tells:
+        assert len(set(bars)) > 4
+        assert any(re.search(r"<00:0\d, 0 programs, 0 judged, 0 pass, .* (s/task|tasks/s)", line) for line in before)
+    else:
+        # The clock moves without the source, and promises nothing.
+        assert len(before) > 4
+        assert set(bars) == {0}
+        assert all("<?, " in line for line in before)
+
+
+LINE = re.compile(
+    r"evaluation: (\d) of 4 tasks, (\d) programs, (\d) judged, (\d) pass, 0:00:0\d elapsed(, about 0:00:0\d left)?"
+)
+
+
+def test_a_pipe_gets_a_line_from_time_to_time(tasks, judge, monkeypatch, capsys):
+    monkeypatch.setattr("trl_pper.rounds.display._LINE_SECONDS", 0.1)
+    evaluate_tasks(tasks, teacher(tasks, Parts), judge, quiet=False)
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) >= 4
+    found = [LINE.fullmatch(line) for line in lines]
+    assert all(found), lines
+    assert found[1][5]
+    # Results may be read from the standard output.
+    assert shown.out == ""
+
+
+def test_a_quiet_run_gets_no_line(tasks, judge, monkeypatch, capsys):
+    monkeypatch.setattr("trl_pper.rounds.display._LINE_SECONDS", 0.02)
+    evaluate_tasks(tasks, teacher(tasks, Parts), judge, quiet=True)
     assert capsys.readouterr() == ("", "")
 
 

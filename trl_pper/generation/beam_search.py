@@ -153,12 +153,13 @@ class BeamSearchSource(ProgramSource):
         # An earlier group is searched to its end before the next begins; the paper advances all groups step by step.
         for group in range(self.num_beam_groups):
             apart = [EarlierGroups(found, start=batch.width, penalty=self.diversity_penalty)] if group else []
-            for all_groups, beams in zip(found, generate_ids(local, batch, config, processors=apart), strict=True):
+            written = generate_ids(local, batch, config, processors=apart, part=1 / self.num_beam_groups)
+            for all_groups, beams in zip(found, written, strict=True):
                 all_groups += beams
         settings = settings_json(self.settings)
-        written = decode_programs(local, batch, found, settings=settings, score_batch_size=self.batch_size)
+        decoded = decode_programs(local, batch, found, settings=settings, score_batch_size=self.batch_size)
         # Several groups have to be sorted by log-probability: the scores of `generate` contain the diversity penalty.
-        return written if self.num_beam_groups == 1 else [self._most_probable_first(programs) for programs in written]
+        return decoded if self.num_beam_groups == 1 else [self._most_probable_first(programs) for programs in decoded]
 
     def _most_probable_first(self, programs: list[GeneratedProgram]) -> list[GeneratedProgram]:
         def score(one: GeneratedProgram) -> float:

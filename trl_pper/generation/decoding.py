@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from trl_pper.generation.encoding import Encoder
 from trl_pper.generation.extraction import extract
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import GeneratedProgram, is_truncated
+from trl_pper.generation.source import GeneratedProgram, is_truncated, tell_written
 from trl_pper.generation.stops import first_stop, kept_before
 from trl_pper.tasks.task import CodingTask
 
@@ -119,7 +119,12 @@ def batches(
 
 
 def generate_ids(
-    local: LocalModel, batch: PromptBatch, config: GenerationConfig, *, processors: Sequence[Any] = ()
+    local: LocalModel,
+    batch: PromptBatch,
+    config: GenerationConfig,
+    *,
+    processors: Sequence[Any] = (),
+    part: float = 1.0,
 ) -> list[list[list[int]]]:
     """Generate completions for a batch of prompts.
 
@@ -128,6 +133,7 @@ def generate_ids(
         batch: The prompts.
         config: The whole generation configuration; the model's own configuration has no effect.
         processors: Logits processors.
+        part: The part of the batch's programs that this call writes, in (0, 1], for a display.
 
     Returns:
         For each prompt the token ids of `config.num_return_sequences` completions, each up to its first end token.
@@ -138,17 +144,19 @@ def generate_ids(
     padded = [[local.pad_token_id] * (width - len(ids)) + ids for ids in batch.ids]
     mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch.ids]
     stopping = [TaskStops(local.tokenizer, batch.stops, start=width)] if any(batch.stops) else []
+    steps = StepsTold(config.max_new_tokens, tasks=part * len(batch.ids))
     # `generate` fills fields of `config` that are None from the model's own configuration, which `inference` empties.
     with local.inference() as bare:
         output = bare.generate(
             input_ids=torch.tensor(padded, device=local.device),
             attention_mask=torch.tensor(mask, device=local.device),
             generation_config=config,
-            logits_processor=list(processors),
+            logits_processor=[*processors, steps],
             stopping_criteria=stopping,
             # A process whose sequences have ended goes on computing: the other processes need its shards.
             synced_gpus=local.is_sharded,
         )
+    steps.tell_rest()
     rows = [_until_end(row, eos, local.pad_token_id) for row in output[:, width:].tolist()]
     return [rows[start : start + count] for start in range(0, len(rows), count)]
 
@@ -310,6 +318,33 @@ class EarlierGroups(LogitsProcessor):  # type: ignore[misc]
             for token, count in counts.items():
                 scores[rows, token] -= self.penalty * count
         return scores
+
+
+class StepsTold(LogitsProcessor):  # type: ignore[misc]
+    """A logits processor that tells a display of each decoding step, and changes nothing.
+
+    Args:
+        most: Largest number of steps.
+        tasks: Number of tasks whose programs the steps write, in part if some of their programs only.
+    """
+
+    # `generate` takes no streamer with beams, and a stopping criterion would have to make a tensor in each step.
+
+    def __init__(self, most: int, *, tasks: float) -> None:
+        self.each = tasks / most
+        self.rest = tasks
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores unchanged, shape [rows, vocabulary]."""
+        self.rest -= self.each
+        tell_written(self.each)
+        return scores
+
+    def tell_rest(self) -> None:
+        """Tell of the steps that were not needed, since all rows ended before."""
+        # The parts of all steps need not sum up exactly.
+        tell_written(max(self.rest, 0.0))
+        self.rest = 0.0
 
 
 class TaskStops(StoppingCriteria):  # type: ignore[misc]

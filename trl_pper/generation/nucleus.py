@@ -176,7 +176,7 @@ class NucleusSource(ProgramSource):
             # has generated before nor on a restart. The generators of training are restored afterwards.
             with torch.random.fork_rng(devices=devices):
                 torch.manual_seed(_seed(self.seed, self.round_index, names, first))
-                completions = generate_ids(local, batch, config)
+                completions = generate_ids(local, batch, config, part=count / self.num_programs)
             parts = decode_programs(
                 local,
                 batch,

@@ -27,6 +27,7 @@ from trl_pper.generation.source import (
     check_at_least_one,
     check_not_negative,
     settings_json,
+    tell_written,
 )
 from trl_pper.tasks.task import CodingTask, checked_stop
 
@@ -203,6 +204,7 @@ class ServerSource(ProgramSource):
             self._count(read_usage(reply, choices))
             stops = self._stops(task)
             programs += [read_program(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
+            tell_written(len(choices) / self.num_programs)
             if len(programs) == self.num_programs:
                 return programs
         self._count(Usage(missing=self.num_programs - len(programs)))

@@ -1,15 +1,17 @@
 """Define the base class of sources of programs, the record of a generated program, and checks of their arguments.
 
 A source writes completions for tasks, with log-probabilities where it knows them. It neither extracts programs from
-completions nor judges them.
+completions nor judges them. While it writes, it may tell how far it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +67,39 @@ def is_truncated(finish_reason: str, *, extracted: bool) -> bool:
         extracted: Whether a whole program was found in the completion.
     """
     return finish_reason == "length" or (finish_reason == "stop" and not extracted)
+
+
+#: A context variable, so that no source has to pass it on. A server's coroutines run in their caller's context, too.
+_listener: ContextVar[Callable[[float], None] | None] = ContextVar("listener", default=None)
+
+
+def tell_written(tasks: float) -> None:
+    """Tell a display that programs of so many more tasks are written; a source may call this inside `generate`.
+
+    A display learns of whole tasks when `generate` yields them. A source that writes a batch for minutes can tell of
+    parts before, in any thread that has the context of its caller.
+
+    Args:
+        tasks: Number of tasks since the last call, usually a fraction. Over all calls they sum up to the number of
+            tasks given to `generate`.
+    """
+    listener = _listener.get()
+    if listener is not None:
+        listener(tasks)
+
+
+@contextlib.contextmanager
+def hearing(listener: Callable[[float], None] | None) -> Iterator[None]:
+    """Have `tell_written` call a function inside the context.
+
+    Args:
+        listener: Function called with the number of tasks, in any thread; None for no function.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class ProgramSource(ABC):

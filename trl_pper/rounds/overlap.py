@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from trl_pper.generation.extraction import Extraction, extract
 from trl_pper.generation.local_model import LocalModel
-from trl_pper.generation.source import GeneratedProgram, ProgramSource
+from trl_pper.generation.source import GeneratedProgram, ProgramSource, hearing
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.verdict import Verdict
 from trl_pper.rounds.display import CollectionProgress
@@ -59,22 +59,26 @@ def judge_programs(
         student: The model in training, for a source that needs it.
         wanted: Positions of tasks whose programs are judged; programs of other tasks are generated and dropped. None
             for all tasks.
-        progress: The progress bar.
+        progress: The progress to show; a source may tell it of parts of tasks by `tell_written`.
         seconds: The record to add the wall time of both phases to.
 
     Raises:
         Exception: An error of the source, the judge or `on_judged`, once the programs generated before are judged.
     """
     seconds = seconds or PhaseSeconds()
+    # A progress that shows nothing counts all the same, so that every process does the same.
+    progress = progress or CollectionProgress(len(tasks), quiet=True)
+    progress.writing(len(tasks))
     judging = _Judging(judge, on_judged, progress, seconds)
     try:
         try:
-            generated = _timed(source.generate(tasks, student=student), seconds)
-            for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
-                if wanted is None or position in wanted:
-                    if progress is not None:
+            with hearing(progress.wrote):
+                generated = _timed(source.generate(tasks, student=student), seconds)
+                for position, (task, programs) in enumerate(zip(tasks, generated, strict=True)):
+                    progress.yielded(position + 1)
+                    if wanted is None or position in wanted:
                         progress.generated(len(programs))
-                    judging.put(position, task, programs)
+                        judging.put(position, task, programs)
         except Exception:
             # The programs generated so far were paid for, for instance by a server that fails after an hour.
             judging.finish()
@@ -114,7 +118,7 @@ class _Judging:
         self,
         judge: Judge,
         on_judged: Callable[[int, list[JudgedProgram]], None],
-        progress: CollectionProgress | None,
+        progress: CollectionProgress,
         seconds: PhaseSeconds,
     ) -> None:
         self.judge = judge
@@ -193,9 +197,8 @@ class _Judging:
     def _hand_on_one(self, submitted: _Submitted) -> None:
         judged = submitted.judged()
         self.on_judged(submitted.position, judged)
-        if self.progress is not None:
-            unextracted = sum(not one.extracted for one in judged)
-            self.progress.judged([one.verdict for one in judged], unextracted=unextracted)
+        unextracted = sum(not one.extracted for one in judged)
+        self.progress.judged([one.verdict for one in judged], unextracted=unextracted)
 
 
 def _timed(items: Iterator[list[GeneratedProgram]], seconds: PhaseSeconds) -> Iterator[list[GeneratedProgram]]:
