@@ -65,7 +65,7 @@ def files(folder):
         (["report", "b.parquet", "--output", "b.parquet"], "b.parquet, which is source as well"),
         ([*SFT, "b.parquet"], "which is source"),
         ([*NATIVE, "tasks.jsonl"], "which is source"),
-        (["merge", "b.parquet", "--output", "b.parquet"], "which is buffers"),
+        (["merge", "b.parquet", "--output", "b.parquet"], "which is sources"),
         (["rescore", "b.parquet", "--scorer", "m", "--output", "b.parquet"], "which is buffer as well"),
         (["judge", "--tasks", "mixture.yaml", "--programs", "r.jsonl", "--output", "tasks.jsonl"], "which is --tasks"),
         (["export", "mixture.yaml", "--to", "native", "--output", "there/tasks.jsonl"], "which is --tasks"),

@@ -138,7 +138,6 @@ COMMANDS = {
 _OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"output": ()},
     "collect": {"output": (".parquet",)},
-    "merge": {"output": (".parquet",)},
     "rescore": {"output": (".parquet",)},
     "judge": {"output": (".jsonl",)},
     "amplify": {"output": (".jsonl", ".parquet"), "report": (".json",)},
@@ -147,7 +146,7 @@ _OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "export": {"output": (".parquet", ".jsonl")},
 }
 #: Options that name files and folders to read, in whatever command.
-_INPUTS = ("config", "tasks", "programs", "references", "buffers", "buffer", "source", "model", "scorer")
+_INPUTS = ("config", "tasks", "programs", "references", "buffer", "source", "model", "scorer")
 #: The way on after a signal, where it is more than to run the command again.
 _WAY_ON = {
     "train": "the checkpoints and the programs collected so far are kept; go on with --resume_from_checkpoint true",
@@ -355,6 +354,7 @@ def _merge(options: argparse.Namespace) -> int:
         for name in ("push_to", "private"):
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name}: belongs to the merge of an adapter; got it with buffers. Leave it out")
+        _check_merged(options.sources, options.output, (".parquet",))
         return merge(options)
     adapter, *folders = options.sources
     folders += [] if options.output is None else [options.output]
@@ -368,12 +368,18 @@ def _merge(options: argparse.Namespace) -> int:
         )
     if options.private and options.push_to is None:
         raise ValueError("--private: belongs to --push_to; name the repository, or leave it out")
+    _check_merged([adapter], folders[0], ())
     # Slow to import.
     from trl_pper.training.push import merge_adapter
 
     folder = merge_adapter(adapter, folders[0], push_to=options.push_to, private=options.private)
     print(f"{adapter} merged: {folder}" + (f", pushed to {options.push_to}" if options.push_to else ""))
     return 0
+
+
+def _check_merged(sources: Sequence[str], output: str | Path, suffixes: Sequence[str]) -> None:
+    # What kind of output it is depends on the sources.
+    check_outputs({"--output": (output, suffixes)}, [("sources", source) for source in sources])
 
 
 def _export(options: argparse.Namespace) -> int:
