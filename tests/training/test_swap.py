@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 import re
+from pathlib import Path
 
 import datasets
 import pytest
@@ -351,6 +352,13 @@ class TestRuns:
         assert sorted(name for name in os.listdir(trainer.args.output_dir) if "checkpoint" in name) == [
             "checkpoint-3", "checkpoint-4",
         ]  # fmt: skip
+
+    def test_the_card_has_the_scores_of_the_final_weights(self, run, tasks):
+        trainer = run(save_strategy="steps", save_steps=4, eval_dataset=tasks)
+        card = Path(trainer.args.output_dir) / "README.md"
+        assert "accuracy" not in card.read_text()
+        trainer.evaluate()
+        assert "(step 4)" in card.read_text().split("accuracy", 1)[1]
 
     def test_trackers_and_the_console(self, run, tmp_path, capsys, monkeypatch):
         pytest.importorskip("tensorboard")

@@ -90,6 +90,7 @@ def _config(output: Path, seed: int, rounds: int, options: Mapping[str, Any]) ->
         num_beams=3,
         max_completion_length=64,
         generation_batch_size=64,
+        prompts="text",
         per_device_train_batch_size=16,
         learning_rate=1e-3,
         judge_cpu_seconds=2.0,
