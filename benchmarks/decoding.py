@@ -27,7 +27,7 @@ from trl_pper.generation.local_model import load_model
 
 COLUMNS = (
     "decoding", "programs", "repeated", "without_a_program", "cut_at_the_longest_length", "mean_pass_rate",
-    "first_pass_rate", "tasks_solved", "seconds",
+    "first_pass_rate", "tasks_with_unequal_pass_rates", "tasks_solved", "seconds",
 )  # fmt: skip
 
 

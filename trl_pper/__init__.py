@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any
 
 # A table instead of imports: importing the package must cost neither torch nor transformers, which take seconds.
@@ -72,6 +73,10 @@ _ROOMS = ("demo", "metrics")
 # for 4-bit weights on a CPU: it would be the first line of every run. Nothing else of bitsandbytes is silenced.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
     lambda record: not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+)
+# TRL 1.16 and PEFT 0.21 use names that transformers 5.23 renamed, and every run would begin with its two warnings.
+warnings.filterwarnings(
+    "ignore", message="`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning, module="transformers"
 )
 
 __all__ = [*sorted(_EXPORTS)]

@@ -52,6 +52,26 @@ def test_the_trainer_is_imported_without_a_word():
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.slow
+def test_a_run_with_an_adapter_begins_without_a_warning(tmp_path):
+    code = f"""
+from importlib.resources import files
+from trl_pper import CodingTask, FunctionTests, PPERConfig, PPERTrainer
+from peft import LoraConfig
+task = CodingTask(task_id="f", prompt="def f(x):", tests=FunctionTests(code="assert f(1)", entry_point="f"))
+trainer = PPERTrainer(
+    model=str(files("trl_pper.demo") / "model"),
+    args=PPERConfig("{tmp_path}", use_cpu=True, bf16=False, report_to=[], max_completion_length=1, disable_tqdm=True,
+        max_steps=1, judge_workers=1),
+    train_dataset=[task], peft_config=LoraConfig(task_type="CAUSAL_LM"),
+)
+trainer.train()
+assert trainer.args.gradient_checkpointing
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="nothing_here"):
         trl_pper.nothing_here  # noqa: B018

@@ -239,7 +239,7 @@ def test_the_bar_never_goes_back():
     assert pace.part() >= 0.5
 
 
-def test_what_was_restored_is_part_of_the_bar_and_not_of_the_pace():
+def test_what_was_restored_is_in_the_bar_and_not_in_the_pace():
     clock = Clock()
     pace = Pace(4, clock=clock)
     pace.restored(2)

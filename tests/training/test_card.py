@@ -1,12 +1,24 @@
 """The model card: what was measured before and after, what was replayed, and nothing of tasks and programs."""
 
+import json
+import re
+
 import pytest
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eval_result_entries
+from peft import LoraConfig
 
-from trl_pper import Experience, ReplayBuffer
+from trl_pper import Experience, PPERConfig, PPERTrainer, ReplayBuffer, as_chat
 from trl_pper.tasks.mixture import SourceCount
-from trl_pper.training.card import RunFacts, changes, eval_results, evaluations, write_model_card
+from trl_pper.training.card import (
+    RunFacts,
+    changes,
+    eval_results,
+    evaluations,
+    hide_local_paths,
+    local_base,
+    write_model_card,
+)
 
 THEIRS = """\
 ---
@@ -50,7 +62,7 @@ def log(step: int, **figures: float):
 @pytest.fixture
 def card(tmp_path):
     def write(**facts) -> str:
-        (tmp_path / "README.md").write_text(THEIRS)
+        (tmp_path / "README.md").write_text(facts.pop("theirs", THEIRS))
         held = facts.pop("held") if "held" in facts else buffer()
         run = RunFacts(contents=held.contents(), settings=held.settings(), **facts)
         write_model_card(tmp_path, run, repo_id="me/tiny")
@@ -126,6 +138,112 @@ def test_an_adapter_is_loaded_by_peft(card):
     text = card(adapter=True)
     assert ModelCard(text).data.library_name == "peft"
     assert "from peft import AutoPeftModelForCausalLM as AutoModel" in text
+
+
+def test_messages_are_asked_and_told_where_the_tasks_are_chat(card):
+    text = card(chat=True)
+    assert "as an answer to the chat messages of the task." in text
+    assert "as a continuation" not in text
+    assert "tokenizer.apply_chat_template(messages" in text
+    assert 'tokenizer("def' not in text
+    text = card()
+    assert "apply_chat_template" not in text
+    assert "as a continuation of the task." in text
+
+
+def usage(text: str) -> str:
+    return re.search(r"^## Use\n\n```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_the_usage_runs_as_it_is_printed(card, make_model, tokenizer, tmp_path, capsys, chat):
+    if chat:
+        tokenizer.chat_template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    make_model().save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    code = usage(card(chat=chat)).replace("me/tiny", str(tmp_path / "saved")).replace("256", "4").replace("64", "4")
+    exec(code, {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("readme", "config", "said", "base_model"),
+    [
+        ("model_name: mine\nbase_model: org/base", {}, "from `mine`, a model based on [org/base](http", "org/base"),
+        ("model_name: mine", {}, "A code model fine-tuned from `mine` on\n", None),
+        ("base_model: org/base", {}, "A code model fine-tuned from a model based on [org/base](http", "org/base"),
+        (
+            "base_model: [org/a, org/b]", {}, "based on [org/a](https://huggingface.co/org/a), [org/b](",
+            ["org/a", "org/b"],
+        ),
+        (None, {"_name_or_path": "org/base"}, "from a model based on [org/base](", "org/base"),
+        (None, {"_name_or_path": "/home/me/secret"}, "A code model on\n", None),
+        ("base_model: /home/me/secret\nmodel_name: /home/me/secret", {}, "A code model on\n", None),
+        ("base_model: [", {}, "A code model on\n", None),
+        (None, None, "A code model on\n", None),
+    ],
+)  # fmt: skip
+def test_a_local_base_is_named_by_its_own_card(card, tmp_path, readme, config, said, base_model):
+    folder = tmp_path / "secret-base"
+    folder.mkdir()
+    if readme is not None:
+        (folder / "README.md").write_text(f"---\n{readme}\n---\n# a model\n")
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    # TRL names no base model that is a folder.
+    text = card(base=local_base(str(folder)), theirs=THEIRS.replace("base_model: org/base\n", ""))
+    assert said in text
+    assert ModelCard(text).data.base_model == base_model
+    assert "secret" not in text
+
+
+@pytest.mark.slow
+def test_a_run_from_a_folder_names_no_folder(make_model, tokenizer, tasks, tmp_path):
+    folder = tmp_path / "secret-base"
+    tokenizer.chat_template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nmodel_name: tiny-base\nbase_model: org/base\n---\n# tiny-base\n")
+    trainer = PPERTrainer(
+        model=str(folder),
+        args=PPERConfig(
+            output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2,
+            max_completion_length=4, max_steps=1, save_steps=1, judge_workers=1, gradient_checkpointing=False,
+        ),
+        train_dataset=as_chat(tasks), processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=True),
+    )  # fmt: skip
+    trainer.train()
+    trainer.judge.close()
+    trainer.save_model()
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "fine-tuned from `tiny-base`, a model based on [org/base](https://huggingface.co/org/base), on" in text
+    assert "as an answer to the chat messages of the task." in text
+    for card in tmp_path.glob("run/**/README.md"):
+        assert str(tmp_path) not in card.read_text()
+
+
+def test_a_model_of_the_hub_is_no_local_base(tmp_path):
+    assert local_base("org/base") is None
+    assert local_base("") is None
+
+
+def test_an_adapters_card_loses_the_path_of_its_base(tmp_path):
+    path = tmp_path / "README.md"
+    base = tmp_path / "secret"
+    base.mkdir()
+    path.write_text(f"---\nbase_model: {base}\ntags:\n- base_model:adapter:{base}\n- lora\n---\n\n# mine\n")
+    hide_local_paths(tmp_path)
+    assert "secret" not in path.read_text()
+    assert ModelCard.load(path).data.tags == ["lora"]
+    assert path.read_text().endswith("# mine\n")
+    path.write_text("---\nbase_model: org/base\ntags:\n- base_model:adapter:org/base\n---\n\n# mine\n")
+    before = path.read_text()
+    hide_local_paths(tmp_path)
+    assert path.read_text() == before
+    path.unlink()
+    hide_local_paths(tmp_path)
+    assert not path.exists()
 
 
 def test_the_first_and_the_last_evaluation_are_compared(card):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -154,7 +153,9 @@ class LocalModel:
             if checkpointing:
                 getattr(bare, f"{CHECKPOINTING}_disable")()
             if self.accelerator is not None:
-                bare = _enter_unwrapped(stack, self.model, self.accelerator, gather=self.gather)
+                bare = stack.enter_context(
+                    unwrap_model_for_generation(self.model, self.accelerator, gather_deepspeed3_params=self.gather)
+                )
             if not self.adapter:
                 stack.enter_context(_adapter_left_out(bare))
             self.model.eval()
@@ -216,13 +217,6 @@ class LocalModel:
         targets = input_ids[:, first + 1 :]
         chosen = logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         return [float(total) for total in (chosen * scored[:, first + 1 :]).sum(-1).tolist()]
-
-
-def _enter_unwrapped(stack: contextlib.ExitStack, model: Any, accelerator: Any, *, gather: bool) -> Any:
-    with warnings.catch_warnings():
-        # TRL 1.16 asks for the state of checkpointing by a name that transformers 5.23 deprecates.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        return stack.enter_context(unwrap_model_for_generation(model, accelerator, gather_deepspeed3_params=gather))
 
 
 @contextlib.contextmanager

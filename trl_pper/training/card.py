@@ -6,6 +6,8 @@ there is also a file in `.eval_results/`. The card contains no tasks, programs o
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +46,19 @@ _EVAL_RESULTS = Path(EVAL_RESULTS_FOLDER) / "trl_pper.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalBase:
+    """A base model in a folder, as its own card and configuration name it.
+
+    Args:
+        name: The model's name, escaped for inline code; None without one.
+        parents: Ids on the Hub of the models that it was made from.
+    """
+
+    name: str | None
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """A record of the facts of a run that are in its model card.
 
@@ -57,6 +72,8 @@ class RunFacts:
         benchmark: The data set of the Hub that consists of the evaluation tasks, or None.
         isolation: The judge's isolation level; None if the run judged nothing.
         adapter: Whether the model is an adapter of its base model.
+        chat: Whether the tasks were asked as chat messages.
+        base: The base model, if it was loaded from a folder of the machine.
     """
 
     contents: BufferContents
@@ -68,6 +85,8 @@ class RunFacts:
     benchmark: str | None = None
     isolation: str | None = None
     adapter: bool = False
+    chat: bool = False
+    base: LocalBase | None = None
 
 
 def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> None:
@@ -85,6 +104,9 @@ def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> Non
     data.__dict__.pop("licence", None)
     data.library_name = "peft" if run.adapter else "transformers"
     data.pipeline_tag = "text-generation"
+    _forget_paths(data)
+    if run.base is not None and run.base.parents and not data.base_model:
+        data.base_model = list(run.base.parents) if len(run.base.parents) > 1 else run.base.parents[0]
     data.eval_results = eval_results(run.evaluated, benchmark=run.benchmark) or None
     with atomic_file(path) as file:
         file.write(f"---\n{data.to_yaml()}\n---\n\n{_body(run, data, theirs.text, repo_id)}".encode())
@@ -94,13 +116,68 @@ def write_model_card(folder: Path, run: RunFacts, *, repo_id: str | None) -> Non
         (folder / _EVAL_RESULTS).write_text(yaml.safe_dump(entries, sort_keys=False), encoding="utf-8")
 
 
+def hide_local_paths(folder: Path) -> None:
+    """Remove paths of the machine from the metadata of a card, if a folder has a card.
+
+    PEFT names the base model by the path that it was loaded from, whenever an adapter is saved.
+    """
+    path = folder / "README.md"
+    if path.is_file():
+        card = ModelCard.load(path)
+        if _forget_paths(card.data):
+            with atomic_file(path) as file:
+                file.write(str(card).encode())
+
+
+def _forget_paths(data: ModelCardData) -> bool:
+    """Remove the base models that are no ids of the Hub; return whether there were any."""
+    named = [data.base_model] if isinstance(data.base_model, str) else list(data.base_model or [])
+    tags = [tag for tag in data.tags or [] if not tag.startswith("base_model:") or is_hub_id(tag.rpartition(":")[2])]
+    kept = [name for name in named if is_hub_id(name)]
+    if kept == named and len(tags) == len(data.tags or []):
+        return False
+    data.base_model, data.tags = (kept or None), (tags or None)
+    return True
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name may be a model's id on the Hub, and is no path of this machine.
+
+    Examples:
+        >>> is_hub_id("org/model"), is_hub_id("/home/me/model"), is_hub_id("./model")
+        (True, False, False)
+    """
+    return re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name) is not None and not Path(name).exists()
+
+
+def local_base(path: str) -> LocalBase | None:
+    """Return a base model as its own card and configuration name it; None if `path` is no folder."""
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        return None
+    data: dict[str, Any] = {}
+    if (folder / "README.md").is_file():
+        # Cards are written by anybody: a card that cannot be read names no model.
+        with contextlib.suppress(ValueError, yaml.YAMLError):
+            data = ModelCard.load(folder / "README.md").data.to_dict()
+    name, parents = data.get("model_name"), data.get("base_model") or []
+    if not parents and (folder / "config.json").is_file():
+        parents = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path") or []
+    listed = [parents] if isinstance(parents, str) else list(parents)
+    return LocalBase(
+        name=as_code(name) if isinstance(name, str) and "/" not in name else None,
+        # A name without an owner could be that of a folder.
+        parents=tuple(one for one in listed if isinstance(one, str) and "/" in one and is_hub_id(one)),
+    )
+
+
 def _body(run: RunFacts, data: ModelCardData, theirs: str, repo_id: str | None) -> str:
     # Autoescaping is for HTML. The only untrusted text in the card are names, which are escaped as inline code.
     environment = Environment(loader=PackageLoader("trl_pper.training"), trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("model_card.md.j2").render(
         run=run,
         name=data.model_name or "this model",
-        base_model=data.base_model,
+        base_models=[data.base_model] if isinstance(data.base_model, str) else data.base_model or [],
         repo_id=repo_id,
         tasks=[_task_row(count) for count in run.tasks],
         paper=PAPER,
@@ -137,7 +214,17 @@ def run_facts(trainer: Any) -> RunFacts:
         benchmark=args.eval_benchmark,
         isolation=trainer.judge.isolation if judges else None,
         adapter=is_peft_model(trainer.model),
+        chat=_asks_messages(trainer),
+        base=local_base(getattr(trainer.model.config, "_name_or_path", "")),
     )
+
+
+def _asks_messages(trainer: Any) -> bool:
+    """Return whether the prompts of a run are chat messages; those that were learned decide, if there are any."""
+    learned = next(iter(trainer.buffer), None)
+    tasks = trainer.collector.tasks if trainer.collector is not None else None
+    first = learned or next(iter(tasks or []), None)
+    return first is not None and not isinstance(first.prompt, str)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from trl_pper.rounds.processes import check_processes
 from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
-from trl_pper.training.card import PAPER, evaluations, run_facts, write_model_card
+from trl_pper.training.card import PAPER, evaluations, hide_local_paths, run_facts, write_model_card
 from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
 from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
 from trl_pper.training.config import PPERConfig
@@ -496,6 +496,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             write_model_card(Path(self.args.output_dir), run_facts(self), repo_id=self.hub_model_id)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        hide_local_paths(Path(output_dir or self.args.output_dir))
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Upload the model with its card, without buffer, programs and tests; see `Trainer.push_to_hub`.
