@@ -38,11 +38,17 @@ class _Tokenized:
     prompt: Prompt
     completion: str
     truncated: bool
+    token_ids: tuple[int, ...]
     tokens: Row
 
     def is_of(self, experience: Experience) -> bool:
-        # A later round may replace the completion of the same program, for instance by another explanation.
-        return all(getattr(self, name) == getattr(experience, name) for name in ("prompt", "completion", "truncated"))
+        # A later round may replace the completion of the same program: by another explanation, or by the same text in
+        # other tokens.
+        return all(getattr(self, name) == getattr(experience, name) for name in _TOKENIZED_OF)
+
+
+#: All that the tokens of an experience depend on.
+_TOKENIZED_OF = ("prompt", "completion", "truncated", "token_ids")
 
 
 class ReplayDataset(Dataset[Row]):
@@ -139,7 +145,11 @@ class ReplayDataset(Dataset[Row]):
             one = lost.pop(row["position"])
             tokens = {"input_ids": row["input_ids"], "labels": row["labels"]}
             self._tokenized[one.key] = _Tokenized(
-                prompt=one.prompt, completion=one.completion, truncated=one.truncated, tokens=tokens
+                prompt=one.prompt,
+                completion=one.completion,
+                truncated=one.truncated,
+                token_ids=one.token_ids,
+                tokens=tokens,
             )
         if lost:
             first = next(iter(lost.values())).task_id
