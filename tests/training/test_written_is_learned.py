@@ -237,6 +237,33 @@ def test_whole_programs_are_learned_as_by_sft_trainer(make_trainer, make_model, 
     assert [trainer.train_dataset[position] for position in range(4)] == expected
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m.role == 'user' %}<eos>{% endif %}\n{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}<eos>{% endif %}{{ '\n' }}{% endfor %}",
+    ],
+    ids=["opens a turn", "ends a prompt"],
+)
+def test_end_tokens_of_prompts_end_no_program(make_trainer, make_model, chat_tokenizer, tmp_path, template, truncated):
+    tokenizer = copy.deepcopy(chat_tokenizer)
+    tokenizer.chat_template = template
+    tasks = asked("chat")[:1]
+    teacher = DatasetSource([{"task_id": "t0", "completion": "print(1)", "truncated": truncated}])
+    trainer = make_trainer(tasks, tokenizer=tokenizer, callbacks=[BeamSampleCollector(source=teacher)])
+    trainer.collector.collect()
+    row = {"prompt": tasks[0].prompt, "completion": [{"role": "assistant", "content": "print(1)"}]}
+    (theirs,) = rows_of_sft(make_model, tokenizer, [row], tmp_path)
+    ids, labels = theirs["input_ids"], theirs["labels"]
+    # A truncated program is learned without the line feed that the template puts behind it.
+    end = len(ids) - (truncated and template.endswith("{{ '\n' }}{% endfor %}"))
+    trainer.train_dataset.prepare([0])
+    assert trainer.train_dataset[0] == {"input_ids": ids[:end], "labels": labels[:end]}
+    ((prompt, completion),) = learned(trainer)
+    assert trainer.buffer[0].logprob == pytest.approx(probability(trainer, prompt, completion), abs=2e-3)
+
+
 def test_a_prompt_does_not_end_with_an_appended_end_token(make_trainer, make_model, tokenizer, monkeypatch):
     appending = copy.deepcopy(tokenizer)
     appending.backend_tokenizer.post_processor = processors.Sequence(
