@@ -165,8 +165,8 @@ class ReplayDataset(Dataset[Row]):
         if cut and PartialState().is_main_process:
             # As in SFTTrainer. A program of the model in training always fits; a teacher's may be of any length.
             logger.warning(
-                "max_length: cuts off a part of %d programs, the first of task %r; their log-probabilities are those of "
-                "the whole. Raise max_length, or leave these programs out",
+                "max_length: cuts off a part of %d programs, the first of task %r; their log-probabilities are of "
+                "the whole programs. Raise max_length, or leave these programs out",
                 len(cut),
                 cut[0],
             )
