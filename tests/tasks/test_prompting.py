@@ -13,6 +13,11 @@ TURNS = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}END\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+#: The end token opens the next turn, and nothing ends a turn.
+OPENED = (
+    "{% for m in messages %}{% if m.role == 'user' %}<eos>{% else %}<assistant>{% endif %}{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 FUNCTION = CodingTask(task_id="f", prompt="def f(x):\n", tests=FunctionTests(entry_point="f", code="assert f(1) == 2"))
 ASKED = CodingTask(
     task_id="g", prompt="Write g, which doubles x.", tests=FunctionTests(entry_point="g", code="assert g(1) == 2")
@@ -24,9 +29,10 @@ CHAT = CodingTask(task_id="c", prompt=[{"role": "user", "content": "f?"}], tests
 
 @pytest.fixture(scope="module")
 def encoders(tokenizer):
-    """A base model without a template, a base model with one that ends turns in another way, an instruct model."""
+    """A base model without a template, a base model with one that ends turns in another way, instruct models."""
     ids = {}
-    for name, template in (("plain", None), ("base", TURNS), ("instruct", TURNS.replace("END", "<eos>"))):
+    instruct = TURNS.replace("END", "<eos>")
+    for name, template in (("plain", None), ("base", TURNS), ("instruct", instruct), ("opened", OPENED)):
         own = copy.deepcopy(tokenizer)
         own.chat_template = template
         ids[name] = Encoder(tokenizer=own, end_token_ids=frozenset([own.eos_token_id]))
@@ -36,7 +42,7 @@ def encoders(tokenizer):
 @pytest.mark.parametrize(
     ("model", "prompts", "chat"),
     [
-        ("plain", "auto", False), ("base", "auto", False), ("instruct", "auto", True),
+        ("plain", "auto", False), ("base", "auto", False), ("instruct", "auto", True), ("opened", "auto", True),
         ("base", "chat", True), ("instruct", "text", False), ("plain", "text", False),
     ],
 )  # fmt: skip

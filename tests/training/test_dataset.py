@@ -33,8 +33,9 @@ class Tokenizing:
 
     def encode(self, one):
         self._encoded.append(one.completion)
-        mask = [0] * len(one.prompt) + [1] * len(one.completion)
-        return {"input_ids": [ord(letter) for letter in one.prompt + one.completion], "completion_mask": mask}
+        written = [*(one.token_ids or map(ord, one.completion))]
+        mask = [0] * len(one.prompt) + [1] * len(written)
+        return {"input_ids": [*map(ord, one.prompt), *written], "completion_mask": mask}
 
     def label(self, rows):
         self.asked.append(self._encoded)
@@ -104,14 +105,14 @@ def test_tokens_leave_with_their_experience(buffer):
     assert tokenize.asked[1:] == [["c"]]
 
 
-@pytest.mark.parametrize("change", [{"completion": "other"}, {"prompt": "xyz"}])
+@pytest.mark.parametrize("change", [{"completion": "other"}, {"prompt": "xyz"}, {"token_ids": (7, 8)}])
 def test_the_same_program_in_other_words_is_tokenized_anew(buffer, change):
     dataset = replayed(buffer, Tokenizing())
     dataset.prepare([1])
     buffer.add([experience(2, **change)])
     dataset.prepare([1])
-    text = buffer[1].prompt + buffer[1].completion
-    assert dataset[1]["input_ids"] == [*text.encode()]
+    one = buffer[1]
+    assert dataset[1]["input_ids"] == [*one.prompt.encode(), *(one.token_ids or one.completion.encode())]
 
 
 def test_what_max_length_leaves_nothing_of_is_refused_when_drawn(buffer):

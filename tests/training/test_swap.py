@@ -443,6 +443,28 @@ def test_tasks_with_images_are_refused_by_name(run):
         CodingTask.from_row({**row, "prompt": messages})
 
 
+@pytest.mark.parametrize(
+    ("column", "value"), [("tools", '[{"name": "search"}]'), ("chat_template_kwargs", {"enable_thinking": False})]
+)
+def test_columns_for_the_chat_template_are_refused(run, tokenizer, column, value):
+    row = {"prompt": CHAT["prompt"], "completion": "x = 1 + 1", "pass_rate": 1.0}
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = TEMPLATE
+    with pytest.raises(ValueError, match=rf"^train_dataset: must have no column '{column}'.*remove the column"):
+        run(train_dataset=datasets.Dataset.from_list([{**row, column: value}]), train=False)
+    unset = datasets.Dataset.from_list([{**row, column: None}])
+    assert len(run(train_dataset=unset, train=False, processing_class=chatting).buffer) == 1
+
+
+def test_programs_that_max_length_cuts_are_told_of(beside, run, caplog):
+    row = {"prompt": "# two\n", "completion": "x = 1 + 1\n" * 9}
+    beside(row)
+    assert "max_length: cuts off a part of 1 programs, the first of task" in caplog.text
+    caplog.clear()
+    run(train_dataset=datasets.Dataset.from_list([{**ROW, "pass_rate": 1.0}]), train=False)
+    assert "max_length" not in caplog.text
+
+
 def test_every_row_of_the_page_is_run():
     """The names of the page are those of the tests above."""
     assert {row.name for row in REFUSED} == set(REFUSALS)

@@ -19,9 +19,11 @@ from trl_pper import (
     NucleusSource,
     PPERConfig,
     PPERTrainer,
+    ProgramSource,
     ReplayBuffer,
     StdioTests,
 )
+from trl_pper.generation.source import GeneratedProgram
 from trl_pper.tasks.task import StdioCase
 
 TEMPLATE = (
@@ -235,6 +237,33 @@ def test_whole_programs_are_learned_as_by_sft_trainer(make_trainer, make_model, 
     assert [trainer.train_dataset[position] for position in range(4)] == expected
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% if m.role == 'user' %}<eos>{% endif %}\n{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}<eos>{% endif %}{{ '\n' }}{% endfor %}",
+    ],
+    ids=["opens a turn", "ends a prompt"],
+)
+def test_end_tokens_of_prompts_end_no_program(make_trainer, make_model, chat_tokenizer, tmp_path, template, truncated):
+    tokenizer = copy.deepcopy(chat_tokenizer)
+    tokenizer.chat_template = template
+    tasks = asked("chat")[:1]
+    teacher = DatasetSource([{"task_id": "t0", "completion": "print(1)", "truncated": truncated}])
+    trainer = make_trainer(tasks, tokenizer=tokenizer, callbacks=[BeamSampleCollector(source=teacher)])
+    trainer.collector.collect()
+    row = {"prompt": tasks[0].prompt, "completion": [{"role": "assistant", "content": "print(1)"}]}
+    (theirs,) = rows_of_sft(make_model, tokenizer, [row], tmp_path)
+    ids, labels = theirs["input_ids"], theirs["labels"]
+    # A truncated program is learned without the line feed that the template puts behind it.
+    end = len(ids) - (truncated and template.endswith("{{ '\n' }}{% endfor %}"))
+    trainer.train_dataset.prepare([0])
+    assert trainer.train_dataset[0] == {"input_ids": ids[:end], "labels": labels[:end]}
+    ((prompt, completion),) = learned(trainer)
+    assert trainer.buffer[0].logprob == pytest.approx(probability(trainer, prompt, completion), abs=2e-3)
+
+
 def test_a_prompt_does_not_end_with_an_appended_end_token(make_trainer, make_model, tokenizer, monkeypatch):
     appending = copy.deepcopy(tokenizer)
     appending.backend_tokenizer.post_processor = processors.Sequence(
@@ -277,6 +306,56 @@ def test_a_truncated_program_without_text_is_never_drawn(make_trainer, chat_toke
     empty = next(one for one in trainer.buffer if not one.completion)
     assert (empty.truncated, empty.logprob) == (True, None)
     assert trainer.buffer.probabilities().tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_replayed_buffer_may_hold_truncated_programs(make_trainer, chat_tokenizer, monkeypatch, mask):
+    tasks = [replace(task, stop=("#",)) for task in asked("text")]
+    trainer = make_trainer(tasks, max_completion_length=12)
+    scripted(trainer, monkeypatch, chat_tokenizer, {"# task x": WHOLE, "# task \n": "# nothing"})
+    trainer.collector.collect()
+    options = {"max_length": 64, "max_completion_length": 12, "mask_truncated_completions": mask}
+    replayed = make_trainer(trainer.buffer.to_dataset(), **options)
+    assert list(replayed.buffer) == list(trainer.buffer)
+    replayed.train()
+    assert replayed.state.log_history[-1]["train_loss"] > 0
+
+
+def test_a_buffer_with_nothing_to_draw_is_refused_at_once(make_trainer, chat_tokenizer):
+    row = {"prompt": "# task\n", "completion": "print(1", "pass_rate": 0.0}
+    with pytest.raises(ValueError, match='"filter" draws only programs that pass every test, and none of 1 does'):
+        make_trainer(datasets.Dataset.from_list([row]), priority="filter")
+
+
+class InOtherTokens(ProgramSource):
+    """A source that writes the same text each round, in other tokens."""
+
+    def __init__(self, ids: list[int], round_index: int = 0) -> None:
+        self.ids, self.round_index = ids, round_index
+
+    def for_round(self, round_index: int) -> "InOtherTokens":
+        return InOtherTokens(self.ids, round_index)
+
+    def generate(self, tasks, *, student=None):
+        # The padding token has no text.
+        written = (*[1] * self.round_index, *self.ids, 0)
+        for _ in tasks:
+            yield [
+                GeneratedProgram(
+                    completion="print(1)", logprob=None, num_tokens=None, source="other", token_ids=written
+                )
+            ]
+
+
+def test_a_program_written_again_is_learned_as_last_written(make_trainer, chat_tokenizer):
+    ids = chat_tokenizer("print(1)")["input_ids"]
+    collector = BeamSampleCollector(source=InOtherTokens(ids))
+    trainer = make_trainer(asked("text")[:1], callbacks=[collector], num_train_epochs=2)
+    for round_index in range(2):
+        collector.collect(round_index)
+        ((prompt, completion),) = learned(trainer)
+        assert completion == [*[1] * round_index, *ids, 0] == list(trainer.buffer[0].token_ids)
+        assert trainer.buffer[0].logprob == pytest.approx(probability(trainer, prompt, completion), abs=1e-4)
 
 
 def test_programs_that_mostly_run_into_the_limit_are_told_of(

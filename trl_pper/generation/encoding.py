@@ -14,10 +14,11 @@ from typing import Any
 
 from trl.data_utils import common_prefix_length
 
-from trl_pper.tasks.task import Prompt, answer
+from trl_pper.tasks.task import Message, Prompt, answer
 
 logger = logging.getLogger(__name__)
 
+_NEXT_TURN: Message = {"role": "user", "content": "trl-pper-next-turn"}
 #: Number of tokens of the prompt that are decoded with a completion; a character has at most four bytes, or tokens.
 _CONTEXT_TOKENS = 4
 
@@ -52,9 +53,11 @@ class Encoder:
     @property
     def answers_messages(self) -> bool:
         """Whether the model is an instruct model: its chat template ends a turn with an end token of the model."""
-        # Base models often have the template of their instruct model, but end their texts in another way.
-        return self.has_template and not self.end_token_ids.isdisjoint(
-            self._closing([{"role": "user", "content": "?"}])
+        # Base models often have the template of their instruct model, but end their texts in another way. Where a
+        # template puts nothing behind a turn, as GLM's, the models write the token that opens the next turn.
+        asked = [{"role": "user", "content": "?"}]
+        return self.has_template and any(
+            not self.end_token_ids.isdisjoint(self._closing(asked, *then)) for then in ([], [_NEXT_TURN])
         )
 
     def decode(self, prompt_ids: Sequence[int], ids: Sequence[int]) -> str:
@@ -117,7 +120,7 @@ class Encoder:
                     [*prompt, *answer(prompt, completion)], return_assistant_tokens_mask=with_assistant_masks
                 )
                 ids = list(rendered["input_ids"])
-                end = self._end(ids, self._closing(prompt), ended=ended)
+                end = self._end(ids, common_prefix_length(asked, ids), self._closing(prompt), ended=ended)
                 masks = {"assistant_masks": list(rendered["assistant_masks"])} if with_assistant_masks else {}
             # Tokens may merge across the border between prompt and completion, and templates may render a prompt alone
             # in another way: the completion begins with the first token that differs.
@@ -156,26 +159,33 @@ class Encoder:
             **self.chat_template_kwargs,
         )
 
-    def _closing(self, prompt: Any) -> list[int]:
-        """Return the token ids that the chat template puts behind the text of a completion."""
+    def _closing(self, prompt: Any, *then: Message) -> list[int]:
+        """Return the token ids that the chat template puts behind the text of a completion, up to the next turn's."""
         # A text that no template contains, so that the rendered text can be split at it.
         probe = "trl-pper-probe"
         rendered = self.tokenizer.apply_chat_template(
-            [*prompt, *answer(prompt, probe)],
+            [*prompt, *answer(prompt, probe), *then],
             chat_template=self.chat_template,
             tokenize=False,
             **self.chat_template_kwargs,
         )
-        closing = rendered.rpartition(probe)[2]
+        closing = rendered.rpartition(probe)[2].partition(_NEXT_TURN["content"])[0]
         return list(self.tokenizer(text=closing, add_special_tokens=False)["input_ids"])
 
-    def _end(self, ids: list[int], closing: list[int], *, ended: bool) -> int:
-        """Return the length of a rendered sequence without what the template puts behind the completion."""
-        if closing and ids[-len(closing) :] == closing:
-            content = len(ids) - len(closing)
-        else:
-            # The first token behind the completion merged with its text; the end token of the turn never merges.
-            places = [place for place, token in enumerate(ids) if token in self.end_token_ids]
+    def _end(self, ids: list[int], start: int, closing: list[int], *, ended: bool) -> int:
+        """Return the length of a rendered sequence without what the template puts behind the completion.
+
+        Args:
+            ids: The sequence.
+            start: Index of the first token of the completion.
+            closing: What the template puts behind it.
+            ended: Whether the completion is whole.
+        """
+        content = len(ids) - len(closing)
+        if ids[content:] != closing:
+            # The first token behind the completion merged with its text; the end token of the turn never merges. Some
+            # templates have end tokens in the prompt only.
+            places = [place for place in range(start, len(ids)) if ids[place] in self.end_token_ids]
             content = places[-1] if places else len(ids)
         if not ended:
             return content

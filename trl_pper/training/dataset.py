@@ -7,6 +7,7 @@ experiences of the buffer as rows of tokens, by their position in the buffer.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from trl_pper.tasks.loading import FORMATS, load_tasks, placed_rows, recognise
 from trl_pper.tasks.task import CodingTask, Prompt, task_rows
 from trl_pper.training.collator import ROW_KEY
 
+logger = logging.getLogger(__name__)
+
 Row = dict[str, Any]
 Key = tuple[str, str]
 
@@ -38,11 +41,17 @@ class _Tokenized:
     prompt: Prompt
     completion: str
     truncated: bool
+    token_ids: tuple[int, ...]
     tokens: Row
 
     def is_of(self, experience: Experience) -> bool:
-        # A later round may replace the completion of the same program, for instance by another explanation.
-        return all(getattr(self, name) == getattr(experience, name) for name in ("prompt", "completion", "truncated"))
+        # A later round may replace the completion of the same program: by another explanation, or by the same text in
+        # other tokens.
+        return all(getattr(self, name) == getattr(experience, name) for name in _TOKENIZED_OF)
+
+
+#: All that the tokens of an experience depend on.
+_TOKENIZED_OF = ("prompt", "completion", "truncated", "token_ids")
 
 
 class ReplayDataset(Dataset[Row]):
@@ -134,18 +143,32 @@ class ReplayDataset(Dataset[Row]):
         rows = [{**self._encode(one), "position": position} for position, one in enumerate(missing)]
         with _quiet_datasets():
             tokenized = self._label(datasets.Dataset.from_list(rows))
-        lost = dict(enumerate(missing))
+        lost, cut = dict(enumerate(missing)), []
         for row in tokenized:
             one = lost.pop(row["position"])
+            if len(row["input_ids"]) < len(rows[row["position"]]["input_ids"]):
+                cut.append(one.task_id)
             tokens = {"input_ids": row["input_ids"], "labels": row["labels"]}
             self._tokenized[one.key] = _Tokenized(
-                prompt=one.prompt, completion=one.completion, truncated=one.truncated, tokens=tokens
+                prompt=one.prompt,
+                completion=one.completion,
+                truncated=one.truncated,
+                token_ids=one.token_ids,
+                tokens=tokens,
             )
         if lost:
             first = next(iter(lost.values())).task_id
             raise ValueError(
                 f"max_length: cuts off the whole completion of {len(lost)} experiences, the first of task {first!r}; "
                 "raise max_length or drop tasks with long prompts"
+            )
+        if cut and PartialState().is_main_process:
+            # As in SFTTrainer. A program of the model in training always fits; a teacher's may be of any length.
+            logger.warning(
+                "max_length: cuts off a part of %d programs, the first of task %r; their log-probabilities are of "
+                "the whole programs. Raise max_length, or leave these programs out",
+                len(cut),
+                cut[0],
             )
 
 
@@ -320,8 +343,15 @@ def holds_tasks(data: Any) -> bool:
     return isinstance(data, datasets.Dataset) and set(data.column_names) >= TASK_COLUMNS
 
 
+#: Columns that `SFTTrainer` passes to the chat template, row by row, and the remedies.
+_OF_TEMPLATES = {
+    "chat_template_kwargs": "Set PPERConfig(chat_template_kwargs=...), which every prompt gets, and remove the column",
+    "tools": "Write the tools into the prompts, and remove the column",
+}
+
+
 def check_train_columns(train: datasets.Dataset) -> None:
-    """Raise ValueError unless a data set holds tasks or judged programs."""
+    """Raise ValueError unless a data set holds tasks or judged programs, without columns that would be ignored."""
     seen = sorted({"image", "images"} & set(train.column_names))
     if seen:
         raise ValueError(
@@ -330,6 +360,12 @@ def check_train_columns(train: datasets.Dataset) -> None:
         )
     if not _is_native(train.column_names):
         raise _unfit("train_dataset", train.column_names)
+    for name, remedy in _OF_TEMPLATES.items():
+        if name in train.column_names and any(train[name]):
+            raise ValueError(
+                f"train_dataset: must have no column {name!r}, since the chat template would not see its values; got "
+                f"some. {remedy}"
+            )
 
 
 def judged_experiences(rows: datasets.Dataset, encoder: Encoder) -> Iterator[Experience]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
@@ -277,9 +278,9 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if collector is None:
             # Numbers of tokens may have to be counted, with the end tokens of the model.
             self.buffer.add(judged_experiences(self._train_rows, self.student.encoder))
-            # All rows, though not all may be drawn, so that a completion that `max_length` cuts off is an error before
-            # training.
-            self.train_dataset.prepare(range(len(self.buffer)))
+            # All rows that may be drawn, so that nothing to draw, and a completion that `max_length` cuts off, are
+            # errors before training. A truncated completion without text has no token, and is never drawn.
+            self.train_dataset.prepare(np.flatnonzero(self.buffer.probabilities()))
             return
         if collector.tasks is not None:
             collector.tasks = self._put(collector.tasks)
