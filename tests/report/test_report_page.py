@@ -11,7 +11,7 @@ from trl_pper.cli import commands as cli
 from trl_pper.cli.commands import main
 from trl_pper.report import groups as slowest
 from trl_pper.report import near_misses, page, programs
-from trl_pper.rounds.display import INVISIBLE
+from trl_pper.rounds.program_table import INVISIBLE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "report.md").read_text()

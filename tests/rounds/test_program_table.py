@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.screen import terminal
 from trl_pper import BeamSampleCollector, DatasetSource, Experience, PPERConfig, PPERTrainer, ReplayBuffer
-from trl_pper.rounds.display import (
+from trl_pper.rounds.program_table import (
     describe_verdict,
     log_rows,
     print_rows,

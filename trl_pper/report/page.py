@@ -27,7 +27,7 @@ from trl_pper.report.groups import Group, groups_by, slowest_tasks
 from trl_pper.report.history import History
 from trl_pper.report.near_misses import find_near_misses
 from trl_pper.report.programs import choose_programs, pack
-from trl_pper.rounds.display import visible
+from trl_pper.rounds.program_table import visible
 
 #: Default for the largest number of programs in the page.
 PROGRAMS = 2_000

@@ -6,7 +6,8 @@
 - `journal`: write judged programs to disk as they come, and read them after a restart
 - `processes`: wait for all processes of a run, and learn of a failure in any of them
 - `collection_report`: compute the scores of a collection
-- `display`: show progress bars, log lines and tables of programs
+- `display`: show progress and log lines
+- `program_table`: show tables of programs
 - `evaluation`: evaluate a model on tasks
 - `revise`: judge or score the programs of a buffer again
 """

@@ -24,10 +24,11 @@ from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import Experience
 from trl_pper.rounds.collection_report import CollectionReport
-from trl_pper.rounds.display import say, show_round, warnings_above_bars
+from trl_pper.rounds.display import say, warnings_above_bars
 from trl_pper.rounds.evaluation import evaluate_tasks
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import check_processes
+from trl_pper.rounds.program_table import show_round
 from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
