@@ -1,7 +1,7 @@
 """Print a table of a round's programs as a sample, and log all of them to trackers.
 
-The table is logged to wandb and trackio, like the table of `log_completions` in TRL's trainers. Nothing is written into
-the run's folder, which may be pushed to the Hub.
+The table is logged to wandb and trackio, like the table of `log_completions` in TRL's trainers. Nothing is written
+into the run's folder, which may be pushed to the Hub.
 """
 
 from __future__ import annotations
