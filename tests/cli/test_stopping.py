@@ -193,6 +193,10 @@ def test_a_signal_while_workers_start_ends_a_command(folder, seconds):
         time.sleep(seconds)
         took, said = command.stop(signal.SIGINT)
         assert command.process.returncode == 130
+        # A worker that was being started in this very moment hears of it as soon as it has started.
+        deadline = time.monotonic() + PATIENCE
+        while command.workers() and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert command.workers() == []
     assert took < PATIENCE
     assert "Traceback" not in said
@@ -237,6 +241,24 @@ def test_a_signal_ends_a_training_with_its_processes(folder, launch, make_model,
     assert list(Path("run/_pper/journal").glob("*/*.arrows"))
     if not launch:
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_the_exit_code_is_that_of_the_signal(tmp_path, name, code):
+    """Also inside of `exec`, after which `python -m` ends by SIGINT; what is to be done at the end is done."""
+    (tmp_path / "command.py").write_text(
+        "import atexit, signal, sys, trl_pper.cli.commands as commands\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def run(*_):\n"
+        "    atexit.register(print, 'the end')\n"
+        f"    exec('import os, signal; os.kill(os.getpid(), signal.{name}); os.getpid()')\n"
+        "commands._run = run\n"
+        "sys.exit(commands.main())\n"
+    )
+    line = [sys.executable, "-m", "command", "demo"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "the end\n")
+    assert done.stderr == f"trl-pper demo: stopped by {name}; run the same command again\n"
 
 
 def test_a_signal_that_is_ignored_stays_ignored(folder):

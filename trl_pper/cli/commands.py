@@ -7,8 +7,9 @@ Every import that costs time happens inside the command that needs it, so that `
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
-import gc
+import os
 import signal
 import sys
 import threading
@@ -208,6 +209,17 @@ def _stop_on_signals(*, for_good: bool) -> Iterator[list[int]]:
         got.append(number)
         raise KeyboardInterrupt
 
+    def leave() -> None:
+        if got:
+            # The interpreter would look for garbage among all that the libraries loaded, which takes seconds, and kill
+            # itself by SIGINT if the interrupt was raised inside of `exec`, as dataclasses use it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + got[-1])
+
+    if for_good:
+        # Registered before any library is loaded, and so called after all that they register.
+        atexit.register(leave)
     # Only the main thread may, and a signal that is ignored, as in a job of `nohup`, stays ignored.
     if threading.current_thread() is threading.main_thread():
         usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -221,9 +233,6 @@ def _stop_on_signals(*, for_good: bool) -> Iterator[list[int]]:
     finally:
         for number, how in before.items():
             signal.signal(number, signal.SIG_IGN if got and for_good else how)
-        if got and for_good:
-            # The interpreter's last search for garbage among all that the libraries loaded would take seconds.
-            gc.freeze()
 
 
 def _overview() -> argparse.ArgumentParser:
