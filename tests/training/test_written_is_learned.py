@@ -358,6 +358,26 @@ def test_a_program_written_again_is_learned_as_last_written(make_trainer, chat_t
         assert trainer.buffer[0].logprob == pytest.approx(probability(trainer, prompt, completion), abs=1e-4)
 
 
+def test_earlier_answers_are_assistant_tokens_in_any_tokens(make_trainer, make_model, chat_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(chat_tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<eos>{% endgeneration %}"
+        "{% else %}{{ m.content }}\n{% endif %}{% endfor %}"
+    )
+    prompt = [
+        {"role": "user", "content": "1?"},
+        {"role": "assistant", "content": "print(2)"},
+        {"role": "user", "content": "No."},
+    ]
+    # The padding token has no text: these are other tokens than the tokenizer makes of it.
+    row = {"prompt": prompt, "completion": "x", "pass_rate": 1.0, "token_ids": [1, *tokenizer("x")["input_ids"], 0]}
+    trainer = make_trainer(
+        datasets.Dataset.from_list([row]), tokenizer=tokenizer, assistant_only_loss=True, completion_only_loss=False
+    )
+    learned = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
+    assert tokenizer.decode(learned) == "print(2)<eos><pad>x<eos>"
+
+
 def test_programs_that_mostly_run_into_the_limit_are_told_of(
     make_trainer, chat_tokenizer, monkeypatch, caplog, capsys
 ):

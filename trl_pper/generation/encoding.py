@@ -110,7 +110,10 @@ class Encoder:
         masks = {}
         if token_ids and self.decode(asked, token_ids) == completion:
             ids, start, end = [*asked, *token_ids], len(asked), len(asked) + len(token_ids)
-            masks = {"assistant_masks": [0] * start + [1] * len(token_ids)} if with_assistant_masks else {}
+            if with_assistant_masks:
+                # Earlier answers in the prompt are assistant messages, too.
+                before = self._rendered(prompt, add_generation_prompt=True, return_assistant_tokens_mask=True)
+                masks = {"assistant_masks": [*before["assistant_masks"], *[1] * len(token_ids)]}
         else:
             if isinstance(prompt, str):
                 ids = self._text_ids(prompt + completion + (self._end_text(completion) if ended else ""))
