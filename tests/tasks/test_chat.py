@@ -207,16 +207,13 @@ def test_the_command_line_writes_and_collects_chat_prompts(tmp_path, capsys):
     assert "--prompts: only tasks have it" in capsys.readouterr().err
 
 
-def test_training_takes_chat_prompts_by_the_same_name(tmp_path):
-    from trl_pper.cli.train_options import DataArguments
-    from trl_pper.cli.train_run import _tasks
+def test_training_takes_chat_prompts_by_the_same_name():
+    from trl_pper import PPERConfig
 
-    (tmp_path / "tasks.jsonl").write_text(json.dumps(ROWS["humaneval"][0]) + "\n")
-    for prompts, kind in (("text", str), ("chat", list)):
-        data = DataArguments(tasks=str(tmp_path / "tasks.jsonl"), prompts=prompts)
-        assert isinstance(_tasks(data, data.tasks, None)[0].prompt, kind)
-    with pytest.raises(ValueError, match=r"^prompts: must be text or chat; got 'chats'"):
-        _tasks(DataArguments(tasks="x", prompts="chats"), "x", None)
+    for prompts in ("auto", "text", "chat"):
+        assert PPERConfig("out", use_cpu=True, bf16=False, prompts=prompts).prompts == prompts
+    with pytest.raises(ValueError, match=r"^prompts: must be one of auto, text, chat; got 'chats'"):
+        PPERConfig("out", use_cpu=True, bf16=False, prompts="chats")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The model card: what was measured before and after, what was replayed, and nothing of tasks and programs."""
 
+import copy
 import json
 import re
 
@@ -157,6 +158,7 @@ def usage(text: str) -> str:
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_usage_runs_as_it_is_printed(card, make_model, tokenizer, tmp_path, capsys, chat):
+    tokenizer = copy.deepcopy(tokenizer)
     if chat:
         tokenizer.chat_template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
     make_model().save_pretrained(tmp_path / "saved")
@@ -200,6 +202,7 @@ def test_a_local_base_is_named_by_its_own_card(card, tmp_path, readme, config, s
 @pytest.mark.slow
 def test_a_run_from_a_folder_names_no_folder(make_model, tokenizer, tasks, tmp_path):
     folder = tmp_path / "secret-base"
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
     make_model().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -21,6 +21,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from docs.swap_table import CHANGES, REFUSED, STAYS
 from trl_pper import BeamSampleCollector, CodingTask, DatasetSource, FunctionTests, PPERConfig, PPERTrainer
+from trl_pper.report.history import find_run
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<eos>{% endgeneration %}"
@@ -359,6 +360,15 @@ class TestRuns:
         assert "accuracy" not in card.read_text()
         trainer.evaluate()
         assert "(step 4)" in card.read_text().split("accuracy", 1)[1]
+
+    def test_models_alone_are_saved_and_resumed(self, run, tmp_path):
+        chosen = {"output_dir": str(tmp_path), "save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+        run(**chosen, max_steps=2)
+        assert not list(tmp_path.glob("checkpoint-2/optimizer.pt"))
+        resumed = run(train=False, **chosen, max_steps=3)
+        assert resumed.train(resume_from_checkpoint=True).global_step == 3
+        assert [entry["step"] for entry in resumed.state.log_history if "loss" in entry] == [1, 2, 3]
+        assert find_run(tmp_path).buffer.digest() == resumed.buffer.digest()
 
     def test_trackers_and_the_console(self, run, tmp_path, capsys, monkeypatch):
         pytest.importorskip("tensorboard")

@@ -25,6 +25,7 @@ HOOKS = {
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_save": ["self", "output_dir", "state_dict"],
     "log": ["self", "logs", "start_time"],
     "predict": ["self", "test_dataset", "ignore_keys", "metric_key_prefix"],
 }

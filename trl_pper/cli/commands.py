@@ -135,7 +135,7 @@ COMMANDS = {
     )),
 }  # fmt: skip
 
-#: The suffixes of the files that each command writes, by option; a folder has none.
+#: The suffixes of the files that each command writes, by option; a folder has none. `merge` checks its output itself.
 _OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"output": ()},
     "collect": {"output": (".parquet",)},
@@ -276,7 +276,7 @@ def _check_files(command: str, options: argparse.Namespace) -> None:
     inputs = [
         (shown.get(name, f"--{name}"), path) for name in lists for path in lists[name] if isinstance(path, str | Path)
     ]
-    outputs = {name: (getattr(options, name), suffixes) for name, suffixes in _OUTPUTS[command].items()}
+    outputs = {name: (getattr(options, name), suffixes) for name, suffixes in _OUTPUTS.get(command, {}).items()}
     outputs = {name: output for name, output in outputs.items() if output[0] is not None}
     tasks = given["source"] if getattr(options, "to", None) == "native" else given["tasks"]
     if tasks is not None and is_mixture(tasks):

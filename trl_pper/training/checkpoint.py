@@ -30,7 +30,13 @@ _TRAINER_STATE_FILE = "trainer_state.json"
 
 
 def save_buffer(
-    checkpoint: Path, buffer: ReplayBuffer, *, next_round: int, draws: Mapping[str, int], num_processes: int
+    checkpoint: Path,
+    buffer: ReplayBuffer,
+    *,
+    next_round: int,
+    draws: Mapping[str, int],
+    num_processes: int,
+    model_only: bool = False,
 ) -> None:
     """Write the buffer into a checkpoint folder, which is created if it does not exist.
 
@@ -40,6 +46,7 @@ def save_buffer(
         next_round: The first round that is not collected yet.
         draws: The numbers that draws depend on besides the buffer, by name.
         num_processes: Number of processes of the run.
+        model_only: Whether the Trainer writes neither optimizer nor random states, as `save_only_model` asks.
     """
     digest = buffer.digest()
     # The buffer does not change between two collections: checkpoints with the same buffer share its file.
@@ -48,6 +55,7 @@ def save_buffer(
     # A process that was killed may have left a part of either file.
     remove_abandoned((checkpoint / BUFFER_FILE).parent)
     state = {"next_round": next_round, "digest": digest, "draws": dict(draws), "num_processes": num_processes}
+    state |= {"model_only": True} if model_only else {}
     # After the buffer: the state is complete only with it.
     with atomic_file(checkpoint / STATE_FILE) as file:
         file.write(json.dumps(state | {"checksum": _checksum(state)}).encode())
@@ -164,13 +172,16 @@ def _checkpoints(output_dir: Path) -> list[Path]:
 
 def _is_complete(checkpoint: Path) -> bool:
     """Return whether a checkpoint was written to its end."""
-    # The last files are the Trainer's state and the random state of each process.
+    # The last files are the random state of each process, unless only the model is saved, and the Trainer's state.
     try:
-        num_processes = _read_state(checkpoint)["num_processes"]
+        state = _read_state(checkpoint)
         TrainerState.load_from_json(str(checkpoint / _TRAINER_STATE_FILE))
     # The Trainer's state may be any JSON that a damaged file happens to hold.
     except (OSError, ValueError, TypeError, RecursionError):
         return False
+    if state.get("model_only"):
+        return True
+    num_processes = state["num_processes"]
     if num_processes == 1:
         return (checkpoint / "rng_state.pth").is_file()
     return all((checkpoint / f"rng_state_{index}.pth").is_file() for index in range(num_processes))

@@ -529,6 +529,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 next_round=self.collector.next_round if self.collector is not None else 0,
                 draws=self._draws(),
                 num_processes=self.accelerator.num_processes,
+                model_only=self.args.save_only_model,
             )
         super()._save_checkpoint(model, trial)
 
