@@ -90,6 +90,7 @@ REFUSED = (
     Row("auto_find_batch_size", "the length of a round follows from the batch size"),
     Row("train_sampling_strategy", "other than random: draws are sorted by length already"),
     Row("dataset_kwargs", "`skip_prepare_dataset`: programs are tokenised as they are drawn"),
+    Row("debug", "`underflow_overflow`: its hooks fail when a model generates"),
     Row("ignore_data_skip", "a resumed round would draw its first minibatches again"),
     Row("accelerator_config", "`split_batches`, `dispatch_batches`: every process reads its own part"),
     Row("hub_strategy", "`checkpoint`, `all_checkpoints`: checkpoints hold the buffer, with every task and program"),

@@ -425,6 +425,7 @@ REFUSALS = {
     "train_sampling_strategy": "group_by_length",
     "dataset_kwargs": {"skip_prepare_dataset": True},
     "ignore_data_skip": True,
+    "debug": "underflow_overflow",
     "accelerator_config": {"split_batches": True},
     "hub_strategy": "checkpoint",
     "prediction_loss_only": True,
@@ -441,6 +442,26 @@ def test_what_is_refused_is_refused_before_any_work(run, tasks, name):
     more = {"push_to_hub": True} if name == "hub_strategy" else {}
     with pytest.raises(ValueError, match=rf"^{name}[.:]"):
         run(eval_dataset=tasks, train=False, **{name: REFUSALS[name]}, **more)
+
+
+def test_a_stored_program_that_no_context_holds_is_refused(run, tasks):
+    rows = [{"task_id": "t0", "completion": "    return x\n" + "# long\n" * 60}]
+    taught = [BeamSampleCollector(source=DatasetSource(rows))]
+    said = r"^max_length: must be at most the model's context of 256 tokens, since a program of task 't0' has \d+"
+    with pytest.raises(ValueError, match=said):
+        run(callbacks=taught, max_length=None, train=False)
+    run(callbacks=taught, max_length=200, train=False)
+
+
+def test_completions_may_be_messages_of_the_assistant(run, tokenizer):
+    templated = copy.deepcopy(tokenizer)
+    templated.chat_template = TEMPLATE
+    row = {**CHAT, "pass_rate": 1.0}
+    trainer = run(train_dataset=datasets.Dataset.from_list([row]), processing_class=templated, train=False)
+    assert [one.completion for one in trainer.buffer] == ["x = 1 + 1"]
+    twice = {**row, "completion": [*row["completion"], *row["completion"]]}
+    with pytest.raises(ValueError, match=r"^completion: must be text, or a single message of the assistant"):
+        run(train_dataset=datasets.Dataset.from_list([twice]), processing_class=templated, train=False)
 
 
 def test_tasks_with_images_are_refused_by_name(run):

@@ -86,8 +86,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     )
     chat_template_kwargs: dict[str, Any] | str | None = _option(  # noqa: RUF009 - it returns a field
         None,
-        "Further arguments of the chat template for every prompt, such as {'enable_thinking': False}; in a string as "
-        "JSON.",
+        "Further arguments of the chat template for every prompt of tasks and programs, such as "
+        "{'enable_thinking': False}; in a string as JSON.",
     )
     prompts: str = _option(
         "auto",
@@ -314,6 +314,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             not self.ignore_data_skip,
             "False, since a resumed round would draw its first minibatches again",
             True,
+        )
+        _require(
+            "debug",
+            "underflow_overflow" not in str(self.debug),
+            "without underflow_overflow, whose hooks fail when a model generates",
+            self.debug,
         )
         _require(
             "train_sampling_strategy",

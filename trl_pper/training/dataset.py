@@ -368,9 +368,23 @@ def check_train_columns(train: datasets.Dataset) -> None:
             )
 
 
+def _text_of(completion: Any) -> Any:
+    """Return the text of a completion that is a single message of the assistant, as `SFTTrainer` has it."""
+    if not isinstance(completion, list):
+        return completion
+    match completion:
+        case [{"role": "assistant", "content": str(text)}]:
+            return text
+    raise ValueError(
+        f"completion: must be text, or a single message of the assistant; got {str(completion)[:200]}. Put earlier "
+        "turns into the prompt"
+    )
+
+
 def judged_experiences(rows: datasets.Dataset, encoder: Encoder) -> Iterator[Experience]:
     """Convert rows of judged programs to experiences; missing numbers of tokens are counted with the tokenizer."""
     for row in rows:
+        row = {**row, "completion": _text_of(row["completion"])}
         # An experience needs the number with a log-probability: "mean" divides by it.
         if row.get("logprob") is not None and row.get("num_tokens") is None:
             written = encoder.pair(row["prompt"], row["completion"], ended=not row.get("truncated"))[1]

@@ -19,6 +19,7 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 from trl import SFTTrainer
 
 from trl_pper.generation.beam_search import BeamSearchSource
+from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.nucleus import NucleusSource
 from trl_pper.generation.scorer import tokenizer_fingerprint
@@ -233,6 +234,25 @@ def check_weighing(accelerator: Any, compute_loss_func: Any) -> None:
             "parallelism_config: importance_exponent and loss_weighting do not support context or sequence "
             "parallelism, which splits rows. Turn the weights or the parallelism off"
         )
+
+
+def check_context(source: Any, tasks: Sequence[CodingTask], local: LocalModel, *, max_length: int | None) -> None:
+    """Raise ValueError if a stored program does not fit the model's context and is not cut to `max_length` either."""
+    context = local.context
+    if not isinstance(source, DatasetSource) or context is None or (max_length is not None and max_length <= context):
+        return
+    for task, programs in zip(tasks, source.generate(tasks), strict=True):
+        for one in programs:
+            # No token is shorter than a byte, so that most texts need not be encoded.
+            if len(str(task.prompt).encode()) + len(one.completion.encode()) < context:
+                continue
+            length = sum(map(len, local.encoder.pair(task.prompt, one.completion)))
+            if length > context:
+                raise ValueError(
+                    f"max_length: must be at most the model's context of {context} tokens, since a program of task "
+                    f"{task.task_id!r} has {length} with its prompt; got {max_length}. Lower it, which cuts the "
+                    "program, or leave the program out"
+                )
 
 
 def check_prompt_room(

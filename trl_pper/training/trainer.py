@@ -51,6 +51,7 @@ from trl_pper.training.parts import (
     build_judge,
     build_loss_weights,
     build_source,
+    check_context,
     check_formatting,
     check_keywords,
     check_options_of_logits,
@@ -302,6 +303,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             max_completion_length=self.args.max_completion_length,
         )
         collection.source.check(collection.tasks, student=self.student)
+        check_context(collection.source, collection.tasks, self.student, max_length=self.args.max_length)
 
     def _check_eval_tasks(self) -> None:
         given = self.eval_dataset
