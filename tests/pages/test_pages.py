@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from trl_pper import CodingTask, Judge, ReplayBuffer
 from trl_pper.cli.commands import main
 from trl_pper.rounds.collection_report import CollectionReport
 
-MODEL = "Qwen/Qwen2.5-Coder-0.5B"
+MODEL, SMALL_MODEL = "Qwen/Qwen2.5-Coder-0.5B", "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_getting_started(page, folder, capsys):
     (tasks,) = blocks(page, "json")
     Path("tasks.jsonl").write_text(tasks)
     names: dict = {}
-    ask, train = blocks(page, "python")
+    ask, train, on_a_cpu = blocks(page, "python")
     execute(page, ask, names)
     level, *rates = capsys.readouterr().out.split()
     assert (level, rates) == (Judge().isolation, ["1.0", "0.5"])
@@ -67,6 +68,14 @@ def test_getting_started(page, folder, capsys):
     assert names["trainer"].state.global_step == 2
     assert [entry["eval_tasks"] for entry in names["trainer"].state.log_history if "eval_tasks" in entry] == [2, 2]
     names["trainer"].judge.close()
+    (folder / SMALL_MODEL).parent.mkdir()
+    shutil.copytree(folder / MODEL, folder / SMALL_MODEL)
+    (folder / SMALL_MODEL / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content }}{% endfor %}")
+    # `small` sets both already.
+    execute(page, re.sub(r"use_cpu=True,\s*bf16=False,", "", on_a_cpu), names)
+    assert names["small"].state.global_step == 2
+    assert "an answer to the chat messages" in Path("outputs/small/README.md").read_text()
+    names["small"].judge.close()
     demo, train, evaluate, report = commands(page)
     assert demo == ["demo"]
     assert main([*train, *SMALL_COMMAND, "--max_completion_length", "8"]) == 0
