@@ -207,7 +207,8 @@ def test_a_signal_while_workers_start_ends_a_command(folder, seconds):
 def test_a_signal_while_a_model_generates_keeps_its_programs(folder, name, make_model, tokenizer):
     make_model(eos_token_id=None).save_pretrained("model")
     tokenizer.save_pretrained("model")
-    tasks = [replace(load_tasks("tasks.jsonl")[0], task_id=f"t{n}", prompt=f"# {n}\ndef f(x):\n") for n in range(300)]
+    asked = replace(load_tasks("tasks.jsonl")[0], stop=("# never",))
+    tasks = [replace(asked, task_id=f"t{n}", prompt=f"# {n}\ndef f(x):\n") for n in range(300)]
     Path("tasks.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in tasks))
     options = ["--model", "model", "--max_completion_length", "50", "--batch_size", "1"]
     with Command(name, *options) as command:

@@ -38,7 +38,8 @@ def trainer_in(folder, make_model, tokenizer, tasks, *callbacks) -> PPERTrainer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1_000, 20_000])
-def test_a_full_disk_at_a_checkpoint_costs_no_step(tmp_path, make_model, tokenizer, tasks, size):
+def test_a_full_disk_at_a_checkpoint_costs_no_step(tmp_path, make_model, tokenizer, tasks, size, capsys):
+    # `capsys` keeps what is printed in memory: pytest's own file for it could not grow either.
     calm = trainer_in(tmp_path / "calm", make_model, tokenizer, tasks)
     with calm.judge:
         calm.train()
