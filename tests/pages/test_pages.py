@@ -70,7 +70,9 @@ def test_getting_started(page, folder, capsys):
     names["trainer"].judge.close()
     (folder / SMALL_MODEL).parent.mkdir()
     shutil.copytree(folder / MODEL, folder / SMALL_MODEL)
-    (folder / SMALL_MODEL / "chat_template.jinja").write_text("{% for one in messages %}{{ one.content }}{{ eos_token }}{% endfor %}")
+    (folder / SMALL_MODEL / "chat_template.jinja").write_text(
+        "{% for one in messages %}{{ one.content }}{{ eos_token }}{% endfor %}"
+    )
     # `small` sets both already.
     execute(page, re.sub(r"use_cpu=True,\s*bf16=False,", "", on_a_cpu), names)
     assert names["small"].state.global_step == 2
