@@ -36,7 +36,8 @@ FILES = [
 #: and what behaves otherwise, and is said to: memory has no bound, CPU time is bounded in whole seconds.
 _OTHERWISE = (
     "auto or left_behind or canary or interrupted or worker_that_has_it or blocks_the_tests or endless_answer "
-    "or memory or expected10 or cpu_clock or cpu_seconds or one_launch or compiled_once or ends_its_tests"
+    "or memory or expected10 or cpu_clock or cpu_seconds or one_launch or compiled_once or ends_its_tests "
+    "or leaves_no_process"
 )
 #: What reaches the next program, or takes back what was printed, by way of files, which this level leaves open.
 _BY_FILES = "left or truncates"
