@@ -31,7 +31,10 @@ class Tokenizing:
         self.asked: list[list[str]] = []
         self._encoded: list[str] = []
 
-    def encode(self, one):
+    def encode(self, experiences):
+        return [self._encode(one) for one in experiences]
+
+    def _encode(self, one):
         self._encoded.append(one.completion)
         written = [*(one.token_ids or map(ord, one.completion))]
         mask = [0] * len(one.prompt) + [1] * len(written)

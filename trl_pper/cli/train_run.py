@@ -20,6 +20,7 @@ from trl_pper.cli.sources import is_mixture, read_tasks
 from trl_pper.cli.train_options import DataArguments
 from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.encoding import Encoder
+from trl_pper.generation.local_model import end_token_ids
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.experience import without_padding
 from trl_pper.rounds.collector import BeamSampleCollector
@@ -91,7 +92,7 @@ def _known_metrics(trainer: PPERTrainer) -> dict[str, float]:
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
     step = state.global_step if best is None else best
     logged = [entry for entry in evaluations(state.log_history) if entry.get("step") == step]
-    return {name: value for entry in logged for name, value in entry.items() if name not in ("step",)}
+    return {name: value for entry in logged for name, value in entry.items() if name != "step"}
 
 
 def hold_out(tasks: Sequence[CodingTask], fraction: float, *, seed: int) -> tuple[list[CodingTask], list[CodingTask]]:
@@ -119,14 +120,13 @@ def _encoder(config: PPERConfig, model_config: ModelConfig) -> Encoder:
     """Return the encoder of the model, which is not loaded yet."""
     name, revision = model_config.model_name_or_path, model_config.model_revision
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=config.trust_remote_code)
-    ends: list[Any] = []
+    configured = None
     # A base model may have no such file.
     with contextlib.suppress(OSError):
-        configured = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
+        configured = GenerationConfig.from_pretrained(name, revision=revision)
     return Encoder(
         tokenizer=tokenizer,
-        end_token_ids=frozenset(one for one in [tokenizer.eos_token_id, *ends] if one is not None),
+        end_token_ids=frozenset(end_token_ids(tokenizer, configured)),
         chat_template_kwargs=dict(config.chat_template_kwargs or {}),  # type: ignore[arg-type]
     )
 

@@ -87,13 +87,9 @@ class BeamSearchSource(ProgramSource):
         self.num_beam_groups = num_beam_groups
         self.diversity_penalty = diversity_penalty
         self.stop = checked_stop(stop)
-        self._own = own_model(model, processing_class, chat_template_kwargs)
-        self.uses_student = self._own is None
-
-    @property
-    def own_model(self) -> LocalModel | None:
-        """The source's own model; None if it generates with the model in training."""
-        return self._own
+        #: The source's own model; None if it generates with the model in training.
+        self.own_model = own_model(model, processing_class, chat_template_kwargs)
+        self.uses_student = self.own_model is None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -112,7 +108,7 @@ class BeamSearchSource(ProgramSource):
     def identity(self, *, student: LocalModel | None = None) -> dict[str, Any]:
         """Return everything that decides the programs: settings, weights, tokenizer and chat template."""
         # The batch size counts, too: padding changes the rounding of logits, which can swap two close beams.
-        return self.settings | {"batch_size": self.batch_size} | model_identity(chosen_model(self._own, student))
+        return self.settings | {"batch_size": self.batch_size} | model_identity(chosen_model(self.own_model, student))
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
@@ -127,7 +123,7 @@ class BeamSearchSource(ProgramSource):
             ValueError: There is no model, the vocabulary holds fewer tokens than beams, or a prompt and its
                 completion do not fit the model's context.
         """
-        local = chosen_model(self._own, student)
+        local = chosen_model(self.own_model, student)
         prompt_ids = self._checked_prompts(local, tasks)
         for batch in batches(prompt_ids, tasks, self.stop, batch_size=self.batch_size):
             yield from self._write(local, batch)
@@ -138,7 +134,7 @@ class BeamSearchSource(ProgramSource):
         Raises:
             ValueError: The same errors as `generate`.
         """
-        self._checked_prompts(chosen_model(self._own, student), tasks)
+        self._checked_prompts(chosen_model(self.own_model, student), tasks)
 
     def _checked_prompts(self, local: LocalModel, tasks: Sequence[CodingTask]) -> list[list[int]]:
         # The first step of beam search needs at least as many different tokens as beams.

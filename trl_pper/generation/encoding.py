@@ -71,7 +71,7 @@ class Encoder:
         self, prompt: Prompt, completion: str, *, ended: bool = True, token_ids: Sequence[int] = ()
     ) -> tuple[list[int], list[int]]:
         """Return the token ids of a prompt and of its completion; the arguments are those of `row`."""
-        row, start = self._row(prompt, completion, ended, token_ids, with_assistant_masks=False)
+        row, start, _ = self._row(prompt, completion, ended, token_ids, with_assistant_masks=False)
         return row["input_ids"][:start], row["input_ids"][start:]
 
     def row(
@@ -97,15 +97,15 @@ class Encoder:
             `input_ids`, `completion_mask` (1 for the tokens of the completion) and perhaps `assistant_masks`, each of
             shape [tokens].
         """
-        row, start = self._row(prompt, completion, ended, token_ids, with_assistant_masks=with_assistant_masks)
-        if start < len(self.prompt(prompt)):
+        row, start, asked = self._row(prompt, completion, ended, token_ids, with_assistant_masks=with_assistant_masks)
+        if start < asked:
             _warn_of_border(type(self.tokenizer).__name__)
         return row
 
     def _row(
         self, prompt: Prompt, completion: str, ended: bool, token_ids: Sequence[int], *, with_assistant_masks: bool
-    ) -> tuple[dict[str, list[int]], int]:
-        """Return the row, and the index of the first token of the completion."""
+    ) -> tuple[dict[str, list[int]], int, int]:
+        """Return the row, the index of the first token of the completion, and the length of the prompt alone."""
         asked = self.prompt(prompt)
         masks = {}
         if token_ids and self.decode(asked, token_ids) == completion:
@@ -129,7 +129,7 @@ class Encoder:
             # in another way: the completion begins with the first token that differs.
             start = min(common_prefix_length(asked, ids), end)
         row = {"input_ids": ids, "completion_mask": [0] * start + [1] * (len(ids) - start), **masks}
-        return {name: values[:end] for name, values in row.items()}, start
+        return {name: values[:end] for name, values in row.items()}, start, len(asked)
 
     def _text(self, ids: Sequence[int]) -> str:
         # Cleaning up would remove spaces before punctuation: the text would no longer match tokens or program.

@@ -113,12 +113,8 @@ class LocalModel:
 
     def eos_token_ids(self) -> list[int]:
         """Return every token that ends a completion, from the tokenizer and the generation configuration."""
-        ids = []
-        if self.model is not None:
-            # Chat models may list further end tokens, such as the end of a turn, in the generation configuration only.
-            configured = extract_model_from_parallel(self.model).generation_config.eos_token_id
-            ids = configured if isinstance(configured, list) else [configured]
-        return sorted({int(i) for i in [self.tokenizer.eos_token_id, *ids] if i is not None})
+        bare = None if self.model is None else extract_model_from_parallel(self.model)
+        return end_token_ids(self.tokenizer, None if bare is None else bare.generation_config)
 
     @property
     def encoder(self) -> Encoder:
@@ -135,7 +131,8 @@ class LocalModel:
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the token ids of each prompt; chat messages are rendered with the chat template."""
-        return [self.encoder.prompt(prompt) for prompt in prompts]
+        encoder = self.encoder
+        return [encoder.prompt(prompt) for prompt in prompts]
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[Any]:
@@ -249,6 +246,14 @@ def _weights_left_unpacked(bare: Any) -> Iterator[None]:
     finally:
         for module, flag in packing.items():
             module.support_avx512bf16_for_cpu = flag
+
+
+def end_token_ids(tokenizer: Any, generation_config: GenerationConfig | None) -> list[int]:
+    """Return every token that ends a completion, ascending; without a generation configuration the tokenizer's."""
+    # Chat models may list further end tokens, such as the end of a turn, in the generation configuration only.
+    configured = None if generation_config is None else generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({int(i) for i in [tokenizer.eos_token_id, *ids] if i is not None})
 
 
 def _config_holders(bare: Any) -> list[Any]:

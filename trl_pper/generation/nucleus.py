@@ -103,13 +103,9 @@ class NucleusSource(ProgramSource):
         self.stop = checked_stop(stop)
         self.with_logprobs = with_logprobs
         self.round_index = 0
-        self._own = own_model(model, processing_class, chat_template_kwargs)
-        self.uses_student = self._own is None
-
-    @property
-    def own_model(self) -> LocalModel | None:
-        """The source's own model; None if it generates with the model in training."""
-        return self._own
+        #: The source's own model; None if it generates with the model in training.
+        self.own_model = own_model(model, processing_class, chat_template_kwargs)
+        self.uses_student = self.own_model is None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -136,7 +132,7 @@ class NucleusSource(ProgramSource):
         """Return everything that decides the programs: settings, round, weights, tokenizer and chat template."""
         # Batches decide which random numbers a program is drawn with.
         shape = {"batch_size": self.batch_size, "max_sequences": self.max_sequences, "round_index": self.round_index}
-        return self.settings | shape | model_identity(chosen_model(self._own, student))
+        return self.settings | shape | model_identity(chosen_model(self.own_model, student))
 
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
@@ -150,7 +146,7 @@ class NucleusSource(ProgramSource):
         Raises:
             ValueError: There is no model, or a prompt and its completion do not fit the model's context.
         """
-        local = chosen_model(self._own, student)
+        local = chosen_model(self.own_model, student)
         prompt_ids = checked_prompts(local, tasks, max_completion_length=self.max_completion_length)
         for index, batch in enumerate(batches(prompt_ids, tasks, self.stop, batch_size=self.batch_size)):
             names = [task.task_id for task in tasks[index * self.batch_size :][: self.batch_size]]
@@ -162,7 +158,7 @@ class NucleusSource(ProgramSource):
         Raises:
             ValueError: The same errors as `generate`.
         """
-        checked_prompts(chosen_model(self._own, student), tasks, max_completion_length=self.max_completion_length)
+        checked_prompts(chosen_model(self.own_model, student), tasks, max_completion_length=self.max_completion_length)
 
     def _write(self, local: LocalModel, batch: PromptBatch, names: list[str]) -> list[list[GeneratedProgram]]:
         at_once = max(1, self.max_sequences // len(batch.ids))

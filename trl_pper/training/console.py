@@ -35,4 +35,4 @@ def print_lines_only(handler: CallbackHandler) -> None:
     """Replace the Trainer's own printers among the callbacks by printers that leave out the figures of rounds."""
     replacements = {PrinterCallback: _Printer, ProgressCallback: _Progress}
     # Printers of other classes belong to the user or to a notebook.
-    handler.callbacks = [replacements.get(type(one), lambda one=one: one)() for one in handler.callbacks]
+    handler.callbacks = [replacements[type(one)]() if type(one) in replacements else one for one in handler.callbacks]

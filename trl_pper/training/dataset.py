@@ -25,7 +25,7 @@ from trl_pper.replay.experience import Experience
 from trl_pper.replay.priority import FloatArray
 from trl_pper.rounds.display import say
 from trl_pper.tasks.loading import FORMATS, load_tasks, placed_rows, recognise
-from trl_pper.tasks.task import CodingTask, Prompt, task_rows
+from trl_pper.tasks.task import CodingTask, task_rows
 from trl_pper.training.collator import ROW_KEY
 
 logger = logging.getLogger(__name__)
@@ -36,18 +36,15 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokenized:
-    """A row of tokens of an experience, with the text that was tokenised."""
+    """A row of tokens of an experience, with the experience that was tokenised."""
 
-    prompt: Prompt
-    completion: str
-    truncated: bool
-    token_ids: tuple[int, ...]
+    experience: Experience
     tokens: Row
 
     def is_of(self, experience: Experience) -> bool:
         # A later round may replace the completion of the same program: by another explanation, or by the same text in
         # other tokens.
-        return all(getattr(self, name) == getattr(experience, name) for name in _TOKENIZED_OF)
+        return all(getattr(self.experience, name) == getattr(experience, name) for name in _TOKENIZED_OF)
 
 
 #: All that the tokens of an experience depend on.
@@ -61,7 +58,8 @@ class ReplayDataset(Dataset[Row]):
 
     Args:
         buffer: The buffer.
-        encode: Function from an experience to the columns input_ids, completion_mask and perhaps assistant_masks.
+        encode: Function from experiences to rows with the columns input_ids, completion_mask and perhaps
+            assistant_masks.
         label: Function from a data set with these columns and position to a data set with input_ids, labels and
             position. It may drop rows without a token to learn after they are cut to `max_length`.
         weigh: Function from a buffer to the loss weight of each experience, shape [len(buffer)]; None for no weights.
@@ -71,7 +69,7 @@ class ReplayDataset(Dataset[Row]):
         self,
         buffer: ReplayBuffer,
         *,
-        encode: Callable[[Experience], Row],
+        encode: Callable[[Sequence[Experience]], list[Row]],
         label: Callable[[datasets.Dataset], datasets.Dataset],
         weigh: Callable[[ReplayBuffer], FloatArray] | None = None,
     ) -> None:
@@ -140,7 +138,7 @@ class ReplayDataset(Dataset[Row]):
         ]
         if not missing:
             return
-        rows = [{**self._encode(one), "position": position} for position, one in enumerate(missing)]
+        rows = [{**row, "position": position} for position, row in enumerate(self._encode(missing))]
         with _quiet_datasets():
             tokenized = self._label(datasets.Dataset.from_list(rows))
         lost, cut = dict(enumerate(missing)), []
@@ -149,13 +147,7 @@ class ReplayDataset(Dataset[Row]):
             if len(row["input_ids"]) < len(rows[row["position"]]["input_ids"]):
                 cut.append(one.task_id)
             tokens = {"input_ids": row["input_ids"], "labels": row["labels"]}
-            self._tokenized[one.key] = _Tokenized(
-                prompt=one.prompt,
-                completion=one.completion,
-                truncated=one.truncated,
-                token_ids=one.token_ids,
-                tokens=tokens,
-            )
+            self._tokenized[one.key] = _Tokenized(experience=one, tokens=tokens)
         if lost:
             first = next(iter(lost.values())).task_id
             raise ValueError(

@@ -241,12 +241,13 @@ def check_context(source: Any, tasks: Sequence[CodingTask], local: LocalModel, *
     context = local.context
     if not isinstance(source, DatasetSource) or context is None or (max_length is not None and max_length <= context):
         return
+    encoder = local.encoder
     for task, programs in zip(tasks, source.generate(tasks), strict=True):
         for one in programs:
             # No token is shorter than a byte, so that most texts need not be encoded.
             if len(str(task.prompt).encode()) + len(one.completion.encode()) < context:
                 continue
-            length = sum(map(len, local.encoder.pair(task.prompt, one.completion)))
+            length = sum(map(len, encoder.pair(task.prompt, one.completion)))
             if length > context:
                 raise ValueError(
                     f"max_length: must be at most the model's context of {context} tokens, since a program of task "
@@ -349,9 +350,8 @@ def evaluation_batch_size(args: PPERConfig) -> int:
     """Return the number of prompts in a generation batch of an evaluation."""
     # The default of TRL was not chosen for generation: where the user chose nothing, memory suffices for the batches
     # of collections.
-    default = next(field.default for field in fields(PPERConfig) if field.name == "per_device_eval_batch_size")
     chosen = args.per_device_eval_batch_size
-    return args.generation_batch_size if chosen == default else int(chosen)
+    return args.generation_batch_size if chosen == PPERConfig.per_device_eval_batch_size else int(chosen)
 
 
 def _parts(eval_dataset: Any) -> Iterator[tuple[str, Any]]:
@@ -365,7 +365,7 @@ def _parts(eval_dataset: Any) -> Iterator[tuple[str, Any]]:
 def _metric_names(part: Any, args: PPERConfig) -> list[str]:
     if not holds_tasks(part):
         return ["loss"]
-    difficulties = {task.difficulty for task in load_tasks(part, format="native")} - {None}
+    difficulties = set(part["difficulty"]) - {None} if "difficulty" in part.column_names else set()
     numbers = {field.name: 0 for field in fields(TaskScores) if field.name != "accuracy_by_difficulty"}
     scores = TaskScores(
         **numbers | {"num_programs": args.num_beams},

@@ -254,15 +254,19 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             "micro_batch_size": self._train_batch_size if self.args.length_grouping_steps > 1 else 1,
         }
 
-    def _encode(self, experience: Experience) -> dict[str, list[int]]:
-        """Return the row of a program: the sequence that its log-probability is of."""
-        return self.student.encoder.row(
-            experience.prompt,
-            experience.completion,
-            ended=not experience.truncated,
-            token_ids=experience.token_ids,
-            with_assistant_masks=self.args.assistant_only_loss,
-        )
+    def _encode(self, experiences: Sequence[Experience]) -> list[dict[str, list[int]]]:
+        """Return the row of each program: the sequence that its log-probability is of."""
+        encoder = self.student.encoder
+        return [
+            encoder.row(
+                one.prompt,
+                one.completion,
+                ended=not one.truncated,
+                token_ids=one.token_ids,
+                with_assistant_masks=self.args.assistant_only_loss,
+            )
+            for one in experiences
+        ]
 
     def _put(self, tasks: Sequence[CodingTask]) -> list[CodingTask]:
         """Return tasks as the model is asked them, and tell once how."""
