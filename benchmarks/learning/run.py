@@ -13,7 +13,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -58,7 +57,7 @@ def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, steps
             CONTENDERS[contender],
             setting,
             model=models[setting.regime],
-            teacher=models.get("common"),
+            teacher=models["common"] if setting.source != "self" else None,
             tasks=family.tasks("train", seed=seed, count=TASKS, tests=setting.tests),
             held_out=family.tasks("test", seed=seed, count=TASKS, tests=8),
             reference=family.reference,
@@ -130,7 +129,6 @@ def main(arguments: list[str] | None = None) -> None:
     for worker in workers:
         worker.join()
     missing = [cell_file(folder, *cell).stem for cell in wanted if not cell_file(folder, *cell).exists()]
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
     if missing:
         sys.exit(f"{len(missing)} of {len(wanted)} runs failed, the first: {missing[0]} (see the .error files)")
 

@@ -121,7 +121,7 @@ def test_a_rule_equals_its_naive_twin(rows, options):
     assert found.sum() == pytest.approx(1.0, abs=1e-12)
 
 
-def test_best_draws_the_best_of_each_task_and_leaves_hopeless_tasks_alone():
+def test_best_draws_the_best_of_each_task_that_passes_a_test():
     programs = ProgramColumns([0.9, 0.6, 0.7, 0.3, 0.4], task=[0, 0, 1, 1, 2], pass_rate=[1.0, 0.5, 0.9, 0.5, 0.0])
     drawn = DrawRule().probabilities(programs)
     assert drawn[4] == 0
@@ -140,7 +140,7 @@ def test_best_without_a_passing_test_draws_the_most_probable():
     assert DrawRule().probabilities(programs).tolist() == pytest.approx([0.5, 0.5 * math.exp(-10), 0.5], rel=1e-3)
 
 
-def test_filter_balanced_over_tasks_is_the_mean_over_passing_programs():
+def test_filter_with_equal_tasks_is_a_mean_over_passing_ones():
     programs = ProgramColumns([1.0] * 5, task=[0, 0, 0, 1, 2], pass_rate=[1.0, 1.0, 0.0, 1.0, 0.5])
     rule = DrawRule(priority="filter", task_weight="equal")
     assert rule.probabilities(programs).tolist() == [0.25, 0.25, 0, 0.5, 0]
