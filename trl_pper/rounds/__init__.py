@@ -3,6 +3,7 @@
 - `collector`: collect the programs of a round, before each epoch of a training run
 - `share`: divide tasks among processes, and judge the programs of this process's tasks
 - `overlap`: generate programs and judge them at the same time
+- `repair`: build experiences that answer a failed program with a right one
 - `journal`: write judged programs to disk as they come, and read them after a restart
 - `processes`: wait for all processes of a run, and learn of a failure in any of them
 - `collection_report`: compute the scores of a collection

@@ -54,6 +54,7 @@ class CollectionReport:
         collect_seconds: Wall time of the whole collection.
         clipped_ratio: Fraction of the generated programs that were cut off at the longest length, in [0, 1].
         shared_tasks: Number of tasks whose tests ran in the program's process, where verdicts can be forged.
+        repairs: Number of repair experiences, which are in the buffer besides the programs.
         by_source: The scores of each source, if the tasks have several sources.
     """
 
@@ -75,6 +76,7 @@ class CollectionReport:
     collect_seconds: float
     clipped_ratio: float = 0.0
     shared_tasks: int = 0
+    repairs: int = 0
     by_source: Mapping[str, SourceFigures] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
@@ -100,6 +102,7 @@ class CollectionReport:
             ("from the journal", self.restored),
             ("cut off", clipped),
             ("without a program", self.unextracted),
+            ("repairs", self.repairs),
         )
         parts += [f"{number} {what}" for what, number in rare if number]
         return ", ".join(parts + [shared_note(self.shared_tasks)] * bool(self.shared_tasks))
@@ -117,6 +120,7 @@ def describe(
     clipped: int,
     restored: int,
     shared_tasks: int,
+    repairs: int,
     seconds: PhaseSeconds,
     collect_seconds: float,
 ) -> CollectionReport:
@@ -133,6 +137,7 @@ def describe(
         clipped: Number of completions that were cut off at the longest length.
         restored: Number of programs read from a journal.
         shared_tasks: Number of tasks whose tests ran in the program's process.
+        repairs: Number of repair experiences.
         seconds: Wall time of both phases.
         collect_seconds: Wall time of the whole collection.
     """
@@ -158,6 +163,7 @@ def describe(
         collect_seconds=collect_seconds,
         clipped_ratio=clipped / programs if programs else 0.0,
         shared_tasks=shared_tasks,
+        repairs=repairs,
         by_source=_by_source(per_task, sources),
     )
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from trl_pper.generation.encoding import Encoder
 from trl_pper.generation.extraction import LEARNED, plain_completion
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import Scorer
 from trl_pper.generation.source import ProgramSource, as_source
 from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.draw_rule import is_number
 from trl_pper.replay.experience import Experience
 from trl_pper.rounds.collection_report import CollectionReport, describe
 from trl_pper.rounds.display import CollectionProgress, say, warnings_above_bars
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.processes import meet
+from trl_pper.rounds.repair import repairs
 from trl_pper.rounds.share import Share, judge_share, keeps_step, open_journal, split_share
 from trl_pper.tasks.task import CodingTask
 
@@ -49,6 +53,8 @@ class Collection:
         find_student: Function that returns the model in training, called at each collection.
         scorer: Computes log-probabilities of programs whose source has none; the model in training by default.
         learn: "completion" or "program", as in `BeamSampleCollector`.
+        repairs: Largest number of repair experiences of a task, as in `BeamSampleCollector`.
+        max_length: Longest row of prompt and completion, in tokens, for repairs; None for no bound.
     """
 
     source: ProgramSource
@@ -60,6 +66,8 @@ class Collection:
     find_student: Callable[[], LocalModel] | None = None
     scorer: Scorer | None = None
     learn: str = "completion"
+    repairs: int = 0
+    max_length: int | None = None
 
     def run(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
         """Generate, judge and store the programs of a round.
@@ -84,13 +92,18 @@ class Collection:
         if scorer is not None:
             scorer.check([task.prompt for task in tasks])
         share = self._judge_share(round_index, student, quiet=quiet)
-        experiences, unjudged = self._experiences(share, scorer, round_index, filler=tasks[0] if tasks else None)
+        found, unjudged = self._experiences(
+            share,
+            scorer,
+            round_index,
+            filler=tasks[0] if tasks else None,
+            encoder=None if student is None else student.encoder,
+        )
         # Processes differ in the number of programs to score, and `gather_object` would time out.
         meet(f"round {round_index + 1}, scoring")
         # In the order of the tasks: the number of processes must not change the order in the buffer, and the draws.
-        gathered = sorted(gather_object(list(experiences.items())), key=lambda row: row[0])
-        per_task = [found for _, found in gathered]
-        stored = buffer.add(experience for found in per_task for experience in found)
+        gathered = sorted(gather_object(found), key=lambda one: one.position)
+        stored = buffer.add(experience for one in gathered for experience in (*one.written, *one.repaired))
         digests = gather_object([buffer.digest()])
         if len(set(digests)) > 1:
             raise RuntimeError(
@@ -98,8 +111,8 @@ class Collection:
                 f"minibatches; got the digests {digests}. Hand every process the same tasks, buffer and seed"
             )
         return describe(
-            per_task,
-            [tasks[position].source for position, _ in gathered],
+            [one.written for one in gathered],
+            [tasks[one.position].source for one in gathered],
             buffer,
             stored,
             round_index=round_index,
@@ -108,6 +121,7 @@ class Collection:
             clipped=_count_clipped(share, round_index),
             restored=sum(gather_object([share.restored])),
             shared_tasks=len(set(gather_object(_shared_tasks(share)))),
+            repairs=sum(len(one.repaired) for one in gathered),
             seconds=share.seconds,
             collect_seconds=time.perf_counter() - started,
         )
@@ -135,7 +149,7 @@ class Collection:
             except Exception as error:
                 # The programs generated so far were paid for: store them, though only in this process.
                 found, _ = self._experiences(share, None, round_index, filler=None)
-                self.buffer.add(experience for position in sorted(found) for experience in found[position])
+                self.buffer.add(experience for one in found for experience in one.written)
                 if keeps_step(source, student):
                     # The other processes wait inside a forward pass, where `meet` does not reach them.
                     raise
@@ -144,21 +158,55 @@ class Collection:
         return share
 
     def _experiences(
-        self, share: Share, scorer: Scorer | None, round_index: int, *, filler: CodingTask | None
-    ) -> tuple[dict[int, list[Experience]], int]:
-        """Return the experiences of each of this process's tasks, by position, and the number of unjudged programs."""
+        self,
+        share: Share,
+        scorer: Scorer | None,
+        round_index: int,
+        *,
+        filler: CodingTask | None,
+        encoder: Encoder | None = None,
+    ) -> tuple[list[_TaskExperiences], int]:
+        """Return the experiences of each of this process's tasks, and the number of unjudged programs."""
         kept = {
             position: [one for one in programs if one.verdict.pass_rate is not None]
             for position, programs in sorted(share.judged.items())
         }
         unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
-        flat = [one for programs in kept.values() for one in programs]
         if self.learn == "program":
-            flat = [_plain(one) for one in flat]
+            kept = {position: [_plain(one) for one in programs] for position, programs in kept.items()}
+        repaired = {position: self._repairs(programs, encoder) for position, programs in kept.items()}
+        flat = [one for position in kept for one in (*kept[position], *repaired[position])]
         scored = iter(_with_logprobs(flat, scorer, filler))
-        return {
-            position: [_experience(next(scored), round_index) for _ in programs] for position, programs in kept.items()
-        }, unjudged
+        return [
+            _TaskExperiences(
+                position=position,
+                written=[_experience(next(scored), round_index) for _ in kept[position]],
+                repaired=[_experience(next(scored), round_index) for _ in repaired[position]],
+            )
+            for position in kept
+        ], unjudged
+
+    def _repairs(self, judged: Sequence[JudgedProgram], encoder: Encoder | None) -> list[JudgedProgram]:
+        """Return the repairs of a task's programs that are not too long to be learned."""
+        if not self.repairs:
+            return []
+        found = repairs(judged, self.repairs)
+        if encoder is None or self.max_length is None:
+            return found
+        longest = self.max_length
+        # A row that is cut would end in the middle of the right program.
+        return [
+            one for one in found if sum(map(len, encoder.pair(one.task.prompt, one.generated.completion))) <= longest
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TaskExperiences:
+    """The experiences of the task at a position: of programs that were written for it, and of repairs."""
+
+    position: int
+    written: list[Experience]
+    repaired: list[Experience]
 
 
 class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
@@ -175,9 +223,12 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         scorer: Computes log-probabilities of programs whose source has none; the model in training by default.
         learn: The text to learn: "completion" for the completion exactly as written; "program" for the program alone,
             without the prose and fences of a chat reply. Its log-probability is then computed by the scorer.
+        repairs: Largest number of repair experiences of a task and round, see `trl_pper.rounds.repair`: the answer to
+            a failed program and its failing test is a right program of the same round. For draws each repair is a
+            task of its own. Repairs longer than `max_length` are left out.
 
     Raises:
-        ValueError: `learn` has another value.
+        ValueError: `learn` or `repairs` has another value.
 
     Examples:
         >>> from trl_pper import BeamSampleCollector, DatasetSource
@@ -193,10 +244,14 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         journal_folder: str | Path | None = None,
         scorer: Scorer | None = None,
         learn: str = "completion",
+        repairs: int = 0,
     ) -> None:
         if learn not in LEARNED:
             raise ValueError(f"learn: must be one of {', '.join(LEARNED)}; got {learn!r}")
+        if not is_number(repairs, Integral) or repairs < 0:
+            raise ValueError(f"repairs: must be a whole number of at least 0; got {repairs!r}")
         self.learn = learn
+        self.repairs = repairs
         self.source = source
         self.judge = judge
         self.tasks = tasks
@@ -219,6 +274,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         journal_folder: str | Path | None = None,
         find_student: Callable[[], LocalModel] | None = None,
         steps_per_round: int = 1,
+        max_length: int | None = None,
         before_collection: Callable[[int], None] | None = None,
         on_collected: Callable[[CollectionReport], None] | None = None,
     ) -> Collection:
@@ -231,6 +287,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             journal_folder: Folder of the journals.
             find_student: Function that returns the model in training, called at each collection.
             steps_per_round: Number of optimizer steps between two collections.
+            max_length: Longest row of prompt and completion that can be learned, in tokens; None for no bound.
             before_collection: Function called with the round before its collection changes the buffer.
             on_collected: Function called with the report of each collection.
 
@@ -248,6 +305,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             "judge": judge,
             "journal_folder": journal_folder,
             "find_student": find_student,
+            "max_length": max_length,
         }
         return self.collection
 
@@ -263,7 +321,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         missing = [name for name in ("source", "judge", "tasks", "buffer") if parts.get(name) is None]
         if missing:
             raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
-        return Collection(**parts | {"source": as_source(parts["source"])}, scorer=self.scorer, learn=self.learn)
+        parts["source"] = as_source(parts["source"])
+        return Collection(**parts, scorer=self.scorer, learn=self.learn, repairs=self.repairs)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -260,6 +260,12 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         else:
             self.collector.next_round = round_index
 
+    @property
+    def _longest_row(self) -> int | None:
+        """The longest row that is learned whole, in tokens; None without a bound."""
+        bounds = [bound for bound in (self.args.max_length, self.student.context) if bound is not None]
+        return min(bounds, default=None)
+
     def _draws(self) -> dict[str, int]:
         """Return the numbers that draws depend on besides the buffer, as keyword arguments of the sampler."""
         return {
@@ -315,6 +321,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             journal_folder=Path(self.args.output_dir) / "_pper" / "journal",
             find_student=lambda: self.student,
             steps_per_round=self.steps_per_round,
+            max_length=self._longest_row,
             before_collection=self._count_draws,
             on_collected=self._on_collected,
         )
