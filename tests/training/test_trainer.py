@@ -130,7 +130,7 @@ def test_rounds_are_logged_like_every_other_metric(trained):
         "pper/round_index", "pper/programs", "pper/judged", "pper/unjudged", "pper/unextracted", "pper/restored",
         "pper/added", "pper/duplicates", "pper/evicted", "pper/pass_rate", "pper/solved", "pper/effective_sample_size",
         "pper/staleness", "pper/generate_seconds", "pper/judge_seconds", "pper/collect_seconds", "pper/shared_tasks",
-        "pper/clipped_ratio",
+        "pper/clipped_ratio", "pper/repairs",
     }  # fmt: skip
     first, second = rounds
     assert first["pper/staleness"] == 0.0
