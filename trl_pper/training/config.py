@@ -156,7 +156,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         choices=list(RATIOS),
     )
     objective_clip_high: float = _option(
-        Objective.clip_high, "With objective 'importance': the largest weight of a program. The authors' code has 16."
+        Objective.clip_high,
+        "With objective 'importance' or 'nft': the largest ratio of a program's probability to that when it was "
+        "written. The code of the authors of 'importance' has 16.",
     )
     objective_baseline_shift: float = _option(
         Objective.baseline_shift,

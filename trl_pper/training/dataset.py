@@ -187,7 +187,7 @@ def _check_ratios(rows: Mapping[int, Row], held: Mapping[int, Experience]) -> No
         if learned != row[NUM_TOKENS]:
             raise ValueError(
                 f"num_tokens: must be the {learned} tokens to learn, since objective compares their probability with "
-                f"logprob; got {row['num_tokens']:.0f} for a program of task {held[position].task_id!r}. Raise "
+                f"logprob; got {row[NUM_TOKENS]:.0f} for a program of task {held[position].task_id!r}. Raise "
                 "max_length if it cuts programs off, or leave these programs out"
             )
     if unknown and PartialState().is_main_process:

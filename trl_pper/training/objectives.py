@@ -40,7 +40,7 @@ class Objective:
         ratio: "mean" for the geometric mean of the ratios of the tokens, as in GSPO (arXiv 2507.18071, Eq. 7);
             "product" for the ratio of the programs' probabilities, which leaves every bound within a few steps if
             programs have a hundred tokens.
-        clip_high: The largest coefficient of "importance".
+        clip_high: The largest ratio in "importance" and "nft".
         baseline_shift: Number added to the baseline of "asymre".
     """
 
@@ -103,7 +103,7 @@ class Objective:
         elif self.name == "topr":
             found = topr(passes, ratio)
         else:
-            found = nft(passes, ratio, rows["task_accuracy"])
+            found = nft(passes, ratio, rows["task_accuracy"], clip_high=self.clip_high)
         return found.nan_to_num(nan=0.0)
 
 
@@ -142,7 +142,9 @@ def topr(passes: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:
     return torch.where(passes, 1.0, -ratio.clamp(max=1.0))
 
 
-def nft(passes: torch.Tensor, ratio: torch.Tensor, task_accuracy: torch.Tensor) -> torch.Tensor:
+def nft(
+    passes: torch.Tensor, ratio: torch.Tensor, task_accuracy: torch.Tensor, *, clip_high: float = np.inf
+) -> torch.Tensor:
     """Return the coefficients of negative-aware fine-tuning (NFT, arXiv 2505.18116, Eq. 10), without prompt weights.
 
     A program that passes every test has the loss `-log R`, so that `c = 1`. The others have the loss `-log max_v(N,
@@ -150,12 +152,14 @@ def nft(passes: torch.Tensor, ratio: torch.Tensor, task_accuracy: torch.Tensor) 
     that pass and R = pi / mu. max_v is the maximum, with the gradient of N on both sides of epsilon, so that
     `c = -(r R / (1 - r)) / max(N, epsilon)`. With r = 0 failed programs have no effect; with r = 1 there are none.
     The paper's ratios are those of tokens: with a mean ratio each token has that of its program, so that the loss of a
-    program is the loss above times its number of tokens.
+    program is the loss above times its number of tokens. The paper does not bound R itself, which for whole programs
+    may be any number.
 
     Args:
         passes: Whether each program passes every test, shape [rows].
         ratio: R, shape [rows].
         task_accuracy: r, shape [rows].
+        clip_high: The largest R.
 
     Examples:
         >>> nft(torch.tensor([True, False, False]), torch.tensor([9.0, 1.0, 0.5]), torch.full((3,), 0.5))
@@ -163,8 +167,8 @@ def nft(passes: torch.Tensor, ratio: torch.Tensor, task_accuracy: torch.Tensor) 
     """
     # A failed program is among those that r counts: r is below 1 there, up to rounding.
     others = (1.0 - task_accuracy).clamp(min=1e-6)
-    negative = (1.0 - task_accuracy * ratio) / others
-    return torch.where(passes, 1.0, -(task_accuracy * ratio / others) / negative.clamp(min=NFT_EPSILON))
+    positive = task_accuracy * ratio.clamp(max=clip_high)
+    return torch.where(passes, 1.0, -(positive / others) / ((1.0 - positive) / others).clamp(min=NFT_EPSILON))
 
 
 def asymre(pass_rate: torch.Tensor, task_pass_rate: torch.Tensor, *, shift: float) -> torch.Tensor:
