@@ -36,7 +36,8 @@ class Ours:
     """Probabilities by the pure functions, draws by `Distribution`, as `ReplayBuffer` does."""
 
     def __init__(self, priority: str, p2values: np.ndarray) -> None:
-        from trl_pper.replay.priority import Distribution, draw_probabilities
+        from trl_pper.replay.distribution import Distribution
+        from trl_pper.replay.draw_rule import draw_probabilities
 
         self._build = lambda values: Distribution(draw_probabilities(values, priority=priority))
         self._p2values = p2values.copy()

@@ -50,7 +50,7 @@ _EXPORTS = {
     "as_chat": "trl_pper.tasks.chat",
     "count_by_source": "trl_pper.tasks.mixture",
     "count_task": "trl_pper.metrics.scores",
-    "draw_probabilities": "trl_pper.replay.priority",
+    "draw_probabilities": "trl_pper.replay.draw_rule",
     "evaluate_tasks": "trl_pper.rounds.evaluation",
     "find_run": "trl_pper.report.history",
     "history_of": "trl_pper.report.history",
@@ -120,8 +120,8 @@ if TYPE_CHECKING:
     from trl_pper.metrics.scores import pass_at_k as pass_at_k
     from trl_pper.metrics.scores import sum_up as sum_up
     from trl_pper.replay.buffer import ReplayBuffer as ReplayBuffer
+    from trl_pper.replay.draw_rule import draw_probabilities as draw_probabilities
     from trl_pper.replay.experience import Experience as Experience
-    from trl_pper.replay.priority import draw_probabilities as draw_probabilities
     from trl_pper.replay.priority import p2value as p2value
     from trl_pper.report.history import find_run as find_run
     from trl_pper.report.history import history_of as history_of

@@ -58,7 +58,7 @@ def refused(capsys, *arguments):
         (["stray"], "stray: must be the value of an option; got it before any"),
         (["--num_beams", "2.5"], "--num_beams: must be a whole number; got 2.5"),
         (["--num_beams"], "argument --num_beams: expected one argument"),
-        (["--priority", "rnak"], "--priority: must be one of proportional, rank, uniform, filter; got rnak"),
+        (["--priority", "rnak"], "--priority: must be one of best, proportional, rank, uniform, filter; got rnak"),
         (["--use_peft", "perhaps"], "--use_peft: must be true or false; got perhaps"),
         (["--learning_rate", "fast"], "--learning_rate: must be a number or null; got fast"),
         (["--num_beams", "0"], "num_beams: must be a whole number of at least 1; got 0"),
@@ -286,7 +286,7 @@ def test_help_has_every_option_once_ours_first(capsys):
             # Lines are broken at hyphens, too.
             assert help.replace(" ", "") in words.replace(" ", ""), one.name
     assert text.index("--tasks") < text.index("--num_beams") < text.index("--lora_r") < text.index("--learning_rate ")
-    assert re.search(r"--priority \{proportional,rank,uniform,filter\}\n(.*\n){1,3}?.*\[proportional\]", text)
+    assert re.search(r"--priority \{best,proportional,rank,uniform,filter\}\n(.*\n){1,3}?.*\[best\]", text)
     assert "--num_beams INT" in text
     assert "[3]" in text
     assert "--accelerate_config" in text

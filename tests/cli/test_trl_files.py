@@ -165,7 +165,7 @@ def test_all_errors_of_a_file_come_at_once(refused):
         f"run.yaml:5: model: {UNKNOWN}; the nearest is model_name_or_path",
         "run.yaml:6: num_beams: must be a whole number; got many",
         f"run.yaml:7: lr: {UNKNOWN}; the nearest is learning_rate",
-        "run.yaml:8: priority: must be one of proportional, rank, uniform, filter; got rnak",
+        "run.yaml:8: priority: must be one of best, proportional, rank, uniform, filter; got rnak",
         "run.yaml:9: num_processes: must be a whole number or null; got two",
         f"run.yaml:10: max_seq_length: {UNKNOWN}; the nearest is max_length",
         f"run.yaml:11: zzz: {UNKNOWN}",

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.naive_replay import NaiveBuffer, make
 from trl_pper.replay.buffer import AddReport, ReplayBuffer
-from trl_pper.replay.priority import draw_probabilities, p2value
+from trl_pper.replay.draw_rule import draw_probabilities
+from trl_pper.replay.priority import p2value
 
 
 def square(values):
@@ -295,8 +296,8 @@ def test_mixed_prompts_do_not_fit_one_column():
         ({"seed": -1}, "seed"),
         ({"possibility": "median"}, "possibility"),
         ({"possibility_weight": 2}, "possibility_weight"),
-        ({"priority": "best"}, "priority"),
-        ({"priority_exponent": -1}, "exponent"),
+        ({"priority": "worst"}, "priority"),
+        ({"priority_exponent": -1}, "priority_exponent"),
         ({"eviction": "random"}, "eviction"),
         ({"tokenizer": ""}, "tokenizer"),
         ({"tokenizer": 3}, "tokenizer"),

@@ -216,6 +216,7 @@ VALUES = {
     "cpu_seconds": [None, -0.5, 0.0, 0.25, math.nan, math.inf],
     "truncated": [None, False, True],
     "token_ids": [None, [], [0, 7], [-1], [None]],
+    "times_drawn": [None, -1, 0, 3],
     "chat": [False, True],
 }
 GOOD = {**dict.fromkeys(VALUES), "prompt": "p", "completion": "c", "pass_rate": 1.0, "chat": False}

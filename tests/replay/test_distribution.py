@@ -9,7 +9,8 @@ import pytest
 from tests.support.naive_replay import make
 from trl_pper.replay import priority as priorities
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.priority import Distribution, draw_probabilities
+from trl_pper.replay.distribution import Distribution
+from trl_pper.replay.draw_rule import draw_probabilities
 
 PROGRAMS = 30
 DRAWS, STEPS = 256, 200
@@ -28,6 +29,8 @@ def naive_priorities(values, rates):
         "rank": [sum(1 / (rank + k) for k in range(tied)) / tied for rank, tied in zip(ranks, ties, strict=True)],
         "uniform": [1.0] * len(values),
         "filter": [float(rate == 1.0) for rate in rates],
+        # A single task.
+        "best": [math.exp((value - max(values)) / 0.03) for value in values],
         "own": [value * (1 - abs(2 * rate - 1)) for value, rate in zip(values, rates, strict=True)],
     }
 

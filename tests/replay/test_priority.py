@@ -8,14 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_pper.replay import priority as priority_module
-from trl_pper.replay.priority import (
-    PRIORITIES,
-    Distribution,
-    draw_probabilities,
-    effective_sample_size,
-    p2value,
-    priority_name,
-)
+from trl_pper.replay.distribution import Distribution, effective_sample_size
+from trl_pper.replay.draw_rule import draw_probabilities
+from trl_pper.replay.priority import PRIORITIES, p2value, priority_name
 
 SHARES = st.floats(0, 1, allow_subnormal=True)
 
@@ -135,7 +130,7 @@ def test_filter_draws_fully_passing_programs_alike():
 
 
 def test_filter_without_a_passing_program_says_what_to_do():
-    with pytest.raises(ValueError, match=r"best pass rate 0\.750.*proportional"):
+    with pytest.raises(ValueError, match=r"best pass rate 0\.750.*best"):
         draw_probabilities([1.0, 1.0], priority="filter", pass_rate=[0.5, 0.75])
 
 
@@ -172,6 +167,7 @@ def test_functions_of_priorities_give_eq_8_and_change_nothing(name):
         "rank": [5 / 12, 1.0, 5 / 12, 0.25],
         "uniform": [1.0] * 4,
         "filter": [0.0, 1.0, 0.0, 0.0],
+        "best": [math.exp(-0.5 / 0.03), 1.0, math.exp(-0.5 / 0.03), math.exp(-0.75 / 0.03)],
     }
     given = getattr(priority_module, name)(values)
     assert given.tolist() == pytest.approx(expected[name])
@@ -228,7 +224,7 @@ def test_names_tell_functions_apart():
         ({"exponent": -1}, "exponent"),
         ({"exponent": math.inf}, "exponent"),
         ({"exponent": math.nan}, "exponent"),
-        ({"priority": "best"}, "priority"),
+        ({"priority": "worst"}, "priority"),
         ({"priority": lambda values: values[:1]}, "priority"),
         ({"priority": lambda values: -values}, "priority"),
         ({"priority": lambda values: values * math.nan}, "priority"),
@@ -311,7 +307,7 @@ def test_effective_sample_size_is_between_1_and_n():
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.5, 1 - 2**-53])
 def test_zero_probability_is_never_drawn_even_on_a_boundary(monkeypatch, uniform):
-    monkeypatch.setattr("trl_pper.replay.priority._uniforms", lambda *_, **__: np.array([uniform]))
+    monkeypatch.setattr("trl_pper.replay.distribution._uniforms", lambda *_, **__: np.array([uniform]))
     probabilities = np.array([0.0, 0.25, 0.0, 0.25, 0.0, 0.5, 0.0])
     [index] = Distribution(probabilities).draw(1, seed=0, round_index=0, step=0)
     assert probabilities[index] > 0

@@ -23,7 +23,7 @@ from trl_pper.report.history import history_of
 
 
 def buffer_of(*programs: tuple[str, float], **fields) -> ReplayBuffer:
-    buffer = ReplayBuffer()
+    buffer = ReplayBuffer(priority="proportional")
     buffer.add(
         Experience(
             task_id=task, prompt="p", completion="c", program=str(i), pass_rate=rate,

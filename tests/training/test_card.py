@@ -43,7 +43,7 @@ tags:
 
 
 def buffer() -> ReplayBuffer:
-    found = ReplayBuffer()
+    found = ReplayBuffer(priority="proportional")
     found.add(
         Experience(
             task_id=f"canary-{task}", prompt=f"canary prompt {task}", completion=f"canary {n}", program=f"canary {n}",
@@ -122,6 +122,7 @@ def test_what_trl_writes_into_a_card_is_kept(card):
 @pytest.mark.parametrize(
     ("priority", "said", "failed"),
     [
+        ("best", "the best programs of each task were drawn", True),
         ("proportional", "drawn in proportion to a power of their P2Value", True),
         ("rank", "drawn by the rank of their P2Value", True),
         ("uniform", "drawn uniformly, a control", True),

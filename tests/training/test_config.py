@@ -31,8 +31,9 @@ def test_the_paper_preset_sets_what_the_paper_says():
 @pytest.mark.parametrize(
     ("options", "exponent"),
     [
-        ({}, 4.0),
-        ({"possibility": "product"}, 1.0),
+        ({}, 1.0),
+        ({"priority": "proportional"}, 4.0),
+        ({"priority": "proportional", "possibility": "product"}, 1.0),
         ({"priority": "rank"}, 1.0),
         ({"preset": "paper"}, 1.0),
         ({"priority_exponent": 0}, 0),
@@ -88,7 +89,7 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"length_grouping_steps": 0}, "length_grouping_steps"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy"),
         ({"possibility": "sum"}, "possibility"),
-        ({"priority": "best"}, "priority"),
+        ({"priority": "worst"}, "priority"),
         ({"buffer_eviction": "oldest"}, "buffer_eviction"),
         ({"preset": "other"}, "preset"),
         ({"packing": True}, "packing"),
@@ -123,7 +124,11 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
 def test_the_options_of_the_buffer_reach_it():
     from trl_pper.training.parts import build_buffer
 
-    chosen = {"seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank"}
+    chosen = {
+        "seed": 4, "possibility": "product", "possibility_weight": 0.3, "priority": "rank",
+        "priority_temperature": 0.1, "task_weight": "equal", "task_exponent": 3.0, "programs_per_task": 2,
+        "age_decay": 50.0, "possibility_exponent": -0.5, "cpu_time_exponent": 0.25,
+    }  # fmt: skip
     buffer = build_buffer(
         config(
             buffer_capacity=5, buffer_eviction="age", priority_exponent=0.7, mask_truncated_completions=True, **chosen
@@ -135,6 +140,7 @@ def test_the_options_of_the_buffer_reach_it():
         "eviction": "age",
         "priority_exponent": 0.7,
         "mask_truncated_completions": True,
+        "steps_per_round": 1,
     }
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.distribution import Distribution
 from trl_pper.replay.experience import Experience
-from trl_pper.replay.priority import Distribution
 from trl_pper.training.sampler import PrioritizedSampler
 
 
 @pytest.fixture
 def buffer() -> ReplayBuffer:
-    buffer = ReplayBuffer(possibility_weight=0.0)
+    buffer = ReplayBuffer(possibility_weight=0.0, priority="proportional")
     buffer.add(
         Experience(task_id=f"t{i}", prompt="p", completion="c", program=str(i), pass_rate=i / 4) for i in range(5)
     )

@@ -34,7 +34,8 @@ def make_trainer(make_model, tokenizer, rows, tmp_path):
         settings = dict(
             output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, save_strategy="no",
             per_device_train_batch_size=4, steps_per_round=1, num_train_epochs=1, learning_rate=0.1, optim="sgd",
-            lr_scheduler_type="constant", logging_steps=1, judge_workers=1, priority_exponent=2.0,
+            lr_scheduler_type="constant", logging_steps=1, judge_workers=1, priority="proportional",
+            priority_exponent=2.0,
         )  # fmt: skip
         trainer_options = {"compute_loss_func": options.pop("compute_loss_func", None)}
         return PPERTrainer(

@@ -61,8 +61,8 @@ class Recipe:
             raise ValueError(f"steps, batch_size: must be at least 1; got {self.steps} and {self.batch_size}")
 
 
-def train_tokenizer(seed: int) -> Qwen2Tokenizer:
-    """Train a byte-level BPE tokenizer on the corpus, with the pre-tokenizer of Qwen2."""
+def train_tokenizer(programs: Iterator[tuple[str, str]]) -> Qwen2Tokenizer:
+    """Train a byte-level BPE tokenizer on pairs of prompt and body, with the pre-tokenizer of Qwen2."""
     # `AutoTokenizer` rebuilds the tokenizer of a Qwen2 model with Qwen2's pre-tokenizer, whatever the file says.
     # That pre-tokenizer never joins a line break with the indentation after it, so that the tokens of a prompt are
     # a prefix of the tokens of prompt and body.
@@ -74,7 +74,7 @@ def train_tokenizer(seed: int) -> Qwen2Tokenizer:
         show_progress=False,
     )
     bpe = blank.backend_tokenizer
-    bpe.train_from_iterator(("".join(pair) for pair in islice(corpus(seed), TOKENIZER_PROGRAMS)), trainer)
+    bpe.train_from_iterator(("".join(pair) for pair in islice(programs, TOKENIZER_PROGRAMS)), trainer)
     state = json.loads(bpe.to_str())["model"]
     return Qwen2Tokenizer(
         vocab=state["vocab"],
@@ -107,12 +107,12 @@ def build_model(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def batches(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Iterator[dict[str, torch.Tensor]]:
+def batches(
+    tokenizer: Qwen2Tokenizer, programs: Iterator[tuple[str, str]], batch_size: int
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yield right-padded batches with labels for the bodies and the end token only."""
-    # Another seed than the tokenizer's, to train on other programs.
-    programs = corpus(recipe.seed + 1)
     while True:
-        pairs = [next(programs) for _ in range(recipe.batch_size)]
+        pairs = [next(programs) for _ in range(batch_size)]
         prompts = [len(ids) for ids in tokenizer([prompt for prompt, _ in pairs])["input_ids"]]
         rows = tokenizer([prompt + body + EOS for prompt, body in pairs])["input_ids"]
         width = max(map(len, rows))
@@ -125,15 +125,17 @@ def batches(tokenizer: Qwen2Tokenizer, recipe: Recipe) -> Iterator[dict[str, tor
         yield {"input_ids": ids, "labels": labels}
 
 
-def train(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: Recipe) -> float:
-    """Train the model in place, and return the last loss in nats per token."""
+def train(
+    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: Recipe, programs: Iterator[tuple[str, str]]
+) -> float:
+    """Train the model in place on pairs of prompt and body, and return the last loss in nats per token."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / recipe.warmup_steps, 1 - step / recipe.steps)
     )
     model.train()
     loss = torch.tensor(float("nan"))
-    for step, batch in zip(range(recipe.steps), batches(tokenizer, recipe), strict=False):
+    for step, batch in zip(range(recipe.steps), batches(tokenizer, programs, recipe.batch_size), strict=False):
         loss = model(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -204,9 +206,10 @@ def main(arguments: list[str] | None = None) -> None:
     # The order of sums, and with it the weights, could depend on the number of threads.
     torch.set_num_threads(1)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(recipe.seed)
+    tokenizer = train_tokenizer(corpus(recipe.seed))
     model = build_model(tokenizer, recipe.seed)
-    loss = train(model, tokenizer, recipe)
+    # Another seed than the tokenizer's, to train on other programs.
+    loss = train(model, tokenizer, recipe, corpus(recipe.seed + 1))
     print(f"trained in {time.perf_counter() - started:.0f} s")
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)
@@ -223,13 +226,21 @@ PRONE_SLIP_PROBABILITY = 0.6
 OTHER_SLIP_PROBABILITY = 0.08
 
 
-def corpus(seed: int) -> Iterator[tuple[str, str]]:
-    """Yield endless pairs of prompt and body, from the train compositions, with slips."""
+def corpus(
+    seed: int, *, prone: float = PRONE_SLIP_PROBABILITY, other: float = OTHER_SLIP_PROBABILITY
+) -> Iterator[tuple[str, str]]:
+    """Yield endless pairs of prompt and body, from the train compositions, with slips.
+
+    Args:
+        seed: Seed of the compositions, their constants and the slips.
+        prone: Probability of a slip in the components of `PRONE`.
+        other: Probability of a slip in the other components.
+    """
     rng = np.random.default_rng(seed)
     kinds = compositions("train")
     while True:
         chosen = kinds[rng.integers(len(kinds))]
-        probabilities = [PRONE_SLIP_PROBABILITY if c.name in PRONE else OTHER_SLIP_PROBABILITY for c in chosen]
+        probabilities = [prone if c.name in PRONE else other for c in chosen]
         first, second, third = (rng.random(3) < probabilities).tolist()
         asked = draw_composition(chosen, rng)
         yield asked.prompt, asked.completion((first, second, third))

@@ -3,7 +3,10 @@
 - `experience`: a judged program as a frozen record, and its columns
 - `columns`: experiences as Arrow and NumPy columns, with their keys and digest
 - `table`: a growing table of experiences without duplicates
-- `priority`: compute P2Values and draw probabilities, and draw positions (Eq. 6 to 8 of the paper)
+- `priority`: compute P2Values and the priorities of programs (Eq. 6 and 8 of the paper)
+- `program_columns`: all that a priority may look at
+- `draw_rule`: convert priorities to draw probabilities (Eq. 7), with shares for tasks and further factors
+- `distribution`: draw positions
 - `settings`: the settings of a buffer, checked when they are set
 - `buffer`: the replay buffer
 - `loss_weights`: compute the factor of each drawn program in the loss

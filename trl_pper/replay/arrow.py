@@ -111,6 +111,7 @@ def _wrong(texts: dict[str, pa.Array], numbers: NDArray[np.void], given: dict[st
         _mask(given["num_tokens"].is_valid()) & (num_tokens < 1),
         _mask(given["logprob"].is_valid()) & ((num_tokens == 0) | ~(logprob <= LOGPROB_TOLERANCE) | unknown),
         numbers["round_index"] < 0,
+        numbers["times_drawn"] < 0,
         _mask(given["cpu_seconds"].is_valid()) & ~((numbers["cpu_seconds"] >= 0) & (numbers["cpu_seconds"] < np.inf)),
         _holds_negative(texts["outcomes"]),
         _holds_negative(texts["token_ids"]),
@@ -356,7 +357,7 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
 
 _SAVED = "must be a Parquet file written by ReplayBuffer.save, and whole"
 #: Columns that files of earlier versions lack.
-_LATER_COLUMNS = ("scorer", "settings", "cpu_seconds", "truncated", "token_ids")
+_LATER_COLUMNS = ("scorer", "settings", "cpu_seconds", "truncated", "token_ids", "times_drawn")
 
 
 def _check_columns(path: str | Path, names: Sequence[str]) -> None:

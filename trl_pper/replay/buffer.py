@@ -19,18 +19,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
+from trl_pper.judge.verdict import Outcome
 from trl_pper.replay import hub as replay_hub
 from trl_pper.replay.arrow import from_arrow, from_dataset, read_columns, to_dataset, write_columns
 from trl_pper.replay.columns import (
     CHUNK,
     NUMBER_NAMES,
+    OUTCOMES,
     Columns,
     columns_in_blocks,
     content_digest,
     to_experiences,
 )
+from trl_pper.replay.distribution import Distribution
 from trl_pper.replay.experience import Experience, possibility
-from trl_pper.replay.priority import Distribution, FloatArray, PriorityFunction, draw_probabilities, p2value
+from trl_pper.replay.priority import FloatArray, PriorityFunction, p2value
+from trl_pper.replay.program_columns import ProgramColumns
 from trl_pper.replay.settings import BufferSettings, one_tokenizer
 from trl_pper.replay.table import ExperienceTable
 
@@ -41,9 +45,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-STATE_VERSION = 5
-#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`, version 4 `truncated`.
-_READABLE_VERSIONS = (2, 3, 4, STATE_VERSION)
+STATE_VERSION = 6
+#: Version 2 lacks the columns `scorer` and `settings`, version 3 `cpu_seconds`, version 4 `truncated`, version 5
+#: `times_drawn`.
+_READABLE_VERSIONS = (2, 3, 4, 5, STATE_VERSION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +80,22 @@ class ReplayBuffer:
         seed: Seed of the draws, in [0, 2**64).
         possibility_weight: Weight a of the possibility in Eq. 6, in [0, 1].
         possibility: "mean" (geometric mean of token probabilities) or "product" (probability of the completion).
-        priority: "proportional", "rank", "uniform" or "filter", or a function from P2Values to priorities. If the
-            function has an argument `pass_rate`, it receives the pass rates, too.
-        priority_exponent: Exponent e of Eq. 7, not negative.
+        priority: "best", "proportional", "rank", "uniform" or "filter", or a function from P2Values to priorities;
+            see `draw_probabilities`.
+        priority_exponent: Exponent e of Eq. 7, not negative; without effect on "best", "uniform" and "filter".
+        priority_temperature: Temperature of "best", not negative.
+        task_weight: How draws are divided among tasks: "pooled", "equal", "best", "unsolved" or "learnability"; None
+            for "best" with the priority "best", and otherwise "pooled". `DrawRule` describes this and the next five.
+        task_exponent: Exponent of the task weight "best", not negative.
+        programs_per_task: Largest number of a task's programs that can be drawn; None for no bound.
+        age_decay: Optimizer steps after which a program's probability has fallen to 1/e; None for no decay.
+        possibility_exponent: Signed exponent of the possibility, a further factor of the priority.
+        cpu_time_exponent: Exponent, not negative, of the relative CPU time of passing programs.
         eviction: Which experiences a full buffer evicts first: "p2value" for the lowest P2Value, "age" for the
             earliest round.
         mask_truncated_completions: Whether truncated completions are never drawn. Truncated completions without any
             text are never drawn in any case, as there is nothing to learn in them.
+        steps_per_round: Optimizer steps of a round, the unit of ages; `PPERTrainer` sets it.
         tokenizer: Name or fingerprint of the tokenizer behind log-probabilities and token numbers; None if unknown.
             It is saved with the buffer. Buffers with different tokenizers cannot be merged.
 
@@ -105,8 +119,16 @@ class ReplayBuffer:
     possibility: str = _setting("possibility")
     priority: str | PriorityFunction = _setting("priority")
     priority_exponent: float = _setting("priority_exponent")
+    priority_temperature: float = _setting("priority_temperature")
+    task_weight: str | None = _setting("task_weight")
+    task_exponent: float = _setting("task_exponent")
+    programs_per_task: int | None = _setting("programs_per_task")
+    age_decay: float | None = _setting("age_decay")
+    possibility_exponent: float = _setting("possibility_exponent")
+    cpu_time_exponent: float = _setting("cpu_time_exponent")
     eviction: str = _setting("eviction")
     mask_truncated_completions: bool = _setting("mask_truncated_completions")
+    steps_per_round: int = _setting("steps_per_round")
 
     def __init__(
         self,
@@ -115,10 +137,18 @@ class ReplayBuffer:
         seed: int = 0,
         possibility_weight: float = 0.5,
         possibility: str = "mean",
-        priority: str | PriorityFunction = "proportional",
+        priority: str | PriorityFunction = "best",
         priority_exponent: float = 1.0,
+        priority_temperature: float = 0.03,
+        task_weight: str | None = None,
+        task_exponent: float = 20.0,
+        programs_per_task: int | None = None,
+        age_decay: float | None = None,
+        possibility_exponent: float = 0.0,
+        cpu_time_exponent: float = 0.0,
         eviction: str = "p2value",
         mask_truncated_completions: bool = False,
+        steps_per_round: int = 1,
         tokenizer: str | None = None,
     ) -> None:
         if tokenizer is not None and (not isinstance(tokenizer, str) or not tokenizer):
@@ -130,8 +160,16 @@ class ReplayBuffer:
             possibility=possibility,
             priority=priority,
             priority_exponent=priority_exponent,
+            priority_temperature=priority_temperature,
+            task_weight=task_weight,
+            task_exponent=task_exponent,
+            programs_per_task=programs_per_task,
+            age_decay=age_decay,
+            possibility_exponent=possibility_exponent,
+            cpu_time_exponent=cpu_time_exponent,
             eviction=eviction,
             mask_truncated_completions=mask_truncated_completions,
+            steps_per_round=steps_per_round,
         )
         self.tokenizer = tokenizer
         self._table = ExperienceTable()
@@ -279,13 +317,57 @@ class ReplayBuffer:
             )
         probabilities = np.zeros(len(self))
         # Ranks and passing programs are counted among the programs that can be drawn.
-        probabilities[learnable] = draw_probabilities(
-            self.p2values()[learnable],
-            priority=self.priority,
-            exponent=self.priority_exponent,
-            pass_rate=self.pass_rates()[learnable],
-        )
+        probabilities[learnable] = self._settings.probabilities(self.columns().where(learnable))
         return probabilities
+
+    def columns(self) -> ProgramColumns:
+        """Return all that a priority may look at, a row for each program."""
+
+        def computed() -> ProgramColumns:
+            numbers = {
+                # Copies, as the next change of the table may overwrite its view.
+                name: self._table.numbers[name].copy()
+                for name in ("logprob", "num_tokens", "round_index", "times_drawn", "cpu_seconds")
+            }
+            return ProgramColumns(
+                self.p2values(),
+                task=self.task_indices,
+                possibility=self.possibilities,
+                pass_rate=self.pass_rates,
+                age=self.ages,
+                outcomes=lambda: _outcomes(self._table.texts("outcomes")),
+                source=lambda: self._table.texts("source").to_pylist(),
+                **numbers,
+            )
+
+        return self._cached("columns", computed)
+
+    def task_indices(self) -> NDArray[np.int64]:
+        """Return the index of each program's task, shape [len(self)]; tasks are numbered as they were first stored."""
+
+        def compute() -> NDArray[np.int64]:
+            indices = self._table.texts("task_id").dictionary_encode().indices
+            return np.asarray(indices.to_numpy(zero_copy_only=False), np.int64)
+
+        return self._array("task", compute)
+
+    def ages(self) -> NDArray[np.int64]:
+        """Return the optimizer steps from the round of each program to the latest round, shape [len(self)]."""
+        rounds = self.round_indices()
+        return self._array("age", lambda: (rounds.max(initial=0) - rounds) * self.steps_per_round)
+
+    def times_drawn(self) -> NDArray[np.int64]:
+        """Return how often each program was drawn in rounds that are over, shape [len(self)]."""
+        return self._array("times_drawn", lambda: self._table.numbers["times_drawn"].copy())
+
+    def count_draws(self, positions: ArrayLike) -> None:
+        """Count draws of a round that is over.
+
+        Args:
+            positions: Positions that were drawn, of any shape; they may repeat.
+        """
+        self._table.count_draws(np.asarray(positions, np.int64).ravel())
+        self._cache.clear()
 
     def _learnable(self) -> NDArray[np.bool_]:
         """Return whether each program may be drawn, whatever its priority, shape [len(self)]."""
@@ -363,10 +445,8 @@ class ReplayBuffer:
         differences but does not protect against forgery.
         """
         content = self._cached("digest", lambda: content_digest(self._table.blocks()))
-        settings = self.settings()
-        if not self.mask_truncated_completions:
-            # Buffers of versions without this setting keep their digests.
-            del settings["mask_truncated_completions"]
+        # Buffers of versions without later settings keep their digests.
+        settings = self._settings.changed()
         return hashlib.sha256(json.dumps([settings, content], sort_keys=True).encode()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
@@ -576,10 +656,7 @@ class ReplayBuffer:
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
         # Settings may be assigned at any time: arrays computed with other settings must not be returned.
-        key = (
-            name, self.possibility, self.possibility_weight, self.priority, self.priority_exponent,
-            self.mask_truncated_completions,
-        )  # fmt: skip
+        key = (name, self._settings)
         if key not in self._cache:
             self._cache[key] = compute()
         value: T = self._cache[key]
@@ -595,6 +672,12 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Experience]:
             yield Experience.from_row(row)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
+
+
+def _outcomes(codes: pa.Array) -> list[tuple[Outcome, ...]]:
+    # Most programs have one of a few patterns of outcomes.
+    patterns: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
+    return [patterns.setdefault(tuple(row), tuple(OUTCOMES[code] for code in row)) for row in codes.to_pylist()]
 
 
 def _lowest(values: NDArray[Any], count: int) -> NDArray[np.bool_]:

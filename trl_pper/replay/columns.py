@@ -218,7 +218,7 @@ def content_digest(blocks: Iterable[Columns], numbers: Sequence[str] = DIGESTED_
     # Two streams for each column, of all lengths and of all bytes, in which no boundary between blocks shows.
     lengths = {name: xxhash.xxh3_128() for name in TEXT.names}
     contents = {name: xxhash.xxh3_128() for name in (*TEXT.names, *numbers)}
-    empty = {"truncated": True, "token_ids": True}
+    empty = dict.fromkeys(("truncated", "token_ids", "times_drawn"), True)
     for block in filter(len, blocks):
         for name, column in zip(TEXT.names, block.text.columns, strict=True):
             length, content = (_list_stream if pa.types.is_large_list(column.type) else _text_stream)(column)
@@ -226,7 +226,8 @@ def content_digest(blocks: Iterable[Columns], numbers: Sequence[str] = DIGESTED_
             contents[name].update(content.data)
         for name in numbers:
             contents[name].update(np.ascontiguousarray(block.numbers[name]).data)
-        empty["truncated"] &= not block.numbers["truncated"].any()
+        for name in ("truncated", "times_drawn"):
+            empty[name] &= not block.numbers[name].any()
         empty["token_ids"] &= not len(block.text.column("token_ids").flatten())
     # Buffers of versions without these columns keep their digests.
     for name in (name for name, is_empty in empty.items() if is_empty):

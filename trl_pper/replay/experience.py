@@ -46,6 +46,7 @@ COLUMNS = {
     "round_index": "int64",
     "truncated": "bool",
     "token_ids": "list<int32>",
+    "times_drawn": "int64",
 }
 
 
@@ -71,6 +72,7 @@ class Experience:
             token is scored or learned behind it.
         token_ids: The tokens of the completion, where the model wrote others than its tokenizer makes of the text;
             empty otherwise. The log-probability is of these tokens, and they are learned.
+        times_drawn: Number of draws in rounds of training that are over.
 
     Raises:
         ValueError: A field is out of range; the message names it.
@@ -100,6 +102,7 @@ class Experience:
     round_index: int = 0
     truncated: bool = False
     token_ids: tuple[int, ...] = ()
+    times_drawn: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.task_id, str) or not self.task_id:
@@ -111,10 +114,10 @@ class Experience:
         _check_pass_rate(self.pass_rate)
         _check_cpu_seconds(self.cpu_seconds)
         check_likelihood(self.logprob, self.num_tokens)
-        if not (is_number(self.round_index, whole=True) and 0 <= self.round_index < _INT64):
-            raise ValueError(
-                f"round_index: must be a whole number, not negative, and below 2**63; got {self.round_index!r:.80}"
-            )
+        for name in ("round_index", "times_drawn"):
+            value = getattr(self, name)
+            if not (is_number(value, whole=True) and 0 <= value < _INT64):
+                raise ValueError(f"{name}: must be a whole number, not negative, and below 2**63; got {value!r:.80}")
         if not isinstance(self.truncated, bool | np.bool_):
             raise ValueError(f"truncated: must be True or False; got {self.truncated!r:.80}")
         object.__setattr__(self, "outcomes", _outcomes(self.outcomes))
@@ -122,6 +125,7 @@ class Experience:
         # NumPy and torch scalars are accepted here; rows, digests and JSON hold plain numbers only.
         object.__setattr__(self, "pass_rate", float(self.pass_rate))
         object.__setattr__(self, "round_index", int(self.round_index))
+        object.__setattr__(self, "times_drawn", int(self.times_drawn))
         object.__setattr__(self, "truncated", bool(self.truncated))
         for name in ("logprob", "cpu_seconds"):
             if getattr(self, name) is not None:

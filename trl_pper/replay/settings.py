@@ -7,16 +7,17 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
+from trl_pper.replay.draw_rule import DrawRule, is_number
 from trl_pper.replay.experience import POSSIBILITIES
-from trl_pper.replay.priority import PriorityFunction, draw_probabilities, needs_function, p2value, priority_name
+from trl_pper.replay.priority import PriorityFunction, needs_function, p2value, priority_name
 
 #: Which experience a full buffer evicts first: of the lowest P2Value, or of the earliest round.
 EVICTIONS = ("p2value", "age")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BufferSettings:
-    """The settings of a buffer; `ReplayBuffer` describes each setting.
+class BufferSettings(DrawRule):
+    """The settings of a buffer, among them those of its draws; `ReplayBuffer` describes each setting.
 
     Raises:
         ValueError: A setting is out of range; the message names it.
@@ -26,23 +27,23 @@ class BufferSettings:
     seed: int = 0
     possibility_weight: float = 0.5
     possibility: str = "mean"
-    priority: str | PriorityFunction = "proportional"
-    priority_exponent: float = 1.0
     eviction: str = "p2value"
     mask_truncated_completions: bool = False
+    steps_per_round: int = 1
 
     def __post_init__(self) -> None:
-        if self.capacity is not None and not (_is_number(self.capacity, Integral) and self.capacity >= 1):
+        if self.capacity is not None and not (is_number(self.capacity, Integral) and self.capacity >= 1):
             raise ValueError(
                 f"capacity: must be a whole number of at least 1, or None for no bound; got {self.capacity!r:.80}"
             )
-        if not (_is_number(self.seed, Integral) and 0 <= self.seed < 2**64):
+        if not (is_number(self.seed, Integral) and 0 <= self.seed < 2**64):
             raise ValueError(f"seed: must be a whole number in [0, 2**64); got {self.seed!r:.80}")
-        for name in ("possibility_weight", "priority_exponent"):
-            if not _is_number(getattr(self, name), Real):
-                raise ValueError(f"{name}: must be a number; got {getattr(self, name)!r:.80}")
-        if not isinstance(self.priority, str) and not callable(self.priority):
-            raise ValueError(f"priority: must be a name or a function; got {self.priority!r:.80}")
+        if not is_number(self.possibility_weight, Real):
+            raise ValueError(f"possibility_weight: must be a number; got {self.possibility_weight!r:.80}")
+        if not (is_number(self.steps_per_round, Integral) and self.steps_per_round >= 1):
+            raise ValueError(
+                f"steps_per_round: must be a whole number of at least 1; got {self.steps_per_round!r:.80}"
+            )
         if not isinstance(self.mask_truncated_completions, bool):
             raise ValueError(
                 f"mask_truncated_completions: must be True or False; got {self.mask_truncated_completions!r:.80}"
@@ -50,13 +51,13 @@ class BufferSettings:
         for name, known in (("possibility", POSSIBILITIES), ("eviction", EVICTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: must be one of {', '.join(known)}; got {getattr(self, name)!r:.80}")
-        # A function of the module `priority` is replaced by its name, which files can store.
-        name_of_priority = priority_name(self.priority)
-        if name_of_priority is not None and not needs_function(name_of_priority):
-            object.__setattr__(self, "priority", name_of_priority)
-        # Called without programs for the checks of weight, priority and exponent: they are the same in every call.
+        # Called without programs for the check of the weight.
         p2value([], [], possibility_weight=self.possibility_weight)
-        draw_probabilities([], priority=self.priority, exponent=self.priority_exponent)
+        super().__post_init__()
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings as plain values, without those of later versions that have their default."""
+        return {name: value for name, value in self.to_dict().items() if value != _LATER.get(name, _REQUIRED)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values; a priority function becomes its name."""
@@ -79,8 +80,8 @@ class BufferSettings:
                 `priority`.
         """
         names = {field.name for field in fields(cls)}
-        # Files of versions before 5 lack it.
-        if set(settings) | {"mask_truncated_completions"} != names:
+        # Files of earlier versions lack later settings.
+        if set(settings) | set(_LATER) != names:
             raise ValueError(f"settings: must hold {sorted(names)}; got {sorted(settings)}")
         chosen = dict(settings)
         if needs_function(str(settings["priority"])):
@@ -93,9 +94,14 @@ class BufferSettings:
         return cls(**chosen)
 
 
-def _is_number(value: object, kind: type) -> bool:
-    # Python counts bool as a whole number, and JSON files may hold `true`.
-    return isinstance(value, kind) and not isinstance(value, bool)
+_REQUIRED = object()
+#: Settings that the first version did not have, and their defaults.
+_LATER = {
+    field.name: field.default
+    for field in fields(BufferSettings)
+    if field.name in ("mask_truncated_completions", "steps_per_round")
+    or (field.name in DrawRule.__dataclass_fields__ and field.name not in ("priority", "priority_exponent"))
+}
 
 
 def one_tokenizer(*tokenizers: str | None) -> str | None:

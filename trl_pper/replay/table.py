@@ -64,6 +64,8 @@ class ExperienceTable:
     def put(self, parts: Sequence[Columns]) -> int:
         """Store experiences in order: a new program at the end, a stored program at its position.
 
+        A stored program keeps its number of draws, unless the arriving number is larger.
+
         Returns:
             How many programs are new.
         """
@@ -83,6 +85,11 @@ class ExperienceTable:
         # Entries ascend with the position: a binary search finds stored programs, and new programs follow the others.
         place = np.searchsorted(self.numbers["entry"], entries)
         place = np.where(entries < self._next_entry, place, self._length + entries - self._next_entry)
+        # A program that is written again has still been drawn.
+        here = np.flatnonzero(entries < self._next_entry)
+        arriving["times_drawn"][here] = np.maximum(
+            arriving["times_drawn"][here], self.numbers["times_drawn"][place[here]]
+        )
         for part in parts:
             self._append_text(part.text)
         self._grow(self._length + len(new))
@@ -135,6 +142,14 @@ class ExperienceTable:
         _require(len(set(keys)) == len(keys), "a program is stored twice")
         _require(self._entries == dict(zip(keys, entries.tolist(), strict=True)), "the index does not match")
 
+    def texts(self, name: str) -> pa.Array:
+        """Return a column of text of all experiences."""
+        return self._text(self.numbers["row"], [name]).column(0)
+
+    def count_draws(self, positions: NDArray[np.int64]) -> None:
+        """Add draws to the numbers of draws, one for each position; positions may repeat."""
+        self.numbers["times_drawn"] += np.bincount(positions, minlength=len(self))
+
     def _grow(self, length: int) -> None:
         if length > len(self._room):
             # Doubled, so that a table filled by few programs at a time copies each program about once.
@@ -159,10 +174,10 @@ class ExperienceTable:
     def _count(self) -> None:
         self._starts = np.cumsum([0, *map(len, self._texts)], dtype=np.int64)
 
-    def _text(self, rows: NDArray[np.int64]) -> pa.RecordBatch:
-        """Return rows of text, in the order of `rows`."""
+    def _text(self, rows: NDArray[np.int64], names: Sequence[str] = TEXT.names) -> pa.RecordBatch:
+        """Return rows of text columns, in the order of `rows`."""
         if not len(rows):
-            return pa.RecordBatch.from_pylist([], schema=TEXT)
+            return pa.RecordBatch.from_pylist([], schema=pa.schema([TEXT.field(name) for name in names]))
         # Sorted, so that each batch is read once; the last line restores the order.
         ascending = bool(np.all(np.diff(rows) >= 0))
         order = None if ascending else np.argsort(rows, kind="stable")
@@ -170,7 +185,7 @@ class ExperienceTable:
         batches = np.searchsorted(self._starts, ordered, side="right") - 1
         first = np.flatnonzero(np.diff(batches, prepend=-1))
         pieces = [
-            _taken(self._texts[batches[start]], ordered[start:end] - self._starts[batches[start]])
+            _taken(self._texts[batches[start]].select(list(names)), ordered[start:end] - self._starts[batches[start]])
             for start, end in zip(first, [*first[1:], len(rows)], strict=True)
         ]
         text = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)

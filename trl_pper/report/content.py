@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from trl_pper.judge.verdict import Outcome
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.priority import FloatArray, effective_sample_size
+from trl_pper.replay.distribution import effective_sample_size
+from trl_pper.replay.priority import FloatArray
 
 IntArray = NDArray[np.int64]
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 from trl_pper.judge.verdict import shared_note
 from trl_pper.replay.buffer import AddReport, ReplayBuffer
+from trl_pper.replay.distribution import effective_sample_size
 from trl_pper.replay.experience import Experience
-from trl_pper.replay.priority import effective_sample_size
 from trl_pper.rounds.overlap import PhaseSeconds
 
 

@@ -208,6 +208,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self._supplied: dict[str, Any] = {}
         self._steps_per_round = 1
         self._on_collected: Callable[[CollectionReport], None] | None = None
+        self._before_collection: Callable[[int], None] | None = None
 
     def attach(
         self,
@@ -218,6 +219,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         journal_folder: str | Path | None = None,
         find_student: Callable[[], LocalModel] | None = None,
         steps_per_round: int = 1,
+        before_collection: Callable[[int], None] | None = None,
         on_collected: Callable[[CollectionReport], None] | None = None,
     ) -> Collection:
         """Supply the missing parts from a trainer; parts given to the constructor take precedence.
@@ -229,6 +231,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             journal_folder: Folder of the journals.
             find_student: Function that returns the model in training, called at each collection.
             steps_per_round: Number of optimizer steps between two collections.
+            before_collection: Function called with the round before its collection changes the buffer.
             on_collected: Function called with the report of each collection.
 
         Returns:
@@ -238,6 +241,7 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
             ValueError: Source, judge or tasks are missing.
         """
         self._steps_per_round, self._on_collected = steps_per_round, on_collected
+        self._before_collection = before_collection
         self._supplied = {
             "buffer": buffer,
             "source": source,
@@ -269,6 +273,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         round_index = state.global_step // self._steps_per_round
         if round_index < self.next_round:
             return
+        if self._before_collection is not None:
+            self._before_collection(round_index)
         with warnings_above_bars():
             report = self.collect(round_index, quiet=args.disable_tqdm)
             if state.is_world_process_zero:

@@ -89,10 +89,14 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
             f"resume_from_checkpoint: {checkpoint / BUFFER_FILE} is not the buffer of this checkpoint; restore the "
             "buffer that was saved with it, or resume from another checkpoint"
         )
-    if stored.settings() != buffer.settings():
+    # Compared with the other numbers of the draws, below; checkpoints of earlier versions lack it.
+    stored.steps_per_round = buffer.steps_per_round
+    then, now = stored.settings(), buffer.settings()
+    if differing := [name for name in now if then[name] != now[name]]:
+        written, present = (", ".join(f"{name}={settings[name]!r}" for name in differing) for settings in (then, now))
         raise ValueError(
-            f"resume_from_checkpoint: {checkpoint}: the buffer was written with {stored.settings()}; this run has "
-            f"{buffer.settings()}. Resume with the same settings, or start anew with model=<that checkpoint>"
+            f"resume_from_checkpoint: {checkpoint}: the buffer was written with {written}; this run has "
+            f"{present}. Resume with the same settings, or start anew with model=<that checkpoint>"
         )
     if state["draws"] != dict(draws):
         raise ValueError(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
 from trl import SFTConfig
 
+from trl_pper.replay.draw_rule import TASK_WEIGHTS, DrawRule
 from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.replay.priority import PRIORITIES
@@ -23,7 +24,16 @@ from trl_pper.training.objectives import OBJECTIVES, RATIOS, Objective
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
-    "paper": {"num_beams": 3, "possibility": "product", "priority": "proportional"},
+    "paper": {
+        "num_beams": 3,
+        "possibility": "product",
+        "priority": "proportional",
+        "task_weight": "pooled",
+        "programs_per_task": None,
+        "age_decay": None,
+        "possibility_exponent": 0.0,
+        "cpu_time_exponent": 0.0,
+    },
 }
 
 
@@ -58,7 +68,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         True, "Whether the loss covers only the program, not the prompt. Set to False to learn the prompt as well."
     )
     preset: str | None = _option(
-        None, "'paper' sets num_beams, possibility and priority as in arXiv 2410.12236.", choices=[None, "paper"]
+        None,
+        "'paper' sets num_beams, possibility and all options of the draws but priority_exponent as in "
+        "arXiv 2410.12236.",
+        choices=[None, "paper"],
     )
     num_beams: int = _option(3, "k: number of programs generated per task (3 beams in the paper).")
     decoding: str = _option(
@@ -117,14 +130,45 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         choices=list(POSSIBILITIES),
     )
     priority: str = _option(
-        "proportional",
-        "How P2Values are converted to draw probabilities: 'proportional' or 'rank' (Eq. 8), 'uniform', or 'filter' "
-        "(uniform over the programs that pass every test).",
+        "best",
+        "How P2Values are converted to draw probabilities: 'best' prefers the best programs of each task, and tasks "
+        "by their best pass rate; 'proportional' or 'rank' (Eq. 8), 'uniform', or 'filter' (uniform over the programs "
+        "that pass every test).",
         choices=list(PRIORITIES),
+    )
+    priority_temperature: float = _option(
+        0.03,
+        "With the priority 'best': difference of P2Values in a task at which a program is drawn 1/e as often.",
+    )
+    task_weight: str | None = _option(
+        None,
+        "How draws are divided among tasks: 'pooled' (not at all, as in the paper), 'equal', 'best' (the best pass "
+        "rate to the power of task_exponent), 'unsolved' (the share of failing programs), or 'learnability' "
+        "(p * (1 - p), where p is the share of passing programs). If None, 'best' with the priority 'best', and "
+        "'pooled' otherwise.",
+        choices=[None, *TASK_WEIGHTS],
+    )
+    task_exponent: float = _option(20.0, "With the task weight 'best': exponent of a task's best pass rate.")
+    programs_per_task: int | None = _option(
+        None, "Largest number of a task's programs that can be drawn, those of highest priority. If None, no limit."
+    )
+    age_decay: float | None = _option(
+        None,
+        "Optimizer steps after which the probability of a program that was not written again has fallen to 1/e. If "
+        "None, age has no effect.",
+    )
+    possibility_exponent: float = _option(
+        0.0,
+        "Exponent of the possibility as a further factor of the priority: above 0 prefers probable programs, below 0 "
+        "improbable programs.",
+    )
+    cpu_time_exponent: float = _option(
+        0.0, "Exponent by which passing programs lose priority with their CPU time, relative to the task's fastest."
     )
     priority_exponent: float | None = _option(
         None,
-        "e of Eq. 7: 0 draws uniformly, larger values prefer high priorities more strongly. If None, 4 for "
+        "e of Eq. 7, for 'proportional' and 'rank': 0 draws uniformly, larger values prefer high priorities more "
+        "strongly. If None, 4 for "
         "proportional draws with the mean possibility, whose P2Values lie close together, and 1 otherwise "
         "(docs/benchmarks.md).",
     )
@@ -240,6 +284,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         """Whether the loss of the drawn programs is multiplied by weights, or by coefficients of an objective."""
         return self.weighs_loss or self.objective != "sft"
 
+    def draw_options(self) -> dict[str, Any]:
+        """Return the options of the draws, which are the fields of a `DrawRule`."""
+        return {field.name: getattr(self, field.name) for field in fields(DrawRule)}
+
     def __getstate__(self) -> dict[str, Any]:
         # `Trainer` pickles its arguments into training_args.bin, which `push_to_hub` uploads: no secret may be in it.
         return {name: without_tokens(value) for name, value in self.__dict__.items()} | {"hub_token": None}
@@ -289,6 +337,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         )
         _require("prompts", self.prompts in PROMPTS, f"one of {', '.join(PROMPTS)}", self.prompts)
         _require("priority", self.priority in PRIORITIES, f"one of {', '.join(PRIORITIES)}", self.priority)
+        # Its fields have the names of the options.
+        DrawRule(**self.draw_options())
         eviction = self.buffer_eviction
         _require("buffer_eviction", eviction in EVICTIONS, f"one of {', '.join(EVICTIONS)}", eviction)
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -63,7 +62,7 @@ class Objective:
             the mean pass rate of the task's programs.
         """
         pass_rates = np.asarray(buffer.pass_rates())
-        tasks = _task_indices(buffer)
+        tasks = buffer.task_indices()
         if not self.has_ratio:
             return {"pass_rate": pass_rates, "task_pass_rate": _means(pass_rates, tasks)}
         return {
@@ -192,17 +191,8 @@ def asymre(pass_rate: torch.Tensor, task_pass_rate: torch.Tensor, *, shift: floa
 
 def writer_logprobs(buffer: ReplayBuffer) -> FloatArray:
     """Return log mu of each program, shape [len(buffer)]; NaN where another model than the writer computed it."""
-    written = [pc.equal(block.text.column("source"), block.text.column("scorer")) for block in buffer._table.blocks()]
-    own = pa.chunked_array(written, pa.bool_()).to_numpy().astype(np.bool_)
+    own = pc.equal(buffer._table.texts("source"), buffer._table.texts("scorer")).to_numpy(zero_copy_only=False)
     return np.where(own, buffer._table.numbers["logprob"], np.nan)
-
-
-def _task_indices(buffer: ReplayBuffer) -> NDArray[np.int64]:
-    """Return a number for the task of each program, shape [len(buffer)]: 0, 1, ... in the order of appearance."""
-    ids = [block.text.column("task_id") for block in buffer._table.blocks()]
-    if not ids:
-        return np.zeros(0, np.int64)
-    return np.asarray(pa.concat_arrays(ids).dictionary_encode().indices.to_numpy(), dtype=np.int64)
 
 
 def _means(values: FloatArray, tasks: NDArray[np.int64]) -> FloatArray:

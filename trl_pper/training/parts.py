@@ -86,17 +86,37 @@ def config_or_default(args: PPERConfig | None, model: Any) -> PPERConfig:
 
 def build_buffer(args: PPERConfig) -> ReplayBuffer:
     """Return an empty buffer with the settings of a configuration."""
-    assert args.priority_exponent is not None  # PPERConfig replaces None by a number
     return ReplayBuffer(
         args.buffer_capacity,
         seed=args.seed,
         possibility_weight=args.possibility_weight,
         possibility=args.possibility,
-        priority=args.priority,
-        priority_exponent=args.priority_exponent,
         eviction=args.buffer_eviction,
         mask_truncated_completions=args.mask_truncated_completions,
+        **args.draw_options(),
     )
+
+
+def check_draws(args: PPERConfig, buffer: ReplayBuffer, train: datasets.Dataset, *, collects: bool) -> None:
+    """Raise ValueError if an option of the draws or of their weights has nothing to work on.
+
+    Args:
+        args: The configuration.
+        buffer: The buffer, with settings of the configuration or of its own.
+        train: The tasks or judged programs.
+        collects: Whether programs are collected in rounds.
+    """
+    if args.importance_exponent > 0 and buffer.priority == "best":
+        raise ValueError(
+            "importance_exponent: must be 0 with the priority 'best', which hardly ever draws most programs: their "
+            f"weights would leave nothing to all others; got {args.importance_exponent}. Choose "
+            "priority='proportional' or 'rank'"
+        )
+    if buffer.age_decay is not None and not collects and "round_index" not in train.column_names:
+        raise ValueError(
+            "age_decay: needs programs of several rounds; got judged programs without a column round_index. Leave it "
+            "out, or pass tasks"
+        )
 
 
 def build_beam_search(

@@ -18,6 +18,19 @@ Positions = NDArray[np.int64]
 Lengths = NDArray[np.int64]
 
 
+def draw_round(
+    buffer: ReplayBuffer, round_index: int, *, draws_per_step: int, steps_per_round: int, seed: int
+) -> Positions:
+    """Draw the positions of all minibatches of a round, shape [steps_per_round, draws_per_step]."""
+    distribution = buffer.distribution()
+    return np.stack(
+        [
+            distribution.draw(draws_per_step, seed=seed, round_index=round_index, step=step)
+            for step in range(steps_per_round)
+        ]
+    )
+
+
 class PrioritizedSampler(Sampler[int]):
     """A sampler that yields buffer positions for a round of training (Eq. 7 and 8; Algorithm 1, replay phase).
 
@@ -36,6 +49,7 @@ class PrioritizedSampler(Sampler[int]):
             but each of its positions still holds program i with probability P(i). The minibatches depend on
             `micro_batch_size`, but not on the number of processes and accumulation steps.
         micro_batch_size: Per-device batch, which divides `draws_per_step`; used if `grouping_steps` is above 1.
+        begin_round: Function called with the round before it is drawn.
     """
 
     def __init__(
@@ -49,6 +63,7 @@ class PrioritizedSampler(Sampler[int]):
         global_step: Callable[[], int],
         grouping_steps: int = 1,
         micro_batch_size: int = 1,
+        begin_round: Callable[[int], None] = lambda round_index: None,
     ) -> None:
         if draws_per_step % micro_batch_size:
             raise ValueError(
@@ -61,6 +76,7 @@ class PrioritizedSampler(Sampler[int]):
         self.grouping_steps = grouping_steps
         self.micro_batch_size = micro_batch_size
         self._prepare = prepare
+        self._begin_round = begin_round
         self._global_step = global_step
 
     def __len__(self) -> int:
@@ -70,7 +86,14 @@ class PrioritizedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         # The Trainer resumes a round by skipping batches from its first batch on: always start at the round's step 0.
         round_index = self._global_step() // self.steps_per_round
-        drawn = self._draw(round_index)
+        self._begin_round(round_index)
+        drawn = draw_round(
+            self.buffer,
+            round_index,
+            draws_per_step=self.draws_per_step,
+            steps_per_round=self.steps_per_round,
+            seed=self.seed,
+        )
         lengths = self._prepare(drawn.ravel()).reshape(drawn.shape)
         for first in range(0, self.steps_per_round, self.grouping_steps):
             steps = slice(first, first + self.grouping_steps)
@@ -80,15 +103,6 @@ class PrioritizedSampler(Sampler[int]):
             if self.grouping_steps > 1:
                 order = self._deal(order, round_index, first)
             yield from drawn[steps].ravel()[order].tolist()
-
-    def _draw(self, round_index: int) -> Positions:
-        distribution = self.buffer.distribution()
-        return np.stack(
-            [
-                distribution.draw(self.draws_per_step, seed=self.seed, round_index=round_index, step=step)
-                for step in range(self.steps_per_round)
-            ]
-        )
 
     def _deal(self, order: Positions, round_index: int, first_step: int) -> Positions:
         micro_batches = order.reshape(-1, self.micro_batch_size)

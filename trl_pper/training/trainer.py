@@ -60,6 +60,7 @@ from trl_pper.training.parts import (
     build_objective,
     build_source,
     check_context,
+    check_draws,
     check_formatting,
     check_keywords,
     check_options_of_logits,
@@ -77,7 +78,7 @@ from trl_pper.training.parts import (
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
-from trl_pper.training.sampler import PrioritizedSampler
+from trl_pper.training.sampler import PrioritizedSampler, draw_round
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
@@ -168,6 +169,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self._prompts = train.select_columns(["prompt"])
         self._round_figures: dict[str, float] = {}
         self._told: set[str] = set()
+        self._rounds_begun = 0
         self.evaluated_before: list[Mapping[str, Any]] = []
         super().__init__(
             model=model,
@@ -191,8 +193,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             check_weighing(self.accelerator, self.compute_loss_func)
             self.data_collator: Any = ColumnCollator(self.data_collator, padding_free=self.padding_free)
         claim_buffer(self.buffer, self.processing_class)
+        check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._tell(choose_learning_rate(args, self.model))
         self._complete_collector()
+        # Ages are counted in optimizer steps.
+        self.buffer.steps_per_round = self.steps_per_round
         self._check_eval_tasks()
 
     @property
@@ -254,6 +259,18 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         else:
             programs = len(self.collector.tasks or []) * self.args.num_beams
         return max(1, math.ceil(programs / self.draws_per_step))
+
+    @property
+    def _next_round(self) -> int:
+        """The first round that has not begun."""
+        return self._rounds_begun if self.collector is None else self.collector.next_round
+
+    @_next_round.setter
+    def _next_round(self, round_index: int) -> None:
+        if self.collector is None:
+            self._rounds_begun = round_index
+        else:
+            self.collector.next_round = round_index
 
     def _draws(self) -> dict[str, int]:
         """Return the numbers that draws depend on besides the buffer, as keyword arguments of the sampler."""
@@ -322,6 +339,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             journal_folder=Path(self.args.output_dir) / "_pper" / "journal",
             find_student=lambda: self.student,
             steps_per_round=self.steps_per_round,
+            before_collection=self._count_draws,
             on_collected=self._on_collected,
         )
         check_prompt_room(
@@ -351,6 +369,12 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if self._round_figures:
             self._log_apart(self._round_figures)
         self._round_figures = report.metrics()
+        if self.buffer.priority == "best" and not self.buffer.pass_rates().any():
+            self._tell(
+                f"round {report.round_index + 1}: no program passes any test yet, so that the most probable program "
+                "of every task is drawn, from which there is nothing to learn; give easier tasks, more programs per "
+                "task (num_beams), or a teacher's programs"
+            )
         if self.args.log_completions and self.is_world_process_zero():
             show_round(
                 self.buffer,
@@ -359,6 +383,20 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 number=self.args.num_completions_to_print,
                 report_to=self.args.report_to,
             )
+
+    def _begin_round(self, round_index: int) -> None:
+        # A collector counts the draws of the round before when it collects.
+        if self.collector is None and round_index >= self._next_round:
+            self._count_draws(round_index)
+            self._next_round = round_index + 1
+
+    def _count_draws(self, round_index: int) -> None:
+        """Count the draws of the round before `round_index` in the buffer, which has not changed since."""
+        # Drawn again, as nothing else remembers them: a resumed run then counts as an uninterrupted run does.
+        if round_index > 0 and len(self.buffer):
+            draws = self._draws()
+            numbers = {name: draws[name] for name in ("draws_per_step", "steps_per_round", "seed")}
+            self.buffer.count_draws(draw_round(self.buffer, round_index - 1, **numbers))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log an entry; that of a training step has the figures of the round, too."""
@@ -381,8 +419,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             resume_from_checkpoint: A checkpoint folder, or True for the newest complete checkpoint in `output_dir`.
             **kwargs: Further arguments of `Trainer.train`.
         """
-        if self.collector is not None:
-            self.collector.next_round = 0
+        self._next_round = 0
         if self.lr_scheduler is not None:
             self._tell(
                 f"optimizers: the scheduler has to count optimizer steps: an epoch is a round of "
@@ -429,6 +466,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             self.buffer,
             prepare=self.train_dataset.prepare,
             global_step=lambda: self.state.global_step,
+            begin_round=self._begin_round,
             **self._draws(),
         )
 
@@ -556,7 +594,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             save_buffer(
                 folder,
                 self.buffer,
-                next_round=self.collector.next_round if self.collector is not None else 0,
+                next_round=self._next_round,
                 draws=self._draws(),
                 num_processes=self.accelerator.num_processes,
                 model_only=self.args.save_only_model,
@@ -566,7 +604,5 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         # The Trainer calls this when a run resumes, before the first `on_epoch_begin` decides whether to collect.
         if checkpoint is not None:
-            next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
-            if self.collector is not None:
-                self.collector.next_round = next_round
+            self._next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
         super()._load_optimizer_and_scheduler(checkpoint)
