@@ -351,6 +351,15 @@ def test_a_teachers_programs_are_refused_for_ratios(make_trainer, make_model, to
     assert make_trainer(train_dataset=tasks, objective=name, trainer={"callbacks": [own]}).objective.name == name
 
 
+def test_draws_that_leave_failed_programs_out_are_told(make_trainer, capsys):
+    told = {}
+    for name in ("importance", "topr", "asymre"):
+        for priority in ("best", "uniform"):
+            make_trainer(objective=name, priority=priority)
+            told[name, priority] = "priority='best' hardly draws" in capsys.readouterr().out
+    assert [key for key, line in told.items() if line] == [("topr", "best"), ("asymre", "best")]
+
+
 def test_judged_rows_need_their_writers_probability(make_trainer, rows):
     without = rows.map(lambda row, index: {"logprob": None if index == 2 else row["logprob"]}, with_indices=True)
     with pytest.raises(

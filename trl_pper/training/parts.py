@@ -205,6 +205,16 @@ def check_writer(objective: Objective | None, collector: BeamSampleCollector | N
         raise ValueError(f"scorer: must be None {need}; got {collector.scorer.name!r}. Leave it out. {remedy}")
 
 
+def line_on_draws(objective: Objective | None, buffer: ReplayBuffer) -> str:
+    """Return a line that tells of draws without failed programs, where an objective unlearns these; "" if none."""
+    if objective is None or objective.name == "importance" or buffer.priority not in ("best", "filter"):
+        return ""
+    return (
+        f"objective: {objective.name!r} learns from failed programs, too, which priority={buffer.priority!r} hardly "
+        "draws from tasks with passing programs; priority='uniform' draws them as often"
+    )
+
+
 def check_writer_logprobs(objective: Objective | None, buffer: ReplayBuffer) -> None:
     """Raise ValueError if an objective needs log-probabilities of writers, and programs to draw have none."""
     if objective is None or not objective.has_ratio or not buffer.can_draw:

@@ -75,6 +75,7 @@ from trl_pper.training.parts import (
     evaluation_batch_size,
     find_collector,
     fit_best_metric,
+    line_on_draws,
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
@@ -195,6 +196,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         claim_buffer(self.buffer, self.processing_class)
         check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._tell(choose_learning_rate(args, self.model))
+        self._tell(line_on_draws(self.objective, self.buffer))
         self._complete_collector()
         # Ages are counted in optimizer steps.
         self.buffer.steps_per_round = self.steps_per_round
