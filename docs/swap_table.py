@@ -31,7 +31,9 @@ STAYS = (
     Row("optimizer_cls_and_kwargs"),
     Row("peft_config"),
     Row("quantization_config"),
-    Row("compute_loss_func", "refused with `importance_exponent` or `loss_weighting`"),
+    Row(
+        "compute_loss_func", "refused with `importance_exponent`, `loss_weighting` or an `objective` other than 'sft'"
+    ),
     Row("compute_metrics", "with rows of answers as `eval_dataset`; refused with tasks alone"),
     Row("preprocess_logits_for_metrics", "likewise"),
     Row("learning_rate", "if none is given, 1e-4 with a LoRA adapter, and a line says so"),
@@ -43,8 +45,8 @@ STAYS = (
     Row("gradient_accumulation_steps"),
     Row("gradient_checkpointing"),
     Row("neftune_noise_alpha"),
-    Row("loss_type"),
-    Row("label_smoothing_factor"),
+    Row("loss_type", "'nll' with `importance_exponent`, `loss_weighting` or an `objective` other than 'sft'"),
+    Row("label_smoothing_factor", "0 with these options"),
     Row("assistant_only_loss", "needs chat messages"),
     Row("padding_free", "with `max_length=None`"),
     Row("pad_to_multiple_of"),

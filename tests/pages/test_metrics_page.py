@@ -15,7 +15,7 @@ NAMES = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "metrics-reference.md")
 
 @pytest.fixture(scope="module")
 def logged(make_model, tokenizer, tasks, tmp_path_factory) -> set[str]:
-    """What two runs log: on a mixture of two sources and two difficulties, and with text to evaluate on."""
+    """What three runs log: on a mixture of sources and difficulties, with text to evaluate on, and with a ratio."""
     folder = tmp_path_factory.mktemp("run")
     mixed = [
         replace(task, source="ab"[n % 2], difficulty=("easy", "very hard")[n % 2]) for n, task in enumerate(tasks)
@@ -23,18 +23,19 @@ def logged(make_model, tokenizer, tasks, tmp_path_factory) -> set[str]:
     rows = [{"task_id": task.task_id, "completion": "    return x\n"} for task in tasks]
     text = datasets.Dataset.from_list([{"prompt": "a", "completion": "b"}])
     names = set()
-    for held_out in (mixed, text):
+    for held_out, objective in ((mixed, "sft"), (text, "sft"), (text, "topr")):
         trainer = PPERTrainer(
             model=make_model(),
             args=PPERConfig(
                 str(folder), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, num_beams=2, logging_steps=1,
                 max_completion_length=6, max_length=128, per_device_train_batch_size=4, steps_per_round=1,
                 num_train_epochs=1, save_strategy="no", judge_workers=1, gradient_checkpointing=False,
+                objective=objective,
             ),
             train_dataset=mixed,
             eval_dataset=held_out,
             processing_class=tokenizer,
-            callbacks=[BeamSampleCollector(source=DatasetSource(rows))],
+            callbacks=[BeamSampleCollector(source=DatasetSource(rows) if objective == "sft" else None)],
         )  # fmt: skip
         with trainer.judge:
             trainer.train()
@@ -54,7 +55,13 @@ def documented(name: str) -> bool:
 
 
 def test_what_is_logged_is_on_the_page(logged):
-    assert {"pper/solved/a", "eval_accuracy_very_hard", "eval_pass@2", "eval_loss"} <= logged
+    assert {
+        "pper/solved/a",
+        "pper/objective_ratio_mean",
+        "eval_accuracy_very_hard",
+        "eval_pass@2",
+        "eval_loss",
+    } <= logged
     assert [name for name in sorted(logged) if not documented(name)] == []
 
 

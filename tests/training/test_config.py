@@ -77,6 +77,15 @@ def test_the_default_exponent_follows_how_close_the_p2values_lie(options, expone
         ({"loss_weighting": "pass_rate"}, "loss_weighting"),
         ({"loss_weighting": "p2value", "loss_type": "dft"}, "loss_type"),
         ({"importance_exponent": 0.4, "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"objective": "dpo"}, "objective"),
+        ({"objective_ratio": "sum"}, "objective_ratio"),
+        ({"objective_clip_high": 0}, "objective_clip_high"),
+        ({"objective_clip_high": "2"}, "objective_clip_high"),
+        ({"objective_baseline_shift": float("nan")}, "objective_baseline_shift"),
+        ({"objective": "nft", "loss_type": "dft"}, "loss_type"),
+        ({"objective": "asymre", "label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"objective": "asymre", "completion_only_loss": False}, "completion_only_loss"),
+        ({"objective": "topr", "assistant_only_loss": True}, "assistant_only_loss"),
         ({"length_grouping_steps": 0}, "length_grouping_steps"),
         ({"train_sampling_strategy": "batch_rebalance"}, "train_sampling_strategy"),
         ({"possibility": "sum"}, "possibility"),
@@ -108,6 +117,8 @@ def test_losses_of_trl_stay_free_to_choose_without_weights():
     assert config(loss_type="dft", label_smoothing_factor=0.1).weighs_loss is False
     assert config(importance_exponent=0.4).weighs_loss is True
     assert config(loss_weighting="p2value").weighs_loss is True
+    assert config(loss_type="dft").scales_loss is False
+    assert config(objective="asymre").scales_loss is True
 
 
 def test_the_options_of_the_buffer_reach_it():

@@ -127,7 +127,7 @@ def test_what_max_length_leaves_nothing_of_is_refused_when_drawn(buffer):
 
 
 def test_loss_weights_are_those_of_the_buffer_when_prepared(buffer):
-    dataset = replayed(buffer, Tokenizing(), weigh=lambda buffer: buffer.pass_rates())
+    dataset = replayed(buffer, Tokenizing(), columns=lambda buffer: {"loss_weight": buffer.pass_rates()})
     dataset.prepare([0, 4])
     assert (dataset[0]["loss_weight"], dataset[4]["loss_weight"]) == (0.1, 0.5)
     buffer.add([experience(5, pass_rate=1.0)])

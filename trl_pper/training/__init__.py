@@ -6,7 +6,8 @@
 - `console`: keep the console to a line for each round
 - `dataset`: convert tasks and judged programs to data sets, and tokenise drawn programs
 - `sampler`: draw the programs of each minibatch
-- `collator`: put loss weights into batches, and apply them to log-probabilities
+- `objectives`: compute the coefficient of each program in the loss, for losses that learn from failed programs
+- `collator`: put loss weights and columns of objectives into batches, and apply them to log-probabilities
 - `checkpoint`: write the buffer into checkpoints, and read it when a run resumes
 - `card`: write the model card
 - `push`: check a push to the Hub, report failed uploads, and merge adapters

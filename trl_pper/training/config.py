@@ -20,6 +20,7 @@ from trl_pper.replay.loss_weights import LOSS_WEIGHTINGS
 from trl_pper.replay.priority import PRIORITIES
 from trl_pper.replay.settings import EVICTIONS
 from trl_pper.tasks.chat import PROMPTS
+from trl_pper.training.objectives import OBJECTIVES, RATIOS, Objective
 
 PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2410.12236: k = 3, the raw product of token probabilities (Eq. 2), proportional draws (Eq. 8).
@@ -183,6 +184,31 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "paper.",
         choices=[None, *LOSS_WEIGHTINGS],
     )
+    objective: str = _option(
+        "sft",
+        "What the loss makes of a program: 'sft' learns every drawn program, whether it passes or fails. 'importance' "
+        "(arXiv 2507.12856) learns programs that pass every test, by how probable they have become; 'topr' (arXiv "
+        "2503.14286), 'nft' (arXiv 2505.18116) and 'asymre' (arXiv 2506.20520) unlearn failed programs, too "
+        "(docs/training.md).",
+        choices=list(OBJECTIVES),
+    )
+    objective_ratio: str = _option(
+        "mean",
+        "With objective 'importance', 'topr' or 'nft': how the probability of a program is compared with that when it "
+        "was written. 'mean' is the geometric mean of the tokens' ratios (arXiv 2507.18071), 'product' the ratio of "
+        "the whole program, as in the papers, which is almost 0 or very large for programs of a hundred tokens.",
+        choices=list(RATIOS),
+    )
+    objective_clip_high: float = _option(
+        Objective.clip_high,
+        "With objective 'importance' or 'nft': the largest ratio of a program's probability to that when it was "
+        "written. The code of the authors of 'importance' has 16.",
+    )
+    objective_baseline_shift: float = _option(
+        Objective.baseline_shift,
+        "With objective 'asymre': number added to the baseline, the mean pass rate of the task's programs. Below 0 "
+        "passing programs count for more than failed ones; from 0 on the paper finds that training collapses.",
+    )
     length_grouping_steps: int = _option(
         1,
         "Number of optimizer steps whose draws are sorted by length together. With 1 each step's minibatch is an "
@@ -253,6 +279,11 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         """Whether the loss of the drawn programs is weighted."""
         return self.importance_exponent > 0 or self.loss_weighting is not None
 
+    @property
+    def scales_loss(self) -> bool:
+        """Whether the loss of the drawn programs is multiplied by weights, or by coefficients of an objective."""
+        return self.weighs_loss or self.objective != "sft"
+
     def draw_options(self) -> dict[str, Any]:
         """Return the options of the draws, which are the fields of a `DrawRule`."""
         return {field.name: getattr(self, field.name) for field in fields(DrawRule)}
@@ -298,6 +329,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require("importance_exponent", _is_number(beta) and beta >= 0, "a number of at least 0", beta)
         known = weighting is None or weighting in LOSS_WEIGHTINGS
         _require("loss_weighting", known, f"None or one of {', '.join(LOSS_WEIGHTINGS)}", weighting)
+        self._check_objective()
         seconds = self.judge_cpu_seconds
         _require("judge_cpu_seconds", _is_number(seconds) and seconds > 0, "a number above 0", seconds)
         _require(
@@ -322,6 +354,19 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         temperature, top_p = self.temperature, self.top_p
         _require("temperature", _is_number(temperature) and temperature > 0, "a number above 0", temperature)
         _require("top_p", _is_number(top_p) and 0 < top_p <= 1, "a number above 0 and at most 1", top_p)
+
+    def _check_objective(self) -> None:
+        _require("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}", self.objective)
+        ratio, high, shift = self.objective_ratio, self.objective_clip_high, self.objective_baseline_shift
+        _require("objective_ratio", ratio in RATIOS, f"one of {', '.join(RATIOS)}", ratio)
+        _require("objective_clip_high", _is_number(high) and high > 0, "a number above 0", high)
+        _require("objective_baseline_shift", _is_number(shift), "a number", shift)
+        if self.objective == "sft":
+            return
+        # A failed program would have its prompt unlearned, too, and ratios are of whole completions.
+        why = f"with objective={self.objective!r}, whose coefficients are of completions"
+        _require("completion_only_loss", bool(self.completion_only_loss), f"True {why}", self.completion_only_loss)
+        _require("assistant_only_loss", not self.assistant_only_loss, f"False {why}", self.assistant_only_loss)
 
     def _check_training_options(self) -> None:
         _require(
@@ -377,8 +422,12 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
             "'random', since draws are sorted by length already (see length_grouping_steps)",
             self.train_sampling_strategy,
         )
-        if self.weighs_loss:
-            with_weights = "with importance_exponent or loss_weighting, which scale the negative log-likelihood"
+        if self.scales_loss:
+            # The loss "dft" would take the probabilities of tokens from the scaled values, too.
+            with_weights = (
+                "with importance_exponent, loss_weighting or an objective other than 'sft', which scale the negative "
+                "log-likelihood"
+            )
             _require("loss_type", self.loss_type == "nll", f"'nll' {with_weights}", self.loss_type)
             smoothing = self.label_smoothing_factor
             _require("label_smoothing_factor", smoothing == 0, f"0 {with_weights}", smoothing)

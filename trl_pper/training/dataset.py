@@ -26,12 +26,16 @@ from trl_pper.replay.priority import FloatArray
 from trl_pper.rounds.display import say
 from trl_pper.tasks.loading import FORMATS, load_tasks, placed_rows, recognise
 from trl_pper.tasks.task import CodingTask, task_rows
-from trl_pper.training.collator import ROW_KEY
+from trl_pper.training.collator import OBJECTIVE_ROW_KEYS
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Key = tuple[str, str]
+
+LOGPROB, NUM_TOKENS = (OBJECTIVE_ROW_KEYS[name] for name in ("logprob", "num_tokens"))
+#: The label of a token that is not learned.
+IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ _TOKENIZED_OF = ("prompt", "completion", "truncated", "token_ids")
 class ReplayDataset(Dataset[Row]):
     """A data set of the experiences of a buffer as rows of tokens; rows have to be prepared before they are read.
 
-    A row is `{"input_ids", "labels"}`, with a `loss_weight` if experiences are weighted.
+    A row is `{"input_ids", "labels"}`, with further numbers if there are columns.
 
     Args:
         buffer: The buffer.
@@ -62,7 +66,8 @@ class ReplayDataset(Dataset[Row]):
             assistant_masks.
         label: Function from a data set with these columns and position to a data set with input_ids, labels and
             position. It may drop rows without a token to learn after they are cut to `max_length`.
-        weigh: Function from a buffer to the loss weight of each experience, shape [len(buffer)]; None for no weights.
+        columns: Function from a buffer to further numbers of each experience by their names, shape [len(buffer)] each;
+            None for no numbers.
     """
 
     def __init__(
@@ -71,13 +76,13 @@ class ReplayDataset(Dataset[Row]):
         *,
         encode: Callable[[Sequence[Experience]], list[Row]],
         label: Callable[[datasets.Dataset], datasets.Dataset],
-        weigh: Callable[[ReplayBuffer], FloatArray] | None = None,
+        columns: Callable[[ReplayBuffer], Mapping[str, FloatArray]] | None = None,
     ) -> None:
         self.buffer = buffer
         self._encode = encode
         # TRL's own function, so that labels and the cut to `max_length` are the same as in SFTTrainer.
         self._label = label
-        self._weigh = weigh
+        self._columns = columns
         self._tokenized: dict[Key, _Tokenized] = {}
         self._rows: dict[int, Row] = {}
 
@@ -107,7 +112,7 @@ class ReplayDataset(Dataset[Row]):
         return row
 
     def prepare(self, positions: Iterable[int]) -> NDArray[np.int64]:
-        """Prepare the rows of positions, with tokens and weights of the buffer's present content, and drop other rows.
+        """Prepare the rows of positions, with tokens and columns of the buffer's present content, and drop other rows.
 
         Args:
             positions: Positions in the buffer, in any order; they may repeat.
@@ -116,7 +121,8 @@ class ReplayDataset(Dataset[Row]):
             Number of tokens at each position, int64, in the order of `positions`.
 
         Raises:
-            ValueError: An experience has no token to learn after it is cut to `max_length`.
+            ValueError: An experience has no token to learn after it is cut to `max_length`, or its log-probability,
+                which a column has, is of another number of tokens.
         """
         asked = [int(position) for position in positions]
         # A program may be drawn many times in a round.
@@ -126,9 +132,14 @@ class ReplayDataset(Dataset[Row]):
         self._tokenized = {key: made for key, made in self._tokenized.items() if key in self.buffer}
         self._tokenize_missing({one.key: one for one in held.values()})
         rows = {position: self._tokenized[one.key].tokens for position, one in held.items()}
-        if self._weigh is not None:
-            weights = self._weigh(self.buffer)
-            rows = {position: {**tokens, ROW_KEY: float(weights[position])} for position, tokens in rows.items()}
+        if self._columns is not None:
+            columns = self._columns(self.buffer)
+            rows = {
+                position: {**tokens, **{name: float(values[position]) for name, values in columns.items()}}
+                for position, tokens in rows.items()
+            }
+            if LOGPROB in columns:
+                _check_ratios(rows, held)
         self._rows = rows
         return np.array([len(rows[position]["input_ids"]) for position in asked], dtype=np.int64)
 
@@ -162,6 +173,30 @@ class ReplayDataset(Dataset[Row]):
                 len(cut),
                 cut[0],
             )
+
+
+def _check_ratios(rows: Mapping[int, Row], held: Mapping[int, Experience]) -> None:
+    """Raise ValueError unless log-probabilities are of the tokens to learn, and warn of those that are unknown."""
+    unknown = 0
+    for position, row in rows.items():
+        if np.isnan(row[LOGPROB]):
+            unknown += 1
+            continue
+        # The first token of a row is never learned.
+        learned = np.count_nonzero(np.array(row["labels"][1:]) != IGNORED)
+        if learned != row[NUM_TOKENS]:
+            raise ValueError(
+                f"num_tokens: must be the {learned} tokens to learn, since objective compares their probability with "
+                f"logprob; got {row[NUM_TOKENS]:.0f} for a program of task {held[position].task_id!r}. Raise "
+                "max_length if it cuts programs off, or leave these programs out"
+            )
+    if unknown and PartialState().is_main_process:
+        logger.warning(
+            "objective: %d of %d drawn programs have no log-probability of the model that wrote them, and their "
+            "coefficient is 0 where it needs one",
+            unknown,
+            len(rows),
+        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Build the parts of a trainer from its arguments, and check that they fit together before anything is generated.
 
-The parts are the configuration itself, buffer, source, judge, collector and loss weights.
+The parts are the configuration itself, buffer, source, judge, collector, loss weights and objective.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from peft import LoraConfig
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import SaveStrategy, SchedulerType
@@ -32,8 +33,10 @@ from trl_pper.rounds.collector import BeamSampleCollector
 from trl_pper.rounds.evaluation import TaskScores
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
+from trl_pper.training.collator import OBJECTIVE_ROW_KEYS, ROW_KEY
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.dataset import holds_tasks
+from trl_pper.training.objectives import Objective, writer_logprobs
 
 #: The learning rate of LoRA adapters where none is given.
 LORA_LEARNING_RATE = 1e-4
@@ -155,6 +158,78 @@ def build_loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]
     )
 
 
+def build_objective(args: PPERConfig) -> Objective | None:
+    """Return the objective of a configuration; None for plain SFT."""
+    if args.objective == "sft":
+        return None
+    return Objective(
+        name=args.objective,
+        ratio=args.objective_ratio,
+        clip_high=args.objective_clip_high,
+        baseline_shift=args.objective_baseline_shift,
+    )
+
+
+def build_columns(args: PPERConfig) -> Callable[[ReplayBuffer], dict[str, FloatArray]] | None:
+    """Return a function from a buffer to the numbers of each experience that the loss needs; None if it needs none."""
+    weigh = build_loss_weights(args) if args.weighs_loss else None
+    objective = build_objective(args)
+    if weigh is None and objective is None:
+        return None
+
+    def columns(buffer: ReplayBuffer) -> dict[str, FloatArray]:
+        weights = {} if weigh is None else {ROW_KEY: weigh(buffer)}
+        found = {} if objective is None else objective.columns(buffer)
+        return weights | {OBJECTIVE_ROW_KEYS[name]: values for name, values in found.items()}
+
+    return columns
+
+
+def check_writer(objective: Objective | None, collector: BeamSampleCollector | None) -> None:
+    """Raise ValueError if a collector adds programs without the log-probability of the model that wrote them.
+
+    Only sources that generate with the model in training are sure to tell it: the scorer of a collection fills in
+    the probability that another model has for a teacher's programs.
+    """
+    if objective is None or not objective.has_ratio or collector is None:
+        return
+    source = collector.source
+    need = f"with objective={objective.name!r}, which needs the probability that the writer of a program gave it"
+    remedy = "Choose objective='asymre', which needs none, or 'sft'"
+    if source is not None and getattr(source, "own_model", source) is not None:
+        raise ValueError(
+            f"source: must generate with the model in training {need}; got {type(source).__name__}. {remedy}. Judged "
+            "programs with a column logprob of their writer may be the train_dataset"
+        )
+    if collector.scorer is not None:
+        raise ValueError(f"scorer: must be None {need}; got {collector.scorer.name!r}. Leave it out. {remedy}")
+
+
+def line_on_draws(objective: Objective | None, buffer: ReplayBuffer) -> str:
+    """Return a line that tells of draws without failed programs, where an objective unlearns these; "" if none."""
+    if objective is None or objective.name == "importance" or buffer.priority not in ("best", "filter"):
+        return ""
+    return (
+        f"objective: {objective.name!r} learns from failed programs, too, which priority={buffer.priority!r} hardly "
+        "draws from tasks with passing programs; priority='uniform' draws them as often"
+    )
+
+
+def check_writer_logprobs(objective: Objective | None, buffer: ReplayBuffer) -> None:
+    """Raise ValueError if an objective needs log-probabilities of writers, and programs to draw have none."""
+    if objective is None or not objective.has_ratio or not buffer.can_draw:
+        return
+    lacking = np.flatnonzero(np.isnan(writer_logprobs(buffer)) & (buffer.probabilities() > 0))
+    if len(lacking):
+        (first,) = buffer.take(lacking[:1])
+        raise ValueError(
+            f"logprob: required of every program with objective={objective.name!r}, and computed by the model that "
+            f"wrote it: the columns source and scorer name the same model, or neither; got {len(lacking)} of "
+            f"{len(buffer)} programs without, the first of task {first.task_id!r} by {first.source!r}, with logprob "
+            f"{first.logprob} by {first.scorer!r}. Choose objective='asymre', which needs none, or 'sft'"
+        )
+
+
 def build_judge(args: PPERConfig) -> Judge:
     """Return a judge with the limits of a configuration; its workers start on first use."""
     limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
@@ -247,12 +322,13 @@ def check_weighing(accelerator: Any, compute_loss_func: Any) -> None:
     parallelism = accelerator.parallelism_config
     if compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func: must be None with importance_exponent or loss_weighting, which scale TRL's loss"
+            "compute_loss_func: must be None with importance_exponent, loss_weighting or an objective other than "
+            "'sft', which scale TRL's loss"
         )
     if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
         raise ValueError(
-            "parallelism_config: importance_exponent and loss_weighting do not support context or sequence "
-            "parallelism, which splits rows. Turn the weights or the parallelism off"
+            "parallelism_config: importance_exponent, loss_weighting and an objective other than 'sft' do not support "
+            "context or sequence parallelism, which splits rows. Turn these options or the parallelism off"
         )
 
 

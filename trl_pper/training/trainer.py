@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback, TrainerControl
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
@@ -34,7 +35,13 @@ from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import PAPER, evaluations, hide_local_paths, run_facts, write_model_card
 from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
-from trl_pper.training.collator import BATCH_KEY, ROW_KEY, WeightCollator, with_scaled_log_probs
+from trl_pper.training.collator import (
+    BATCH_KEY,
+    OBJECTIVE_KEY,
+    ROW_KEYS,
+    ColumnCollator,
+    with_scaled_log_probs,
+)
 from trl_pper.training.config import PPERConfig
 from trl_pper.training.console import print_lines_only
 from trl_pper.training.dataset import (
@@ -48,8 +55,9 @@ from trl_pper.training.dataset import (
 from trl_pper.training.parts import (
     build_beam_search,
     build_buffer,
+    build_columns,
     build_judge,
-    build_loss_weights,
+    build_objective,
     build_source,
     check_context,
     check_draws,
@@ -59,12 +67,15 @@ from trl_pper.training.parts import (
     check_prompt_room,
     check_sharding,
     check_weighing,
+    check_writer,
+    check_writer_logprobs,
     choose_learning_rate,
     claim_buffer,
     config_or_default,
     evaluation_batch_size,
     find_collector,
     fit_best_metric,
+    line_on_draws,
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
@@ -151,6 +162,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         fit_best_metric(args, evaluated, callbacks, has_metrics=compute_metrics is not None)
         self.buffer = buffer if buffer is not None else build_buffer(args)
         self.collector = find_collector(callbacks, train)
+        self.objective = build_objective(args)
+        check_writer(self.objective, self.collector)
         self._judge: Judge | None = None
         self._train_rows = train
         # TRL looks at a row for the form of prompts, and takes any column of it: a completion is text beside messages.
@@ -177,12 +190,13 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         )
         print_lines_only(self.callback_handler)
         check_sharding(self.accelerator)
-        if args.weighs_loss:
+        if args.scales_loss:
             check_weighing(self.accelerator, self.compute_loss_func)
-            self.data_collator: Any = WeightCollator(self.data_collator, padding_free=self.padding_free)
+            self.data_collator: Any = ColumnCollator(self.data_collator, padding_free=self.padding_free)
         claim_buffer(self.buffer, self.processing_class)
         check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._tell(choose_learning_rate(args, self.model))
+        self._tell(line_on_draws(self.objective, self.buffer))
         self._complete_collector()
         # Ages are counted in optimizer steps.
         self.buffer.steps_per_round = self.steps_per_round
@@ -302,15 +316,27 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             say(line, log_level=self.args.get_process_log_level())
         self._told.add(line)
 
+    def _coefficients(self, columns: Mapping[str, torch.Tensor], logprob: torch.Tensor) -> torch.Tensor:
+        """Return the coefficient of each row in the loss, shape [rows], and note the mean ratio for the log."""
+        assert self.objective is not None  # only its rows have columns
+        ratios = self.objective.ratios(columns, logprob)
+        if ratios is not None:
+            mean = self.accelerator.gather(ratios.nanmean()).nanmean().item()
+            if not math.isnan(mean):
+                self._metrics["train"]["pper/objective_ratio_mean"].append(mean)
+        return self.objective.coefficients(columns, ratios)
+
     def _complete_collector(self) -> None:
         collector = self.collector
         if collector is None:
             # Numbers of tokens may have to be counted, with the end tokens of the model.
             self.buffer.add(judged_experiences(self._train_rows, self.student.encoder))
+            check_writer_logprobs(self.objective, self.buffer)
             # All rows that may be drawn, so that nothing to draw, and a completion that `max_length` cuts off, are
             # errors before training. A truncated completion without text has no token, and is never drawn.
             self.train_dataset.prepare(np.flatnonzero(self.buffer.probabilities()))
             return
+        check_writer_logprobs(self.objective, self.buffer)
         if collector.tasks is not None:
             collector.tasks = self._put(collector.tasks)
         collection = collector.attach(
@@ -432,7 +458,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 self.buffer,
                 encode=self._encode,
                 label=lambda rows: prepare(rows, processing_class, args, False, None, "replayed"),
-                weigh=build_loss_weights(args) if args.weighs_loss else None,
+                columns=build_columns(args),
             )
         if holds_tasks(dataset):
             return dataset
@@ -441,8 +467,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         # The Trainer removes columns that are not listed here.
-        if self.args.weighs_loss and ROW_KEY not in self._signature_columns:
-            self._signature_columns.append(ROW_KEY)
+        if self.args.scales_loss:
+            self._signature_columns += [name for name in ROW_KEYS if name not in self._signature_columns]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
         return PrioritizedSampler(
@@ -456,10 +482,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Compute the loss of `SFTTrainer`, with log-probabilities scaled by the weights of rows, if any."""
-        weights = inputs.pop(BATCH_KEY, None)
-        if weights is not None:
-            model = with_scaled_log_probs(model, weights)
+        """Compute the loss of `SFTTrainer`, with log-probabilities scaled by the numbers of rows, if any."""
+        weights, columns = inputs.pop(BATCH_KEY, None), inputs.pop(OBJECTIVE_KEY, None)
+        if weights is not None or columns is not None:
+            model = with_scaled_log_probs(model, weights, columns, self._coefficients)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def num_examples(self, dataloader: Any) -> int:
