@@ -27,8 +27,20 @@ REGIMES = ("common", "rare", "almost_none")
 SLIPS: dict[str, dict[str, Slips]] = {
     "lists": {
         "common": Slips(prone=0.6, other=0.08),
-        "rare": Slips(prone=0.8, other=0.5),
-        "almost_none": Slips(prone=0.9, other=0.6),
+        "rare": Slips(prone=0.47, other=0.6),
+        "almost_none": Slips(prone=0.52, other=0.65),
+    },
+    "strings": {
+        "common": Slips(prone=0.6, other=0.08),
+        "rare": Slips(prone=0.47, other=0.6),
+    },
+    "conditionals": {
+        "common": Slips(prone=0.6, other=0.08),
+        "rare": Slips(prone=0.47, other=0.6),
+    },
+    "stdin": {
+        "common": Slips(prone=0.6, other=0.08),
+        "rare": Slips(prone=0.47, other=0.6),
     },
 }
 STEPS = 1200
@@ -92,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     facts = []
     for family in options.families:
-        for regime in options.regimes:
+        for regime in (regime for regime in options.regimes if regime in SLIPS[family]):
             for seed in options.seeds:
                 folder = base_model(family, regime, seed=seed, cache=options.folder)
                 facts.append(json.loads((folder / FACTS).read_text()))
