@@ -163,7 +163,7 @@ def _pper(
     )
     if source is None and teacher is not None:
         source = _teacher(teacher, setting)
-    collector = BeamSampleCollector(source=source, judge=judge)
+    collector = BeamSampleCollector(source=source, judge=judge, repairs=contender.repairs)
     callbacks: list[Any] = [collector, examiner]
     if setting.source == "mixed":
         callbacks.append(_Weaning(collector))
