@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,21 @@ def table(rows: Sequence[Mapping[str, Any]], setting: str) -> str:
     return "\n".join(lines)
 
 
+def with_tables(page: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a page in Markdown with the tables that its comments `<!-- table: SETTING -->` ask for.
+
+    A table ends at the next empty line. A setting without a run is an error.
+    """
+    known = {row["setting"] for row in rows}
+
+    def filled(asked: re.Match[str]) -> str:
+        if asked[1] not in known:
+            sys.exit(f"--page: asks for a table of {asked[1]!r}, and the runs are of {', '.join(sorted(known))}")
+        return f"<!-- table: {asked[1]} -->\n\n{table(rows, asked[1])}\n\n"
+
+    return re.sub(r"<!-- table: ([^\n]+?) -->\n\n(?:\|[^\n]*\n)*\n?", filled, page)
+
+
 def draw_figure(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], path: Path) -> None:
     """Draw the accuracy after each round of every contender, a panel for each setting."""
     import matplotlib.pyplot as plt
@@ -136,6 +152,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("outputs/learning"))
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     parser.add_argument("--figure", type=Path, default=None, help="SVG or PNG file to write")
+    parser.add_argument("--page", type=Path, default=None, help="page in Markdown whose tables to renew")
     options = parser.parse_args()
     runs = read_runs(options.folder)
     if not runs:
@@ -148,6 +165,8 @@ def main() -> None:
         draw_figure(
             rows, [name for name in settings if name.startswith("lists") and "," not in name[7:]], options.figure
         )
+    if options.page is not None:
+        options.page.write_text(with_tables(options.page.read_text(encoding="utf-8"), rows), encoding="utf-8")
     if options.output is not None:
         # Found beside this folder.
         sys.path.insert(0, str(Path(__file__).parents[1]))
