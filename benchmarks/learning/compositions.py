@@ -81,19 +81,20 @@ class Slips:
     """How often an imagined author errs in the programs of a corpus.
 
     Args:
-        spared: For each slot, the number of its last parts in which the author seldom errs; the others are prone.
-        prone: Probability of a slip in a prone part.
-        other: Probability of a slip in a spared part.
+        prone: Probability of a slip in a part in which the author errs often.
+        other: Probability of a slip in another part.
+        spared: For each slot, the number of its last parts that are not prone. `lists` has the demo's prone parts
+            instead, and ignores it.
     """
 
-    spared: tuple[int, int, int]
     prone: float = 0.85
     other: float = 0.05
+    spared: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
-    """A family of tasks that put a part into each of three slots.
+class Composed:
+    """A family whose programs put a part into each of three slots.
 
     Args:
         name: Name of the family.

@@ -2,19 +2,23 @@
 
 `lists` has the parts of the demo, with slips of a single token. `strings` adds edge cases that are forgotten: the
 empty text, and a repeated character. `conditionals` takes wrong branches: conditions are swapped and branches dropped.
-`stdin` reads and prints, and errs in formats too. Compositions of the test split never occur in the train split, nor in
-a corpus; each part occurs in both.
+`stdin` reads and prints, and errs in formats too. Compositions of the test split never occur in the train split, nor
+in a corpus; each part occurs in both.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, Protocol
 
-from compositions import Family, Part, Slips, Split, Step
+from compositions import Composed, Part, Slips, Split, Step
 
-from trl_pper.demo.tasks import FILTERS, MAPS, REDUCTIONS, Component
+from trl_pper import CodingTask, FunctionTests, demo
+from trl_pper.demo import base_model
+from trl_pper.demo.tasks import composition
 
 __all__ = ["FAMILIES", "Family", "Slips", "Split"]
 
@@ -22,6 +26,55 @@ _POOL_SIZE = 40
 _LONGEST = 6
 _SMALL = (1, 2, 3, 4, 5)
 _FACTORS = (2, 3, 4, 5)
+
+
+class Family(Protocol):
+    """A family of tasks."""
+
+    @property
+    def name(self) -> str:
+        """Name in task ids, files and tables."""
+
+    def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
+        """Return at most `count` tasks of a split, with `tests` tests each, at most 8; equal for equal arguments."""
+
+    def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
+        """Yield endless pairs of prompt and completion of the train compositions, with slips."""
+
+    def reference(self, task_id: str) -> str:
+        """Return a completion that passes every test of a task."""
+
+    def programs_with_slips(self, task_id: str) -> list[str]:
+        """Return the completions of a task with a slip in one part or in several; those of one part come first."""
+
+
+class Lists:
+    """The demo's family: a filter, a map and a reduction over integers, with slips of a single token."""
+
+    name = "lists"
+
+    def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
+        """Return tasks; see `Family`."""
+        return [_with_tests(task, tests) for task in demo.demo_tasks(split, seed=seed)[:count]]
+
+    def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
+        """Yield programs; see `Family`."""
+        return base_model.corpus(seed, prone=slips.prone, other=slips.other)
+
+    def reference(self, task_id: str) -> str:
+        """Return a right completion; see `Family`."""
+        return composition(task_id).completion()
+
+    def programs_with_slips(self, task_id: str) -> list[str]:
+        """Return wrong completions; see `Family`."""
+        asked = composition(task_id)
+        return [asked.completion(slips) for slips in sorted(product((False, True), repeat=3), key=sum)[1:]]
+
+
+def _with_tests(task: CodingTask, number: int) -> CodingTask:
+    assert isinstance(task.tests, FunctionTests)
+    # Each line of the code is a test.
+    return replace(task, tests=replace(task.tests, code="\n".join(task.tests.code.splitlines()[:number])))
 
 
 def _part(name: str, phrase: str, code: str, *slips: str, k: Sequence[int | str] = ()) -> Part:
@@ -49,19 +102,6 @@ def _numbers(rng: random.Random, steps: Sequence[Step], least: int = 0) -> list[
     return _distinct(pool + [[number] for number in sorted(set(near))])
 
 
-def _of_demo(components: Sequence[Component]) -> tuple[Part, ...]:
-    return tuple(_part(one.name, one.phrase, one.code, one.slip, k=one.constants) for one in components)
-
-
-LISTS = Family(
-    name="lists",
-    slots=(_of_demo(FILTERS), _of_demo(MAPS), _of_demo(REDUCTIONS)),
-    prompt="# Keep the numbers {}, {}, and return {}.\ndef solve(xs):\n",
-    body="    xs = [x for x in xs if {}]\n    ys = [{} for x in xs]\n    return {}\n",
-    draw_inputs=_numbers,
-)
-
-
 def _texts(rng: random.Random, steps: Sequence[Step]) -> list[str]:
     letters = [step.constant for step in steps if isinstance(step.constant, str)]
     near = [chr(ord(letter) + shift) for letter in letters for shift in (-1, 0, 1)] or ["m"]
@@ -72,7 +112,7 @@ def _texts(rng: random.Random, steps: Sequence[Step]) -> list[str]:
     return _distinct(pool)
 
 
-STRINGS = Family(
+STRINGS = Composed(
     name="strings",
     slots=(
         (
@@ -120,12 +160,16 @@ def _when(condition: str, then: str, otherwise: str | None = None) -> str:
     return f"    if {condition}:\n        {then}\n" + ("" if otherwise is None else f"    {otherwise}\n")
 
 
-CONDITIONALS = Family(
+CONDITIONALS = Composed(
     name="conditionals",
     slots=(
         (
-            _part("floor", "Raise x to {k} if below", _when("x < {k}", "x = {k}"), _when("x > {k}", "x = {k}"), k=_SMALL),
-            _part("cap", "Lower x to {k} if above", _when("x > {k}", "x = {k}"), _when("x < {k}", "x = {k}"), k=_SMALL),
+            _part(
+                "floor", "Raise x to {k} if below", _when("x < {k}", "x = {k}"), _when("x > {k}", "x = {k}"), k=_SMALL
+            ),
+            _part(
+                "cap", "Lower x to {k} if above", _when("x > {k}", "x = {k}"), _when("x < {k}", "x = {k}"), k=_SMALL
+            ),
             _part(
                 "clamp",
                 "Limit x to -{k} and {k}",
@@ -239,7 +283,9 @@ CONDITIONALS = Family(
                 _when("y > 0", "return 1", "return -1"),
                 _when("y > 0", "return 1", "return 0"),
             ),
-            _part("size", "its size", _when("y < 0", "return -y", "return y"), _when("y > 0", "return -y", "return y")),
+            _part(
+                "size", "its size", _when("y < 0", "return -y", "return y"), _when("y > 0", "return -y", "return y")
+            ),
             _part(
                 "rest",
                 "its rest by {k} or 0 if negative",
@@ -296,7 +342,7 @@ def _keep(condition: str) -> str:
     return f"ys = [x for x in xs if {condition}]\n"
 
 
-STDIN = Family(
+STDIN = Composed(
     name="stdin",
     slots=(
         (
@@ -337,7 +383,13 @@ STDIN = Family(
             _part("above", "keep those above {k}", _keep("x > {k}"), _keep("x >= {k}"), k=_SMALL),
             _part("at_most", "keep those up to {k}", _keep("x <= {k}"), _keep("x < {k}"), k=_SMALL),
             _part("even", "keep the even", _keep("x % 2 == 0"), _keep("x % 2 != 0")),
-            _part("multiply", "multiply by {k}", "ys = [x * {k} for x in xs]\n", "ys = [x + {k} for x in xs]\n", k=_FACTORS),
+            _part(
+                "multiply",
+                "multiply by {k}",
+                "ys = [x * {k} for x in xs]\n",
+                "ys = [x + {k} for x in xs]\n",
+                k=_FACTORS,
+            ),
             _part("square", "square them", "ys = [x * x for x in xs]\n", "ys = [x + x for x in xs]\n"),
             _part("rest", "drop the first", "ys = xs[1:]\n", "ys = xs[:1]\n"),
             _part("unique", "drop repeated ones", "ys = list(dict.fromkeys(xs))\n", "ys = list(xs)\n"),
@@ -359,4 +411,4 @@ STDIN = Family(
     reads_stdin=True,
 )
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (LISTS, STRINGS, CONDITIONALS, STDIN)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (Lists(), STRINGS, CONDITIONALS, STDIN)}

