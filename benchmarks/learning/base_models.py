@@ -135,19 +135,19 @@ def _measure(family: Family, seed: int, model: Any, tokenizer: Any) -> dict[str,
     found = {}
     with Judge(workers=1, limits=Limits(cpu_seconds=2.0, memory_bytes=2**30)) as judge:
         for split in splits:
-            rates: list[float] = []
+            rates: list[float | None] = []
             scores = evaluate_tasks(
                 family.tasks(split, seed=seed, count=TASKS, tests=8),
                 source,
                 judge,
-                on_judged=lambda _, programs, rates=rates: rates.extend(one.pass_rate for one in programs),
+                on_judged=lambda _, programs, rates=rates: rates.extend(one.verdict.pass_rate for one in programs),
             )
             found[split] = {
                 "tasks": scores.tasks,
                 "accuracy": round(scores.accuracy, 4),
                 f"pass@{NUM_BEAMS}": round(scores.solved, 4),
                 "pass_rate": round(scores.pass_rate, 4),
-                "partial": round(sum(0 < rate < 1 for rate in rates) / len(rates), 4),
+                "partial": round(sum(0 < (rate or 0) < 1 for rate in rates) / len(rates), 4),
             }
     return found
 
