@@ -8,6 +8,7 @@ in a corpus; each part occurs in both.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -55,7 +56,7 @@ class Lists:
 
     def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
         """Return tasks; see `Family`."""
-        return [_with_tests(task, tests) for task in demo.demo_tasks(split, seed=seed)[:count]]
+        return [_with_tests(task, tests) for task in _demo_tasks(split, seed)[:count]]
 
     def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
         """Yield programs; see `Family`."""
@@ -69,6 +70,10 @@ class Lists:
         """Return wrong completions; see `Family`."""
         asked = composition(task_id)
         return [asked.completion(slips) for slips in sorted(product((False, True), repeat=3), key=sum)[1:]]
+
+
+#: Building the tasks takes a second, and the bench asks for the same again and again.
+_demo_tasks = functools.cache(demo.demo_tasks)
 
 
 def _with_tests(task: CodingTask, number: int) -> CodingTask:
