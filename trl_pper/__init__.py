@@ -29,6 +29,7 @@ _EXPORTS = {
     "BeamSearchSource": "trl_pper.generation.beam_search",
     "CodingTask": "trl_pper.tasks.task",
     "DatasetSource": "trl_pper.generation.dataset",
+    "DrawRule": "trl_pper.replay.draw_rule",
     "Experience": "trl_pper.replay.experience",
     "FunctionTests": "trl_pper.tasks.task",
     "GeneratedProgram": "trl_pper.generation.source",
@@ -39,6 +40,7 @@ _EXPORTS = {
     "Outcome": "trl_pper.judge.verdict",
     "PPERConfig": "trl_pper.training.config",
     "PPERTrainer": "trl_pper.training.trainer",
+    "ProgramColumns": "trl_pper.replay.program_columns",
     "ProgramSource": "trl_pper.generation.source",
     "ReplayBuffer": "trl_pper.replay.buffer",
     "Scorer": "trl_pper.generation.scorer",
@@ -120,9 +122,11 @@ if TYPE_CHECKING:
     from trl_pper.metrics.scores import pass_at_k as pass_at_k
     from trl_pper.metrics.scores import sum_up as sum_up
     from trl_pper.replay.buffer import ReplayBuffer as ReplayBuffer
+    from trl_pper.replay.draw_rule import DrawRule as DrawRule
     from trl_pper.replay.draw_rule import draw_probabilities as draw_probabilities
     from trl_pper.replay.experience import Experience as Experience
     from trl_pper.replay.priority import p2value as p2value
+    from trl_pper.replay.program_columns import ProgramColumns as ProgramColumns
     from trl_pper.report.history import find_run as find_run
     from trl_pper.report.history import history_of as history_of
     from trl_pper.report.page import write_report as write_report

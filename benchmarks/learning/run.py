@@ -3,7 +3,7 @@
     python benchmarks/learning/run.py --study main --workers 2 --folder outputs/learning
 
 A run of one contender, setting and seed writes one file into the folder; started again, the command makes only the
-missing ones. `report.py` turns the folder into tables. Each worker is a process with one thread.
+missing ones. `tables.py` turns the folder into tables. Each worker is a process with one thread.
 """
 
 from __future__ import annotations
@@ -40,15 +40,19 @@ def cell_file(folder: Path, setting: Setting, contender: str, seed: int) -> Path
     return folder / f"{setting.name} - {contender} - seed {seed}.json".replace("/", "_")
 
 
-def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, steps: int = STEPS_PER_ROUND) -> Any:
-    """Train and evaluate a contender, and return its figures."""
+def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, quick: bool = False) -> dict[str, Any]:
+    """Train and evaluate a contender, and return its figures; a quick run has the demo's model and few steps."""
     from base_models import base_model
     from families import FAMILIES
     from learners import learn
 
+    from trl_pper import demo
+
     family = FAMILIES[setting.family]
-    models = {
-        regime: base_model(setting.family, regime, seed=seed % BASE_SEEDS, cache=folder / "bases")
+    bases = {
+        regime: demo.MODEL
+        if quick
+        else base_model(setting.family, regime, seed=seed % BASE_SEEDS, cache=folder / "bases")
         for regime in {setting.regime, *(["common"] if setting.source != "self" else [])}
     }
     started = time.perf_counter()
@@ -56,13 +60,13 @@ def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, steps
         figures = learn(
             CONTENDERS[contender],
             setting,
-            model=models[setting.regime],
-            teacher=models["common"] if setting.source != "self" else None,
-            tasks=family.tasks("train", seed=seed, count=TASKS, tests=setting.tests),
-            held_out=family.tasks("test", seed=seed, count=TASKS, tests=8),
+            model=bases[setting.regime],
+            teacher=bases["common"] if setting.source != "self" else None,
+            tasks=family.tasks("train", seed=seed, count=20 if quick else TASKS, tests=setting.tests),
+            held_out=family.tasks("test", seed=seed, count=10 if quick else TASKS, tests=8),
             reference=family.reference,
             seed=seed,
-            steps_per_round=steps,
+            steps_per_round=2 if quick else STEPS_PER_ROUND,
             folder=Path(scratch),
         )
     return {
@@ -74,7 +78,7 @@ def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, steps
     }
 
 
-def work(queue: Any, folder: Path, steps: int) -> None:
+def work(queue: Any, folder: Path, quick: bool) -> None:
     """Make the runs of a queue, until it holds None."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
@@ -86,7 +90,7 @@ def work(queue: Any, folder: Path, steps: int) -> None:
         if path.exists():
             continue
         try:
-            figures = run_cell(setting, contender, seed, folder=folder, steps=steps)
+            figures = run_cell(setting, contender, seed, folder=folder, quick=quick)
         except Exception:
             # The other runs go on, and the next start tries this one again.
             path.with_suffix(".error").write_text(traceback.format_exc())
@@ -122,8 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     queue = context.Queue()
     for cell in [*wanted, *[None] * options.workers]:
         queue.put(cell)
-    steps = 4 if options.quick else STEPS_PER_ROUND
-    workers = [context.Process(target=work, args=(queue, folder, steps)) for _ in range(options.workers)]
+    workers = [context.Process(target=work, args=(queue, folder, options.quick)) for _ in range(options.workers)]
     for worker in workers:
         worker.start()
     for worker in workers:

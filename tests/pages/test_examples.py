@@ -104,8 +104,8 @@ def test_custom_priority(run):
     lines = run("custom_priority.py").splitlines()
     rows = [re.fullmatch(r"(\w[\w ]*\w) +(\d+)% +([\d.]+) +(\d+)", line) for line in lines]
     drawn = {row[1]: (float(row[2]), float(row[3]), int(row[4])) for row in rows if row}
-    assert set(drawn) == {"proportional", "filter", "right and rare"}
-    assert drawn["proportional"][0] < drawn["filter"][0] == drawn["right and rare"][0] == 100
+    assert set(drawn) == {"best", "filter", "right and rare"}
+    assert drawn["best"][0] <= drawn["filter"][0] == drawn["right and rare"][0] == 100
     assert drawn["right and rare"][1] < drawn["filter"][1]
     # What is drawn more often than the rest varies less.
     assert 1 < drawn["right and rare"][2] < drawn["filter"][2]

@@ -114,10 +114,10 @@ def test_from_sfttrainer(page, folder):
 
 @pytest.mark.runs("docs/concepts.md")
 def test_concepts(page, capsys):
-    (code,) = blocks(page, "python")
-    execute(page, code, {})
-    (shown,) = blocks(page, "text")
-    assert capsys.readouterr().out == shown
+    names: dict = {}
+    for code, shown in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
+        execute(page, code, names)
+        assert capsys.readouterr().out == shown
 
 
 @pytest.mark.runs("docs/judge.md")

@@ -1,6 +1,6 @@
 """Turns the runs of the learning bench into tables: means, paired differences and their bootstrap intervals.
 
-    python benchmarks/learning/report.py --folder outputs/learning --output benchmarks/results/learning.json
+    python benchmarks/learning/tables.py --folder outputs/learning --output benchmarks/results/learning.json
 
 Contenders of a setting are compared seed by seed, since runs of a seed share base model, tasks and draws.
 """

@@ -1,0 +1,147 @@
+"""The learning bench: families without overlap whose tests catch every mistake, fair intervals, runs that resume."""
+
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trl_pper import Judge
+
+LEARNING = Path(__file__).parents[2] / "benchmarks" / "learning"
+NAMES = ("lists", "strings", "conditionals", "stdin")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    monkeypatch.syspath_prepend(str(LEARNING))
+    return __import__
+
+
+@pytest.fixture(scope="module")
+def judge():
+    with Judge(workers=1) as judge:
+        yield judge
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_disjoint_and_repeat_themselves(load, name):
+    family = load("families").FAMILIES[name]
+    train, test = (family.tasks(split, seed=3, count=200, tests=8) for split in ("train", "test"))
+    assert len({one.task_id for one in train}) == len(train) == 200
+    assert len(test) > 40
+    # Without constants, which the tasks of both splits draw from the same few.
+    kinds = [{re.sub(r"-\d+", "", one.task_id) for one in tasks} for tasks in (train, test)]
+    assert not kinds[0] & kinds[1]
+    assert family.tasks("train", seed=3, count=200, tests=8) == train
+    assert family.tasks("train", seed=4, count=200, tests=8) != train
+    slips = load("families").Slips(prone=0.5, other=0.5)
+    prompts = {prompt for prompt, _ in itertools.islice(family.corpus(0, slips=slips), 3000)}
+    assert not prompts & {one.prompt for one in test}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_right_programs_pass_and_every_mistake_is_caught(load, name, judge):
+    family = load("families").FAMILIES[name]
+    slips = load("families").Slips(prone=0.5, other=0.5)
+    tasks = {one.prompt: one for one in family.tasks("train", seed=0, count=200, tests=8)}
+    jobs, right = [], []
+    for prompt, completion in itertools.islice(family.corpus(1, slips=slips), 3000):
+        if prompt in tasks and len(jobs) < 60:
+            jobs.append((tasks[prompt], prompt + completion))
+            right.append(completion == family.reference(tasks[prompt].task_id))
+    verdicts = judge.run_pairs(jobs)
+    assert [verdict.pass_rate == 1.0 for verdict in verdicts] == right
+    assert 3 < sum(right) < 40
+    # Mistakes are graded, as those of real programs.
+    assert len({verdict.pass_rate for verdict in verdicts}) > 4
+
+
+def test_fewer_tests_are_the_first_tests(load):
+    family = load("families").FAMILIES["stdin"]
+    (few,), (many,) = (family.tasks("train", seed=0, count=1, tests=tests) for tests in (2, 8))
+    assert few.tests.cases == many.tests.cases[:2]
+
+
+def test_every_run_has_a_file_of_its_own(load):
+    runs = load("run")
+    studies = load("contenders").STUDIES
+    for study in studies:
+        files = [runs.cell_file(Path("x"), *cell).name for cell in runs.cells(study)]
+        assert (
+            len(set(files))
+            == len(files)
+            == len(studies[study].settings) * len(studies[study].contenders) * studies[study].seeds
+        )
+
+
+def test_all_contenders_write_and_step_alike(load):
+    contenders = load("contenders")
+    for study in contenders.STUDIES.values():
+        for setting in study.settings:
+            if setting.programs == contenders.PROGRAMS_PER_TASK * contenders.ROUNDS:
+                assert setting.rounds == 1
+    taken = {"num_train_epochs", "steps_per_round", "num_beams", "per_device_train_batch_size", "learning_rate"}
+    assert [name for name, one in contenders.CONTENDERS.items() if taken & set(one.options)] == []
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say(load):
+    tables = load("tables")
+    rng = np.random.default_rng(0)
+    tables.RESAMPLES = 500
+    held = 0
+    for _ in range(200):
+        low, high = tables.interval(rng.normal(3.0, 1.0, size=30))
+        held += low <= 3.0 <= high
+    assert 0.88 < held / 200 < 0.98
+    assert tables.interval(np.array([2.0, 2.0])) == (2.0, 2.0)
+
+
+def run_of(contender, seed, accuracy, setting="s"):
+    rounds = [{"accuracy": value, "pass@3": value} for value in (0.0, accuracy)]
+    collections = [{"programs": 6, "solved": accuracy}]
+    return {
+        "setting": {"name": setting}, "contender": contender, "seed": seed, "rounds": rounds,
+        "collections": collections, "gradient_tokens": 10, "entropy": [0.5], "seconds": 1.0,
+    }  # fmt: skip
+
+
+def test_contenders_are_compared_seed_by_seed(load):
+    tables = load("tables")
+    # Seeds differ by far more than contenders, which only pairs can tell.
+    runs = [run_of("best", seed, 0.1 * seed + 0.05) for seed in range(6)]
+    runs += [run_of("filter", seed, 0.1 * seed) for seed in range(5)]
+    rows = {row["contender"]: row for row in tables.summarise(runs)}
+    assert rows["filter"]["best_minus_this"] == {"mean": 5.0, "interval": [5.0, 5.0], "seeds": 5}
+    assert rows["best"]["accuracy"]["mean"] == 30.0
+    assert "best_minus_this" not in rows["best"]
+    low, high = rows["best"]["accuracy"]["interval"]
+    assert low < 30 < high
+    text = tables.table(list(rows.values()), "s")
+    assert text.index("| best |") < text.index("| filter |")
+    assert "+5.0 (+5.0 to +5.0)" in text
+
+
+@pytest.mark.slow
+def test_a_bench_that_is_started_again_makes_what_is_missing(load, tmp_path, monkeypatch, capsys):
+    runs = load("run")
+    monkeypatch.setenv("PYTHONPATH", str(LEARNING))
+    arguments = ["--quick", "--workers", "1", "--folder", str(tmp_path)]
+    runs.main(arguments)
+    files = sorted((tmp_path / "quick").glob("*.json"))
+    assert len(files) == 2
+    made = {path: path.stat().st_mtime_ns for path in files}
+    for path in files:
+        found = json.loads(path.read_text())
+        assert len(found["rounds"]) == 4
+        assert [one["programs"] for one in found["collections"]] == [60] * 3
+        assert found["gradient_tokens"] > 0
+    files[0].unlink()
+    runs.main(arguments)
+    again = {path: path.stat().st_mtime_ns for path in files}
+    assert again[files[1]] == made[files[1]]
+    assert again[files[0]] > made[files[0]]
+    assert sys.modules["run"] is runs
