@@ -53,24 +53,10 @@ def test_the_splits_share_parts_and_no_composition(family):
         assert {each[place] for each in held_out} <= {each[place] for each in train}
 
 
-def test_equal_arguments_give_equal_tasks(family):
-    tasks = family.tasks("train", seed=0, count=30, tests=8)
-    assert len({task.task_id for task in tasks}) == len(tasks) == 30
-    assert family.tasks("train", seed=0, count=30, tests=8) == tasks
-    assert family.tasks("train", seed=1, count=30, tests=8) != tasks
-    assert family.tasks("train", seed=0, count=20, tests=8) == tasks[:20]
+def test_tasks_come_in_an_order_and_have_eight_tests(family):
+    tasks = family.tasks("train", seed=0, count=20, tests=8)
+    assert family.tasks("train", seed=0, count=10, tests=8) == tasks[:10]
     assert {number_of_tests(task) for task in tasks} == {8}
-
-
-def test_fewer_tests_are_the_first_of_the_eight(family):
-    two, eight = (family.tasks("train", seed=0, count=10, tests=number) for number in (2, 8))
-    for few, many in zip(two, eight, strict=True):
-        assert few.task_id == many.task_id
-        assert number_of_tests(few) == 2
-        if isinstance(few.tests, FunctionTests):
-            assert many.tests.code.startswith(few.tests.code)
-        else:
-            assert many.tests.cases[:2] == few.tests.cases
 
 
 def test_references_pass_and_slips_fail_in_part(family, judge):
