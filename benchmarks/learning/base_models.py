@@ -21,7 +21,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from families import FAMILIES, Family, Slips, Split
+
+from trl_pper import BeamSearchSource, Judge, Limits, evaluate_tasks
+from trl_pper.demo import base_model as demo
+from trl_pper.rounds.journal import JudgedProgram
 
 REGIMES = ("common", "rare", "almost_none")
 #: By trial: any of three beams solves 60 to 85 % of the training tasks, 3 to 10 %, or 0.5 to 2.5 %.
@@ -100,10 +105,6 @@ def _digest(family: str, regime: str) -> str:
 
 def _train(family: str, regime: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train a model, save and measure it, and return its facts."""
-    import torch
-
-    from trl_pper.demo import base_model as demo
-
     chosen, slips = FAMILIES[family], SLIPS[family][regime]
     threads = torch.get_num_threads()
     # The order of sums, and with it the weights, could depend on the number of threads.
@@ -126,28 +127,23 @@ def _train(family: str, regime: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def _measure(family: Family, seed: int, model: Any, tokenizer: Any) -> dict[str, dict[str, float]]:
     """Return the scores of a model's three most probable programs on the tasks of both splits."""
-    from trl_pper import BeamSearchSource, Judge, Limits, evaluate_tasks
-
     source = BeamSearchSource(
         model, tokenizer, num_beams=NUM_BEAMS, max_completion_length=MAX_COMPLETION_TOKENS, batch_size=64
     )
     splits: tuple[Split, ...] = ("train", "test")
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     with Judge(workers=1, limits=Limits(cpu_seconds=2.0, memory_bytes=2**30)) as judge:
         for split in splits:
-            rates: list[float | None] = []
-            scores = evaluate_tasks(
-                family.tasks(split, seed=seed, count=TASKS, tests=8),
-                source,
-                judge,
-                on_judged=lambda _, programs, rates=rates: rates.extend(one.verdict.pass_rate for one in programs),
-            )
+            judged: dict[int, list[JudgedProgram]] = {}
+            tasks = family.tasks(split, seed=seed, count=TASKS, tests=8)
+            scores = evaluate_tasks(tasks, source, judge, on_judged=judged.__setitem__)
+            rates = [one.verdict.pass_rate or 0.0 for programs in judged.values() for one in programs]
             found[split] = {
                 "tasks": scores.tasks,
                 "accuracy": round(scores.accuracy, 4),
                 f"pass@{NUM_BEAMS}": round(scores.solved, 4),
                 "pass_rate": round(scores.pass_rate, 4),
-                "partial": round(sum(0 < (rate or 0) < 1 for rate in rates) / len(rates), 4),
+                "partial": round(sum(0 < rate < 1 for rate in rates) / len(rates), 4),
             }
     return found
 
