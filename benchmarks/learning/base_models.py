@@ -32,7 +32,7 @@ REGIMES = ("common", "rare", "almost_none")
 #: By trial: any of three beams solves 60 to 85 % of the training tasks, 3 to 10 %, or 0.5 to 2.5 %.
 #:
 #: In `lists` the author of the rarer regimes errs in any part about as often as not, so that no program is certain. In
-#: the other families the author nearly always errs in the prone parts. Three beams hold the right code of a single such
+#: the other families the author nearly always errs in the prone parts. Three beams hold the right code of one such
 #: part, so that they solve the tasks with two spared parts of three: the numbers of spared parts decide, and not the
 #: noise of a training. In the other tasks two parts or three are right in some beam, though not in the same.
 SLIPS: dict[str, dict[str, Slips]] = {
