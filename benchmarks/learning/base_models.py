@@ -49,7 +49,7 @@ SLIPS: dict[str, dict[str, Slips]] = {
     "conditionals": {
         "common": Slips(spared=(5, 5, 5)),
         "rare": Slips(spared=(2, 1, 1)),
-        "almost_none": Slips(spared=(1, 1, 0)),
+        "almost_none": Slips(spared=(1, 0, 1)),
     },
     "stdin": {
         "common": Slips(spared=(5, 5, 4)),
