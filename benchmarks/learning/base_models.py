@@ -39,7 +39,7 @@ SLIPS: dict[str, dict[str, Slips]] = {
     "lists": {
         "common": Slips(prone=0.6, other=0.08),
         "rare": Slips(prone=0.47, other=0.6),
-        "almost_none": Slips(prone=0.52, other=0.65),
+        "almost_none": Slips(prone=0.5, other=0.63),
     },
     "strings": {
         "common": Slips(spared=(5, 5, 4)),

@@ -114,6 +114,16 @@ ABLATIONS: dict[str, Contender] = {
 
 #: Other trainers, and losses that learn from failed programs as well.
 OTHERS: dict[str, Contender] = {
+    **{
+        f"{objective}, {weight} tasks": Contender(
+            options={"objective": objective, "priority": "uniform", "task_weight": weight}
+        )
+        for objective in ("topr", "nft", "asymre")
+        for weight in ("equal", "learnability")
+    },
+    "importance, filter": Contender(options={"objective": "importance", "priority": "filter", "task_weight": "equal"}),
+    "best, DFT": Contender(options={"priority": "best", "loss_type": "dft"}),
+    "best, repairs": Contender(options={"priority": "best"}, repairs=1),
     "GRPO": Contender(method="grpo"),
     "DPO": Contender(method="dpo"),
 }

@@ -163,15 +163,24 @@ def _pper(
     )
     if source is None and teacher is not None:
         source = _teacher(teacher, setting)
-    collector = BeamSampleCollector(source=source, judge=judge)
+    collector = BeamSampleCollector(source=source, judge=judge, repairs=contender.repairs)
     callbacks: list[Any] = [collector, examiner]
     if setting.source == "mixed":
         callbacks.append(_Weaning(collector))
     trainer = PPERTrainer(student, config, train_dataset=list(tasks), processing_class=tokenizer, callbacks=callbacks)
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    nothing_to_draw = False
+    try:
+        trainer.train()
+    except ValueError as error:
+        if '"filter" draws only programs that pass every test' not in str(error):
+            raise
+        # Where no program passes, filtering leaves the model as it is.
+        nothing_to_draw = True
+        examiner.scores += examiner.scores[-1:] * (ROUNDS + 1 - len(examiner.scores))
     return {
         "collections": [_collection(report) for report in collector.reports],
+        "nothing_to_draw": nothing_to_draw,
         **_totals(trainer),
     }
 
