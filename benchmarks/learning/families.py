@@ -1,55 +1,52 @@
-"""Families of tasks for the learning bench: what to program, which mistakes are made, and which tests catch them.
+"""Lists the families of tasks of the learning bench: what to program, and which mistakes are made in it.
 
-A family composes tasks of parts. Compositions of the test split never occur in the train split, nor in the corpus that
-base models learn from; each part does. Every mistake of a part is caught by a test of its task.
+`lists` has the parts of the demo, with slips of a single token. `strings` adds edge cases that are forgotten: the
+empty text, and a repeated character. `conditionals` takes wrong branches: conditions are swapped and branches dropped.
+`stdin` reads and prints, and errs in formats too. Compositions of the test split never occur in the train split, nor
+in a corpus; each part occurs in both.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
+import functools
 import random
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any, Protocol
 
-import numpy as np
+from compositions import Composed, Part, Slips, Split, Step
 
-from trl_pper import CodingTask, FunctionTests, StdioCase, StdioTests, demo
+from trl_pper import CodingTask, FunctionTests, demo
 from trl_pper.demo import base_model
+from trl_pper.demo.tasks import composition
 
-Split = Literal["train", "test"]
+__all__ = ["FAMILIES", "Family", "Slips", "Split"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Slips:
-    """Probabilities of a mistake in each part of a program of the corpus.
-
-    Args:
-        prone: In the parts in which the imagined author errs often.
-        other: In the other parts.
-    """
-
-    prone: float
-    other: float
+_POOL_SIZE = 40
+_LONGEST = 6
+_SMALL = (1, 2, 3, 4, 5)
+_FACTORS = (2, 3, 4, 5)
 
 
 class Family(Protocol):
     """A family of tasks."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in task ids, files and tables."""
 
     def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
-        """Return at most `count` tasks of a split, with at most `tests` tests each; equal for equal arguments."""
+        """Return at most `count` tasks of a split, with `tests` tests each, at most 8; equal for equal arguments."""
 
     def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
         """Yield endless pairs of prompt and completion of the train compositions, with slips."""
 
     def reference(self, task_id: str) -> str:
         """Return a completion that passes every test of a task."""
+
+    def programs_with_slips(self, task_id: str) -> list[str]:
+        """Return the completions of a task with a slip in one part or in several; those of one part come first."""
 
 
 class Lists:
@@ -59,7 +56,7 @@ class Lists:
 
     def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
         """Return tasks; see `Family`."""
-        return [with_tests(task, tests) for task in demo.demo_tasks(split, seed=seed)[:count]]
+        return [_with_tests(task, tests) for task in _demo_tasks(split, seed)[:count]]
 
     def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
         """Yield programs; see `Family`."""
@@ -67,279 +64,357 @@ class Lists:
 
     def reference(self, task_id: str) -> str:
         """Return a right completion; see `Family`."""
-        program = demo.reference_program(task_id)
-        return program[program.index("):\n") + 3 :]
+        return composition(task_id).completion()
+
+    def programs_with_slips(self, task_id: str) -> list[str]:
+        """Return wrong completions; see `Family`."""
+        asked = composition(task_id)
+        every = sorted(product((False, True), (False, True), (False, True)), key=sum)
+        # The first has no slip.
+        return [asked.completion(slips) for slips in every[1:]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part of a program: its wording in the prompt, its code, and the code with the mistake that is made in it."""
-
-    name: str
-    phrase: str
-    code: str
-    slip: str
-    prone: bool = False
+#: Building the tasks takes a second, and the bench asks for the same again and again.
+_demo_tasks = functools.cache(demo.demo_tasks)
 
 
-class Composed:
-    """A family whose programs put a part into each of three slots.
-
-    Args:
-        name: Name of the family.
-        slots: The parts of each slot.
-        prompt: Text with a place for each slot's phrase.
-        body: Completion with a place for each slot's code.
-        draw_input: Function that draws an input.
-        edges: Inputs that mistakes in edge cases show on.
-        stdin: Whether programs read an input from standard input; otherwise `solve` is called with it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        slots: Sequence[Sequence[Part]],
-        prompt: str,
-        body: str,
-        draw_input: Callable[[random.Random], Any],
-        edges: Sequence[Any],
-        stdin: bool = False,
-    ) -> None:
-        self.name, self.slots, self.prompt, self.body = name, slots, prompt, body
-        self.draw_input, self.edges, self.stdin = draw_input, edges, stdin
-        self._tests = cache(self._choose_tests)
-
-    def tasks(self, split: Split, *, seed: int, count: int, tests: int) -> list[CodingTask]:
-        """Return tasks; see `Family`. Compositions with a mistake that no input shows are left out."""
-        found: list[CodingTask] = []
-        # The held-out tasks are the same for every seed up to their order.
-        kinds = self._compositions(split)
-        for index in np.random.default_rng([seed, 7]).permutation(len(kinds)):
-            task = self._tests(kinds[index])
-            if task is not None:
-                found.append(with_tests(task, tests))
-            if len(found) == count:
-                break
-        return found
-
-    def corpus(self, seed: int, *, slips: Slips) -> Iterator[tuple[str, str]]:
-        """Yield programs; see `Family`."""
-        rng, kinds = np.random.default_rng(seed), self._compositions("train")
-        while True:
-            parts = self._parts(kinds[rng.integers(len(kinds))])
-            slipped = (
-                rng.random(len(parts)) < [slips.prone if part.prone else slips.other for part in parts]
-            ).tolist()
-            yield self._prompt(parts), self._body(parts, slipped)
-
-    def reference(self, task_id: str) -> str:
-        """Return a right completion; see `Family`."""
-        names = task_id.split("/")[1:]
-        parts = [next(p for p in slot if p.name == name) for slot, name in zip(self.slots, names, strict=True)]
-        return self._body(parts, [False] * len(parts))
-
-    def _compositions(self, split: Split) -> list[tuple[int, ...]]:
-        every = itertools.product(*(range(len(slot)) for slot in self.slots))
-        # Each pair of the first two parts has exactly one held-out third of the seven.
-        return [places for places in every if (np.dot(places, (1, 2, 3)) % 7 == 0) == (split == "test")]
-
-    def _parts(self, places: Sequence[int]) -> list[Part]:
-        return [slot[place] for slot, place in zip(self.slots, places, strict=True)]
-
-    def _prompt(self, parts: Sequence[Part]) -> str:
-        return self.prompt.format(*(part.phrase for part in parts))
-
-    def _body(self, parts: Sequence[Part], slipped: Sequence[bool]) -> str:
-        return self.body.format(*(p.slip if wrong else p.code for p, wrong in zip(parts, slipped, strict=True)))
-
-    def _choose_tests(self, places: tuple[int, ...]) -> CodingTask | None:
-        """Return the task of a composition with eight tests that catch every mistake; None if none can."""
-        parts = self._parts(places)
-        task_id = "/".join([self.name, *(part.name for part in parts)])
-        rng = random.Random(task_id)
-        pool = list(dict.fromkeys([*(self.draw_input(rng) for _ in range(40)), *self.edges]))
-        prompt = self._prompt(parts)
-        variants = list(itertools.product((False, True), repeat=len(parts)))
-        answers = [self._answers(prompt + self._body(parts, slipped), pool) for slipped in variants]
-        right = answers[0]
-        caught = np.array([[got != want for got, want in zip(row, right, strict=True)] for row in answers[1:]])
-        if any(isinstance(answer, Exception) for answer in right) or not caught.any(axis=1).all():
-            return None
-        # The input that shows fewest mistakes comes first, so that pass rates are graded.
-        chosen = [int(np.argmin(caught.sum(axis=0)))]
-        missed = ~caught[:, chosen[0]]
-        while missed.any():
-            chosen.append(int(np.argmax(caught[missed].sum(axis=0) - caught.sum(axis=0) / 100)))
-            missed &= ~caught[:, chosen[-1]]
-        chosen += [index for index in range(len(pool)) if index not in chosen][: 8 - len(chosen)]
-        return self._task(task_id, prompt, [(pool[index], right[index]) for index in chosen])
-
-    def _task(self, task_id: str, prompt: str, cases: Sequence[tuple[Any, Any]]) -> CodingTask:
-        tests: StdioTests | FunctionTests
-        if self.stdin:
-            tests = StdioTests(cases=tuple(StdioCase(input=given, output=answer) for given, answer in cases))
-        else:
-            lines = [f"assert solve({', '.join(map(repr, given))}) == {answer!r}" for given, answer in cases]
-            tests = FunctionTests(entry_point="solve", code="\n".join(lines))
-        return CodingTask(task_id=task_id, prompt=prompt, tests=tests)
-
-    def _answers(self, program: str, inputs: Sequence[Any]) -> list[Any]:
-        """Run a program of this family, never a model's, on inputs; a name of an exception is an answer, too."""
-        code = compile(program, self.name, "exec")
-        return [self._answer(code, given) for given in inputs]
-
-    def _answer(self, code: Any, given: Any) -> Any:
-        names: dict[str, Any] = {}
-        try:
-            if not self.stdin:
-                exec(code, names)
-                return names["solve"](*given)
-            printed = io.StringIO()
-            names["input"] = lambda: given
-            with contextlib.redirect_stdout(printed):
-                exec(code, names)
-            return printed.getvalue()
-        except Exception as error:
-            return error
+def _with_tests(task: CodingTask, number: int) -> CodingTask:
+    assert isinstance(task.tests, FunctionTests)
+    # Each line of the code is a test.
+    return replace(task, tests=replace(task.tests, code="\n".join(task.tests.code.splitlines()[:number])))
 
 
-def _slot(*rows: str) -> tuple[Part, ...]:
-    """Return the parts of a slot from rows of "name | phrase | code | slip"; a star marks a prone part."""
-    parts = []
-    for row in rows:
-        name, phrase, code, slip = re.split(r" +\| +", row)
-        parts.append(
-            Part(name=name.strip("*"), phrase=phrase, code=code, slip=slip.rstrip(), prone=name.startswith("*"))
-        )
-    return tuple(parts)
+def _part(name: str, phrase: str, code: str, *slips: str, k: Sequence[int | str] = ()) -> Part:
+    return Part(name=name, phrase=phrase, code=code, slips=slips, constants=tuple(k))
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    # Lists cannot be keys.
+    return list({repr(value): value for value in values}.values())
+
+
+def _near(steps: Sequence[Step]) -> list[int]:
+    """Return numbers at which programs with these constants may differ."""
+    numbers = [step.constant for step in steps if isinstance(step.constant, int)]
+    return [sign * number + shift for number in [0, *numbers] for sign in (1, -1) for shift in (-1, 0, 1)]
+
+
+def _numbers(rng: random.Random, steps: Sequence[Step], least: int = 0) -> list[list[int]]:
+    near = _near(steps)
+    pool = [[], [0]] if least == 0 else []
+    for _ in range(_POOL_SIZE):
+        palette = [rng.choice(near), rng.choice(near), rng.randint(-9, 9), rng.randint(-9, 9)]
+        # Drawn with replacement, so that numbers repeat.
+        pool.append(rng.choices(palette, k=rng.randint(1, _LONGEST)))
+    return _distinct(pool + [[number] for number in sorted(set(near))])
+
+
+def _texts(rng: random.Random, steps: Sequence[Step]) -> list[str]:
+    letters = [step.constant for step in steps if isinstance(step.constant, str)]
+    near = [chr(ord(letter) + shift) for letter in letters for shift in (-1, 0, 1)] or ["m"]
+    pool = ["", "aa", "BB", "77"]
+    for _ in range(_POOL_SIZE):
+        palette = [rng.choice(near), *rng.choices("abeioxyzABEXYZ", k=3), rng.choice("0379"), rng.choice("- ")]
+        pool.append("".join(rng.choices(palette, k=rng.randint(1, 9))))
+    return _distinct(pool)
 
 
 STRINGS = Composed(
-    "strings",
+    name="strings",
     slots=(
-        _slot(
-            "letters | that are letters | c.isalpha() | c.isalnum()",
-            "digits | that are digits | c.isdigit() | c.isalpha()",
-            "*vowels | that are vowels | c in 'aeiou' | c not in 'aeiou'",
-            "*consonants | that are consonants | c.isalpha() and c not in 'aeiou' | c.isalpha() or c not in 'aeiou'",
-            "upper | in upper case | c.isupper() | c.islower()",
-            "lower | in lower case | c.islower() | c.isupper()",
-            "spaceless | other than spaces | c != ' ' | c == ' '",
-            "*late | after m | c > 'm' | c >= 'm'",
+        (
+            _part("vowels", "that are vowels", 'c in "aeiou"', 'c not in "aeiou"'),
+            _part("others", "that are no vowels", 'c not in "aeiou"', 'c in "aeiou"'),
+            _part("upper", "in upper case", "c.isupper()", "c.islower()"),
+            _part("lower", "in lower case", "c.islower()", "c.isupper()"),
+            _part("before", "before {k}", 'c < "{k}"', 'c <= "{k}"', k="dgmp"),
+            _part("after", "after {k}", 'c > "{k}"', 'c >= "{k}"', k="dgmp"),
+            _part("letters", "that are letters", "c.isalpha()", "c.isalnum()"),
+            _part("word", "that are letters or digits", "c.isalnum()", "c.isalpha()"),
+            _part("unequal", "other than {k}", 'c != "{k}"', 'c == "{k}"', k="abxy"),
         ),
-        _slot(
-            "raise | raise each to upper case | c.upper() | c.lower()",
-            "*double | double each | c * 2 | c * 3",
-            "next | take the next character of each | chr(ord(c) + 1) | chr(ord(c) - 1)",
-            "*swap | swap the case of each | c.swapcase() | c.upper()",
-            "bracket | put each in brackets | '[' + c + ']' | '(' + c + ')'",
-            "code | take the code of each | str(ord(c)) | chr(ord(c))",
-            "dash | put a dash behind each | c + '-' | '-' + c",
+        (
+            _part("head", "take the first {k}", '"".join(cs[:{k}])', '"".join(cs[{k}:])', k=(2, 3, 4)),
+            _part("tail", "drop the first {k}", '"".join(cs[{k}:])', '"".join(cs[:{k}])', k=(1, 2, 3)),
+            _part("unique", "drop repeated ones", '"".join(dict.fromkeys(cs))', '"".join(cs)'),
+            _part("sort", "sort them", '"".join(sorted(cs))', '"".join(sorted(set(cs)))'),
+            _part("raised", "raise them", '"".join(cs).upper()', '"".join(cs).lower()'),
+            _part("swap", "swap their case", '"".join(cs).swapcase()', '"".join(cs).upper()'),
+            _part("stretch", "write each {k} times", '"".join(c * {k} for c in cs)', '"".join(cs) * {k}', k=(2, 3)),
+            _part("dashes", "put dashes between", '"-".join(cs)', '"".join(cs)'),
         ),
-        _slot(
-            "joined | all joined | ''.join(ys) | ' '.join(ys)",
-            "reversed | all joined in reverse | ''.join(ys[::-1]) | ''.join(ys[::1])",
-            "*sorted | all joined in order | ''.join(sorted(ys)) | ''.join(ys)",
-            "*first | the first or nothing | ys[0] if ys else '' | ys[0]",
-            "last | the last or nothing | ys[-1] if ys else '' | ys[-1]",
-            "*different | how many differ | len(set(ys)) | len(ys)",
-            "twice | all joined twice | ''.join(ys) * 2 | ''.join(ys) * 3",
+        (
+            _part("length", "the length", "len(t)", "len(set(t))"),
+            _part("first", "the first or a dot", 't[0] if t else "."', "t[0]"),
+            _part("last", "the last or a dot", 't[-1] if t else "."', "t[-1]"),
+            _part("largest", "the largest or a dot", 'max(t, default=".")', "max(t)", 'min(t, default=".")'),
+            _part("place", "the place of the first {k}", 't.find("{k}")', 't.rfind("{k}")', k="abxy"),
+            _part("double", "the text twice", "t + t", "t + t[::-1]"),
+            _part("reverse", "the reversed text", "t[::-1]", "t[1:]"),
         ),
     ),
     prompt="# Keep the characters {}, {}, and return {}.\ndef solve(s):\n",
-    body="    xs = [c for c in s if {}]\n    ys = [{} for c in xs]\n    return {}\n",
-    draw_input=lambda rng: ("".join(rng.choices("aeimnxABM 37", k=rng.randint(1, 6))),),
-    edges=(("",), ("mm",), ("aa",), ("B B",), ("aaAAmm77",), ("zZ mM",)),
+    body="    cs = [c for c in s if {}]\n    t = {}\n    return {}\n",
+    draw_inputs=_texts,
 )
+
+
+def _either(condition: str, then: str, otherwise: str) -> str:
+    return f"    if {condition}:\n        {then}\n    else:\n        {otherwise}\n"
+
+
+def _when(condition: str, then: str, otherwise: str | None = None) -> str:
+    return f"    if {condition}:\n        {then}\n" + ("" if otherwise is None else f"    {otherwise}\n")
+
 
 CONDITIONALS = Composed(
-    "conditionals",
+    name="conditionals",
     slots=(
-        _slot(
-            "larger | x is larger than y | x > y | x < y",
-            "*even | x is even | x % 2 == 0 | x % 2 == 1",
-            "negative | y is negative | y < 0 | y > 0",
-            "positive | x is positive | x > 0 | x < 0",
-            "*equal | x equals y | x == y | x != y",
-            "*both | both are even | x % 2 == 0 and y % 2 == 0 | x % 2 == 0 or y % 2 == 0",
-            "third | x is a multiple of 3 | x % 3 == 0 | x % 3 == 1",
-            "*five | x is at least 5 | x >= 5 | x > 5",
+        (
+            _part(
+                "floor", "Raise x to {k} if below", _when("x < {k}", "x = {k}"), _when("x > {k}", "x = {k}"), k=_SMALL
+            ),
+            _part(
+                "cap", "Lower x to {k} if above", _when("x > {k}", "x = {k}"), _when("x < {k}", "x = {k}"), k=_SMALL
+            ),
+            _part(
+                "clamp",
+                "Limit x to -{k} and {k}",
+                _when("x < -{k}", "x = -{k}", "elif x > {k}:\n        x = {k}"),
+                _when("x < -{k}", "x = -{k}"),
+                _when("x > {k}", "x = {k}"),
+                k=_FACTORS,
+            ),
+            _part("unsigned", "Negate x if negative", _when("x < 0", "x = -x"), _when("x > 0", "x = -x")),
+            _part("even", "Add 1 to x if odd", _when("x % 2 != 0", "x += 1"), _when("x % 2 == 0", "x += 1")),
+            _part(
+                "away",
+                "Move x by {k} away from zero",
+                _when("x < 0", "x -= {k}", "elif x > 0:\n        x += {k}"),
+                _either("x < 0", "x -= {k}", "x += {k}"),
+                k=_SMALL,
+            ),
+            _part("double", "Double x from {k} on", _when("x >= {k}", "x *= 2"), _when("x > {k}", "x *= 2"), k=_SMALL),
+            _part(
+                "clear",
+                "Clear x within {k} of zero",
+                _when("-{k} < x < {k}", "x = 0"),
+                _when("x < {k}", "x = 0"),
+                k=_FACTORS,
+            ),
         ),
-        _slot(
-            "sum | the sum | x + y | x - y",
-            "*product | the product | x * y | x + y",
-            "distance | the distance | abs(x - y) | x - y",
-            "*larger | the larger | max(x, y) | min(x, y)",
-            "square | the square of x | x * x | x + x",
-            "half | half of x | x // 2 | x % 2",
-            "less | x less 3 | x - 3 | x + 3",
+        (
+            _part(
+                "halve",
+                "halve it if even or else add {k}",
+                _either("x % 2 == 0", "y = x // 2", "y = x + {k}"),
+                _either("x % 2 != 0", "y = x // 2", "y = x + {k}"),
+                k=_SMALL,
+            ),
+            _part(
+                "divide",
+                "divide it by {k} if possible or else negate it",
+                _either("x % {k} == 0", "y = x // {k}", "y = -x"),
+                _either("x % {k} != 0", "y = x // {k}", "y = -x"),
+                k=_FACTORS,
+            ),
+            _part(
+                "square",
+                "square it below {k} or else add {k}",
+                _either("x < {k}", "y = x * x", "y = x + {k}"),
+                _either("x > {k}", "y = x * x", "y = x + {k}"),
+                k=_SMALL,
+            ),
+            _part(
+                "mirror",
+                "negate it above {k} or else double it",
+                _either("x > {k}", "y = -x", "y = x * 2"),
+                "    y = -x\n",
+                k=_SMALL,
+            ),
+            _part(
+                "distance",
+                "take its distance from {k}",
+                _either("x > {k}", "y = x - {k}", "y = {k} - x"),
+                "    y = x - {k}\n",
+                k=_SMALL,
+            ),
+            _part(
+                "triple",
+                "triple it if negative or else add {k}",
+                _either("x < 0", "y = x * 3", "y = x + {k}"),
+                _either("x > 0", "y = x * 3", "y = x + {k}"),
+                k=_SMALL,
+            ),
+            _part(
+                "scale",
+                "take 1 for zero or else multiply by {k}",
+                _either("x == 0", "y = 1", "y = x * {k}"),
+                "    y = x * {k}\n",
+                k=_FACTORS,
+            ),
+            _part(
+                "lessen",
+                "subtract {k} above it",
+                "    y = x\n" + _when("x > {k}", "y -= {k}"),
+                "    y = x\n" + _when("x < {k}", "y -= {k}"),
+                k=_FACTORS,
+            ),
         ),
-        _slot(
-            "minus | minus x | -x | x",
-            "*difference | y less x | y - x | x - y",
-            "*smaller | the smaller | min(x, y) | max(x, y)",
-            "triple | three times x | x * 3 | x * 2",
-            "zero | zero | 0 | 1",
-            "*square | the square of y | y * y | y + y",
-            "size | the size of x | abs(x) | x",
+        (
+            _part(
+                "larger",
+                "the larger of it and {k}",
+                _when("y > {k}", "return y", "return {k}"),
+                _when("y < {k}", "return y", "return {k}"),
+                k=_SMALL,
+            ),
+            _part(
+                "smaller",
+                "the smaller of it and {k}",
+                _when("y < {k}", "return y", "return {k}"),
+                _when("y > {k}", "return y", "return {k}"),
+                k=_SMALL,
+            ),
+            _part(
+                "parity",
+                "even or odd",
+                _when("y % 2 == 0", 'return "even"', 'return "odd"'),
+                _when("y % 2 != 0", 'return "even"', 'return "odd"'),
+            ),
+            _part(
+                "sign",
+                "its sign",
+                _when("y > 0", "return 1", "if y < 0:\n        return -1\n    return 0"),
+                _when("y > 0", "return 1", "return -1"),
+                _when("y > 0", "return 1", "return 0"),
+            ),
+            _part(
+                "size", "its size", _when("y < 0", "return -y", "return y"), _when("y > 0", "return -y", "return y")
+            ),
+            _part(
+                "rest",
+                "its rest by {k} or 0 if negative",
+                _when("y < 0", "return 0", "return y % {k}"),
+                "    return y % {k}\n",
+                k=(3, 4, 5, 6),
+            ),
+            _part(
+                "halved",
+                "half of it from {k} on or else it",
+                _when("y >= {k}", "return y // 2", "return y"),
+                _when("y > {k}", "return y // 2", "return y"),
+                k=_SMALL,
+            ),
         ),
     ),
-    prompt="# If {}, return {}, otherwise {}.\ndef solve(x, y):\n",
-    body="    if {}:\n        return {}\n    return {}\n",
-    draw_input=lambda rng: (rng.randint(-9, 9), rng.randint(-9, 9)),
-    edges=((0, 0), (5, 2), (5, 5), (-3, -3), (2, 4)),
+    prompt="# {}, {}, and return {}.\ndef solve(x):\n",
+    body="{}{}{}",
+    # Shuffled, so that equally good inputs differ from task to task.
+    draw_inputs=lambda rng, steps: rng.sample(range(-20, 21), 41),
 )
+
+
+def _stdin_texts(rng: random.Random, steps: Sequence[Step]) -> list[str]:
+    """Draw texts in the format that the first step reads."""
+    reading = steps[0].part.name
+    texts = []
+    for numbers in _numbers(rng, steps, least=1 if reading == "commas" else 0):
+        line = " ".join(map(str, numbers))
+        cut = rng.randint(0, len(numbers))
+        if reading == "commas":
+            texts.append(line.replace(" ", ","))
+        elif reading == "counted":
+            texts.append("\n".join(map(str, [len(numbers), *numbers])))
+        elif reading == "lines":
+            texts.append("\n".join(" ".join(map(str, half)) for half in (numbers[:cut], numbers[cut:])))
+        elif reading == "leading":
+            texts.append(f"{rng.choice([cut, len(numbers)])}\n{line}")
+        elif reading == "headed":
+            texts.append(f"{rng.choice([line, rng.randint(1, 9)])}\n{line}")
+        elif reading == "words":
+            words = ["abcdefghi"[: 1 + abs(number) % 9] for number in numbers]
+            texts.append(rng.choice([" ", " ", "  "]).join(words))
+        else:
+            texts.append(line)
+    return _distinct([f"{text}\n" for text in texts])
+
+
+def _read(source: str) -> str:
+    return f"xs = [int(w) for w in {source}]\n"
+
+
+def _keep(condition: str) -> str:
+    return f"ys = [x for x in xs if {condition}]\n"
+
 
 STDIN = Composed(
-    "stdin",
+    name="stdin",
     slots=(
-        _slot(
-            "positive | positive | x > 0 | x >= 0",
-            "*negative | negative | x < 0 | x > 0",
-            "even | even | x % 2 == 0 | x % 2 == 1",
-            "*odd | odd | x % 2 == 1 | x % 2 == 0",
-            "*small | below 10 | x < 10 | x <= 10",
-            "large | above 5 | x > 5 | x < 5",
-            "third | multiples of 3 | x % 3 == 0 | x % 3 == 1",
-            "other | other than 4 | x != 4 | x == 4",
+        (
+            _part("line", "Read a line of numbers", _read("input().split()"), _read("input()")),
+            _part("commas", "Read numbers with commas between", _read('input().split(",")'), _read("input().split()")),
+            _part(
+                "counted",
+                "Read n and n lines",
+                "xs = [int(input()) for _ in range(int(input()))]\n",
+                "xs = [int(input()) for _ in range(int(input()) - 1)]\n",
+            ),
+            _part(
+                "lines",
+                "Read two lines of numbers",
+                _read('(input() + " " + input()).split()'),
+                _read("(input() + input()).split()"),
+            ),
+            _part(
+                "leading",
+                "Read n and a line of which n count",
+                "n = int(input())\n" + _read("input().split()[:n]"),
+                "n = int(input())\n" + _read("input().split()"),
+            ),
+            _part(
+                "headed",
+                "Skip a line and read a line of numbers",
+                "input()\n" + _read("input().split()"),
+                _read("input().split()"),
+            ),
+            _part(
+                "words",
+                "Read the lengths of words",
+                "xs = [len(w) for w in input().split()]\n",
+                'xs = [len(w) for w in input().split(" ")]\n',
+            ),
         ),
-        _slot(
-            "double | double them | x * 2 | x * 3",
-            "*square | square them | x * x | x + x",
-            "raise | add 1 to each | x + 1 | x - 1",
-            "*lower | take 2 from each | x - 2 | x + 2",
-            "negate | negate them | -x | x",
-            "*size | take their sizes | abs(x) | -x",
-            "ten | multiply them by 10 | x * 10 | x + 10",
+        (
+            _part("above", "keep those above {k}", _keep("x > {k}"), _keep("x >= {k}"), k=_SMALL),
+            _part("at_most", "keep those up to {k}", _keep("x <= {k}"), _keep("x < {k}"), k=_SMALL),
+            _part("even", "keep the even", _keep("x % 2 == 0"), _keep("x % 2 != 0")),
+            _part(
+                "multiply",
+                "multiply by {k}",
+                "ys = [x * {k} for x in xs]\n",
+                "ys = [x + {k} for x in xs]\n",
+                k=_FACTORS,
+            ),
+            _part("square", "square them", "ys = [x * x for x in xs]\n", "ys = [x + x for x in xs]\n"),
+            _part("rest", "drop the first", "ys = xs[1:]\n", "ys = xs[:1]\n"),
+            _part("unique", "drop repeated ones", "ys = list(dict.fromkeys(xs))\n", "ys = list(xs)\n"),
+            _part("short", "keep the first {k}", "ys = xs[:{k}]\n", "ys = xs[{k}:]\n", k=(1, 2, 3)),
         ),
-        _slot(
-            "sum | their sum | sum(ys) | len(ys)",
-            "*largest | the largest or 0 | max(ys, default=0) | max(ys)",
-            "smallest | the smallest or 0 | min(ys, default=0) | min(ys)",
-            "*all | all in a line | *ys | ys",
-            "mean | the mean or 0 | sum(ys) // max(len(ys), 1) | sum(ys) // len(ys)",
-            "*sorted | all in order | *sorted(ys) | *ys",
-            "reversed | all in reverse | *ys[::-1] | *ys[::1]",
+        (
+            _part("total", "the sum", "sum(ys)", "len(ys)"),
+            _part("spaced", "all in a line", "*ys", '*ys, sep="\\n"'),
+            _part("stacked", "each on a line", '*ys, sep="\\n"', "*ys"),
+            _part("commas", "all with commas between", '*ys, sep=","', '*ys, sep=", "'),
+            _part("largest", "the largest or none", 'max(ys, default="none")', "max(ys)", 'min(ys, default="none")'),
+            _part("positive", "how many are positive", "sum(y > 0 for y in ys)", "sum(y >= 0 for y in ys)"),
+            _part("exceeds", "whether the sum exceeds {k}", "sum(ys) > {k}", "sum(ys) >= {k}", k=_SMALL),
         ),
     ),
-    prompt="# Read a line of integers, keep those that are {}, {}, and print {}.\n",
-    body="xs = list(map(int, input().split()))\nys = [{1} for x in xs if {0}]\nprint({2})\n",
-    draw_input=lambda rng: " ".join(
-        str(rng.choice([0, 4, 5, 10, rng.randint(-9, 19)])) for _ in range(rng.randint(1, 6))
-    ),
-    edges=("0", "4", "10", "-3", "1"),
-    stdin=True,
+    prompt="# {}, {}, and print {}.\n",
+    body="{}{}print({})\n",
+    draw_inputs=_stdin_texts,
+    reads_stdin=True,
 )
-
-
-def with_tests(task: CodingTask, number: int) -> CodingTask:
-    """Return a task with its first tests only."""
-    if isinstance(task.tests, StdioTests):
-        return replace(task, tests=replace(task.tests, cases=task.tests.cases[:number]))
-    assert isinstance(task.tests, FunctionTests)
-    # A test is a line of the code in all families.
-    return replace(task, tests=replace(task.tests, code="\n".join(task.tests.code.splitlines()[:number])))
-
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Lists(), STRINGS, CONDITIONALS, STDIN)}
