@@ -29,6 +29,9 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "uniform": {"priority": "uniform"},
 }
 BASE = "no training"
+#: TRL's trainer, which writes as many programs in as many optimizer steps, by sampling.
+GRPO = "GRPO"
+GENERATIONS = 4
 
 
 def smollm2(folder: Path) -> Path:
@@ -65,11 +68,9 @@ def halves(path: Path, *, train: int, held_out: int) -> tuple[list[Any], list[An
     return tasks[0::2][:train], tasks[1::2][:held_out]
 
 
-def config(options: argparse.Namespace, folder: Path, seed: int, draws: dict[str, Any]) -> Any:
-    """Return the configuration of a run; only the draws differ between contenders."""
-    from trl_pper import PPERConfig
-
-    settings: dict[str, Any] = {
+def config_options(options: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
+    """Return the options of a run, which only differs from others in its draws."""
+    return {
         "output_dir": str(folder),
         "num_train_epochs": options.rounds,
         "steps_per_round": options.steps,
@@ -96,30 +97,106 @@ def config(options: argparse.Namespace, folder: Path, seed: int, draws: dict[str
         "bf16": options.device != "cpu",
         "gradient_checkpointing": options.device != "cpu",
     }
-    return PPERConfig(**settings | draws)
+
+
+#: Options that GRPO shares.
+_OF_TRL = (
+    "output_dir", "learning_rate", "lr_scheduler_type", "seed", "logging_steps", "report_to", "disable_tqdm",
+    "use_cpu", "bf16", "gradient_checkpointing",
+)  # fmt: skip
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train a contender, from its last round on, and write its figures; for `BASE` only evaluate the model."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from trl_pper import BeamSampleCollector, PPERTrainer
-
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
     result = options.folder / f"{name} - seed {seed}.json"
     if result.exists():
         return
-    folder = options.folder / "runs" / f"{name} {seed}"
+    import torch
+
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
     started = time.perf_counter()
+    folder = options.folder / "runs" / f"{name} {seed}"
+    figures = (learn_by_grpo if name == GRPO else learn_by_draws)(name, seed, options, folder)
+    figures = {"contender": name, "seed": seed, **figures, "seconds": round(time.perf_counter() - started)}
+    unfinished = result.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(figures, indent=2) + "\n")
+    unfinished.rename(result)
+    print(f"{name}, seed {seed}: {figures['evaluations'][-1]}", flush=True)
+
+
+def learn_by_grpo(name: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train with GRPO, from the last round on, and return the figures."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from trl_pper import BeamSearchSource, Judge, Limits, as_chat, evaluate_tasks, pass_rate_reward, task_rows
+
+    train, held_out = halves(options.tasks, train=options.train_tasks, held_out=options.held_out_tasks)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if tokenizer.chat_template:
+        train, held_out = as_chat(train), as_chat(held_out)
+    steps = options.rounds * options.steps
+    completions = options.programs * len(train) // options.steps // GENERATIONS * GENERATIONS
+    settings = {name: value for name, value in config_options(options, folder, seed).items() if name in _OF_TRL}
+    settings |= {
+        "max_steps": steps,
+        "save_strategy": "steps",
+        "save_steps": options.steps,
+        "num_generations": GENERATIONS,
+        "max_completion_length": options.max_completion_length,
+        "per_device_train_batch_size": GENERATIONS,
+        "gradient_accumulation_steps": completions // GENERATIONS,
+    }
+    scores = folder / "evaluations.json"
+
+    class Examiner(TrainerCallback):  # type: ignore[misc]
+        """A callback that evaluates the model at the end of each round."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % options.steps:
+                return
+            source = BeamSearchSource(
+                kwargs["model"],
+                tokenizer,
+                num_beams=options.programs,
+                max_completion_length=options.max_completion_length,
+                batch_size=options.generation_batch_size,
+            )
+            found = evaluate_tasks(held_out, source, judge).metrics()
+            kept = json.loads(scores.read_text()) if scores.exists() else []
+            kept = [*kept[: state.global_step // options.steps - 1], {f"eval_{key}": found[key] for key in found}]
+            scores.write_text(json.dumps(kept) + "\n")
+
+    with Judge(workers=options.judge_workers, limits=Limits(cpu_seconds=5.0)) as judge:
+        trainer = GRPOTrainer(
+            options.model,
+            reward_funcs=pass_rate_reward(judge),
+            args=GRPOConfig(**settings),
+            train_dataset=Dataset.from_list(task_rows(train)),
+            processing_class=tokenizer,
+            callbacks=[Examiner()],
+        )
+        trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")) or None)
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+    return {"evaluations": json.loads(scores.read_text()), "rewards": rewards}
+
+
+def learn_by_draws(name: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train on draws from the buffer, from the last round on, and return the figures."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from trl_pper import BeamSampleCollector, PPERConfig, PPERTrainer
+
     train, held_out = halves(options.tasks, train=options.train_tasks, held_out=options.held_out_tasks)
     dtype = torch.float32 if options.device == "cpu" else torch.bfloat16
     # Programs of the first round are written once: the journal knows the weights that wrote them.
     collector = BeamSampleCollector(journal_folder=options.folder / "journal")
     trainer = PPERTrainer(
         AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype),
-        config(options, folder, seed, CONTENDERS.get(name, {})),
+        PPERConfig(**config_options(options, folder, seed) | CONTENDERS.get(name, {})),
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=AutoTokenizer.from_pretrained(options.model),
@@ -135,18 +212,13 @@ def run(name: str, seed: int, options: argparse.Namespace) -> None:
             kept = any(folder.glob("checkpoint-*"))
             trainer.train(resume_from_checkpoint=kept or None)
     history = trainer.state.log_history
-    figures = {
-        "contender": name,
-        "seed": seed,
+    solved = [entry["pper/solved"] for entry in history if "pper/solved" in entry]
+    return {
         "evaluations": [entry for entry in history if "eval_accuracy" in entry],
-        "collections": [report.metrics() for report in collector.reports],
+        # Of a run that was resumed the log has all rounds, the collector only its own.
+        "training_tasks_solved": solved or [report.solved for report in collector.reports],
         "losses": [entry["loss"] for entry in history if "loss" in entry],
-        "seconds": round(time.perf_counter() - started),
     }
-    unfinished = result.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(figures, indent=2) + "\n")
-    unfinished.rename(result)
-    print(f"{name}, seed {seed}: {figures['evaluations'][-1]}", flush=True)
 
 
 def work(queue: Any, options: argparse.Namespace) -> None:
@@ -180,7 +252,7 @@ def summary(folder: Path) -> list[dict[str, Any]]:
             for values in zip(*[[e["eval_accuracy"] for e in one["evaluations"]] for one in chosen], strict=False)
         )
         row["pass_rate"] = round(sum(one["eval_pass_rate"] for one in last) / len(last), 3)
-        solved = [[part["pper/solved"] for part in one["collections"]] for one in chosen]
+        solved = [one.get("training_tasks_solved", []) for one in chosen]
         row["training_tasks_solved"] = " / ".join(
             f"{sum(values) / len(values):.3f}" for values in zip(*solved, strict=False)
         )
@@ -193,7 +265,7 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="folder or Hub id of a chat model; SmolLM2-135M by default")
     parser.add_argument("--tasks", type=Path, required=True, help="file of MBPP tasks, or of others")
     parser.add_argument("--folder", type=Path, default=Path("outputs/real_model"))
-    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=[*CONTENDERS, GRPO])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of a round")

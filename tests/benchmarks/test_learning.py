@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+TESTS = {"type": "stdio", "cases": [{"input": "", "output": "1"}], "compare": "tokens"}
 LEARNING = Path(__file__).parents[2] / "benchmarks" / "learning"
 
 
@@ -86,6 +87,26 @@ def test_tables_of_a_page_are_renewed(load):
     assert renewed.endswith("\n\nText.\n")
     with pytest.raises(SystemExit, match="asks for a table of 'lists, common'"):
         tables.with_tables("<!-- table: lists, common -->\n\n", rows)
+
+
+def test_a_real_models_tasks_are_halves_and_its_figures_add_up(load, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(LEARNING.parent))
+    real = load("real_model")
+    rows = [{"task_id": str(n), "prompt": f"p{n}", "tests": json.dumps(TESTS)} for n in range(9)]
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held_out = real.halves(tmp_path / "tasks.jsonl", train=3, held_out=10)
+    assert [one.task_id for one in train] == ["0", "2", "4"]
+    assert [one.task_id for one in held_out] == ["1", "3", "5", "7"]
+    # Wilson's interval of 8 in 10, as in textbooks.
+    assert real.interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    for seed, accuracy in enumerate((0.25, 0.5)):
+        evaluations = [{"eval_accuracy": value, "eval_tasks": 4, "eval_pass_rate": 0.5} for value in (0.0, accuracy)]
+        run = {"contender": "best", "seed": seed, "evaluations": evaluations, "training_tasks_solved": [0.1, 0.3]}
+        (tmp_path / f"best - seed {seed}.json").write_text(json.dumps(run))
+    (row,) = real.summary(tmp_path)
+    assert (row["solved"], row["of"], row["accuracy"]) == (3, 8, 0.375)
+    assert row["by_round"] == "0.000 / 0.375"
+    assert row["training_tasks_solved"] == "0.100 / 0.300"
 
 
 @pytest.mark.slow
