@@ -55,7 +55,8 @@ docs: $(STAMP)  ## build the documentation site into site/
 
 bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/results/
 	$(BIN)/python benchmarks/judge.py --output outputs/bench/judge.json
-	$(BIN)/python benchmarks/demo.py --output outputs/bench/demo.json
+	$(BIN)/python benchmarks/learning/run.py --study main
+	$(BIN)/python benchmarks/learning/tables.py --output outputs/bench/learning.json
 	$(BIN)/python benchmarks/step.py --output outputs/bench/step.json
 	$(BIN)/python benchmarks/replay.py --output outputs/bench/replay.json
 	$(BIN)/python benchmarks/collection.py --output outputs/bench/collection.json

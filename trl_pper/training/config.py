@@ -170,7 +170,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "e of Eq. 7, for 'proportional' and 'rank': 0 draws uniformly, larger values prefer high priorities more "
         "strongly. If None, 4 for "
         "proportional draws with the mean possibility, whose P2Values lie close together, and 1 otherwise "
-        "(docs/benchmarks.md).",
+        "(docs/learning.md).",
     )
     importance_exponent: float = _option(
         0.0,
