@@ -53,10 +53,18 @@ def test_the_splits_share_parts_and_no_composition(family):
         assert {each[place] for each in held_out} <= {each[place] for each in train}
 
 
-def test_tasks_come_in_an_order_and_have_eight_tests(family):
+def test_equal_arguments_give_equal_tasks_of_eight_tests(family):
     tasks = family.tasks("train", seed=0, count=20, tests=8)
     assert family.tasks("train", seed=0, count=10, tests=8) == tasks[:10]
+    assert family.tasks("train", seed=1, count=20, tests=8) != tasks
+    assert len({task.task_id for task in tasks}) == 20
     assert {number_of_tests(task) for task in tasks} == {8}
+
+
+def test_fewer_tests_are_the_first_tests(family):
+    few, many = (family.tasks("train", seed=0, count=1, tests=number)[0].to_row()["tests"] for number in (2, 8))
+    few, many = (row.get("cases") or row["code"].splitlines() for row in map(json.loads, (few, many)))
+    assert few == many[:2]
 
 
 def test_references_pass_and_slips_fail_in_part(family, judge):
