@@ -1,6 +1,7 @@
 """The families of the learning bench: disjoint splits, tests that catch every slip, and corpora that err as asked."""
 
 import json
+import sys
 from collections import Counter
 from itertools import chain, islice, product
 from pathlib import Path
@@ -178,6 +179,19 @@ def test_every_family_has_slips_for_every_regime(load):
     assert {name: tuple(slips) for name, slips in base_models.SLIPS.items()} == dict.fromkeys(
         NAMES, base_models.REGIMES
     )
+
+
+def test_facts_of_cached_models_are_written_and_no_model_trained(load, tmp_path, monkeypatch):
+    base_models = load("base_models")
+    monkeypatch.setattr(base_models, "_train", None)
+    folder = base_models.model_folder("stdin", "rare", seed=1, cache=tmp_path)
+    folder.mkdir()
+    (folder / "base.json").write_text('{"family": "stdin"}')
+    output = tmp_path / "bases.json"
+    arguments = ["--cached", "--families", "stdin", "--folder", str(tmp_path), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["base_models.py", *arguments])
+    base_models.main()
+    assert json.loads(output.read_text())["models"] == [{"family": "stdin"}]
 
 
 @pytest.mark.slow
