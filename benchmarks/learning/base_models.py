@@ -77,12 +77,7 @@ def base_model(family: str, regime: str, *, seed: int, cache: Path) -> Path:
     Returns:
         A folder for `from_pretrained`, with model, tokenizer, and scores before any fine-tuning in `base.json`.
     """
-    if family not in FAMILIES or regime not in REGIMES:
-        raise ValueError(
-            f"family, regime: one of {', '.join(FAMILIES)} and one of {', '.join(REGIMES)} are required; got"
-            f" {family!r} and {regime!r}"
-        )
-    folder = cache / f"{family}-{regime}-{seed}-{_digest(family, regime)}"
+    folder = model_folder(family, regime, seed=seed, cache=cache)
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f"{folder.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -94,6 +89,20 @@ def base_model(family: str, regime: str, *, seed: int, cache: Path) -> Path:
             # A folder without its facts is of a run that ended early.
             unfinished.rename(folder)
     return folder
+
+
+def model_folder(family: str, regime: str, *, seed: int, cache: Path) -> Path:
+    """Return the folder of a base model, whether or not it is trained.
+
+    Raises:
+        ValueError: The family or the regime is unknown.
+    """
+    if family not in FAMILIES or regime not in REGIMES:
+        raise ValueError(
+            f"family, regime: one of {', '.join(FAMILIES)} and one of {', '.join(REGIMES)} are required; got"
+            f" {family!r} and {regime!r}"
+        )
+    return cache / f"{family}-{regime}-{seed}-{_digest(family, regime)}"
 
 
 def _digest(family: str, regime: str) -> str:
@@ -155,15 +164,19 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--cached", action="store_true", help="train none, and leave missing models out")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     options = parser.parse_args()
     facts = []
     for family in options.families:
         for regime in options.regimes:
             for seed in options.seeds:
-                folder = base_model(family, regime, seed=seed, cache=options.folder)
-                facts.append(json.loads((folder / FACTS).read_text()))
-                print(json.dumps(facts[-1]), flush=True)
+                if not options.cached:
+                    base_model(family, regime, seed=seed, cache=options.folder)
+                path = model_folder(family, regime, seed=seed, cache=options.folder) / FACTS
+                if path.exists():
+                    facts.append(json.loads(path.read_text()))
+                    print(json.dumps(facts[-1]), flush=True)
     if options.output is not None:
         # Found beside this folder.
         sys.path.insert(0, str(Path(__file__).parents[1]))

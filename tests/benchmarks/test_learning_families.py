@@ -1,6 +1,7 @@
 """The families of the learning bench: disjoint splits, tests that catch every slip, and corpora that err as asked."""
 
 import json
+import sys
 from collections import Counter
 from itertools import chain, islice, product
 from pathlib import Path
@@ -53,10 +54,18 @@ def test_the_splits_share_parts_and_no_composition(family):
         assert {each[place] for each in held_out} <= {each[place] for each in train}
 
 
-def test_tasks_come_in_an_order_and_have_eight_tests(family):
+def test_equal_arguments_give_equal_tasks_of_eight_tests(family):
     tasks = family.tasks("train", seed=0, count=20, tests=8)
     assert family.tasks("train", seed=0, count=10, tests=8) == tasks[:10]
+    assert family.tasks("train", seed=1, count=20, tests=8) != tasks
+    assert len({task.task_id for task in tasks}) == 20
     assert {number_of_tests(task) for task in tasks} == {8}
+
+
+def test_fewer_tests_are_the_first_tests(family):
+    few, many = (family.tasks("train", seed=0, count=1, tests=number)[0].to_row()["tests"] for number in (2, 8))
+    few, many = (row.get("cases") or row["code"].splitlines() for row in map(json.loads, (few, many)))
+    assert few == many[:2]
 
 
 def test_references_pass_and_slips_fail_in_part(family, judge):
@@ -170,6 +179,19 @@ def test_every_family_has_slips_for_every_regime(load):
     assert {name: tuple(slips) for name, slips in base_models.SLIPS.items()} == dict.fromkeys(
         NAMES, base_models.REGIMES
     )
+
+
+def test_facts_of_cached_models_are_written_and_no_model_trained(load, tmp_path, monkeypatch):
+    base_models = load("base_models")
+    monkeypatch.setattr(base_models, "_train", None)
+    folder = base_models.model_folder("stdin", "rare", seed=1, cache=tmp_path)
+    folder.mkdir()
+    (folder / "base.json").write_text('{"family": "stdin"}')
+    output = tmp_path / "bases.json"
+    arguments = ["--cached", "--families", "stdin", "--folder", str(tmp_path), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["base_models.py", *arguments])
+    base_models.main()
+    assert json.loads(output.read_text())["models"] == [{"family": "stdin"}]
 
 
 @pytest.mark.slow
