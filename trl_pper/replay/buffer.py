@@ -65,6 +65,8 @@ def _setting(name: str) -> Any:
 
     def assign(buffer: ReplayBuffer, value: Any) -> None:
         buffer._settings = replace(buffer._settings, **{name: value})
+        # Arrays computed with other settings must not be returned.
+        buffer._cache.clear()
 
     return property(lambda buffer: getattr(buffer._settings, name), assign)
 
@@ -173,10 +175,14 @@ class ReplayBuffer:
         )
         self.tokenizer = tokenizer
         self._table = ExperienceTable()
-        self._cache: dict[tuple[object, ...], Any] = {}
+        self._cache: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cached columns hold functions, which cannot be pickled.
+        return self.__dict__ | {"_cache": {}}
 
     @overload
     def __getitem__(self, index: int) -> Experience: ...
@@ -260,6 +266,9 @@ class ReplayBuffer:
         tokenizer = one_tokenizer(self.tokenizer, *(other.tokenizer for other in others))
         added = refreshed = 0
         for other in others:
+            # An older experience of a program is left out, but its draws were draws of the program.
+            for block in other._table.blocks():
+                self._table.note_draws(block)
             # `newer` compares rounds with the table as it is: each buffer has to be stored before the next.
             arriving = [self._table.newer(block) for block in other._table.blocks()]
             new = self._table.put(arriving)
@@ -655,11 +664,9 @@ class ReplayBuffer:
         return self._cached(name, read_only)
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
-        # Settings may be assigned at any time: arrays computed with other settings must not be returned.
-        key = (name, self._settings)
-        if key not in self._cache:
-            self._cache[key] = compute()
-        value: T = self._cache[key]
+        if name not in self._cache:
+            self._cache[name] = compute()
+        value: T = self._cache[name]
         return value
 
 
