@@ -34,7 +34,7 @@ from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import PAPER, evaluations, hide_local_paths, run_facts, write_model_card
-from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
+from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, read_first_round, save_buffer
 from trl_pper.training.collator import (
     BATCH_KEY,
     OBJECTIVE_KEY,
@@ -388,6 +388,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             show_round(
                 self.buffer,
                 report.round_index,
+                first_round=self.collector.first_round if self.collector is not None else 0,
                 step=self.state.global_step,
                 number=self.args.num_completions_to_print,
                 report_to=self.args.report_to,
@@ -429,7 +430,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs: Further arguments of `Trainer.train`.
         """
         self._next_round = 0
-        if self.lr_scheduler is not None:
+        if self.collector is not None:
+            # Behind the rounds of an earlier run, whose programs would otherwise count as the younger ones.
+            self.collector.first_round = int(self.buffer.round_indices().max(initial=-1)) + 1
+        # After a first training it is the Trainer's own.
+        if self.lr_scheduler is not None and self.state.global_step == 0:
             self._tell(
                 f"optimizers: the scheduler has to count optimizer steps: an epoch is a round of "
                 f"{self.steps_per_round} (trainer.steps_per_round), not a pass over the data set"
@@ -604,6 +609,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 folder,
                 self.buffer,
                 next_round=self._next_round,
+                first_round=self.collector.first_round if self.collector is not None else 0,
                 draws=self._draws(),
                 num_processes=self.accelerator.num_processes,
                 model_only=self.args.save_only_model,
@@ -614,4 +620,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         # The Trainer calls this when a run resumes, before the first `on_epoch_begin` decides whether to collect.
         if checkpoint is not None:
             self._next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
+            if self.collector is not None:
+                self.collector.first_round = read_first_round(Path(checkpoint))
         super()._load_optimizer_and_scheduler(checkpoint)
