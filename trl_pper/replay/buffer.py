@@ -30,6 +30,7 @@ from trl_pper.replay.columns import (
     columns_in_blocks,
     content_digest,
     to_experiences,
+    written_programs,
 )
 from trl_pper.replay.distribution import Distribution
 from trl_pper.replay.experience import Experience, possibility
@@ -280,6 +281,16 @@ class ReplayBuffer:
     def assign(self, other: ReplayBuffer) -> None:
         """Become a copy of another buffer: its content, its settings and its tokenizer."""
         self.__dict__.update(other.__dict__, _table=other._table.copy(), _cache={})
+
+    def without_repairs(self) -> ReplayBuffer:
+        """Return the buffer without repair experiences, for numbers of programs and tasks; itself if it has none."""
+        written = written_programs(self._table.texts("task_id"))
+        if written.all():
+            return self
+        other = ReplayBuffer()
+        other.assign(self)
+        other._table.keep(written)
+        return other
 
     def take(self, positions: ArrayLike) -> list[Experience]:
         """Return the experiences at positions, shape [n], in the same order; positions may repeat."""

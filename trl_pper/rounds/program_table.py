@@ -79,7 +79,7 @@ class TableRow:
 
 
 def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int | None = None) -> list[TableRow]:
-    """Return the programs of a round in a buffer as rows, the highest P2Value first.
+    """Return the programs of a round in a buffer as rows, the highest P2Value first; repairs are left out.
 
     Args:
         buffer: The buffer; evicted programs are not in the table.
@@ -87,6 +87,7 @@ def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int
         step: The optimizer step at which the round was collected.
         number: Number of rows, evenly spaced from the highest to the lowest P2Value; None for all.
     """
+    buffer = buffer.without_repairs()
     held = np.flatnonzero(buffer.round_indices() == round_index)
     p2values, possibilities = buffer.p2values(), buffer.possibilities()
     ordered = held[np.argsort(-p2values[held], kind="stable")]
