@@ -166,6 +166,12 @@ def test_options_without_anything_to_work_on_are_refused(make_trainer):
         make_trainer(importance_exponent=0.5, priority="rank", buffer=ReplayBuffer())
 
 
+def test_draw_options_are_checked_before_a_model_is_loaded(tasks, tmp_path):
+    options = {"use_cpu": True, "bf16": False, "report_to": [], "importance_exponent": 0.5}
+    with pytest.raises(ValueError, match="importance_exponent: must be 0 with the priority 'best'"):
+        PPERTrainer("no/such-model", PPERConfig(str(tmp_path), **options), train_dataset=tasks)
+
+
 def test_best_goes_on_where_nothing_passes_and_says_so(make_trainer, capfd):
     trainer = make_trainer(num_train_epochs=1, log_level="info")
     trainer.collector.source = DatasetSource(

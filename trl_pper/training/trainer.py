@@ -164,6 +164,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.collector = find_collector(callbacks, train)
         self.objective = build_objective(args)
         check_writer(self.objective, self.collector)
+        check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._judge: Judge | None = None
         self._train_rows = train
         # TRL looks at a row for the form of prompts, and takes any column of it: a completion is text beside messages.
@@ -194,7 +195,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             check_weighing(self.accelerator, self.compute_loss_func)
             self.data_collator: Any = ColumnCollator(self.data_collator, padding_free=self.padding_free)
         claim_buffer(self.buffer, self.processing_class)
-        check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._tell(choose_learning_rate(args, self.model))
         self._tell(line_on_draws(self.objective, self.buffer))
         self._complete_collector()
