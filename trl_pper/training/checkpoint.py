@@ -94,6 +94,9 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
         )
     # Compared with the other numbers of the draws, below; checkpoints of earlier versions lack it.
     stored.steps_per_round = buffer.steps_per_round
+    # None stands for the weight that belongs to the priority, which another run may name.
+    if stored._settings.chosen_task_weight == buffer._settings.chosen_task_weight:
+        stored.task_weight = buffer.task_weight
     then, now = stored.settings(), buffer.settings()
     if differing := [name for name in now if then[name] != now[name]]:
         written, present = (", ".join(f"{name}={settings[name]!r}" for name in differing) for settings in (then, now))
