@@ -84,7 +84,7 @@ def test_a_task_weight_may_be_named_or_left_to_the_priority(tmp_path, priority, 
         run = filled(priority=priority, task_weight=now)
         assert load_buffer(checkpoint, run, draws=DRAWS) == 1
         assert (len(run), run.task_weight) == (1, now)
-    with pytest.raises(ValueError, match="was written with task_weight=.*; this run has task_weight='equal'"):
+    with pytest.raises(ValueError, match=r"was written with task_weight=.*; this run has task_weight='equal'"):
         load_buffer(checkpoint, filled(priority=priority, task_weight="equal"), draws=DRAWS)
 
 
