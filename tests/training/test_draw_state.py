@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer, ReplayBuffer
 
@@ -130,6 +131,25 @@ def test_a_buffer_of_an_earlier_run_goes_on_with_its_rounds(make_trainer, tasks,
     assert resumed.buffer.round_indices().tolist() == later.buffer.round_indices().tolist()
     assert resumed.buffer.digest() == later.buffer.digest()
     assert torch.equal(weights(resumed), weights(later))
+
+
+class Changing(TrainerCallback):
+    """A callback that changes how the buffer is drawn from at the end of each round."""
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.buffer.priority = "rank"
+        self.buffer.seed += 1
+
+
+def test_draws_are_counted_as_they_were_made(make_trainer):
+    trainer = make_trainer(priority="uniform", num_train_epochs=2)
+    trainer.add_callback(Changing(trainer.buffer))
+    train(trainer)
+    trainer.buffer.priority, trainer.buffer.seed = "uniform", 42
+    assert trainer.buffer.times_drawn().tolist() == naive_counts(trainer, rounds=1)
 
 
 @pytest.mark.parametrize("judged", [False, True])

@@ -79,7 +79,7 @@ from trl_pper.training.parts import (
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
-from trl_pper.training.sampler import PrioritizedSampler, draw_round
+from trl_pper.training.sampler import Lengths, Positions, PrioritizedSampler, draw_round
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
@@ -172,6 +172,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self._round_figures: dict[str, float] = {}
         self._told: set[str] = set()
         self._rounds_begun = 0
+        #: The round whose draws are known, and their positions in the buffer.
+        self._drawn: tuple[int, Positions] = (-1, np.empty(0, np.int64))
         self.evaluated_before: list[Mapping[str, Any]] = []
         super().__init__(
             model=model,
@@ -394,6 +396,11 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 report_to=self.args.report_to,
             )
 
+    def _prepare_round(self, positions: Positions) -> Lengths:
+        self._drawn = self.state.global_step // self.steps_per_round, positions
+        lengths: Lengths = self.train_dataset.prepare(positions)
+        return lengths
+
     def _begin_round(self, round_index: int) -> None:
         # A collector counts the draws of the round before when it collects.
         if self.collector is None and round_index >= self._next_round:
@@ -401,12 +408,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             self._next_round = round_index + 1
 
     def _count_draws(self, round_index: int) -> None:
-        """Count the draws of the round before `round_index` in the buffer, which has not changed since."""
-        # Drawn again, as nothing else remembers them: a resumed run then counts as an uninterrupted run does.
-        if round_index > 0 and len(self.buffer):
+        """Count the draws of the round before `round_index` in the buffer."""
+        if round_index == 0 or not len(self.buffer):
+            return
+        drawn_in, positions = self._drawn
+        if drawn_in != round_index - 1:
+            # Drawn again: a run that resumes between two rounds then counts as an uninterrupted run does.
             draws = self._draws()
             numbers = {name: draws[name] for name in ("draws_per_step", "steps_per_round", "seed")}
-            self.buffer.count_draws(draw_round(self.buffer, round_index - 1, **numbers))
+            positions = draw_round(self.buffer, round_index - 1, **numbers)
+        self.buffer.count_draws(positions)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log an entry; that of a training step has the figures of the round, too."""
@@ -430,6 +441,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs: Further arguments of `Trainer.train`.
         """
         self._next_round = 0
+        self._drawn = -1, np.empty(0, np.int64)
         if self.collector is not None:
             # Behind the rounds of an earlier run, whose programs would otherwise count as the younger ones.
             self.collector.first_round = int(self.buffer.round_indices().max(initial=-1)) + 1
@@ -478,7 +490,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
         return PrioritizedSampler(
             self.buffer,
-            prepare=self.train_dataset.prepare,
+            prepare=self._prepare_round,
             global_step=lambda: self.state.global_step,
             begin_round=self._begin_round,
             **self._draws(),
