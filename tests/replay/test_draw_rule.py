@@ -257,6 +257,18 @@ def test_a_function_gets_each_column_it_names():
     assert buffer.probabilities().tolist() == pytest.approx([0.2, 0.8])
 
 
+def mean_of_task(p2values, task):
+    return (np.bincount(task, weights=p2values) / np.bincount(task))[task]
+
+
+def test_tasks_are_numbered_without_gaps_for_a_function():
+    buffer = ReplayBuffer(priority=mean_of_task, mask_truncated_completions=True)
+    buffer.add(
+        [make(1, task="a", pass_rate=0.25), make(2, task="b", truncated=True), make(3, task="c", pass_rate=0.75)]
+    )
+    assert buffer.probabilities().tolist() == pytest.approx([0.25, 0.0, 0.75])
+
+
 def test_columns_of_a_buffer_are_those_of_its_experiences():
     buffer = ReplayBuffer(steps_per_round=3)
     buffer.add(
