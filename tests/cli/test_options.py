@@ -112,6 +112,7 @@ def test_what_people_write_becomes_what_they_mean(tmp_path, hint, text, value):
         (int, "2.5", "must be a whole number; got 2.5"), (int, "5.0", "must be a whole number; got 5.0"),
         (int, "true", "must be a whole number; got true"), (int, "three", "must be a whole number; got three"),
         (int, "''", "must be a whole number; got ''"), (int, "null", "must be a whole number; got null"),
+        (float, "9" * 400, "must be a number; got 9"),
         (float, "fast", "must be a number; got fast"), (float, "yes", "must be a number; got yes"),
         (float | None, "[1]", "must be a number or null; got [1]"), (bool, "1", "must be true or false; got 1"),
         (bool, "maybe", "must be true or false; got maybe"), (str, "null", "must be text; got null"),

@@ -1,4 +1,4 @@
-"""The code of docs/training.md runs: training with early stopping, going on from a checkpoint, judging again."""
+"""The code of docs/training.md runs: training, going on from a checkpoint, judging again, a priority, an objective."""
 
 import json
 import re
@@ -14,7 +14,8 @@ from trl_pper import ReplayBuffer
 @pytest.mark.runs("docs/training.md")
 def test_the_code_of_the_page_runs(page, make_model, tokenizer, tasks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resume, again, evaluation = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    resume, again, priority, objective, evaluation = found
     for name, chosen in (("tasks", tasks), ("held_out", tasks[:1]), ("stricter_tasks", tasks)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(task.to_row()) + "\n" for task in chosen))
     make_model().save_pretrained("model")
@@ -37,5 +38,15 @@ def test_the_code_of_the_page_runs(page, make_model, tokenizer, tasks, tmp_path,
         Path("outputs/run/checkpoint-500/_pper").mkdir(parents=True)
         shutil.copy(saved, "outputs/run/checkpoint-500/_pper/buffer.parquet")
     exec(compile(again, page, "exec"), names)
+    exec(compile(priority, page, "exec"), names)
+    buffer = names["buffer"]
+    buffer.merge(ReplayBuffer.load(saved))
+    # Within a task the shares are those of the page's function.
+    per_token = buffer.p2values() / buffer.columns().num_tokens / (1 + buffer.times_drawn())
+    first = buffer.task_indices() == 0
+    shares = buffer.probabilities()[first] / buffer.probabilities()[first].sum()
+    assert shares.tolist() == pytest.approx((per_token[first] / per_token[first].sum()).tolist())
+    exec(compile(objective.replace('"outputs/run",', f'"outputs/run", {small}'), page, "exec"), names)
+    assert names["args"].objective == "topr"
     assert ReplayBuffer.load("stricter.parquet").pass_rates().tolist() == [0.0] * len(ReplayBuffer.load(saved))
     trainer.judge.close()

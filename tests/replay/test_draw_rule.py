@@ -1,8 +1,11 @@
 """Draw rules against a naive twin in plain Python, and their limits."""
 
+import copy
 import functools
 import math
-from dataclasses import replace
+import pickle
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from tests.support.naive_replay import make
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.replay.draw_rule import TASK_WEIGHTS, DrawRule, draw_probabilities
+from trl_pper.replay.priority import best
 from trl_pper.replay.program_columns import KINDS, ProgramColumns
 
 PROGRAM = st.fixed_dictionaries(
@@ -60,10 +64,11 @@ def naive_priorities(rows, rule):
         return found
     if rule.priority == "best":
         highest = [max(one["p2value"] for one in rows if one["task"] == row["task"]) for row in rows]
-        # With pooled tasks the softmax runs over all programs; at temperature 0 it is the best of each task.
         if rule.priority_temperature == 0:
             return [float(value == top) for value, top in zip(values, highest, strict=True)]
-        return [math.exp(value / rule.priority_temperature) for value in values]
+        return [
+            math.exp((value - top) / rule.priority_temperature) for value, top in zip(values, highest, strict=True)
+        ]
     if not any(values):
         return [1.0] * len(rows)
     return [value**rule.priority_exponent for value in values]
@@ -154,6 +159,74 @@ def test_huge_powers_neither_overflow_nor_vanish():
     assert DrawRule(priority="uniform", age_decay=1.0).probabilities(old)[1] == pytest.approx(1 / (1 + math.e))
 
 
+def test_best_compares_within_tasks_also_where_tasks_are_pooled():
+    programs = ProgramColumns([0.9, 0.5, 0.47], task=[0, 1, 1])
+    for temperature in (0.03, 1e-3, 0.0):
+        drawn = DrawRule(priority_temperature=temperature, task_weight="pooled").probabilities(programs)
+        assert drawn[0] == drawn[1] > 0, temperature
+    priorities = best(programs.p2value, task=programs.task)
+    pooled = DrawRule(task_weight="pooled").probabilities(programs)
+    assert pooled.tolist() == pytest.approx((priorities / priorities.sum()).tolist())
+
+
+@pytest.mark.parametrize("temperature", [1e-16, 1e-200, 5e-324])
+def test_task_weights_survive_any_temperature(temperature):
+    programs = ProgramColumns([1.0, 0.5, 0.9], task=[0, 0, 1], pass_rate=[1.0, 0.5, 0.9])
+    drawn = DrawRule(priority_temperature=temperature).probabilities(programs)
+    assert drawn.tolist() == pytest.approx([1 / (1 + 0.9**20), 0, 0.9**20 / (1 + 0.9**20)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"age_decay": 5e-324},
+        {"possibility_exponent": 1e308},
+        {"possibility_exponent": -1e308},
+        {"task_exponent": 1e308},
+    ],
+)
+@pytest.mark.parametrize("priority", ["best", "proportional", "rank"])
+def test_every_finite_option_leaves_something_to_draw(priority, options):
+    programs = ProgramColumns([0.5, 0.4], task=[0, 1], age=[3, 2], possibility=[1e-300, 0.9])
+    drawn = DrawRule(priority=priority, **options).probabilities(programs)
+    assert drawn.sum() == pytest.approx(1.0)
+    if "age_decay" in options:
+        assert drawn.tolist() == [0, 1]
+
+
+def test_settings_of_other_kinds_of_numbers_are_saved(tmp_path):
+    numbers = {"capacity": np.int64(9), "seed": np.uint64(2**63), "programs_per_task": np.int32(2)}
+    numbers |= {"age_decay": np.float32(2), "possibility_exponent": Fraction(1, 2), "task_exponent": np.int8(3)}
+    buffer = ReplayBuffer(**numbers)
+    buffer.add([make(1, logprob=-1.0, num_tokens=2), make(2, logprob=-2.0, num_tokens=2)])
+    buffer.save(tmp_path / "buffer.parquet")
+    loaded = ReplayBuffer.load(tmp_path / "buffer.parquet")
+    assert loaded.settings() == buffer.settings() == buffer.settings() | numbers
+    assert loaded.digest() == buffer.digest()
+    assert loaded.probabilities().tolist() == buffer.probabilities().tolist()
+
+
+@dataclass
+class Scaled:
+    """A priority that cannot be hashed, as a dataclass that is compared."""
+
+    factor: float = 2.0
+
+    def __call__(self, p2values):
+        return p2values * self.factor
+
+
+def test_a_buffer_that_was_drawn_from_can_be_pickled():
+    buffer = ReplayBuffer(priority=Scaled())
+    buffer.add([make(1, pass_rate=0.75), make(2, pass_rate=0.25)])
+    assert buffer.probabilities().tolist() == pytest.approx([0.75, 0.25])
+    buffer.priority = Scaled(0.0)
+    assert buffer.probabilities().tolist() == [0.5, 0.5]
+    for twin in (pickle.loads(pickle.dumps(buffer)), copy.deepcopy(buffer)):
+        assert twin.draw(9, round_index=0, step=0).tolist() == buffer.draw(9, round_index=0, step=0).tolist()
+        assert twin.settings() == buffer.settings()
+
+
 def test_a_function_gets_each_column_it_names():
     seen = {}
 
@@ -182,6 +255,18 @@ def test_a_function_gets_each_column_it_names():
     assert buffer.probabilities().tolist() == pytest.approx([1 / 3, 2 / 3])
     buffer.priority = columns_alone
     assert buffer.probabilities().tolist() == pytest.approx([0.2, 0.8])
+
+
+def mean_of_task(p2values, task):
+    return (np.bincount(task, weights=p2values) / np.bincount(task))[task]
+
+
+def test_tasks_are_numbered_without_gaps_for_a_function():
+    buffer = ReplayBuffer(priority=mean_of_task, mask_truncated_completions=True)
+    buffer.add(
+        [make(1, task="a", pass_rate=0.25), make(2, task="b", truncated=True), make(3, task="c", pass_rate=0.75)]
+    )
+    assert buffer.probabilities().tolist() == pytest.approx([0.25, 0.0, 0.75])
 
 
 def test_columns_of_a_buffer_are_those_of_its_experiences():

@@ -26,6 +26,22 @@ def test_the_experience_of_the_latest_round_stays():
     buffer.check_valid()
 
 
+def test_draws_of_a_program_are_kept_in_any_order():
+    drawn = [make(1, round_index=0, times_drawn=5), make(1, round_index=3, times_drawn=2), make(1, round_index=1)]
+    for order in itertools.permutations(drawn):
+        together, one_by_one, merged = ReplayBuffer(), ReplayBuffer(), ReplayBuffer()
+        together.add(order)
+        for one in order:
+            one_by_one.add([one])
+            alone = ReplayBuffer()
+            alone.add([one])
+            merged.merge(alone)
+        for buffer in (together, one_by_one, merged):
+            assert buffer.times_drawn().tolist() == [5]
+            buffer.check_valid()
+        assert merged[0].round_index == 3
+
+
 def test_of_equal_rounds_the_buffer_named_later_wins():
     first, second = (buffer_of(make(1, source=source)) for source in ("first", "second"))
     buffer = ReplayBuffer()

@@ -1,5 +1,7 @@
 """Repair experiences: a failed program and its failing test as the prompt, a right program as the answer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,10 @@ from trl_pper import (
     PPERConfig,
     PPERTrainer,
     ReplayBuffer,
+    rejudge,
 )
+from trl_pper.report.page import write_report
+from trl_pper.rounds.program_table import table_rows
 
 RIGHT, WRONG, WORSE = "    return x + 1\n", "    return x - 1\n", "    return None\n"
 TESTS = FunctionTests(entry_point="f", code="assert f(1) == 2\nassert f(0) == 1\nassert f(-1) == 0")
@@ -79,6 +84,36 @@ def test_the_limit_takes_the_first_failed_programs(judge):
     assert report.repairs == 1
     assert f"# {WORSE.rstrip()}" in repairs_in(buffer)[0].prompt
     assert collected(judge, [task()], {"inc": [WORSE, WRONG, RIGHT]})[1].repairs == 0
+
+
+def test_numbers_of_programs_and_tasks_leave_repairs_out(judge, tmp_path):
+    texts = {"inc": [WRONG, RIGHT, WORSE], "dec": [WRONG]}
+    buffer, _ = collected(judge, [task(), task("dec")], texts, repairs=5)
+    plain, _ = collected(judge, [task(), task("dec")], texts)
+    assert len(buffer) == len(plain) + 2
+    assert list(buffer.without_repairs()) == list(plain)
+    assert plain.without_repairs() is plain
+    assert buffer.contents() == replace(plain.contents(), repairs=2)
+    assert len(table_rows(buffer, 0, step=0)) == 4
+    # The page differs in the line that tells of them, and shows no program twice.
+    facts = {"repair experiences, which are not shown here": "2"}
+    write_report(tmp_path / "with.html", buffer)
+    write_report(tmp_path / "without.html", plain, facts=facts)
+    assert (tmp_path / "with.html").read_text() == (tmp_path / "without.html").read_text()
+    write_report(tmp_path / "bare.html", plain)
+    assert (tmp_path / "with.html").read_text() != (tmp_path / "bare.html").read_text()
+
+
+def test_the_tests_of_a_task_judge_its_repairs_again(judge):
+    buffer, _ = collected(judge, [task()], {"inc": [WRONG, RIGHT]}, repairs=1)
+    stricter = FunctionTests(entry_point="f", code="assert f(1) == 2\nassert isinstance(f(1.0), int)")
+    again = rejudge(buffer, [replace(task(), tests=stricter)], judge)
+    # The program that was taken for right fails a test now, wherever it stands.
+    assert [(one.task_id, one.pass_rate) for one in again] == [
+        (one.task_id, 0.5 if one.completion == RIGHT else 0.0) for one in buffer
+    ]
+    with pytest.raises(ValueError, match="tasks: must hold every task of the buffer; 1 are missing, the first 'inc'"):
+        rejudge(buffer, [task("other")], judge)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, True, "2"])

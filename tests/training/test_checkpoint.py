@@ -76,6 +76,18 @@ def test_what_cannot_be_continued_is_refused_and_changes_nothing(tmp_path):
         assert run.digest() == before
 
 
+@pytest.mark.parametrize(("priority", "weight"), [("proportional", "pooled"), ("best", "best")])
+def test_a_task_weight_may_be_named_or_left_to_the_priority(tmp_path, priority, weight):
+    # Checkpoints of before there was the option have None.
+    for then, now in ((None, weight), (weight, None)):
+        checkpoint = save(tmp_path, filled("a", priority=priority, task_weight=then), 1)
+        run = filled(priority=priority, task_weight=now)
+        assert load_buffer(checkpoint, run, draws=DRAWS) == 1
+        assert (len(run), run.task_weight) == (1, now)
+    with pytest.raises(ValueError, match=r"was written with task_weight=.*; this run has task_weight='equal'"):
+        load_buffer(checkpoint, filled(priority=priority, task_weight="equal"), draws=DRAWS)
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [

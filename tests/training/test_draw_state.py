@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from trl_pper import BeamSampleCollector, DatasetSource, PPERConfig, PPERTrainer, ReplayBuffer
 
@@ -81,7 +82,7 @@ def test_judged_programs_count_their_draws_as_well(make_trainer):
 
 def test_a_priority_sees_draws_and_ages_in_steps(make_trainer):
     trainer = make_trainer(buffer=ReplayBuffer(priority=seldom_drawn))
-    # A program of the first round that nobody writes again.
+    # Programs of an earlier run that nobody writes again.
     lone = {"task_id": "lone", "prompt": "#\n", "completion": "x", "pass_rate": 1.0}
     trainer.collector.tasks = trainer.collector.tasks[:2]
     from trl_pper import Experience
@@ -89,9 +90,66 @@ def test_a_priority_sees_draws_and_ages_in_steps(make_trainer):
     trainer.buffer.add([Experience.from_row({**lone, "completion": f"x{n}", "program": f"x{n}"}) for n in range(3)])
     train(trainer)
     # Looked at before each round's draws, and before the next round's collection, when nothing has changed.
-    assert [max(seen["age"]) for seen in SEEN] == [0, 2, 4]
+    assert [max(seen["age"]) for seen in SEEN] == [2, 4, 6]
     assert [sum(seen["drawn"]) for seen in SEEN] == [0, 8, 16]
-    assert SEEN[1]["age"] == [2] * 3 + [0] * 6
+    assert SEEN[1]["age"] == [4] * 3 + [0] * 6
+
+
+def others(tasks):
+    """Programs that the first run of a test does not write."""
+    return DatasetSource([{"task_id": one.task_id, "completion": f"    return {n}\n"} for n, one in enumerate(tasks)])
+
+
+def test_programs_of_a_second_training_are_younger(make_trainer, tasks, capfd):
+    trainer = train(make_trainer(buffer=ReplayBuffer(16, eviction="age"), num_train_epochs=2, log_level="info"))
+    assert set(trainer.buffer.round_indices()) == {1}
+    trainer.collector.source = others(tasks)
+    trainer.collector.judge = trainer._judge = None
+    train(trainer)
+    # All twelve fit beside the four new ones, which count as written in later rounds.
+    assert trainer.buffer.round_indices().tolist() == [1] * 12 + [3] * 4
+    assert trainer.buffer.ages().tolist() == [4] * 12 + [0] * 4
+    assert trainer.collector.reports[-1].staleness >= 0
+    assert "the scheduler has to count" not in "".join(capfd.readouterr())
+
+
+def test_a_buffer_of_an_earlier_run_goes_on_with_its_rounds(make_trainer, tasks, tmp_path):
+    def earlier():
+        buffer = train(make_trainer(num_train_epochs=2)).buffer
+        buffer.capacity, buffer.eviction = 12, "age"
+        return buffer
+
+    options = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / "later")}
+    later = make_trainer(buffer=earlier(), **options)
+    later.collector.source = others(tasks)
+    train(later)
+    # The programs of the earlier run give way, not the new ones.
+    assert later.buffer.round_indices().tolist() == [1] * 8 + [4] * 4
+    resumed = make_trainer(seed=5, buffer=earlier(), **options)
+    resumed.collector.source = others(tasks)
+    train(resumed, resume_from_checkpoint=str(tmp_path / "later" / "checkpoint-3"))
+    assert resumed.buffer.round_indices().tolist() == later.buffer.round_indices().tolist()
+    assert resumed.buffer.digest() == later.buffer.digest()
+    assert torch.equal(weights(resumed), weights(later))
+
+
+class Changing(TrainerCallback):
+    """A callback that changes how the buffer is drawn from at the end of each round."""
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.buffer.priority = "rank"
+        self.buffer.seed += 1
+
+
+def test_draws_are_counted_as_they_were_made(make_trainer):
+    trainer = make_trainer(priority="uniform", num_train_epochs=2)
+    trainer.add_callback(Changing(trainer.buffer))
+    train(trainer)
+    trainer.buffer.priority, trainer.buffer.seed = "uniform", 42
+    assert trainer.buffer.times_drawn().tolist() == naive_counts(trainer, rounds=1)
 
 
 @pytest.mark.parametrize("judged", [False, True])
@@ -126,6 +184,12 @@ def test_options_without_anything_to_work_on_are_refused(make_trainer):
         make_trainer(importance_exponent=0.5)
     with pytest.raises(ValueError, match="importance_exponent: must be 0 with the priority 'best'"):
         make_trainer(importance_exponent=0.5, priority="rank", buffer=ReplayBuffer())
+
+
+def test_draw_options_are_checked_before_a_model_is_loaded(tasks, tmp_path):
+    options = {"use_cpu": True, "bf16": False, "report_to": [], "importance_exponent": 0.5}
+    with pytest.raises(ValueError, match="importance_exponent: must be 0 with the priority 'best'"):
+        PPERTrainer("no/such-model", PPERConfig(str(tmp_path), **options), train_dataset=tasks)
 
 
 def test_best_goes_on_where_nothing_passes_and_says_so(make_trainer, capfd):

@@ -279,7 +279,7 @@ class TestArguments:
             with pytest.raises(ValueError, match=rf"^{name}: must be left out, since tasks are evaluated by"):
                 run(eval_dataset=tasks, train=False, **{name: function})
         with pytest.raises(ValueError, match=r"^compute_loss_func: must be None with importance_exponent"):
-            run(train=False, importance_exponent=1.0, compute_loss_func=lambda *_, **__: 0)
+            run(train=False, loss_weighting="p2value", compute_loss_func=lambda *_, **__: 0)
 
 
 class TestEvaluation:

@@ -348,7 +348,7 @@ def _report(options: argparse.Namespace) -> int:
         options.output, run.buffer, title=title, history=run.history, programs=options.programs, png=options.png
     )
     rounds = f" and {len(run.history.rounds)} rounds" if run.history.rounds else ""
-    print(f"report of {len(run.buffer)} programs{rounds} in {run.path}: {options.output}")
+    print(f"report of {len(run.buffer.without_repairs())} programs{rounds} in {run.path}: {options.output}")
     return 0
 
 

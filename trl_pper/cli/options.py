@@ -11,6 +11,7 @@ import contextlib
 import enum
 import json
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -325,7 +326,8 @@ def _scalar(entry: Entry, wanted: Wanted) -> Any:
         if "int" in kinds and isinstance(value, int):
             return value
         if "float" in kinds:
-            return float(value)
+            # Whole numbers may be beyond every float.
+            return float(value) if isinstance(value, float) or abs(value) <= sys.float_info.max else None
     if "path" in kinds:
         return Path(text)
     if "text" in kinds:

@@ -30,6 +30,7 @@ from trl_pper.replay.columns import (
     columns_in_blocks,
     content_digest,
     to_experiences,
+    written_programs,
 )
 from trl_pper.replay.distribution import Distribution
 from trl_pper.replay.experience import Experience, possibility
@@ -65,6 +66,8 @@ def _setting(name: str) -> Any:
 
     def assign(buffer: ReplayBuffer, value: Any) -> None:
         buffer._settings = replace(buffer._settings, **{name: value})
+        # Arrays computed with other settings must not be returned.
+        buffer._cache.clear()
 
     return property(lambda buffer: getattr(buffer._settings, name), assign)
 
@@ -173,10 +176,14 @@ class ReplayBuffer:
         )
         self.tokenizer = tokenizer
         self._table = ExperienceTable()
-        self._cache: dict[tuple[object, ...], Any] = {}
+        self._cache: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Cached columns hold functions, which cannot be pickled.
+        return self.__dict__ | {"_cache": {}}
 
     @overload
     def __getitem__(self, index: int) -> Experience: ...
@@ -260,6 +267,9 @@ class ReplayBuffer:
         tokenizer = one_tokenizer(self.tokenizer, *(other.tokenizer for other in others))
         added = refreshed = 0
         for other in others:
+            # An older experience of a program is left out, but its draws were draws of the program.
+            for block in other._table.blocks():
+                self._table.note_draws(block)
             # `newer` compares rounds with the table as it is: each buffer has to be stored before the next.
             arriving = [self._table.newer(block) for block in other._table.blocks()]
             new = self._table.put(arriving)
@@ -271,6 +281,16 @@ class ReplayBuffer:
     def assign(self, other: ReplayBuffer) -> None:
         """Become a copy of another buffer: its content, its settings and its tokenizer."""
         self.__dict__.update(other.__dict__, _table=other._table.copy(), _cache={})
+
+    def without_repairs(self) -> ReplayBuffer:
+        """Return the buffer without repair experiences, for numbers of programs and tasks; itself if it has none."""
+        written = written_programs(self._table.texts("task_id"))
+        if written.all():
+            return self
+        other = ReplayBuffer()
+        other.assign(self)
+        other._table.keep(written)
+        return other
 
     def take(self, positions: ArrayLike) -> list[Experience]:
         """Return the experiences at positions, shape [n], in the same order; positions may repeat."""
@@ -655,11 +675,9 @@ class ReplayBuffer:
         return self._cached(name, read_only)
 
     def _cached(self, name: str, compute: Callable[[], T]) -> T:
-        # Settings may be assigned at any time: arrays computed with other settings must not be returned.
-        key = (name, self._settings)
-        if key not in self._cache:
-            self._cache[key] = compute()
-        value: T = self._cache[key]
+        if name not in self._cache:
+            self._cache[name] = compute()
+        value: T = self._cache[name]
         return value
 
 

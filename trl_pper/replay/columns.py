@@ -21,7 +21,7 @@ import xxhash
 from numpy.typing import ArrayLike, NDArray
 
 from trl_pper.judge.verdict import Outcome
-from trl_pper.replay.experience import COLUMNS, Experience, chat_json
+from trl_pper.replay.experience import COLUMNS, REPAIR, Experience, chat_json
 
 #: Types of text columns. Offsets have 64 bits, as a million programs may be more than 2 GiB. Outcomes are stored as
 #: positions in `OUTCOMES`, which take a tenth of the size of their names.
@@ -189,6 +189,11 @@ def decode_outcomes(codes: pa.Array) -> pa.Array:
     # Offsets of a slice count from the start of the whole array, but `flatten` returns the values of the slice only.
     offsets = codes.offsets.to_numpy()
     return pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), names)
+
+
+def written_programs(task_ids: pa.Array) -> NDArray[np.bool_]:
+    """Return whether each experience is a program that was written for its task, and no repair, shape [n]."""
+    return ~np.asarray(pc.match_substring_regex(task_ids, REPAIR).to_numpy(zero_copy_only=False), np.bool_)
 
 
 def experience_key(task_id: bytes, program: bytes) -> bytes:

@@ -7,6 +7,7 @@ would underflow.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -32,6 +33,14 @@ TASK_WEIGHTS = ("pooled", "equal", "best", "unsolved", "learnability")
 
 #: CPU times below this are noise, in seconds.
 _CPU_RESOLUTION = 1e-3
+
+#: The largest logarithm of a factor of a weight; no option in use comes near it.
+_MOST = 1e307
+
+_NUMBER_FIELDS = (
+    "priority_exponent", "priority_temperature", "task_exponent", "programs_per_task", "age_decay",
+    "possibility_exponent", "cpu_time_exponent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +104,8 @@ class DrawRule:
             raise ValueError(
                 f"task_weight: must be None or one of {', '.join(TASK_WEIGHTS)}; got {self.task_weight!r:.80}"
             )
+        # Before the comparisons below, in which small kinds of NumPy's numbers overflow.
+        plain_fields(self, *_NUMBER_FIELDS)
         for name in ("priority_exponent", "priority_temperature", "task_exponent", "cpu_time_exponent"):
             value = getattr(self, name)
             # NumPy cannot look at whole numbers that no float holds, and neither do powers of them.
@@ -128,7 +139,7 @@ class DrawRule:
         if not len(programs):
             return np.empty(0)
         tasks = _Tasks(programs.task)
-        weights = self._priorities(programs)
+        weights = self._priorities(programs, tasks)
         if not np.isfinite(weights).any():
             # Eq. 7 is undefined.
             weights = np.zeros(len(programs))
@@ -136,20 +147,26 @@ class DrawRule:
         if self.programs_per_task is not None:
             weights[tasks.ranks(weights, programs.p2value, programs.round_index) >= self.programs_per_task] = -np.inf
         if self.chosen_task_weight != "pooled":
-            share = self._task_weights(programs, tasks, drawable=np.isfinite(tasks.highest(weights)))
+            highest = tasks.highest(weights)
+            share = self._task_weights(programs, tasks, drawable=np.isfinite(highest))
+            # Relative to the best of the task first: beside large numbers a task's share would be lost to rounding.
+            weights = weights - np.where(np.isfinite(highest), highest, 0.0)[tasks.group]
             weights = weights + (share - tasks.log_sum_exp(weights))[tasks.group]
         if self.age_decay is not None:
-            weights = weights - programs.age / self.age_decay
+            # Relative to the youngest program, and bounded, so that no short decay leaves nothing to draw.
+            youngest = programs.age[np.isfinite(weights)].min()
+            weights = weights - _bounded((programs.age - youngest).astype(np.float64), np.divide, self.age_decay)
         shares = np.exp(weights - weights.max())
         return np.asarray(shares / shares.sum(), dtype=np.float64)
 
-    def _priorities(self, programs: ProgramColumns) -> FloatArray:
+    def _priorities(self, programs: ProgramColumns, tasks: _Tasks) -> FloatArray:
         """Return the logarithm of each priority to the power of the exponent, shape [n]; -inf for priority 0."""
         values = programs.p2value
         if self.priority == "best":
-            # Not the logarithm of `best`, which underflows: within a task only differences matter.
+            # Not the logarithm of `best`, which underflows.
             if self.priority_temperature > 0:
-                return np.asarray(values / self.priority_temperature, dtype=np.float64)
+                below = values - tasks.highest(values)[tasks.group]
+                return _bounded(below, np.divide, self.priority_temperature)
             return _log(best(values, task=programs.task, temperature=0.0))
         if self.priority == "uniform":
             return np.zeros(values.size)
@@ -173,8 +190,7 @@ class DrawRule:
             return np.zeros(len(programs))
         believed = _known("possibility_exponent", "log-probabilities", programs.possibility, "rescore the buffer")
         # A product of token probabilities may have underflowed to 0.
-        factors = self.possibility_exponent * np.log(np.maximum(believed, sys.float_info.min))
-        return np.asarray(factors, dtype=np.float64)
+        return _bounded(np.log(np.maximum(believed, sys.float_info.min)), np.multiply, self.possibility_exponent)
 
     def _cpu_time_factors(self, programs: ProgramColumns, tasks: _Tasks) -> FloatArray:
         passing = programs.pass_rate >= 1.0
@@ -185,7 +201,7 @@ class DrawRule:
         speed = np.where(passing, -np.log(np.maximum(seconds, _CPU_RESOLUTION)), -np.inf)
         fastest = tasks.highest(speed)[tasks.group]
         factors = np.zeros(len(programs))
-        factors[passing] = self.cpu_time_exponent * (speed[passing] - fastest[passing])
+        factors[passing] = _bounded(speed[passing] - fastest[passing], np.multiply, self.cpu_time_exponent)
         return factors
 
     def _task_weights(self, programs: ProgramColumns, tasks: _Tasks, *, drawable: NDArray[np.bool_]) -> FloatArray:
@@ -195,7 +211,7 @@ class DrawRule:
             case "best":
                 highest = tasks.highest(rates)
                 # 0 to the power of 0 stays 0 here: nothing is to be learned from a task without a passing test.
-                powers = self.task_exponent * _log(np.where(highest > 0, highest, 1.0))
+                powers = _bounded(_log(np.where(highest > 0, highest, 1.0)), np.multiply, self.task_exponent)
                 weights = np.where(highest > 0, powers, -np.inf)
             case "unsolved":
                 weights = _log(1.0 - tasks.mean(rates >= 1.0))
@@ -329,6 +345,24 @@ def is_number(value: object, kind: type) -> bool:
     """Return whether a value is a number of a kind of `numbers`; a Boolean is none, though Python counts it as 1."""
     # JSON and YAML files may hold `true`.
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def plain_fields(record: object, *names: str) -> None:
+    """Replace numbers in fields of a frozen dataclass by numbers of Python, which JSON can hold."""
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            object.__setattr__(record, name, int(value))
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            # A fraction may be beyond every float, as whole numbers may: its checks then refuse it.
+            with contextlib.suppress(OverflowError):
+                object.__setattr__(record, name, float(value))
+
+
+def _bounded(values: FloatArray, operation: np.ufunc, option: float) -> FloatArray:
+    """Return logarithms of weights by an operation with an option, within bounds that sums of them do not overflow."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.clip(operation(values, option), -_MOST, _MOST), dtype=np.float64)
 
 
 def _log(values: FloatArray) -> FloatArray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -181,6 +182,28 @@ class Experience:
         fields.setdefault("program", fields["completion"])
         fields.setdefault("task_id", prompt_name(fields["prompt"]))
         return cls(**fields)
+
+
+#: The end of a repair's task id, a pattern that Arrow reads, too.
+REPAIR = " repair [0-9a-f]{12}$"
+
+
+def repair_id(task_id: str, program: str) -> str:
+    """Return the task id of a repair experience: that of its task, and a name of the failed program.
+
+    A repair has a task id of its own, since a buffer keeps a program once for each task.
+    """
+    return f"{task_id} repair {hashlib.sha256(program.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def repaired_task(task_id: str) -> str:
+    """Return the task of a repair experience; for any other task id, the task id.
+
+    Examples:
+        >>> repaired_task(repair_id("add", "x")), repaired_task("add")
+        ('add', 'add')
+    """
+    return re.sub(REPAIR, "", task_id)
 
 
 def possibility(logprob: ArrayLike, num_tokens: ArrayLike, *, kind: str = "mean") -> FloatArray:

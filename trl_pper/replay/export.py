@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def to_sft(buffer: Iterable[Experience], min_pass_rate: float = 1.0) -> datasets.Dataset:
-    """Return the completions with a sufficient pass rate, as columns `prompt` and `completion`.
+    """Return the completions with a sufficient pass rate, as columns `prompt` and `completion`, repairs among them.
 
     Args:
         buffer: Experiences.

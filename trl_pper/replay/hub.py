@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trl_pper import __version__
-from trl_pper.replay.columns import Columns
+from trl_pper.replay.columns import Columns, written_programs
 from trl_pper.replay.experience import COLUMNS
 
 #: The path in a data set at which `datasets.load_dataset` finds its rows.
@@ -101,11 +101,12 @@ class BufferContents:
     """A summary of a buffer that contains no tasks and no programs.
 
     Args:
-        programs: Number of programs.
+        programs: Number of programs, without repair experiences.
         tasks: Number of tasks with programs.
         solved: Number of tasks with a program that passes every test.
         pass_rate: Mean pass rate of the programs; None without programs.
         sources: Names of the writers, escaped for inline code in a Markdown table.
+        repairs: Number of repair experiences.
     """
 
     programs: int
@@ -113,6 +114,7 @@ class BufferContents:
     solved: int
     pass_rate: float | None
     sources: list[str]
+    repairs: int = 0
 
 
 def count_contents(blocks: Iterable[Columns]) -> BufferContents:
@@ -121,7 +123,11 @@ def count_contents(blocks: Iterable[Columns]) -> BufferContents:
     solved: set[str] = set()
     sources: set[str] = set()
     rates = []
-    for block in blocks:
+    repairs = 0
+    for whole in blocks:
+        # Repairs answer with programs that are counted where they were written.
+        block = whole.where(written_programs(whole.text.column("task_id")))
+        repairs += len(whole) - len(block)
         names = block.text.column("task_id")
         tasks.update(names.to_pylist())
         solved.update(names.filter(block.numbers["pass_rate"] >= 1.0).to_pylist())
@@ -134,6 +140,7 @@ def count_contents(blocks: Iterable[Columns]) -> BufferContents:
         solved=len(solved),
         pass_rate=float(rate.mean()) if rate.size else None,
         sources=sorted({_public_name(source) for source in sources if source}),
+        repairs=repairs,
     )
 
 

@@ -97,11 +97,14 @@ class ProgramColumns:
         return np.full(len(self), np.nan if KINDS[name] == "f" else 0)
 
     def where(self, chosen: NDArray[np.bool_]) -> ProgramColumns:
-        """Return the programs for which `chosen`, shape [n], is true."""
+        """Return the programs for which `chosen`, shape [n], is true; their tasks are numbered anew, without gaps."""
         if chosen.all():
             return self
 
         def part(name: str) -> Callable[[], NDArray[Any]]:
+            if name == "task":
+                # Counts of tasks, as of `np.bincount`, are then above 0.
+                return lambda: np.unique(self.task[chosen], return_inverse=True)[1]
             return lambda: self._read(name)[chosen]
 
         return ProgramColumns(self.p2value[chosen], **{name: part(name) for name in self._given})

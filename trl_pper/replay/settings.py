@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
-from trl_pper.replay.draw_rule import DrawRule, is_number
+from trl_pper.replay.draw_rule import DrawRule, is_number, plain_fields
 from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.priority import PriorityFunction, needs_function, p2value, priority_name
 
@@ -32,6 +32,7 @@ class BufferSettings(DrawRule):
     steps_per_round: int = 1
 
     def __post_init__(self) -> None:
+        plain_fields(self, "capacity", "seed", "possibility_weight", "steps_per_round")
         if self.capacity is not None and not (is_number(self.capacity, Integral) and self.capacity >= 1):
             raise ValueError(
                 f"capacity: must be a whole number of at least 1, or None for no bound; got {self.capacity!r:.80}"

@@ -61,6 +61,17 @@ class ExperienceTable:
         chosen[here] = columns.numbers["round_index"][here] >= stored["round_index"]
         return columns.where(chosen)
 
+    def note_draws(self, columns: Columns) -> None:
+        """Raise the numbers of draws of stored programs to those of the same programs among experiences.
+
+        Args:
+            columns: Experiences of different programs.
+        """
+        entries = np.array([self._entries.get(key, -1) for key in experience_keys(columns)], np.int64)
+        here = np.flatnonzero(entries >= 0)
+        drawn, place = self.numbers["times_drawn"], np.searchsorted(self.numbers["entry"], entries[here])
+        drawn[place] = np.maximum(drawn[place], columns.numbers["times_drawn"][here])
+
     def put(self, parts: Sequence[Columns]) -> int:
         """Store experiences in order: a new program at the end, a stored program at its position.
 
@@ -90,6 +101,12 @@ class ExperienceTable:
         arriving["times_drawn"][here] = np.maximum(
             arriving["times_drawn"][here], self.numbers["times_drawn"][place[here]]
         )
+        if len(set(keys)) < len(keys):
+            # A program may arrive several times, of which the last is stored below.
+            _, group = np.unique(entries, return_inverse=True)
+            most = np.zeros(group.max() + 1, np.int64)
+            np.maximum.at(most, group, arriving["times_drawn"])
+            arriving["times_drawn"] = most[group]
         for part in parts:
             self._append_text(part.text)
         self._grow(self._length + len(new))

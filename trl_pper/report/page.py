@@ -71,11 +71,15 @@ def write_report(
         ValueError: The buffer is empty, or `programs` is negative.
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    if not len(buffer):
+    programs_alone = buffer.without_repairs()
+    if not len(programs_alone):
         raise ValueError("buffer: must hold at least one judged program; got an empty buffer")
     if programs < 0:
         raise ValueError(f"programs: must be at least 0; got {programs}")
     history = history or History()
+    if repairs := len(buffer) - len(programs_alone):
+        facts = {"repair experiences, which are not shown here": f"{repairs:,}", **(facts or {})}
+        buffer = programs_alone
     content = read_content(buffer)
     charts = draw_charts(content, history, possibility=buffer.possibility)
     page = _page(buffer, content, charts, history, title=title, facts=facts or {}, programs=programs)

@@ -115,6 +115,7 @@ def describe(
     stored: AddReport,
     *,
     round_index: int,
+    first_round: int,
     unjudged: int,
     unextracted: int,
     clipped: int,
@@ -132,6 +133,7 @@ def describe(
         buffer: The buffer, after the experiences were added.
         stored: The report of the addition.
         round_index: The round, from 0.
+        first_round: The round in the buffer that the first round of the run is.
         unjudged: Number of programs without a verdict.
         unextracted: Number of completions without a program.
         clipped: Number of completions that were cut off at the longest length.
@@ -143,7 +145,7 @@ def describe(
     """
     flat = [experience for found in per_task for experience in found]
     programs = len(flat) + unjudged
-    sample_size, staleness = _draw(buffer, round_index)
+    sample_size, staleness = _draw(buffer, first_round + round_index)
     return CollectionReport(
         round_index=round_index,
         programs=programs,

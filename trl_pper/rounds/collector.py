@@ -55,6 +55,7 @@ class Collection:
         learn: "completion" or "program", as in `BeamSampleCollector`.
         repairs: Largest number of repair experiences of a task, as in `BeamSampleCollector`.
         max_length: Longest row of prompt and completion, in tokens, for repairs; None for no bound.
+        first_round: The round in the buffer that the first round is, behind those of earlier runs.
     """
 
     source: ProgramSource
@@ -68,6 +69,7 @@ class Collection:
     learn: str = "completion"
     repairs: int = 0
     max_length: int | None = None
+    first_round: int = 0
 
     def run(self, round_index: int = 0, *, quiet: bool = True) -> CollectionReport:
         """Generate, judge and store the programs of a round.
@@ -76,7 +78,7 @@ class Collection:
         the same order.
 
         Args:
-            round_index: The round, recorded with the experiences.
+            round_index: The round, from 0; behind `first_round`, it is recorded with the experiences.
             quiet: Whether to show no progress.
 
         Raises:
@@ -116,6 +118,7 @@ class Collection:
             buffer,
             stored,
             round_index=round_index,
+            first_round=self.first_round,
             unjudged=sum(gather_object([unjudged])),
             unextracted=_count_unextracted(share, round_index),
             clipped=_count_clipped(share, round_index),
@@ -172,6 +175,7 @@ class Collection:
             for position, programs in sorted(share.judged.items())
         }
         unjudged = sum(map(len, share.judged.values())) - sum(map(len, kept.values()))
+        written_in = self.first_round + round_index
         if self.learn == "program":
             kept = {position: [_plain(one) for one in programs] for position, programs in kept.items()}
         repaired = {position: self._repairs(programs, encoder) for position, programs in kept.items()}
@@ -180,8 +184,8 @@ class Collection:
         return [
             _TaskExperiences(
                 position=position,
-                written=[_experience(next(scored), round_index) for _ in kept[position]],
-                repaired=[_experience(next(scored), round_index) for _ in repaired[position]],
+                written=[_experience(next(scored), written_in) for _ in kept[position]],
+                repaired=[_experience(next(scored), written_in) for _ in repaired[position]],
             )
             for position in kept
         ], unjudged
@@ -259,6 +263,8 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         self.scorer = scorer
         #: The first round that is not collected yet; a resumed run reads it from its checkpoint.
         self.next_round = 0
+        #: The round in the buffer that round 0 is, behind the rounds of an earlier run.
+        self.first_round = 0
         self.reports: list[CollectionReport] = []
         self._supplied: dict[str, Any] = {}
         self._steps_per_round = 1
@@ -322,7 +328,9 @@ class BeamSampleCollector(TrainerCallback):  # type: ignore[misc]
         if missing:
             raise ValueError(f"{', '.join(missing)}: not set; pass the collector to PPERTrainer, which fills them in")
         parts["source"] = as_source(parts["source"])
-        return Collection(**parts, scorer=self.scorer, learn=self.learn, repairs=self.repairs)
+        return Collection(
+            **parts, scorer=self.scorer, learn=self.learn, repairs=self.repairs, first_round=self.first_round
+        )
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -79,7 +79,7 @@ class TableRow:
 
 
 def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int | None = None) -> list[TableRow]:
-    """Return the programs of a round in a buffer as rows, the highest P2Value first.
+    """Return the programs of a round in a buffer as rows, the highest P2Value first; repairs are left out.
 
     Args:
         buffer: The buffer; evicted programs are not in the table.
@@ -87,6 +87,7 @@ def table_rows(buffer: ReplayBuffer, round_index: int, *, step: int, number: int
         step: The optimizer step at which the round was collected.
         number: Number of rows, evenly spaced from the highest to the lowest P2Value; None for all.
     """
+    buffer = buffer.without_repairs()
     held = np.flatnonzero(buffer.round_indices() == round_index)
     p2values, possibilities = buffer.p2values(), buffer.possibilities()
     ordered = held[np.argsort(-p2values[held], kind="stable")]
@@ -186,7 +187,13 @@ def log_rows(rows: Sequence[TableRow], report_to: Sequence[str]) -> None:
 
 
 def show_round(
-    buffer: ReplayBuffer, round_index: int, *, step: int, number: int | None, report_to: Sequence[str]
+    buffer: ReplayBuffer,
+    round_index: int,
+    *,
+    step: int,
+    number: int | None,
+    report_to: Sequence[str],
+    first_round: int = 0,
 ) -> None:
     """Print a sample of a round's programs, and log all of them to trackers that accept tables.
 
@@ -196,11 +203,13 @@ def show_round(
         step: The optimizer step at which the round was collected.
         number: Number of programs to print; None for all.
         report_to: Names of trackers, as in `TrainingArguments`.
+        first_round: The round in the buffer that the first round of the run is.
     """
-    sample = table_rows(buffer, round_index, step=step, number=number)
+    written = first_round + round_index
+    sample = table_rows(buffer, written, step=step, number=number)
     print_rows(sample, title=f"Round {round_index + 1}, step {step}")
     if set(report_to).intersection(_WITH_TABLES):
-        log_rows(table_rows(buffer, round_index, step=step), report_to)
+        log_rows(table_rows(buffer, written, step=step), report_to)
 
 
 def _tracker(name: str) -> Any:

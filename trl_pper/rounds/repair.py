@@ -6,10 +6,10 @@ repair programs can use the message of a test. No program is generated for it, a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trl_pper.replay.experience import repair_id
 from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.tasks.task import Message, Prompt
 
@@ -43,10 +43,9 @@ def repairs(judged: Sequence[JudgedProgram], limit: int) -> list[JudgedProgram]:
     return [
         replace(
             right,
-            # Of its own, since a buffer keeps a program once for each task. It names the failed program.
             task=replace(
                 right.task,
-                task_id=f"{right.task.task_id} repair {_name(one.program)}",
+                task_id=repair_id(right.task.task_id, one.program),
                 prompt=repair_prompt(right.task.prompt, one.generated.completion, one.verdict.message),
             ),
             generated=generated,
@@ -73,7 +72,3 @@ def repair_prompt(prompt: Prompt, completion: str, message: str) -> Prompt:
         return [*prompt, {"role": "assistant", "content": completion}, asked]
     said = f"This program fails a test:\n{completion.rstrip()}\n{message}\nThe right program:"
     return "".join(f"# {line}\n" for line in said.splitlines()) + prompt
-
-
-def _name(program: str) -> str:
-    return hashlib.sha256(program.encode("utf-8", "surrogatepass")).hexdigest()[:12]

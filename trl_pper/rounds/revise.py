@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from trl_pper.generation.scorer import Scorer, tokenizer_fingerprint
 from trl_pper.judge.judge import Judge
 from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.experience import repaired_task
 from trl_pper.tasks.task import CodingTask
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
 
     Args:
         buffer: The buffer; it stays as it is.
-        tasks: The tasks with their new tests, matched by `task_id`.
+        tasks: The tasks with their new tests, matched by `task_id`; repairs are judged by the tests of their task.
         judge: The judge that runs the programs.
 
     Returns:
@@ -80,14 +81,15 @@ def rejudge(buffer: ReplayBuffer, tasks: Sequence[CodingTask], judge: Judge) -> 
         ValueError: The buffer has programs of a task that is not among `tasks`.
     """
     by_id = {task.task_id: task for task in tasks}
-    missing = sorted({one.task_id for one in buffer} - by_id.keys())
+    tested_as = {one.task_id: repaired_task(one.task_id) for one in buffer if one.task_id not in by_id}
+    missing = sorted(set(tested_as.values()) - by_id.keys())
     if missing:
         raise ValueError(
             f"tasks: must hold every task of the buffer; {len(missing)} are missing, the first {missing[0]!r}. "
             "Pass the tasks that the programs were written for, with their new tests"
         )
     # A program without a new verdict cannot keep its old pass rate, which belongs to other tests.
-    verdicts = judge.run_pairs([(by_id[one.task_id], one.program) for one in buffer])
+    verdicts = judge.run_pairs([(by_id[tested_as.get(one.task_id, one.task_id)], one.program) for one in buffer])
     judged = [
         replace(one, pass_rate=verdict.pass_rate, outcomes=verdict.outcomes, cpu_seconds=verdict.cpu_seconds)
         for one, verdict in zip(buffer, verdicts, strict=True)

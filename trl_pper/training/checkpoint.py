@@ -36,6 +36,7 @@ def save_buffer(
     next_round: int,
     draws: Mapping[str, int],
     num_processes: int,
+    first_round: int = 0,
     model_only: bool = False,
 ) -> None:
     """Write the buffer into a checkpoint folder, which is created if it does not exist.
@@ -46,6 +47,7 @@ def save_buffer(
         next_round: The first round that is not collected yet.
         draws: The numbers that draws depend on besides the buffer, by name.
         num_processes: Number of processes of the run.
+        first_round: The round in the buffer that the first round of the run is.
         model_only: Whether the Trainer writes neither optimizer nor random states, as `save_only_model` asks.
     """
     digest = buffer.digest()
@@ -56,6 +58,7 @@ def save_buffer(
     remove_abandoned((checkpoint / BUFFER_FILE).parent)
     state = {"next_round": next_round, "digest": digest, "draws": dict(draws), "num_processes": num_processes}
     state |= {"model_only": True} if model_only else {}
+    state |= {"first_round": first_round} if first_round else {}
     # After the buffer: the state is complete only with it.
     with atomic_file(checkpoint / STATE_FILE) as file:
         file.write(json.dumps(state | {"checksum": _checksum(state)}).encode())
@@ -91,6 +94,9 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
         )
     # Compared with the other numbers of the draws, below; checkpoints of earlier versions lack it.
     stored.steps_per_round = buffer.steps_per_round
+    # None stands for the weight that belongs to the priority, which another run may name.
+    if stored._settings.chosen_task_weight == buffer._settings.chosen_task_weight:
+        stored.task_weight = buffer.task_weight
     then, now = stored.settings(), buffer.settings()
     if differing := [name for name in now if then[name] != now[name]]:
         written, present = (", ".join(f"{name}={settings[name]!r}" for name in differing) for settings in (then, now))
@@ -111,6 +117,15 @@ def load_buffer(checkpoint: Path, buffer: ReplayBuffer, *, draws: Mapping[str, i
         )
     buffer.assign(stored)
     return int(state["next_round"])
+
+
+def read_first_round(checkpoint: Path) -> int:
+    """Return the round in the buffer of a checkpoint that the first round of its run is.
+
+    Raises:
+        ValueError: The state of the checkpoint is damaged.
+    """
+    return int(_read_state(checkpoint).get("first_round", 0))
 
 
 #: The numbers that draws depend on, and the options that set them.
@@ -227,7 +242,8 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
     wrong = [name for name, kind in _STATE_TYPES.items() if type(state.get(name)) is not kind]
     if not wrong:
         counts = {"next_round": state["next_round"], "num_processes": state["num_processes"] - 1}
-        wrong = [name for name, count in counts.items() if not 0 <= count < _MAX_COUNT]
+        counts |= {"first_round": state.get("first_round", 0)}
+        wrong = [name for name, count in counts.items() if type(count) is not int or not 0 <= count < _MAX_COUNT]
         wrong += ["draws"] * any(type(value) is not int for value in state["draws"].values())
     if wrong:
         raise _damaged(path, f"a wrong value of {', '.join(wrong)}")

@@ -6,8 +6,8 @@ loaded.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
@@ -299,7 +299,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     def _apply_preset(self) -> None:
         if self.preset is None:
             return
-        _require("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}", self.preset)
+        known = tuple(PRESETS)  # a list, from YAML, cannot be looked up in a dictionary
+        _require("preset", self.preset in known, f"one of {', '.join(known)}", self.preset)
         for name, value in PRESETS[self.preset].items():
             setattr(self, name, value)
 
@@ -356,7 +357,8 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         _require("top_p", _is_number(top_p) and 0 < top_p <= 1, "a number above 0 and at most 1", top_p)
 
     def _check_objective(self) -> None:
-        _require("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}", self.objective)
+        known = tuple(OBJECTIVES)  # a list, from YAML, cannot be looked up in a dictionary
+        _require("objective", self.objective in known, f"one of {', '.join(known)}", self.objective)
         ratio, high, shift = self.objective_ratio, self.objective_clip_high, self.objective_baseline_shift
         _require("objective_ratio", ratio in RATIOS, f"one of {', '.join(RATIOS)}", ratio)
         _require("objective_clip_high", _is_number(high) and high > 0, "a number above 0", high)
@@ -477,4 +479,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number may be beyond every float, where `math.isfinite` raises an error of its own.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max

@@ -34,7 +34,7 @@ from trl_pper.tasks.chat import put_to
 from trl_pper.tasks.loading import load_tasks
 from trl_pper.tasks.task import CodingTask
 from trl_pper.training.card import PAPER, evaluations, hide_local_paths, run_facts, write_model_card
-from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, save_buffer
+from trl_pper.training.checkpoint import last_complete_checkpoint, load_buffer, read_first_round, save_buffer
 from trl_pper.training.collator import (
     BATCH_KEY,
     OBJECTIVE_KEY,
@@ -79,7 +79,7 @@ from trl_pper.training.parts import (
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
-from trl_pper.training.sampler import PrioritizedSampler, draw_round
+from trl_pper.training.sampler import Lengths, Positions, PrioritizedSampler, draw_round
 
 
 class PPERTrainer(SFTTrainer):  # type: ignore[misc]
@@ -164,6 +164,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.collector = find_collector(callbacks, train)
         self.objective = build_objective(args)
         check_writer(self.objective, self.collector)
+        check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._judge: Judge | None = None
         self._train_rows = train
         # TRL looks at a row for the form of prompts, and takes any column of it: a completion is text beside messages.
@@ -171,6 +172,8 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self._round_figures: dict[str, float] = {}
         self._told: set[str] = set()
         self._rounds_begun = 0
+        #: The round whose draws are known, and their positions in the buffer.
+        self._drawn: tuple[int, Positions] = (-1, np.empty(0, np.int64))
         self.evaluated_before: list[Mapping[str, Any]] = []
         super().__init__(
             model=model,
@@ -194,7 +197,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             check_weighing(self.accelerator, self.compute_loss_func)
             self.data_collator: Any = ColumnCollator(self.data_collator, padding_free=self.padding_free)
         claim_buffer(self.buffer, self.processing_class)
-        check_draws(args, self.buffer, train, collects=self.collector is not None)
         self._tell(choose_learning_rate(args, self.model))
         self._tell(line_on_draws(self.objective, self.buffer))
         self._complete_collector()
@@ -388,10 +390,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             show_round(
                 self.buffer,
                 report.round_index,
+                first_round=self.collector.first_round if self.collector is not None else 0,
                 step=self.state.global_step,
                 number=self.args.num_completions_to_print,
                 report_to=self.args.report_to,
             )
+
+    def _prepare_round(self, positions: Positions) -> Lengths:
+        self._drawn = self.state.global_step // self.steps_per_round, positions
+        lengths: Lengths = self.train_dataset.prepare(positions)
+        return lengths
 
     def _begin_round(self, round_index: int) -> None:
         # A collector counts the draws of the round before when it collects.
@@ -400,12 +408,16 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             self._next_round = round_index + 1
 
     def _count_draws(self, round_index: int) -> None:
-        """Count the draws of the round before `round_index` in the buffer, which has not changed since."""
-        # Drawn again, as nothing else remembers them: a resumed run then counts as an uninterrupted run does.
-        if round_index > 0 and len(self.buffer):
+        """Count the draws of the round before `round_index` in the buffer."""
+        if round_index == 0 or not len(self.buffer):
+            return
+        drawn_in, positions = self._drawn
+        if drawn_in != round_index - 1:
+            # Drawn again: a run that resumes between two rounds then counts as an uninterrupted run does.
             draws = self._draws()
             numbers = {name: draws[name] for name in ("draws_per_step", "steps_per_round", "seed")}
-            self.buffer.count_draws(draw_round(self.buffer, round_index - 1, **numbers))
+            positions = draw_round(self.buffer, round_index - 1, **numbers)
+        self.buffer.count_draws(positions)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log an entry; that of a training step has the figures of the round, too."""
@@ -429,7 +441,12 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs: Further arguments of `Trainer.train`.
         """
         self._next_round = 0
-        if self.lr_scheduler is not None:
+        self._drawn = -1, np.empty(0, np.int64)
+        if self.collector is not None:
+            # Behind the rounds of an earlier run, whose programs would otherwise count as the younger ones.
+            self.collector.first_round = int(self.buffer.round_indices().max(initial=-1)) + 1
+        # After a first training it is the Trainer's own.
+        if self.lr_scheduler is not None and self.state.global_step == 0:
             self._tell(
                 f"optimizers: the scheduler has to count optimizer steps: an epoch is a round of "
                 f"{self.steps_per_round} (trainer.steps_per_round), not a pass over the data set"
@@ -473,7 +490,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> PrioritizedSampler:
         return PrioritizedSampler(
             self.buffer,
-            prepare=self.train_dataset.prepare,
+            prepare=self._prepare_round,
             global_step=lambda: self.state.global_step,
             begin_round=self._begin_round,
             **self._draws(),
@@ -604,6 +621,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
                 folder,
                 self.buffer,
                 next_round=self._next_round,
+                first_round=self.collector.first_round if self.collector is not None else 0,
                 draws=self._draws(),
                 num_processes=self.accelerator.num_processes,
                 model_only=self.args.save_only_model,
@@ -614,4 +632,6 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         # The Trainer calls this when a run resumes, before the first `on_epoch_begin` decides whether to collect.
         if checkpoint is not None:
             self._next_round = load_buffer(Path(checkpoint), self.buffer, draws=self._draws())
+            if self.collector is not None:
+                self.collector.first_round = read_first_round(Path(checkpoint))
         super()._load_optimizer_and_scheduler(checkpoint)
