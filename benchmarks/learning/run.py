@@ -31,7 +31,7 @@ BASE_SEEDS = 2
 def cells(study: str, *, seeds: int | None = None) -> Iterator[tuple[Setting, str, int]]:
     """Yield the runs of a study, seed by seed, so that an interrupted bench has every contender."""
     chosen = STUDIES[study]
-    for seed in range(seeds or chosen.seeds):
+    for seed in range(chosen.first_seed, chosen.first_seed + (seeds or chosen.seeds)):
         yield from ((setting, name, seed) for setting, name in itertools.product(chosen.settings, chosen.contenders))
 
 
