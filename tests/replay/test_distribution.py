@@ -30,13 +30,13 @@ def naive_priorities(values, rates):
         "uniform": [1.0] * len(values),
         "filter": [float(rate == 1.0) for rate in rates],
         # A single task.
-        "best": [math.exp((value - max(values)) / 0.03) for value in values],
+        "best": [math.exp((value - max(values)) / 0.3) for value in values],
         "own": [value * (1 - abs(2 * rate - 1)) for value, rate in zip(values, rates, strict=True)],
     }
 
 
 def buffer_with(priority):
-    buffer = ReplayBuffer(priority=priority, seed=5)
+    buffer = ReplayBuffer(priority=priority, priority_temperature=0.3, seed=5)
     buffer.add(
         make(number, pass_rate=number % 5 / 4, logprob=-(number % 7) / 3, num_tokens=2) for number in range(PROGRAMS)
     )

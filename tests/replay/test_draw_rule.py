@@ -131,7 +131,7 @@ def test_best_draws_the_best_of_each_task_that_passes_a_test():
     drawn = DrawRule().probabilities(programs)
     assert drawn[4] == 0
     assert drawn[2] / drawn[0] == pytest.approx(0.9**20, rel=1e-3)
-    assert drawn[1] / drawn[0] == pytest.approx(math.exp(-0.3 / 0.03), rel=1e-6)
+    assert drawn[1] / drawn[0] == pytest.approx(math.exp(-0.3 / 0.01), rel=1e-6)
 
 
 def test_temperature_0_shares_a_task_among_its_best_alone():
@@ -142,7 +142,7 @@ def test_temperature_0_shares_a_task_among_its_best_alone():
 
 def test_best_without_a_passing_test_draws_the_most_probable():
     programs = ProgramColumns([0.4, 0.1, 0.2], task=[0, 0, 1], pass_rate=[0.0] * 3)
-    assert DrawRule().probabilities(programs).tolist() == pytest.approx([0.5, 0.5 * math.exp(-10), 0.5], rel=1e-3)
+    assert DrawRule().probabilities(programs).tolist() == pytest.approx([0.5, 0.5 * math.exp(-30), 0.5], rel=1e-3)
 
 
 def test_filter_with_equal_tasks_is_a_mean_over_passing_ones():
@@ -161,7 +161,7 @@ def test_huge_powers_neither_overflow_nor_vanish():
 
 def test_best_compares_within_tasks_also_where_tasks_are_pooled():
     programs = ProgramColumns([0.9, 0.5, 0.47], task=[0, 1, 1])
-    for temperature in (0.03, 1e-3, 0.0):
+    for temperature in (0.01, 1e-3, 0.0):
         drawn = DrawRule(priority_temperature=temperature, task_weight="pooled").probabilities(programs)
         assert drawn[0] == drawn[1] > 0, temperature
     priorities = best(programs.p2value, task=programs.task)

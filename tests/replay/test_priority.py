@@ -167,7 +167,7 @@ def test_functions_of_priorities_give_eq_8_and_change_nothing(name):
         "rank": [5 / 12, 1.0, 5 / 12, 0.25],
         "uniform": [1.0] * 4,
         "filter": [0.0, 1.0, 0.0, 0.0],
-        "best": [math.exp(-0.5 / 0.03), 1.0, math.exp(-0.5 / 0.03), math.exp(-0.75 / 0.03)],
+        "best": [math.exp(-0.5 / 0.01), 1.0, math.exp(-0.5 / 0.01), math.exp(-0.75 / 0.01)],
     }
     given = getattr(priority_module, name)(values)
     assert given.tolist() == pytest.approx(expected[name])

@@ -85,7 +85,7 @@ class DrawRule:
 
     priority: str | PriorityFunction = "best"
     priority_exponent: float = 1.0
-    priority_temperature: float = 0.03
+    priority_temperature: float = 0.01
     task_weight: str | None = None
     task_exponent: float = 20.0
     programs_per_task: int | None = None

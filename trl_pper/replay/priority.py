@@ -98,7 +98,7 @@ def filter(p2values: ArrayLike, *, pass_rate: ArrayLike | None = None) -> FloatA
     return passing.astype(np.float64)
 
 
-def best(p2values: ArrayLike, *, task: ArrayLike | None = None, temperature: float = 0.03) -> FloatArray:
+def best(p2values: ArrayLike, *, task: ArrayLike | None = None, temperature: float = 0.01) -> FloatArray:
     """Return exp((P2Value - best P2Value of the task) / temperature), shape [n]: the best programs of each task.
 
     Divided by its sum over a task, it is the softmax of the task's P2Values.
@@ -113,7 +113,7 @@ def best(p2values: ArrayLike, *, task: ArrayLike | None = None, temperature: flo
         ValueError: An argument is out of range.
 
     Examples:
-        >>> best([0.9, 0.87, 0.2], task=[0, 0, 1]).round(3)
+        >>> best([0.9, 0.89, 0.2], task=[0, 0, 1]).round(3)
         array([1.   , 0.368, 1.   ])
     """
     if not 0 <= temperature < np.inf:

@@ -137,7 +137,7 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         choices=list(PRIORITIES),
     )
     priority_temperature: float = _option(
-        0.03,
+        0.01,
         "With the priority 'best': difference of P2Values in a task at which a program is drawn 1/e as often.",
     )
     task_weight: str | None = _option(
