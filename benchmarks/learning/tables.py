@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-REFERENCE = "best"
 RESAMPLES = 10_000
 METRICS = ("accuracy", "pass@3")
 
@@ -41,8 +40,13 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> NDArray[np
     return np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())], dtype=np.float64)
 
 
-def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each setting and contender; figures are percentages or points, intervals 95 %."""
+def summarise(runs: Sequence[Mapping[str, Any]], reference: str = "best") -> list[dict[str, Any]]:
+    """Return a row for each setting and contender; figures are percentages or points, intervals 95 %.
+
+    Args:
+        runs: The runs.
+        reference: The contender that the others are compared with.
+    """
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for run in runs:
         groups[run["setting"]["name"], run["contender"]][run["seed"]] = run
@@ -55,11 +59,11 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for metric in METRICS:
             values = np.array(list(final[metric].values()))
             row[metric] = {"mean": round(float(values.mean()), 1), "interval": _rounded(interval(values))}
-        against = groups.get((setting, REFERENCE))
-        if against is not None and contender != REFERENCE:
+        against = groups.get((setting, reference))
+        if against is not None and contender != reference:
             difference = paired(_final(against, "accuracy"), final["accuracy"])
             if len(difference):
-                row[f"{REFERENCE}_minus_this"] = {
+                row["reference_minus_this"] = {
                     "mean": round(float(difference.mean()), 1),
                     "interval": _rounded(interval(difference)),
                     "seeds": len(difference),
@@ -94,7 +98,7 @@ def _rounded(bounds: tuple[float, float]) -> list[float]:
 def table(rows: Sequence[Mapping[str, Any]], setting: str) -> str:
     """Return the rows of a setting as a Markdown table, the best contender first."""
     lines = [
-        f"| {setting} | seeds | accuracy after rounds 1, 2, 3 | interval | any of 3 | tasks solved | best - this |",
+        f"| {setting} | seeds | accuracy after rounds 1, 2, 3 | interval | any of 3 | tasks solved | default - this |",
         "|---|---|---|---|---|---|---|",
     ]
     chosen = sorted((row for row in rows if row["setting"] == setting), key=lambda row: -row["accuracy"]["mean"])
@@ -102,7 +106,7 @@ def table(rows: Sequence[Mapping[str, Any]], setting: str) -> str:
         rounds = " / ".join(f"{value:.1f}" for value in row["accuracy_by_round"][1:]) or "-"
         low, high = row["accuracy"]["interval"]
         solved = " / ".join(f"{value:.0f}" for value in row["training_tasks_solved_by_round"]) or "-"
-        difference = row.get(f"{REFERENCE}_minus_this")
+        difference = row.get("reference_minus_this")
         said = "-"
         if difference is not None:
             said = f"{difference['mean']:+.1f} ({difference['interval'][0]:+.1f} to {difference['interval'][1]:+.1f})"
@@ -113,8 +117,8 @@ def table(rows: Sequence[Mapping[str, Any]], setting: str) -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page in Markdown with the tables that its comments `<!-- table: SETTING -->` ask for.
+def with_tables(page: str, rows: Sequence[Mapping[str, Any]], mark: str = "table") -> str:
+    """Return a page in Markdown with the tables that its comments `<!-- MARK: SETTING -->` ask for.
 
     A table ends at the next empty line. A setting without a run is an error.
     """
@@ -123,9 +127,9 @@ def with_tables(page: str, rows: Sequence[Mapping[str, Any]]) -> str:
     def filled(asked: re.Match[str]) -> str:
         if asked[1] not in known:
             sys.exit(f"--page: asks for a table of {asked[1]!r}, and the runs are of {', '.join(sorted(known))}")
-        return f"<!-- table: {asked[1]} -->\n\n{table(rows, asked[1])}\n\n"
+        return f"<!-- {mark}: {asked[1]} -->\n\n{table(rows, asked[1])}\n\n"
 
-    return re.sub(r"<!-- table: ([^\n]+?) -->\n\n(?:\|[^\n]*\n)*\n?", filled, page)
+    return re.sub(rf"<!-- {mark}: ([^\n]+?) -->\n\n(?:\|[^\n]*\n)*\n?", filled, page)
 
 
 def draw_figure(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], path: Path) -> None:
@@ -138,7 +142,7 @@ def draw_figure(rows: Sequence[Mapping[str, Any]], settings: Sequence[str], path
         for row in (row for row in rows if row["setting"] == setting):
             values = row["accuracy_by_round"]
             style = {"color": f"C{names.index(row['contender']) % 10}", "label": row["contender"], "marker": "."}
-            axis.plot(range(len(values)), values, linewidth=2.5 if row["contender"] == REFERENCE else 1, **style)
+            axis.plot(range(len(values)), values, linewidth=2.5 if row["contender"] == "best" else 1, **style)
         axis.set(title=setting, xlabel="round", xticks=range(4))
     axes[0][0].set(ylabel="held-out tasks solved by the first program, %", ylim=(0, 101))
     handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -150,14 +154,16 @@ def main() -> None:
     """Print the tables, and write them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("outputs/learning"))
+    parser.add_argument("--reference", default="best", help="contender that the others are compared with")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to write")
     parser.add_argument("--figure", type=Path, default=None, help="SVG or PNG file to write")
     parser.add_argument("--page", type=Path, default=None, help="page in Markdown whose tables to renew")
+    parser.add_argument("--mark", default="table", help="word of the comments in the page that ask for a table")
     options = parser.parse_args()
     runs = read_runs(options.folder)
     if not runs:
         sys.exit(f"--folder: {options.folder} holds no run; make some with benchmarks/learning/run.py")
-    rows = summarise(runs)
+    rows = summarise(runs, options.reference)
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     for setting in settings:
         print(table(rows, setting), end="\n\n")
@@ -166,7 +172,8 @@ def main() -> None:
             rows, [name for name in settings if name.startswith("lists") and "," not in name[7:]], options.figure
         )
     if options.page is not None:
-        options.page.write_text(with_tables(options.page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+        page = options.page.read_text(encoding="utf-8")
+        options.page.write_text(with_tables(page, rows, options.mark), encoding="utf-8")
     if options.output is not None:
         # Found beside this folder.
         sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -66,9 +66,9 @@ def test_contenders_are_compared_seed_by_seed(load):
     runs = [run_of("best", seed, 0.1 * seed + 0.05) for seed in range(6)]
     runs += [run_of("filter", seed, 0.1 * seed) for seed in range(5)]
     rows = {row["contender"]: row for row in tables.summarise(runs)}
-    assert rows["filter"]["best_minus_this"] == {"mean": 5.0, "interval": [5.0, 5.0], "seeds": 5}
+    assert rows["filter"]["reference_minus_this"] == {"mean": 5.0, "interval": [5.0, 5.0], "seeds": 5}
     assert rows["best"]["accuracy"]["mean"] == 30.0
-    assert "best_minus_this" not in rows["best"]
+    assert "reference_minus_this" not in rows["best"]
     low, high = rows["best"]["accuracy"]["interval"]
     assert low < 30 < high
     text = tables.table(list(rows.values()), "s")

@@ -247,8 +247,8 @@ def _without_digits(text: Any) -> str:
 def test_training_twice_gives_identical_weights(tmp_path: Path) -> None:
     code = (
         "import sys, torch; from trl_pper.demo.base_model import *; torch.set_num_threads(1); r = Recipe(steps=3);"
-        "t = train_tokenizer(corpus(0)); m = build_model(t, 0); train(m, t, r, corpus(1)); m.save_pretrained(sys.argv[1]);"
-        "t.save_pretrained(sys.argv[1])"
+        "t = train_tokenizer(corpus(0)); m = build_model(t, 0); train(m, t, r, corpus(1));"
+        "m.save_pretrained(sys.argv[1]); t.save_pretrained(sys.argv[1])"
     )
     for name in ("first", "second"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, timeout=110)
