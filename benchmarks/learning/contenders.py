@@ -150,8 +150,7 @@ TUNING: dict[str, Contender] = {
         (0.03, 40.0, 0.0),
     )
 }
-CONTENDERS |= TUNING
-CONTENDERS |= VARIANTS | ABLATIONS | OTHERS
+CONTENDERS |= VARIANTS | ABLATIONS | OTHERS | TUNING
 
 #: The contenders of settings besides those of the main table.
 FEW = ("filter", "filter, equal tasks", "uniform", "proportional, exponent 4", "best")

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.support.batches import batch_of
 from tests.support.forked_plan import carry_out
 from trl_pper import (
     BeamSampleCollector,
@@ -72,12 +73,6 @@ def llama(tokenizer) -> LlamaForCausalLM:
         max_position_embeddings=128, eos_token_id=0, bos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     return LlamaForCausalLM(config)
-
-
-def batch_of(trainer, positions) -> dict:
-    """The batch of these programs as the training loop gets it."""
-    trainer.train_dataset.prepare(positions)
-    return dict(trainer.get_train_dataloader().collate_fn([trainer.train_dataset[i] for i in positions]))
 
 
 def gradient(trainer, loss) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from tests.support.batches import batch_of
 from trl_pper import PPERConfig, PPERTrainer
 from trl_pper.training.parts import check_weighing
 
@@ -47,13 +48,6 @@ def make_trainer(make_model, tokenizer, rows, tmp_path):
         )
 
     return build
-
-
-def batch_of(trainer, positions) -> dict:
-    """The batch of these programs as the training loop gets it."""
-    trainer.train_dataset.prepare(positions)
-    batch = trainer.get_train_dataloader().collate_fn([trainer.train_dataset[i] for i in positions])
-    return dict(batch)
 
 
 def learned(trainer, batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,6 @@ from trl_pper.replay.priority import (
     PRIORITIES,
     FloatArray,
     PriorityFunction,
-    best,
     filter,
     not_negative,
     priority_name,
@@ -163,11 +162,11 @@ class DrawRule:
         """Return the logarithm of each priority to the power of the exponent, shape [n]; -inf for priority 0."""
         values = programs.p2value
         if self.priority == "best":
-            # Not the logarithm of `best`, which underflows.
-            if self.priority_temperature > 0:
-                below = values - tasks.highest(values)[tasks.group]
-                return _bounded(below, np.divide, self.priority_temperature)
-            return _log(best(values, task=programs.task, temperature=0.0))
+            # Not the logarithm of the function `best`, which underflows.
+            below = values - tasks.highest(values)[tasks.group]
+            if self.priority_temperature == 0:
+                return np.where(below == 0, 0.0, -np.inf)
+            return _bounded(below, np.divide, self.priority_temperature)
         if self.priority == "uniform":
             return np.zeros(values.size)
         if self.priority == "filter":
