@@ -10,6 +10,7 @@ from trl_pper import (
     CodingTask,
     DatasetSource,
     FunctionTests,
+    GeneratedProgram,
     Judge,
     PPERConfig,
     PPERTrainer,
@@ -17,7 +18,9 @@ from trl_pper import (
     rejudge,
 )
 from trl_pper.report.page import write_report
+from trl_pper.rounds.journal import JudgedProgram
 from trl_pper.rounds.program_table import table_rows
+from trl_pper.rounds.repair import repairs
 
 RIGHT, WRONG, WORSE = "    return x + 1\n", "    return x - 1\n", "    return None\n"
 TESTS = FunctionTests(entry_point="f", code="assert f(1) == 2\nassert f(0) == 1\nassert f(-1) == 0")
@@ -164,3 +167,24 @@ def test_repairs_are_scored_drawn_and_learned_unless_too_long(judge, make_model,
     assert mended[0].logprob == pytest.approx(expected, abs=1e-3)
     assert trainer.state.log_history[0]["pper/repairs"] == len(mended)
     assert trainer.buffer.probabilities()[[one in mended for one in trainer.buffer]].sum() > 0
+
+
+def test_a_right_program_that_was_cut_off_is_no_answer(judge):
+    """Its completion has no end to learn, though the tests pass."""
+    asked = task()
+    texts = {WRONG: "eos", RIGHT: "length", "    return 1 + x\n": "eos"}
+    verdicts = judge.run_pairs([(asked, asked.prompt + text) for text in texts])
+    judged = [
+        JudgedProgram(
+            task=asked,
+            generated=GeneratedProgram(
+                completion=text, logprob=None, num_tokens=None, source="me", finish_reason=reason
+            ),
+            program=asked.prompt + text,
+            verdict=verdict,
+        )
+        for (text, reason), verdict in zip(texts.items(), verdicts, strict=True)
+    ]
+    assert [one.verdict.pass_rate == 1.0 for one in judged] == [False, True, True]
+    assert [one.generated.completion for one in repairs(judged, 3)] == ["    return 1 + x\n"]
+    assert repairs(judged[:2], 3) == []
