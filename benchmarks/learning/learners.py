@@ -1,16 +1,18 @@
 """Train a model in one of the bench's ways, and evaluate it on held-out tasks after each round.
 
-Only the public interface of trl_pper and TRL is used, and the function behind `trl-pper export --to preference`.
+Only the public interface of trl_pper and TRL is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import BATCH_SIZE, ROUNDS, Contender, Setting
+from contenders import ALIKE, BATCH_SIZE, LEARNING_RATE, ROUNDS, Contender, Setting
+from contrast import ContrastTrainer
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer
@@ -20,6 +22,7 @@ from trl_pper import (
     BeamSearchSource,
     CodingTask,
     DatasetSource,
+    Experience,
     Judge,
     Limits,
     PPERConfig,
@@ -29,13 +32,11 @@ from trl_pper import (
     pass_rate_reward,
     task_rows,
 )
-from trl_pper.replay.export import to_preference
 
 MAX_COMPLETION_LENGTH = 96
 #: Prompts generated for at a time.
 GENERATION_BATCH = 64
-LEARNING_RATE = 1e-3
-#: Not compared with other rates yet.
+#: The best of three for each of them, see the study "rates".
 GRPO_LEARNING_RATE = 1e-4
 DPO_LEARNING_RATE = 1e-4
 #: Held-out tasks are always evaluated by three beams, whatever a setting collects.
@@ -97,14 +98,7 @@ class Run:
             "output_dir": str(self.folder / "run"),
             "learning_rate": LEARNING_RATE,
             "seed": self.seed,
-            "use_cpu": True,
-            "bf16": False,
-            "save_strategy": "no",
-            "report_to": [],
-            "disable_tqdm": True,
-            "gradient_checkpointing": False,
-            "logging_steps": 10,
-            "log_level": "error",
+            **ALIKE,
         }
 
 
@@ -176,8 +170,18 @@ def _pper(run: Run, source: Any) -> Figures:
     callbacks: list[Any] = [collector, run.examiner]
     if run.setting.source == "mixed":
         callbacks.append(_Weaning(collector))
-    trainer = PPERTrainer(
-        run.student, config, train_dataset=list(run.tasks), processing_class=run.tokenizer, callbacks=callbacks
+    buffer = None
+    if (function := run.contender.priority) is not None:
+        buffer = ReplayBuffer(seed=run.seed, priority=function, steps_per_round=run.steps)
+    contrast = run.contender.contrast
+    trainer_class = partial(ContrastTrainer, weight=contrast) if contrast else PPERTrainer
+    trainer = trainer_class(
+        run.student,
+        config,
+        buffer=buffer,
+        train_dataset=list(run.tasks),
+        processing_class=run.tokenizer,
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     nothing_to_draw = False
@@ -249,6 +253,24 @@ def _grpo(run: Run) -> Figures:
     return {"collections": [{"programs": steps * BATCH_SIZE, "pass_rates": rewards}], **_totals(trainer)}
 
 
+def best_and_worst(buffer: ReplayBuffer) -> list[dict[str, str]]:
+    """Return the first best and the first worst whole program of each task that has unequal ones, as DPO reads them.
+
+    `ReplayBuffer.to_preferences` would leave out the tasks without a program that passes every test.
+    """
+    by_task: dict[str, list[Experience]] = {}
+    for one in buffer:
+        if not one.truncated:
+            by_task.setdefault(one.task_id, []).append(one)
+    rows = []
+    for programs in by_task.values():
+        # Of equal pass rates `max` and `min` return the first.
+        best, worst = (choose(programs, key=lambda one: one.pass_rate) for choose in (max, min))
+        if best.pass_rate > worst.pass_rate:
+            rows.append({"prompt": str(best.prompt), "chosen": best.completion, "rejected": worst.completion})
+    return rows
+
+
 def _dpo(run: Run) -> Figures:
     reports, totals = [], []
     # Its trainers are one for each round, and count their steps from 0.
@@ -270,7 +292,7 @@ def _dpo(run: Run) -> Figures:
         trainer = DPOTrainer(
             run.student,
             args=DPOConfig(**run.common() | settings | dict(run.contender.options)),
-            train_dataset=to_preference(buffer),
+            train_dataset=Dataset.from_list(best_and_worst(buffer)),
             processing_class=run.tokenizer,
             callbacks=[run.examiner],
         )

@@ -3,7 +3,8 @@
     python benchmarks/learning/run.py --study main --workers 2 --folder outputs/learning
 
 A run of one contender, setting and seed writes one file into the folder; started again, the command makes only the
-missing ones. `tables.py` turns the folder into tables. Each worker is a process with one thread.
+missing ones. `tables.py` turns the folder into tables, and keeps the runs in a file for `--runs`, which are not made
+again. Each worker is a process with one thread.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS, STEPS_PER_ROUND, STUDIES, TASKS, Setting
+from tables import kept_runs
 
 #: Base models differ by their seed, so that no result is of one model alone.
 BASE_SEEDS = 2
@@ -84,7 +86,11 @@ def work(queue: Any, folder: Path, quick: bool) -> None:
     import torch
 
     torch.set_num_threads(1)
+    parent = os.getppid()
     while (cell := queue.get()) is not None:
+        if os.getppid() != parent:
+            # The bench was killed.
+            return
         setting, contender, seed = cell
         path = cell_file(folder, setting, contender, seed)
         if path.exists():
@@ -108,9 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", nargs="+", default=["main"], choices=list(STUDIES))
     parser.add_argument("--seeds", type=int, default=None, help="number of seeds; those of the study by default")
-    parser.add_argument("--contenders", nargs="+", default=None, choices=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", default=None, choices=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
     parser.add_argument("--folder", type=Path, default=Path("outputs/learning"))
+    parser.add_argument("--runs", type=Path, default=None, help="JSONL file of `tables.py` with runs to leave out")
     parser.add_argument("--quick", action="store_true", help="two contenders, one seed, few steps: does it run?")
     parser.add_argument("--again", action="store_true", help="make every run of the study again")
     options = parser.parse_args(arguments)
@@ -119,6 +126,9 @@ def main(arguments: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [cell for study in studies for cell in cells(study, seeds=options.seeds)]
     wanted = [cell for cell in wanted if options.contenders is None or cell[1] in options.contenders]
+    if options.runs is not None:
+        made = {(run["setting"], run["contender"], run["seed"]) for run in kept_runs(options.runs)}
+        wanted = [cell for cell in wanted if (cell[0].name, *cell[1:]) not in made]
     if options.again:
         for cell in wanted:
             cell_file(folder, *cell).unlink(missing_ok=True)
