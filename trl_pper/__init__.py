@@ -13,6 +13,7 @@ Public names such as `trl_pper.PPERTrainer` load on first use. The package, in r
 - `amplify`: add tests to tasks that have a trusted reference solution
 - `demo`: a tiny model, its tasks and a training run of seconds
 - `cli`: the `trl-pper` command
+- `cluster`: join a Ray cluster, for `judge` and `generation`
 - `files`: read files of rows, and write files that appear complete or not at all
 """
 
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 _EXPORTS = {
     "BeamSampleCollector": "trl_pper.rounds.collector",
     "BeamSearchSource": "trl_pper.generation.beam_search",
+    "ClusterSource": "trl_pper.generation.cluster.cluster_source",
+    "ClusterUnavailable": "trl_pper.cluster",
     "CodingTask": "trl_pper.tasks.task",
     "DatasetSource": "trl_pper.generation.dataset",
     "DrawRule": "trl_pper.replay.draw_rule",
@@ -42,9 +45,11 @@ _EXPORTS = {
     "PPERTrainer": "trl_pper.training.trainer",
     "ProgramColumns": "trl_pper.replay.program_columns",
     "ProgramSource": "trl_pper.generation.source",
+    "RayJudge": "trl_pper.judge.cluster.judge",
     "ReplayBuffer": "trl_pper.replay.buffer",
+    "ReplayGRPOTrainer": "trl_pper.training.replay_grpo",
     "Scorer": "trl_pper.generation.scorer",
-    "ServerSource": "trl_pper.generation.server",
+    "ServerSource": "trl_pper.generation.servers.server_source",
     "StdioCase": "trl_pper.tasks.task",
     "StdioTests": "trl_pper.tasks.task",
     "Verdict": "trl_pper.judge.verdict",
@@ -52,16 +57,19 @@ _EXPORTS = {
     "as_chat": "trl_pper.tasks.chat",
     "count_by_source": "trl_pper.tasks.mixture",
     "count_task": "trl_pper.metrics.scores",
+    "extract_program": "trl_pper.generation.extraction",
     "draw_probabilities": "trl_pper.replay.draw_rule",
     "evaluate_tasks": "trl_pper.rounds.evaluation",
     "find_run": "trl_pper.report.history",
     "history_of": "trl_pper.report.history",
+    "label_weights": "trl_pper.replay.exports.trainers",
     "load_tasks": "trl_pper.tasks.loading",
     "merge_adapter": "trl_pper.training.push",
     "mix_tasks": "trl_pper.tasks.mixture",
     "p2value": "trl_pper.replay.priority",
     "pass_at_k": "trl_pper.metrics.scores",
     "pass_rate_reward": "trl_pper.metrics.rewards",
+    "register_comparison": "trl_pper.tasks.task",
     "rejudge": "trl_pper.rounds.revise",
     "rescore": "trl_pper.rounds.revise",
     "sum_up": "trl_pper.metrics.scores",
@@ -105,13 +113,17 @@ if TYPE_CHECKING:
     from trl_pper import demo as demo
     from trl_pper import metrics as metrics
     from trl_pper.amplify.tasks import amplify_tasks as amplify_tasks
+    from trl_pper.cluster import ClusterUnavailable as ClusterUnavailable
     from trl_pper.generation.beam_search import BeamSearchSource as BeamSearchSource
+    from trl_pper.generation.cluster.cluster_source import ClusterSource as ClusterSource
     from trl_pper.generation.dataset import DatasetSource as DatasetSource
+    from trl_pper.generation.extraction import extract_program as extract_program
     from trl_pper.generation.nucleus import NucleusSource as NucleusSource
     from trl_pper.generation.scorer import Scorer as Scorer
-    from trl_pper.generation.server import ServerSource as ServerSource
+    from trl_pper.generation.servers.server_source import ServerSource as ServerSource
     from trl_pper.generation.source import GeneratedProgram as GeneratedProgram
     from trl_pper.generation.source import ProgramSource as ProgramSource
+    from trl_pper.judge.cluster.judge import RayJudge as RayJudge
     from trl_pper.judge.judge import Judge as Judge
     from trl_pper.judge.levels import IsolationUnavailable as IsolationUnavailable
     from trl_pper.judge.limits import Limits as Limits
@@ -125,6 +137,7 @@ if TYPE_CHECKING:
     from trl_pper.replay.draw_rule import DrawRule as DrawRule
     from trl_pper.replay.draw_rule import draw_probabilities as draw_probabilities
     from trl_pper.replay.experience import Experience as Experience
+    from trl_pper.replay.exports.trainers import label_weights as label_weights
     from trl_pper.replay.priority import p2value as p2value
     from trl_pper.replay.program_columns import ProgramColumns as ProgramColumns
     from trl_pper.report.history import find_run as find_run
@@ -142,7 +155,9 @@ if TYPE_CHECKING:
     from trl_pper.tasks.task import FunctionTests as FunctionTests
     from trl_pper.tasks.task import StdioCase as StdioCase
     from trl_pper.tasks.task import StdioTests as StdioTests
+    from trl_pper.tasks.task import register_comparison as register_comparison
     from trl_pper.tasks.task import task_rows as task_rows
     from trl_pper.training.config import PPERConfig as PPERConfig
     from trl_pper.training.push import merge_adapter as merge_adapter
+    from trl_pper.training.replay_grpo import ReplayGRPOTrainer as ReplayGRPOTrainer
     from trl_pper.training.trainer import PPERTrainer as PPERTrainer

@@ -235,3 +235,30 @@ def test_a_collection_is_measured_with_every_source_and_journal(tmp_path):
     for record in result["records"]:
         assert record["wall_seconds"] >= record["generate_seconds"] > 0
         assert record["ratio"] >= 1.0
+
+
+@pytest.mark.slow
+def test_exports_of_every_layout_are_measured(tmp_path):
+    done = run("exports.py", "--experiences", "1000", "--output", str(tmp_path / "exports.json"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "exports.json").read_text())
+    assert found["environment"]["versions"]["datasets"]
+    kinds = {one["export"] for one in found["exports"]}
+    assert len(found["exports"]) == 4 * len(kinds) == 32
+    for one in found["exports"]:
+        assert one["rows"] > 0
+        assert 0 < one["seconds"] <= one["seconds_with_file"] <= found["slowest_seconds"]
+    assert f"| {found['exports'][0]['rows']:,} |" in done.stdout
+
+
+def test_programs_of_the_export_benchmark_repeat_and_differ(load):
+    exports = load("exports")
+    alike, unlike = (list(exports.experiences(200, 100, kind)) for kind in ("alike", "unlike"))
+    assert alike == list(exports.experiences(200, 100, "alike"))
+    assert len({one.program for one in alike}) == len(alike) == 200
+    assert {one.pass_rate for one in alike} == {0.0, 0.5, 1.0}
+
+    def common(programs):
+        return len(set(programs[0].program.splitlines()) & set(programs[1].program.splitlines()))
+
+    assert common(alike) > common(unlike) == 1

@@ -257,6 +257,14 @@ def test_a_server_is_asked_for_its_best_program_or_for_samples(evaluate, server,
     _, scores, rows = evaluate(*options, "--n", 3, "--k", 3, "--sampling_seed", 1)
     assert {(body["temperature"], body["n"]) for _, body in server.asked} == {(0.8, 3)}
     assert (scores["programs"]["decoding"], len(rows)) == ("server", 12)
+    assert scores["programs"]["server"] == server.address
+
+
+def test_several_servers_are_named_in_the_scores(evaluate, servers):
+    addresses = [server.address for server in servers]
+    _, scores, _ = evaluate("--server", *addresses, "--server_model", "tiny", "--max_completion_length", 4)
+    assert scores["programs"]["server"] == ", ".join(addresses)
+    assert sum(len(server.asked) for server in servers) == 4
 
 
 def test_a_restart_generates_nothing_twice(evaluate, server, tasks, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
@@ -221,8 +222,8 @@ def test_export_takes_the_lowest_pass_rate(run, tmp_path, to):
     [
         (
             "",
-            ["--to", "preference", "--min_pass_rate", "0.5"],
-            "--min_pass_rate: belongs to --to sft and --to kto; got",
+            ["--to", "verl", "--min_pass_rate", "0.5"],
+            "--min_pass_rate: belongs to --to sft and --to dpo and --to kto and --to reward; got it with verl. Leave",
         ),
         ("", ["--to", "sft", "--min_pass_rate", "2"], "min_pass_rate: must be in [0, 1]; got 2.0"),
         ("checkpoint-1/_pper", ["--to", "sft"], "must be a buffer file, or a folder with"),
@@ -231,6 +232,28 @@ def test_export_takes_the_lowest_pass_rate(run, tmp_path, to):
 def test_export_says_what_it_needs(run, tmp_path, capsys, place, options, said):
     assert main(["export", str(run / place), *options, "--output", str(tmp_path / "x.jsonl")]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "columns"), [("dpo", 3), ("reward", 4)])
+def test_export_of_pairs_takes_the_options_of_the_methods(run, tmp_path, capsys, kind, columns):
+    output = tmp_path / "pairs.parquet"
+    given = ["--strategy", "mixed", "--pairs_per_task", "3", "--min_gap", "0.5", "--seed", "4"]
+    assert main(["export", str(run), "--to", kind, "--output", str(output), *given]) == 0
+    rows = datasets.Dataset.from_parquet(str(output), cache_dir=tmp_path).to_list()
+    buffer = ReplayBuffer.load(run / "checkpoint-2" / "_pper" / "buffer.parquet")
+    method = {"dpo": buffer.to_preferences, "reward": buffer.to_reward_model}[kind]
+    assert rows == method("mixed", pairs_per_task=3, min_gap=0.5, seed=4).to_list()
+    assert {len(row) for row in rows} == {columns}
+    assert capsys.readouterr().out.startswith(f"{len(rows)} rows of ")
+
+
+def test_export_for_kto_tells_the_weights_of_the_labels(run, tmp_path, capsys):
+    command = ["export", str(run), "--to", "kto", "--output", str(tmp_path / "kto.parquet")]
+    assert main(command) == 0
+    said = "2 of 3 rows are desirable: KTOConfig(desirable_weight=1, undesirable_weight=1.714) makes up for it"
+    assert said in capsys.readouterr().out
+    assert main([*command, "--min_pass_rate", "0"]) == 0
+    assert "all rows are desirable: KTO learns little" in capsys.readouterr().out
 
 
 def test_the_advice_of_an_export_can_be_followed(run, tmp_path, capsys):

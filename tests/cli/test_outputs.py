@@ -1,8 +1,11 @@
 """Outputs are refused before any work where they would replace an input or each other, or cannot be written."""
 
+import importlib.util
 import json
 import os
+from importlib.metadata import version
 
+import datasets
 import pytest
 
 from trl_pper import Experience, Judge, ReplayBuffer
@@ -36,8 +39,8 @@ def folder(tmp_path, tasks, monkeypatch):
     os.link(tmp_path / "programs.jsonl", tmp_path / "hard.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Judge, "__init__", lambda *_, **__: pytest.fail("a judge was started"))
-    for module in (collect, evaluate):
-        monkeypatch.setattr(module, "build_source", lambda *_, **__: pytest.fail("a source was made"))
+    for module, name in ((collect, "source_builder"), (evaluate, "build_source")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a source was made"))
     return tmp_path
 
 
@@ -78,6 +81,85 @@ def test_an_output_never_replaces_an_input_or_an_output(folder, capsys, line, sa
     assert main(line) == 2
     assert said in capsys.readouterr().err
     assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("to", "output", "said"),
+    [
+        (
+            "csv",
+            "x.csv",
+            "--to: must be one of sft, dpo, kto, reward, verl, native; got 'csv'. The end of --output names",
+        ),
+        ("PPO", "x.parquet", "got 'PPO'. TRL has no PPOTrainer: train a reward model on --to reward"),
+        ("orpo", "x.parquet", "got 'orpo'. The trainers of trl.experimental take the pairs of --to dpo"),
+        ("grpo", "x.parquet", "GRPOTrainer and RLOOTrainer write programs themselves"),
+        ("rllm", "x.parquet", "rLLM reads the files of --to verl"),
+        ("preference", "x.parquet", "Pairs are --to dpo"),
+        ("everything", "x.parquet", "must be one of sft, dpo, kto, reward, verl, native; got 'everything'\n"),
+        ("sft", "x.csv", "--output: must end in .parquet or .jsonl, the kind of file that is written; got x.csv"),
+        ("dpo", "x", "--output: must end in .parquet or .jsonl"),
+        ("verl", "x.parquet", "--tasks: required for --to verl, since a buffer holds no tests"),
+    ],
+)
+def test_kinds_that_are_not_exported_are_refused(folder, capsys, to, output, said):
+    before = files(folder)
+    assert main(["export", "b.parquet", "--to", to, "--output", output]) == 2
+    assert said in capsys.readouterr().err
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "said"),
+    [
+        (
+            "sft",
+            ["--strategy", "random"],
+            "--strategy: belongs to --to dpo and --to reward; got it with sft. Leave it",
+        ),
+        ("kto", ["--min_gap", "0.5"], "--min_gap: belongs to --to dpo and --to reward; got it with kto"),
+        ("native", ["--seed", "0"], "--seed: belongs to --to dpo and --to reward; got it with native"),
+        ("dpo", ["--tasks", "tasks.jsonl"], "--tasks: belongs to --to verl; got it with dpo"),
+        ("dpo", ["--strategy", "nearest"], "strategy: must be one of closest, random, mixed; got 'nearest'"),
+        ("dpo", ["--pairs_per_task", "0"], "pairs_per_task: must be a whole number of at least 1; got 0"),
+        ("dpo", [], "nothing to export: none of the 1 tasks has both a program with a pass rate of at least 1 and"),
+        ("verl", ["--tasks", "tasks.jsonl"], "prompt: verl and rLLM ask by a chat template"),
+    ],
+)
+def test_options_of_exports_are_checked(folder, capsys, to, options, said):
+    before = files(folder)
+    source = "tasks.jsonl" if to == "native" else "b.parquet"
+    assert main(["export", source, "--to", to, "--output", "x.parquet", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert files(folder) == before
+
+
+def test_a_layout_of_verl_is_a_parquet_file(folder, tasks, capsys):
+    command = ["export", "chat.parquet", "--to", "verl", "--tasks", "tasks.jsonl", "--output"]
+    buffer = ReplayBuffer()
+    chat = [{"role": "user", "content": "Add one."}]
+    buffer.add([Experience(task_id="add-1", prompt=chat, completion="c", program="c", pass_rate=1.0)])
+    buffer.save(folder / "chat.parquet")
+    assert main([*command, "rl.jsonl"]) == 2
+    assert "--output: must end in .parquet, which verl reads; got rl.jsonl" in capsys.readouterr().err
+    assert main([*command, "tasks.parquet"]) == 0
+    assert "1 rows of chat.parquet: tasks.parquet" in capsys.readouterr().out
+    [row] = datasets.Dataset.from_parquet("tasks.parquet", cache_dir=folder).to_list()
+    assert row == buffer.to_verl(tasks)[0]
+    assert main([*command, "tasks.jsonl"]) == 2
+
+
+def test_a_trainer_that_trl_lacks_is_named(folder, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "trl.trainer.kto_trainer" else find(name, *rest),
+    )
+    assert main(["export", "b.parquet", "--to", "kto", "--output", "x.parquet"]) == 2
+    said = capsys.readouterr().err
+    assert f"--to: the TRL that is installed, {version('trl')}, has no trainer for 'kto'. Install trl>=" in said
+    assert main(["export", "b.parquet", "--to", "sft", "--output", "x.parquet"]) == 0
 
 
 def test_the_file_of_options_is_an_input_as_well(folder, capsys):

@@ -59,8 +59,9 @@ def test_reported_logprob_is_that_of_the_generated_tokens(make_model, tokenizer,
     source = BeamSearchSource(num_beams=3, max_completion_length=6, batch_size=4)
     programs = [program for one in source.generate(tasks, student=local) for program in one]
     ((inputs, output),) = outputs
-    assert len(programs) == len(output) == 12
-    for program, row, i in zip(programs, output.tolist(), range(12), strict=True):
+    rows = output.sequences
+    assert len(programs) == len(rows) == 12
+    for program, row, i in zip(programs, rows.tolist(), range(12), strict=True):
         prompt = local.encode([tasks[i // 3].prompt])[0]
         completion = row[inputs["input_ids"].shape[1] :][: program.num_tokens]
         assert program.logprob == pytest.approx(naive_logprob(model, prompt, completion), abs=1e-3)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_pper.generation.endpoint import read_program
+from trl_pper.generation.servers.replies import read_program
 from trl_pper.generation.stops import goes_on_with, kept_before, token_ends
 
 PIECES = st.lists(st.text(alphabet="ab\n é😀", min_size=0, max_size=3), min_size=1, max_size=8)

@@ -73,9 +73,13 @@ def test_a_stop_saves_the_steps_behind_it(says, tasks, make_source, monkeypatch)
     local = says("    return x\n# END and much more that nobody reads", tasks[:1])
     lengths = []
     generate = local.model.generate
-    monkeypatch.setattr(
-        local.model, "generate", lambda **inputs: lengths.append((output := generate(**inputs)).shape[1]) or output
-    )
+
+    def measured(**inputs):
+        output = generate(**inputs)
+        lengths.append(getattr(output, "sequences", output).shape[1])
+        return output
+
+    monkeypatch.setattr(local.model, "generate", measured)
     (programs,) = make_source(["\n# END"]).generate(tasks[:1], student=local)
     assert programs[0].completion == "    return x"
     prompt = len(local.encode([tasks[0].prompt])[0])

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.openai_server import Fault, source_of
 from trl_pper import CodingTask
-from trl_pper.generation.endpoint import Usage
 from trl_pper.generation.local_model import LocalModel
+from trl_pper.generation.servers.replies import Usage
 from trl_pper.generation.source import ProgramSource, hearing
 
 #: Ends most completions of the tiny model within a few tokens.
@@ -154,6 +154,36 @@ def test_logprobs_of_text_outside_the_program_are_left_out(server, tasks, messag
     assert (one.completion, one.logprob) == (message["content"] or "", None)
 
 
+@pytest.mark.parametrize(
+    ("content", "completion", "logprob"),
+    [
+        ([{"type": "text", "text": "x"}], "x", -0.5),
+        ([{"type": "text", "text": "ret"}, {"type": "text", "text": "urn x"}], "return x", -0.5),
+        ([{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "u"}}], "x", -0.5),
+        ([{"type": "reasoning", "text": "so"}, {"type": "text", "text": "x"}], "x", None),
+        ([{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "x"}], "x", None),
+        # A kind that nobody knows yet may be reasoning.
+        ([{"type": "plan", "text": "so"}, {"type": "text", "text": "x"}], "x", None),
+        ([{"type": "image_url", "image_url": {"url": "u"}}], "", None),
+        ([{"type": "text", "text": ""}], "", -0.5),
+        ([], "", None),
+    ],
+)
+def test_content_in_parts_is_the_text_of_the_text_parts(server, tasks, content, completion, logprob):
+    message = {"role": "assistant", "content": content}
+    server.edit = lambda reply: {"choices": [{"message": message, "logprobs": {"content": [{"logprob": -0.5}]}}]}
+    ((one,),) = source_of(server, num_programs=1, chat=True).generate(tasks[:1])
+    assert (one.completion, one.logprob) == (completion, logprob)
+
+
+def test_a_stop_cuts_across_the_parts_of_a_content(server, tasks):
+    message = {"content": [{"type": "text", "text": "return x\n"}, {"type": "text", "text": "# end"}]}
+    tokens = [{"token": token, "logprob": -0.5} for token in ("return", " x", "\n", "# end")]
+    server.edit = lambda reply: {"choices": [{"message": message, "logprobs": {"content": tokens}}]}
+    ((one,),) = source_of(server, num_programs=1, chat=True, stop=["\n#"]).generate(tasks[:1])
+    assert (one.completion, one.logprob, one.num_tokens) == ("return x", -1.0, 2)
+
+
 def test_a_server_that_sends_no_logprobs_leaves_them_unknown(server, tasks):
     server.sends_logprobs = False
     assert [one.logprob for programs in source_of(server).generate(tasks) for one in programs] == [None] * 8
@@ -168,6 +198,13 @@ def test_a_server_that_refuses_logprobs_is_asked_without_them(server, tasks, cap
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "refuses the field logprobs, which is sent no more: " in warnings[0]
+
+
+def test_further_fields_that_a_server_refuses_are_left_out_too(server, tasks):
+    server.refuses = {"n": "Only one completion choice is allowed"}
+    source = source_of(server, extra_body={"n": 2})
+    assert [len(programs) for programs in source.generate(tasks[:1])] == [2]
+    assert [body["n"] for _, body in server.asked] == [2, 1, 1]
 
 
 def test_a_server_of_one_program_a_request_is_asked_for_each(server, tasks):

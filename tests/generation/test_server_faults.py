@@ -81,6 +81,9 @@ def test_a_wrong_address_is_an_error_that_names_it(server, tasks, address, said)
         ({"error": "no such model"}, "holds no list of choices; got .*no such model"),
         ({"choices": [{"index": 0}]}, "holds a choice without text or message"),
         ({"choices": ["x"]}, "holds a choice without text or message"),
+        ({"choices": [{"message": {"content": 3}}]}, "holds content that is neither text nor a list of parts; got 3"),
+        ({"choices": [{"message": {"content": ["x"]}}]}, "holds content that is neither text nor a list of parts"),
+        ({"choices": [{"message": {"content": [{"type": "text"}]}}]}, "holds content that is neither text nor a list"),
     ],
 )
 def test_a_reply_of_another_kind_is_an_error(server, tasks, reply, said):

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from trl_pper.generation.endpoint import Pace, retry_after_seconds
+from trl_pper.generation.servers.endpoint import Pace, retry_after_seconds
 
 
 @pytest.mark.parametrize(

@@ -196,14 +196,18 @@ LEARNED = [channel for channel in CHANNELS if channel.name in ("files", "time th
 
 @pytest.mark.parametrize("channel", LEARNED, ids=lambda channel: channel.name)
 def test_a_digit_is_learned_where_nothing_is_in_the_way(channel: Channel, folder):
-    right, tests = 0, f"for x in (0, 1):\n    assert f(x) == {DIGIT}\nprint('right')"
+    tests = f"for x in (0, 1):\n    assert f(x) == {DIGIT}\nprint('right')"
+
+    def right(place):
+        return run_plainly(learner(channel, place) + tests, folder=folder).stdout == "right\n"
+
     try:
-        for place in range(60):
-            right += run_plainly(learner(channel, place) + tests, folder=folder).stdout == "right\n"
+        # 150 guesses are all wrong about once in 7,000,000 times, and ten in a row are right once in 10,000,000,000.
+        assert any(right(place) for place in range(150))
+        later = sum(right(place) for place in range(150, 160))
     finally:
         run_plainly(f"{channel.receiver}\n{channel.clean}", folder=folder)
-    # Chance finds 6.
-    assert right >= 20, right
+    assert later >= 9, later
 
 
 @pytest.mark.parametrize("channel", LEARNED, ids=lambda channel: channel.name)

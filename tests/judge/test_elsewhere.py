@@ -37,7 +37,7 @@ FILES = [
 _OTHERWISE = (
     "auto or left_behind or canary or interrupted or worker_that_has_it or blocks_the_tests or endless_answer "
     "or memory or expected10 or cpu_clock or cpu_seconds or one_launch or compiled_once or ends_its_tests "
-    "or leaves_no_process"
+    "or leaves_no_process or pickled"
 )
 #: What reaches the next program, or takes back what was printed, by way of files, which this level leaves open.
 _BY_FILES = "left or truncates"

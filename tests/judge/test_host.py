@@ -293,7 +293,12 @@ def test_the_next_judge_removes_what_a_killed_one_left(tmp_path, monkeypatch, le
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
-    host = subprocess.Popen(command(level, tmp_path / "answer", "stay"), env=environment)
+    # Under nohup the signal would be ignored.
+    host = subprocess.Popen(
+        command(level, tmp_path / "answer", "stay"),
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     try:
         end = time.monotonic() + 30
         while not (tmp_path / "answer").exists() or not (tmp_path / "answer").read_text():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -52,6 +53,19 @@ def test_results_keep_their_order(workers):
     assert [[verdict.pass_rate for verdict in row] for row in verdicts] == [
         [1.0 if n == step else 0.0 for n in range(4)] for step in range(5)
     ]
+
+
+def test_a_pickled_judge_is_a_new_one_with_the_same_settings():
+    limits = Limits(cpu_seconds=1.5)
+    with Judge(2, "rlimits", limits, cache_size=7, seed=3, shared_tests="refuse") as judge:
+        judge.run([(task_adding(1), [ADD_ONE])])
+        with pickle.loads(pickle.dumps(judge)) as copied:
+            assert copied.processes() == []
+            assert (copied.workers, copied.isolation, copied.limits) == (2, "rlimits", limits)
+            assert copied._arguments == judge._arguments
+            [[verdict]] = copied.run([(task_adding(1), [ADD_ONE])])
+            assert verdict.accepted
+            assert not set(copied.processes()) & set(judge.processes())
 
 
 def test_nothing_to_do():

@@ -1,9 +1,16 @@
 """The judge as a reward function: the calls TRL makes, what is judged in them, and a run of TRL's own trainer."""
 
+import asyncio
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import threading
+
 import pytest
+from trl.trainer.utils import get_callable_name, is_async_callable
 
 from tests.support.broken_judge import BrokenJudge
-from trl_pper import CodingTask, FunctionTests, Judge, StdioTests, pass_rate_reward
+from trl_pper import CodingTask, FunctionTests, Judge, Outcome, StdioTests, Verdict, pass_rate_reward
 from trl_pper.demo import MODEL
 from trl_pper.demo.tasks import demo_tasks
 from trl_pper.tasks.task import StdioCase, task_rows
@@ -83,7 +90,8 @@ def test_what_has_no_tests_or_was_not_judged_has_no_reward(judge):
         log_extra=logged.__setitem__, log_metric=logged.__setitem__, **given,
     )  # fmt: skip
     assert rewards == [None, 1.0, None]
-    assert logged["accepted"] == 1.0
+    assert (logged["pass_rate"], logged["accepted"], logged["solved"]) == (1.0, 1.0, 1.0)
+    assert (logged["outcomes/passed"], logged["outcomes/unsupported"]) == (0.5, 0.5)
     assert logged["verdict"] == ["", "2 of 2 tests", "0 of 1 tests, unsupported"]
 
 
@@ -99,7 +107,8 @@ def test_a_sandbox_that_failed_is_no_zero():
         completions=["    return 2 * x"] * 2, log_metric=logged.__setitem__, **columns(DOUBLE, DOUBLE)
     )
     assert rewards == [None, None]
-    assert logged == {}
+    assert {name: value for name, value in logged.items() if value} == {"outcomes/sandbox_error": 1.0}
+    assert not {"pass_rate", "accepted", "solved"} & logged.keys()
 
 
 def test_programs_of_one_task_are_judged_together():
@@ -141,7 +150,140 @@ def test_what_is_missing_is_named(judge):
 
 
 def test_nothing_to_reward_is_no_error(judge):
-    assert pass_rate_reward(judge)(prompts=[], completions=[], tests=[]) == []
+    logged = {}
+    for rows in (0, 2):
+        given = dict(prompts=["p"] * rows, completions=["c"] * rows, tests=[None] * rows)
+        assert pass_rate_reward(judge)(**given, log_metric=logged.__setitem__) == [None] * rows
+    assert logged == {}
+
+
+HALF, ALL, NONE, NO_PYTHON = "    return x + 2", "    return 2 * x", "    return 7", "    return 2 *"
+
+
+def test_credit_is_partial_or_full(judge):
+    given = dict(columns(*[DOUBLE] * 4), completions=[HALF, ALL, NONE, NO_PYTHON])
+    assert pass_rate_reward(judge)(**given) == [0.5, 1.0, 0.0, 0.0]
+    assert pass_rate_reward(judge, credit="full")(**given) == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_program_that_compiles_earns_a_bonus(judge):
+    given = dict(columns(*[DOUBLE] * 5), completions=[HALF, ALL, NONE, NO_PYTHON, ""])
+    assert pass_rate_reward(judge, compile_bonus=0.25)(**given) == [0.75, 1.25, 0.25, 0.0, 0.0]
+    assert pass_rate_reward(judge, credit="full", compile_bonus=0.25)(**given) == [0.25, 1.25, 0.25, 0.0, 0.0]
+
+
+class Timed(BrokenJudge):
+    """Passes every program, but "fails", and takes as many seconds as the program says."""
+
+    def __init__(self):
+        super().__init__()
+
+        def judge(task, program):
+            outcome = Outcome.WRONG_ANSWER if "fails" in program else Outcome.PASSED
+            return Verdict.uniform(outcome, 2, cpu_seconds=float(program.split()[-1]))
+
+        for slot in self._dispatcher.slots:
+            slot.judge = judge
+
+
+def test_the_fastest_passing_program_of_a_task_earns_most():
+    tasks = [dataclasses.replace(DOUBLE, prompt=f"Write {n}.", task_id=f"t{n}") for n in range(3)]
+    asked = [tasks[0], tasks[0], tasks[0], tasks[1], tasks[1], tasks[2], tasks[0], tasks[2]]
+    written = ["takes 0.2", "takes 0.1", "fails 0.01", "takes 4", "takes 1", "fails 1", "takes 0.4", "fails 0"]
+    given = dict(columns(*asked), completions=written)
+    for credit in ("partial", "full"):
+        rewards = pass_rate_reward(Timed(), credit=credit, cpu_time_bonus=0.4)(**given)
+        assert rewards == pytest.approx([1.2, 1.4, 0.0, 1.1, 1.4, 0.0, 1.1, 0.0])
+    # Below a millisecond all programs are equally fast.
+    given = dict(columns(*[tasks[0]] * 3), completions=["a 0", "b 0.0005", "c 0.002"])
+    assert pass_rate_reward(Timed(), cpu_time_bonus=1.0)(**given) == pytest.approx([2.0, 2.0, 1.5])
+
+
+def test_a_measured_time_separates_a_slow_program(judge):
+    slow = "    for n in range(3_000_000): x + n\n    return 2 * x"
+    first, second = pass_rate_reward(judge, cpu_time_bonus=1.0)(completions=[slow, ALL], **columns(DOUBLE, DOUBLE))
+    assert second == 2.0
+    assert 1.0 < first < 1.5
+
+
+def test_no_bonus_makes_a_reward_of_what_was_not_judged():
+    reward = pass_rate_reward(BrokenJudge(), credit="full", compile_bonus=1.0, cpu_time_bonus=1.0)
+    assert reward(completions=[ALL] * 2, **columns(DOUBLE, DOUBLE)) == [None, None]
+
+
+def test_figures_count_completions_tasks_and_outcomes(judge):
+    third = dataclasses.replace(DOUBLE, task_id="third", prompt="def double(x): # again\n")
+    logged = {}
+    pass_rate_reward(judge, compile_bonus=1.0)(
+        completions=[ALL, HALF, NONE, "    return math.pi * r", NO_PYTHON],
+        log_metric=logged.__setitem__, **columns(DOUBLE, DOUBLE, DOUBLE, AREA, third),
+    )  # fmt: skip
+    assert logged.pop("pass_rate") == pytest.approx((1 + 0.5 + 0 + 1 + 0) / 5)
+    assert logged.pop("accepted") == 2 / 5
+    assert logged.pop("solved") == 2 / 3
+    assert set(logged) == {f"outcomes/{outcome}" for outcome in Outcome}
+    assert {name: value for name, value in logged.items() if value} == {
+        "outcomes/passed": 0.4, "outcomes/wrong_answer": 0.4, "outcomes/syntax_error": 0.2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"credit": "half"}, "credit: must be one of partial, full; got 'half'"),
+        ({"compile_bonus": -0.1}, "compile_bonus: must be a finite number of at least 0; got -0.1"),
+        ({"compile_bonus": True}, "compile_bonus: must be a finite number"),
+        ({"cpu_time_bonus": float("nan")}, "cpu_time_bonus: must be a finite number of at least 0; got nan"),
+        ({"cpu_time_bonus": "1"}, "cpu_time_bonus: must be a finite number of at least 0; got '1'"),
+    ],
+)
+def test_options_out_of_range_are_refused(judge, options, said):
+    with pytest.raises(ValueError, match=f"^{said}"):
+        pass_rate_reward(judge, **options)
+
+
+def test_a_coroutine_function_rewards_alike_and_holds_up_nobody():
+    given = dict(columns(*[DOUBLE] * 2), completions=["takes 1", "fails 1"])
+    started = threading.Event()
+
+    class Slow(Timed):
+        def run_pairs(self, pairs, **options):
+            assert started.wait(30)
+            return super().run_pairs(pairs, **options)
+
+    reward, logged = pass_rate_reward(Slow(), asynchronous=True, cpu_time_bonus=0.5), {}
+    assert is_async_callable(reward)
+    assert not is_async_callable(pass_rate_reward(Slow()))
+    assert get_callable_name(reward) == get_callable_name(pass_rate_reward(Slow())) == "pass_rate_reward"
+
+    async def other():
+        started.set()
+
+    async def both():
+        # The other one is reached only if the first does not wait in the loop's thread.
+        return await asyncio.gather(reward(**given, log_metric=logged.__setitem__), other())
+
+    assert asyncio.run(both())[0] == [1.5, 0.0]
+    assert logged["accepted"] == 0.5
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_copy_in_another_process_has_a_judge_of_its_own(judge, asynchronous):
+    reward = pass_rate_reward(judge, tasks=[DOUBLE], compile_bonus=0.5, asynchronous=asynchronous)
+    given = dict(prompts=[DOUBLE.prompt] * 2, completions=[ALL, NO_PYTHON], task_id=["double"] * 2)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(called, reward, given).result(60) == [1.5, 0.0]
+    # The judge of this process goes on.
+    assert called(reward, given) == [1.5, 0.0]
+
+
+def called(reward, given):
+    """The rewards of a function, which is closed with its judge at the end."""
+    found = reward(**given)
+    found = asyncio.run(found) if asyncio.iscoroutine(found) else found
+    reward.judge.close()
+    return found
 
 
 SMALL = dict(
@@ -151,7 +293,8 @@ SMALL = dict(
 
 
 @pytest.mark.slow
-def test_grpo_learns_by_it_beside_an_asynchronous_reward(judge, tmp_path):
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_grpo_learns_by_it_beside_an_asynchronous_reward(judge, tmp_path, asynchronous):
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -166,7 +309,7 @@ def test_grpo_learns_by_it_beside_an_asynchronous_reward(judge, tmp_path):
 
     trainer = GRPOTrainer(
         model=str(MODEL),
-        reward_funcs=[pass_rate_reward(judge), length],
+        reward_funcs=[pass_rate_reward(judge, asynchronous=asynchronous), length],
         args=GRPOConfig(output_dir=str(tmp_path), log_completions=False, **SMALL),
         train_dataset=Dataset.from_list(rows),
     )
@@ -180,5 +323,8 @@ def test_grpo_learns_by_it_beside_an_asynchronous_reward(judge, tmp_path):
     for entry in found:
         assert 0 < entry["rewards/pass_rate_reward/mean"] <= 1
         assert 0 <= entry["accepted"] <= entry["rewards/pass_rate_reward/mean"]
+        assert entry["accepted"] <= entry["solved"] <= 1
+        assert entry["pass_rate"] == pytest.approx(entry["rewards/pass_rate_reward/mean"])
+        assert sum(entry[f"outcomes/{outcome}"] for outcome in Outcome) == pytest.approx(1)
         assert 0 < entry["rewards/length/mean"] < 1
     assert any(not weights.equal(before[name]) for name, weights in trainer.model.named_parameters())

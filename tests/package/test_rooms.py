@@ -28,9 +28,9 @@ def docstrings(path: Path) -> list[str]:
 
 
 def test_the_root_holds_rooms_and_nothing_else():
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "files.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "cluster.py", "files.py"}
     rooms = "tasks generation judge replay metrics rounds training report cli amplify demo"
-    assert members(PACKAGE) == {*rooms.split(), "files"}
+    assert members(PACKAGE) == {*rooms.split(), "cluster", "files"}
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.relative_to(ROOT).as_posix())
@@ -44,7 +44,7 @@ def test_a_room_is_a_map_of_at_most_13_modules(room):
 
 def test_modules_are_few_and_whole():
     lines = [len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
-    assert 50 < len(lines) <= 140
+    assert 50 < len(lines) <= 160
     assert sum(number < 80 for number in lines) < 20
 
 

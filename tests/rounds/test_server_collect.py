@@ -76,6 +76,24 @@ def test_collect_asks_a_server_with_its_options(server, tasks, task_file, capsys
     assert "tiny: 4 requests (0 retries), 40 prompt and 20 completion tokens, cost 0.0800" in output
 
 
+@pytest.mark.parametrize("place", ["line", "file"])
+def test_collect_asks_several_servers(servers, task_file, place, capsys):
+    addresses = [server.address for server in servers]
+    for server in servers:
+        server.late_seconds = 0.1
+    if place == "line":
+        command = collect_command(servers[0], task_file, "--server", *addresses)
+    else:
+        path = task_file.with_name("options.yaml")
+        path.write_text(f"server: [{', '.join(addresses)}]\n")
+        command = [*collect_command(servers[0], task_file), "--config", str(path)]
+        where = command.index("--server")
+        del command[where : where + 2]
+    assert main(command) == 0
+    assert [len(server.asked) for server in servers] == [2, 2]
+    assert "tiny: 4 requests (0 retries)" in capsys.readouterr().out
+
+
 def test_what_a_failing_server_wrote_before_is_judged_and_kept(server, tasks, task_file, capsys):
     server.edit = lambda reply: {"choices": [{"text": "    return x + 1\n"}]}
     server.faults[tasks[2].prompt] = [Fault(status=500)]
@@ -100,6 +118,10 @@ def test_what_a_failing_server_wrote_before_is_judged_and_kept(server, tasks, ta
         (["--extra_body", "{"], "extra_body: a JSON object is required"),
         (["--extra_body", "[]"], "extra_body: a JSON object is required"),
         (["--concurrency", "0"], "concurrency: must be at least 1"),
+        (
+            ["--server", "http://a/v1", "http://a/v1"],
+            "base_url: every address must be another; got",
+        ),
         (["--api_key_env", "NOT_SET_ANYWHERE"], "api_key_env: NOT_SET_ANYWHERE: this environment variable is not set"),
     ],
 )

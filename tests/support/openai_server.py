@@ -51,6 +51,8 @@ class OpenAIServer(ThreadingHTTPServer):
         self.most_choices = 99
         self.edit = lambda reply: reply  # the last word on a reply
         self.key = None
+        self.late_seconds = 0.0  # of every reply
+        self.dies_after = None  # requests; then it breaks every connection
         self.asked = []  # (path, body), in order of arrival
         self.served = []
         self.at_work = self.most_at_work = 0
@@ -59,6 +61,13 @@ class OpenAIServer(ThreadingHTTPServer):
 
     def prompts(self):
         return [body.get("prompt") or body["messages"][-1]["content"] for _, body in self.asked]
+
+    @property
+    def is_dead(self):
+        return self.dies_after is not None and len(self.asked) >= self.dies_after
+
+    def verify_request(self, request, client_address):
+        return not self.is_dead
 
     def handle_error(self, request, client_address):
         pass  # a client that gave up on a late reply
@@ -130,6 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
+            if server.is_dead:
+                self.close_connection = True
+                return
             server.asked.append((self.path, body))
             faults = server.faults[server.prompts()[-1]]
             fault = faults.pop(0) if faults else Fault()
@@ -143,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, fault, body):
         server = self.server
-        if server.closing.wait(fault.late_seconds):
+        if server.closing.wait(fault.late_seconds or server.late_seconds):
             self.close_connection = True
             return
         refused = [
@@ -193,7 +205,7 @@ def serve(model, tokenizer):
             thread.join()
 
 
-def source_of(server, **options):
+def source_of(*servers, **options):
     """Return a source of short programs that waits for next to nothing."""
     defaults = {"model": "tiny", "num_programs": 2, "max_completion_length": 4, "backoff_seconds": 0.001, "seed": 0}
-    return ServerSource(server.address, **{**defaults, **options})
+    return ServerSource([server.address for server in servers], **{**defaults, **options})

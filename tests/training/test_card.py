@@ -10,6 +10,7 @@ from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, parse_eva
 from peft import LoraConfig
 
 from trl_pper import Experience, PPERConfig, PPERTrainer, ReplayBuffer, as_chat
+from trl_pper.replay.exports.summary import summarise_exports
 from trl_pper.tasks.mixture import SourceCount
 from trl_pper.training.card import (
     RunFacts,
@@ -87,6 +88,19 @@ def test_the_buffer_is_counted_and_not_quoted(card):
     assert "canary" not in text
     assert "The run was not evaluated." in text
     assert "this run collected none" in text
+
+
+def test_what_an_export_would_hold_is_said(card):
+    held = buffer()
+    text = card(held=held, exports=summarise_exports(held))
+    assert "| pairs for preference training | 1 of 2 tasks have a passing and a failing completion" in text
+    assert "in 1 pairs; the distance of the closest is 1 characters" in text
+    assert (
+        "| labels for unpaired training | 1 completions pass every test (desirable, for KTO), and 2 do not |" in text
+    )
+    assert "canary" not in text
+    # Without any program there is nothing to say.
+    assert "preference training" not in card(held=ReplayBuffer(), exports=summarise_exports([]))
 
 
 def test_an_empty_buffer_and_a_run_without_a_judge_say_so(card):

@@ -201,3 +201,53 @@ def test_best_goes_on_where_nothing_passes_and_says_so(make_trainer, capfd):
     said = capfd.readouterr()
     assert "round 1: no program passes any test yet" in said.out + said.err
     assert trainer.state.global_step == 2
+
+
+class Watching(TrainerCallback):
+    """A callback that notes at each step whether the buffer draws failed programs."""
+
+    def __init__(self, buffer):
+        self.buffer, self.failed = buffer, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.failed.append(bool((self.buffer.probabilities()[self.buffer.pass_rates() < 1] > 1e-3).any()))
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_near_misses_are_left_out_of_the_last_round(make_trainer, judged, tmp_path):
+    rows = [{"prompt": f"# {n}\n", "completion": f"x = {n}", "logprob": -1.0, "pass_rate": n / 8} for n in range(9)]
+    options = {"save_strategy": "steps", "save_steps": 1, "task_exponent": 0.5}
+    if judged:
+        options["train_dataset"] = datasets.Dataset.from_list(rows)
+
+    def made(**more):
+        trainer = make_trainer(**options, **more)
+        watching = Watching(trainer.buffer)
+        trainer.add_callback(watching)
+        if not judged:
+            # Two tasks get near misses alone, which pass one of three tests.
+            wrong = [
+                {"task_id": task.task_id, "completion": f"    return {n}\n"}
+                for n, task in enumerate(trainer.collector.tasks[:2], start=2)
+            ]
+            right = [{"task_id": t.task_id, "completion": f"    return x + {n}\n"} for n, t in
+                     enumerate(trainer.collector.tasks[2:], start=3)]  # fmt: skip
+            trainer.collector.source = DatasetSource(wrong + right)
+        return trainer, watching
+
+    trainer, watching = made()
+    if not judged:
+        trainer.collector.collect()
+        assert not trainer.buffer.last_round, "nobody trains"
+    train(trainer)
+    if not judged:
+        solved = {one.task_id for one in trainer.buffer if one.pass_rate == 1}
+        assert 0 < len(solved) < 4
+        assert any(0 < rate < 1 for rate in trainer.buffer.pass_rates())
+    assert watching.failed == [True] * 4 + [False] * 2
+    assert not trainer.buffer.last_round
+    for step in (3, 4, 5):
+        resumed, again = made(seed=5, output_dir=str(tmp_path / "again"))
+        train(resumed, resume_from_checkpoint=str(Path(trainer.args.output_dir) / f"checkpoint-{step}"))
+        assert again.failed == watching.failed[step:]
+        assert torch.equal(weights(resumed), weights(trainer))

@@ -33,7 +33,8 @@ OWN = {
     "__init__", "train", "judge", "student", "base", "beam_search", "draws_per_step", "steps_per_round",
     "_complete_collector", "_encode", "_on_collected", "_log_apart", "_draws",
     "_check_eval_tasks", "_put", "_tell", "_evaluate_tasks", "_renew_card",
-    "_begin_round", "_prepare_round", "_longest_row", "_count_draws", "_next_round", "_coefficients",
+    "_begin_round", "_before_collection", "_tell_buffer", "_prepare_round", "_longest_row", "_count_draws",
+    "_next_round", "_coefficients",
 }  # fmt: skip
 
 

@@ -105,8 +105,9 @@ def watch_generate(trainer, monkeypatch) -> list[tuple[list[int], list[int]]]:
 
     def record(**inputs):
         output, width = generate(**inputs), inputs["input_ids"].shape[1]
-        times = len(output) // len(inputs["input_ids"])
-        for row, mask in zip(output.tolist(), inputs["attention_mask"].repeat_interleave(times, 0), strict=True):
+        written = getattr(output, "sequences", output)
+        times = len(written) // len(inputs["input_ids"])
+        for row, mask in zip(written.tolist(), inputs["attention_mask"].repeat_interleave(times, 0), strict=True):
             rows.append((row[width - int(mask.sum()) : width], row[width:]))
         return output
 

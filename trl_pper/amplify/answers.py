@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from trl_pper.judge.cluster.judge import RayJudge
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome
@@ -86,7 +87,8 @@ def answers(questions: Sequence[Question], judge: Judge) -> Iterator[list[Answer
 
     Args:
         questions: Programs with their inputs.
-        judge: Judge that sets the number of workers, the isolation level and the limits; it runs nothing itself.
+        judge: Judge that sets the number of workers, the isolation level and the limits; it runs nothing itself. For
+            a judge of a cluster, too, programs run on this machine, where their outputs are recorded.
     """
     # The hash seed decides the order of sets of text. Answers that depend on it differ between the runs.
     runs = [_run(questions, judge, seed) for seed in _SEEDS]
@@ -115,7 +117,8 @@ def _run(questions: Sequence[Question], judge: Judge, seed: int) -> list[list[An
     tasks = [_task(one, recorder, limits) for one, recorder in zip(questions, recorders, strict=True)]
     asked = [(task, [one.program]) for task, one in zip(tasks, questions, strict=True) if task is not None]
     # Without a cache: a remembered verdict would call no comparison, and record nothing.
-    with Judge(judge.workers, judge.isolation, limits, cache_size=0, seed=seed) as runner:
+    workers = None if isinstance(judge, RayJudge) else judge.workers
+    with Judge(workers, judge.isolation, limits, cache_size=0, seed=seed) as runner:
         verdicts = iter(runner.run(asked))
     found = []
     for one, task, recorder in zip(questions, tasks, recorders, strict=True):

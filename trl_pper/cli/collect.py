@@ -1,4 +1,4 @@
-"""Run `trl-pper collect`, `merge` and `rescore`: fill buffers apart from training, on a single machine or on several.
+"""Run `trl-pper collect`, `merge` and `rescore`: fill buffers apart from training, on one machine, many or a cluster.
 
 An existing buffer file is added to. Judged programs are in a journal beside the buffer until the collection is
 complete; after an error or a kill the same command resumes from it.
@@ -7,20 +7,26 @@ complete; after an error or a kill the same command resumes from it.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
 
 from trl_pper.cli.judge import make_judge
-from trl_pper.cli.sources import build_source, put_to_writer, read_given_tasks
+from trl_pper.cli.sources import build_source, put_to_writer, read_given_tasks, source_builder
+from trl_pper.generation.cluster.cluster_source import ClusterSource
+from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.local_model import load_model
 from trl_pper.generation.scorer import Scorer
-from trl_pper.generation.server import ServerSource
+from trl_pper.generation.servers.server_source import ServerSource
+from trl_pper.generation.source import ProgramSource
 from trl_pper.replay.buffer import ReplayBuffer
 from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.rounds.collector import BeamSampleCollector
 from trl_pper.rounds.journal import clear_journal, journal_beside
+from trl_pper.rounds.labels import compare_labels
 from trl_pper.rounds.processes import join_processes
 from trl_pper.rounds.revise import rescore
 from trl_pper.rounds.share import own_batches
@@ -30,11 +36,48 @@ from trl_pper.tasks.task import CodingTask
 def collect(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     join_processes()
+    _check_cluster(options)
     every_task = read_given_tasks(options.tasks, options)
     tasks = take_shard(every_task, options.shard_index, options.num_shards, options.batch_size)
+    with contextlib.ExitStack() as stack:
+        if options.cluster is None or options.model is None:
+            source = build_source(options)
+        else:
+            source = stack.enter_context(_writers(options))
+        return _collect(options, source, every_task, tasks)
+
+
+def _check_cluster(options: argparse.Namespace) -> None:
+    """Check that no option divides the work that a cluster divides; programs are judged there as well."""
+    if options.cluster is None:
+        return
+    if options.num_shards != 1 or options.shard_index is not None:
+        raise ValueError("--num_shards: a cluster divides the tasks by itself; leave it out, or --cluster")
+    if options.judge_cluster is not None:
+        raise ValueError("--judge_cluster: programs are judged where --cluster says; leave out one of the two")
+    if PartialState().num_processes > 1:
+        raise ValueError(
+            f"--cluster: one process divides the work among the nodes; got {PartialState().num_processes} processes. "
+            "Start the command without a launcher"
+        )
+    options.judge_cluster = options.cluster
+
+
+def _writers(options: argparse.Namespace) -> ClusterSource:
+    """Return the source that loads the model of the options on the nodes of a cluster."""
+    if os.path.isdir(options.model):
+        # Ray's processes have other working directories.
+        options.model = os.path.abspath(options.model)
+    source = ClusterSource(source_builder(options), options.cluster)
+    print(f"{len(source.nodes)} writers, on {', '.join(source.nodes)}")
+    return source
+
+
+def _collect(
+    options: argparse.Namespace, source: ProgramSource, every_task: list[CodingTask], tasks: list[CodingTask]
+) -> int:
     output = shard_path(options.output, options.shard_index, options.num_shards)
     buffer = ReplayBuffer.load(output) if output.exists() else ReplayBuffer()
-    source = build_source(options)
     every_task, tasks = (put_to_writer(each, source, options.prompts) for each in (every_task, tasks))
     # On the tasks of all machines: a file may hold programs for any of them.
     source.check(every_task)
@@ -60,7 +103,20 @@ def collect(options: argparse.Namespace) -> int:
             print(f"{source.model}: {source.usage.describe(options.prompt_price, options.completion_price)}")
     if PartialState().is_main_process:
         _finish(report, journal_folder, len(tasks), f"{len(buffer)} programs in {output}{_by_processes()}")
+        if isinstance(source, DatasetSource):
+            _say_matches(source, every_task, tasks, buffer)
     return 0
+
+
+def _say_matches(
+    source: DatasetSource, every_task: list[CodingTask], tasks: list[CodingTask], buffer: ReplayBuffer
+) -> None:
+    """Print how many programs found their task by a prompt, and what became of the labels of a set."""
+    matches = source.matches(every_task)
+    if matches.programs:
+        print(f"{source.name}: {matches.matched} of {matches.programs} programs matched to tasks by their prompts")
+    if source.has_labels:
+        print(f"{source.name}: {compare_labels(source, tasks, buffer).line()}")
 
 
 def _by_processes() -> str:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from trl_pper import __version__
 from trl_pper.cli.launch import is_first_process
@@ -26,6 +28,9 @@ from trl_pper.cli.sources import TASK_OPTIONS, TASKS, is_mixture, source_options
 from trl_pper.cli.yaml_file import read_entries
 from trl_pper.files import check_outputs
 from trl_pper.generation.extraction import LEARNED
+
+if TYPE_CHECKING:
+    import datasets
 
 _ISOLATION = Option(
     "isolation", str, default="auto",
@@ -37,8 +42,26 @@ _JUDGE = (
     Option("cpu_seconds", float, "CPU time per test, in seconds"),
     Option("memory_bytes", int, "memory per program, in bytes"),
 )
+_JUDGE_ANYWHERE = (
+    *_JUDGE,
+    Option(
+        "judge_cluster", str,
+        "Ray cluster on whose CPUs programs are judged, with --workers on each node: auto for the running one, or its "
+        "address, HOST:6379 or ray://HOST:10001",
+    ),
+)  # fmt: skip
 _BUFFER_TO_WRITE = Option("output", Path, "buffer file (.parquet) to write", required=True)
 CONFIG = Option("config", Path, "YAML file of these options; options on the command line override it")
+
+_PAIR_OPTIONS = ("min_pass_rate", "strategy", "pairs_per_task", "min_gap", "seed")
+#: The options of each kind of data set that a buffer is exported to. Kinds for TRL are named after its trainers.
+_BUFFER_EXPORTS: dict[str, tuple[str, ...]] = {
+    "sft": ("min_pass_rate",),
+    "dpo": _PAIR_OPTIONS,
+    "kto": ("min_pass_rate",),
+    "reward": _PAIR_OPTIONS,
+    "verl": ("tasks",),
+}
 
 #: The description and the options of each command. `train` has its own (see train_options.py).
 COMMANDS = {
@@ -59,9 +82,14 @@ COMMANDS = {
             "learn", str, default="completion", choices=tuple(LEARNED),
             help="text to train on: the completion as it was written, or only the program in it",
         ),
-        Option("num_shards", int, "number of machines that share the tasks", default=1),
+        Option(
+            "cluster", str,
+            "Ray cluster whose GPUs write the programs of --model, and whose CPUs judge them: auto for the running "
+            "one, or its address",
+        ),
+        Option("num_shards", int, "number of machines that share the tasks, without a cluster", default=1),
         Option("shard_index", int, "index of this machine, from 0"),
-        *_JUDGE,
+        *_JUDGE_ANYWHERE,
     )),
     "merge": ("put buffers, such as those of several machines, into one; or an adapter into its base model", (
         Option(
@@ -86,7 +114,7 @@ COMMANDS = {
         Option("output", Path, "verdicts, one JSON row per program, same order"),
         Option("check_references", bool, "judge the tasks' own references, in place of --programs; 1 if any fails"),
         Option("selftest", bool, "judge nothing: attack the sandbox and report what it prevents on this machine"),
-        *_JUDGE,
+        *_JUDGE_ANYWHERE,
     )),
     "amplify": ("add tests to tasks that have a reference solution", (
         TASKS,
@@ -110,7 +138,7 @@ COMMANDS = {
         Option("k", list[int], "the k of pass@k (default: 1, 10 and 100, as far as --n allows)"),
         Option("output", Path, "scores, with the settings behind them (.json)"),
         Option("verdicts", Path, "programs with their verdicts, one JSON row each (.jsonl)"),
-        *_JUDGE,
+        *_JUDGE_ANYWHERE,
     )),
     "report": ("show a buffer, or a run, as one HTML file", (
         Option(
@@ -122,19 +150,43 @@ COMMANDS = {
         Option("programs", int, "most programs to read in the page", default=2000),
         Option("png", Path, "folder for the charts as PNG files"),
     )),
-    "export": ("turn a buffer into an SFT, preference or KTO data set, or tasks into native rows", (
+    "export": ("turn a buffer into a data set for another trainer, or tasks into native rows", (
         Option(
             "source", str, "buffer file (.parquet), a checkpoint, or the output folder of a run: its newest one; "
             "with --to native tasks, like --tasks",
             positional=True,
         ),
-        Option("to", str, "kind of data set", choices=("sft", "preference", "kto", "native"), required=True),
+        Option(
+            "to", str, f"kind of data set: {', '.join(_BUFFER_EXPORTS)}, of a buffer; or native, of tasks",
+            required=True,
+        ),
         Option("output", Path, "data set file (.parquet or .jsonl)", required=True),
-        Option("min_pass_rate", float, "lowest pass rate of programs to learn (sft), or labelled desirable (kto) (1)"),
+        Option(
+            "min_pass_rate", float,
+            "lowest pass rate of programs to learn (sft), label desirable (kto) or choose (dpo, reward); 1, reward: 0",
+        ),
+        Option("strategy", str, "pairs for dpo and reward: closest (the default), random, or mixed, half of each"),
+        Option("pairs_per_task", int, "most pairs of a task, for dpo and reward (1)"),
+        Option("min_gap", float, "smallest difference of the pass rates in a pair, for dpo and reward (0)"),
+        Option("seed", int, "seed of random pairs, for dpo and reward (0)"),
+        replace(TASKS, required=False, help="for verl: the tasks of the buffer, whose tests are the ground truth"),
         *TASK_OPTIONS,
     )),
 }  # fmt: skip
 
+#: What `--to` is for other kinds of data and other trainers.
+_NO_EXPORTS = {
+    **dict.fromkeys(
+        ("csv", "json", "jsonl", "parquet"), "The end of --output names the kind of file: .parquet or .jsonl"
+    ),
+    **dict.fromkeys(("preference", "preferences"), "Pairs are --to dpo, and --to reward with margins"),
+    **dict.fromkeys(("orpo", "cpo"), "The trainers of trl.experimental take the pairs of --to dpo"),
+    **dict.fromkeys(
+        ("grpo", "rloo"), "GRPOTrainer and RLOOTrainer write programs themselves: give them tasks, --to native"
+    ),
+    "ppo": "TRL has no PPOTrainer: train a reward model on --to reward, and give it to GRPOTrainer or RLOOTrainer",
+    "rllm": "rLLM reads the files of --to verl",
+}
 #: The suffixes of the files that each command writes, by option; a folder has none. `merge` checks its output itself.
 _OUTPUTS: dict[str, dict[str, tuple[str, ...]]] = {
     "demo": {"output": ()},
@@ -307,6 +359,9 @@ def _train(arguments: list[str]) -> int:
 
 
 def _run(command: str, options: argparse.Namespace) -> int:
+    if command == "export":
+        # First, since what files are right depends on it.
+        _check_export(options)
     _check_files(command, options)
     match command:
         case "demo":
@@ -392,33 +447,82 @@ def _check_merged(sources: Sequence[str], output: str | Path, suffixes: Sequence
 
 
 def _export(options: argparse.Namespace) -> int:
-    from trl_pper.cli.sources import read_given_tasks, task_options
+    from trl_pper.cli.sources import read_given_tasks
     from trl_pper.files import atomic_file
-    from trl_pper.replay import export
-    from trl_pper.report.history import find_run
     from trl_pper.tasks.loading import write_tasks
 
-    least = {} if options.min_pass_rate is None else {"min_pass_rate": options.min_pass_rate}
-    if least and options.to not in ("sft", "kto"):
-        raise ValueError(f"--min_pass_rate: belongs to --to sft and --to kto; got it with {options.to}. Leave it out")
     if options.to == "native":
         tasks = read_given_tasks(options.source, options)
         write_tasks(options.output, tasks)
         print(f"{len(tasks)} tasks: {options.output}")
         return 0
-    # Options of tasks mean nothing to a buffer; a value that differs from its default is refused, not ignored.
-    defaults = {option.name: option.default for option in TASK_OPTIONS}
-    given = [name for name, value in task_options(options).items() if value != defaults[name]]
-    if given:
-        raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
+    from trl_pper.replay.exports.trainers import label_weights
+    from trl_pper.report.history import find_run
+
     run = find_run(options.source)
-    make = {"sft": export.to_sft, "preference": export.to_preference, "kto": export.to_kto}[options.to]
-    rows = make(run.buffer, **least)
+    buffer = run.buffer
+    chosen = {name: value for name in _BUFFER_EXPORTS[options.to] if (value := getattr(options, name)) is not None}
+    if options.to == "verl":
+        rows = buffer.to_verl(read_given_tasks(options.tasks, options))
+    else:
+        methods: dict[str, Callable[..., datasets.Dataset]] = {
+            "sft": buffer.to_sft,
+            "dpo": buffer.to_preferences,
+            "kto": buffer.to_unpaired,
+            "reward": buffer.to_reward_model,
+        }
+        rows = methods[options.to](**chosen)
     write = rows.to_json if options.output.suffix == ".jsonl" else rows.to_parquet
     with atomic_file(options.output) as file:
         write(file)
     print(f"{len(rows)} rows of {run.path}: {options.output}")
+    if options.to == "kto":
+        labels = rows["label"][:]
+        if 0 < sum(labels) < len(labels):
+            weights = ", ".join(f"{name}={value:.4g}" for name, value in label_weights(labels).items())
+            print(f"{sum(labels)} of {len(labels)} rows are desirable: KTOConfig({weights}) makes up for it")
+        else:
+            print(f"all rows are {'desirable' if labels[0] else 'undesirable'}: KTO learns little from a single label")
     return 0
+
+
+def _check_export(options: argparse.Namespace) -> None:
+    """Refuse a kind of data set that there is none of, and options that belong to other kinds."""
+    kinds = (*_BUFFER_EXPORTS, "native")
+    if options.to not in kinds:
+        remedy = f". {_NO_EXPORTS[options.to.lower()]}" if options.to.lower() in _NO_EXPORTS else ""
+        raise ValueError(f"--to: must be one of {', '.join(kinds)}; got {options.to!r:.80}{remedy}")
+    for name in dict.fromkeys(name for names in _BUFFER_EXPORTS.values() for name in names):
+        if getattr(options, name) is not None and name not in _BUFFER_EXPORTS.get(options.to, ()):
+            owners = " and ".join(f"--to {kind}" for kind, names in _BUFFER_EXPORTS.items() if name in names)
+            raise ValueError(f"--{name}: belongs to {owners}; got it with {options.to}. Leave it out")
+    if options.to == "verl":
+        if options.tasks is None:
+            raise ValueError(
+                "--tasks: required for --to verl, since a buffer holds no tests; give the tasks of the run"
+            )
+        if options.output.suffix != ".parquet":
+            raise ValueError(f"--output: must end in .parquet, which verl reads; got {options.output}")
+    elif options.to != "native":
+        from trl_pper.cli.sources import task_options
+
+        # Options of tasks mean nothing to a buffer; a value that differs from its default is refused, not ignored.
+        defaults = {option.name: option.default for option in TASK_OPTIONS}
+        given = [name for name, value in task_options(options).items() if value != defaults[name]]
+        if given:
+            raise ValueError(f"--{given[0]}: only tasks have it; leave it out, or export --to native")
+        _check_trainer(options.to)
+
+
+def _check_trainer(kind: str) -> None:
+    # Looked up without being imported, which takes seconds.
+    if importlib.util.find_spec(f"trl.trainer.{kind}_trainer") is None:
+        from importlib.metadata import version
+
+        raise ValueError(
+            f"--to: the TRL that is installed, {version('trl')}, has no trainer for {kind!r}. "
+            "Install trl>=1.16,<2, or export another kind"
+        )
 
 
 if __name__ == "__main__":

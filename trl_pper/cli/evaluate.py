@@ -23,7 +23,7 @@ from trl_pper.cli.judge import VerdictRows, make_judge
 from trl_pper.cli.sources import LOADING, build_source, put_to_writer, read_given_tasks, task_options
 from trl_pper.files import atomic_file
 from trl_pper.generation.dataset import DatasetSource
-from trl_pper.generation.server import ServerSource
+from trl_pper.generation.servers.server_source import ServerSource
 from trl_pper.generation.source import ProgramSource
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.verdict import shared_note
@@ -193,7 +193,7 @@ def _written_by(options: argparse.Namespace, source: ProgramSource, decoding: st
     settings = source.settings  # type: ignore[attr-defined]
     if isinstance(source, ServerSource):
         how = "greedy" if source.temperature == 0 and source.num_programs == 1 else "server"
-        return {"server": source.base_url, "decoding": how, "settings": settings}
+        return {"server": ", ".join(source.addresses), "decoding": how, "settings": settings}
     chosen = {"model": options.model, **{name: getattr(options, name) for name in LOADING}}
     greedy = decoding == "beam" and options.num_programs == 1
     return {**chosen, "decoding": "greedy" if greedy else decoding, "settings": settings}

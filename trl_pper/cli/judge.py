@@ -31,6 +31,7 @@ from accelerate.utils import gather_object
 from trl_pper.cli.sources import read_given_tasks
 from trl_pper.files import atomic_file, check_target, read_rows, remove_abandoned, sync_folder, writing_errors
 from trl_pper.generation.extraction import Extraction, extract
+from trl_pper.judge.cluster.judge import open_judge
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
 from trl_pper.judge.verdict import Outcome, Verdict, shared_note
@@ -67,7 +68,13 @@ def make_judge(options: argparse.Namespace) -> Judge:
     """Build the judge that the judging options of a command line describe."""
     given = {"cpu_seconds": options.cpu_seconds, "memory_bytes": options.memory_bytes}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
-    return Judge(workers=options.workers, isolation=options.isolation, limits=limits)
+    return open_judge(
+        # `amplify` has no such option: its comparisons record what programs print, in this process.
+        getattr(options, "judge_cluster", None),
+        workers=options.workers,
+        isolation=options.isolation,
+        limits=limits,
+    )
 
 
 def judge_file(options: argparse.Namespace) -> int:

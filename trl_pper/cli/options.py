@@ -82,6 +82,7 @@ _SYNONYMS = tuple(
         "hub_model_id hub_id repo_id",
         "seed random_seed sampling_seed",
         "judge_workers workers num_workers",
+        "judge_cluster cluster ray ray_address",
         "judge_isolation isolation sandbox",
         "judge_cpu_seconds cpu_seconds timeout time_limit",
         "judge_memory_bytes memory_bytes memory_limit",

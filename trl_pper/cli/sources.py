@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,12 @@ _SAMPLING = (
 )
 _MODEL = (
     Option("decoding", str, "the most probable programs (beam), or samples (nucleus)", choices=("beam", "nucleus")),
+    Option(
+        "generation_engine",
+        str,
+        "what writes samples: generate (transformers), or generate_batch with a paged cache",
+        choices=("transformers", "continuous_batching"),
+    ),
     Option("num_beam_groups", int, "number of groups that the beams are searched in, one after the other (1)"),
     Option(
         "diversity_penalty", float, "penalty, in nats, for a token that an earlier group has in the same place (0.5)"
@@ -63,10 +70,10 @@ _MODEL = (
 #: The options that `load_model` takes; the others are of the source.
 LOADING = ("dtype", "revision", "attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit")
 _SERVER = (
-    Option("server_model", str, "name of the model on the server"),
+    Option("server_model", str, "name of the model on the servers"),
     Option("api_key_env", str, "environment variable that holds the API key"),
-    Option("concurrency", int, "tasks requested at the same time (8)"),
-    Option("requests_per_minute", float, "highest rate of requests (no limit)"),
+    Option("concurrency", int, "tasks requested at the same time, of all servers together (8)"),
+    Option("requests_per_minute", float, "highest rate of requests to each server (no limit)"),
     Option("max_retries", int, "most retries of a request after a temporary failure (5)"),
     Option("timeout_seconds", float, "longest wait for a reply (600)"),
     Option("chat", bool, "send text prompts as chat messages"),
@@ -78,7 +85,7 @@ _OWNED = {"model": (*_SAMPLING, *_MODEL), "server": (*_SAMPLING, *_SERVER)}
 #: The decoding that an option of a model belongs to; other options belong to both.
 _DECODING = {
     "num_beam_groups": "beam", "diversity_penalty": "beam", "temperature": "nucleus", "top_p": "nucleus",
-    "sampling_seed": "nucleus",
+    "sampling_seed": "nucleus", "generation_engine": "nucleus",
 }  # fmt: skip
 
 
@@ -88,8 +95,13 @@ def source_options(num_programs: int | None) -> tuple[Option, ...]:
     return (
         Option("source", str, source, choices=tuple(_SOURCES.values())),
         Option("model", str, "model id or path that writes the programs"),
-        Option("server", str, "OpenAI-compatible address, for instance http://localhost:8000/v1"),
-        Option("programs", Path, "programs written earlier: rows with task_id and completion"),
+        Option(
+            "server", list[str],
+            "OpenAI-compatible address, for instance http://localhost:8000/v1, or several of one model",
+        ),
+        Option(
+            "programs", Path, "programs written earlier: rows with task_id and completion, or a preference or SFT set"
+        ),
         Option(
             "num_programs", int, "programs per task" if num_programs else "programs per task (1; of a file, all)",
             default=num_programs, aliases=("num_beams", "n"),
@@ -103,7 +115,14 @@ def source_options(num_programs: int | None) -> tuple[Option, ...]:
 
 
 def build_source(options: argparse.Namespace, *, decoding: str = "beam", with_logprobs: bool = True) -> ProgramSource:
-    """Return the source that options describe.
+    """Return the source that options describe; see `source_builder`."""
+    return source_builder(options, decoding=decoding, with_logprobs=with_logprobs)()
+
+
+def source_builder(
+    options: argparse.Namespace, *, decoding: str = "beam", with_logprobs: bool = True
+) -> Callable[[], ProgramSource]:
+    """Check options, and return a function that makes the source they describe: here, or on another machine.
 
     Args:
         options: Parsed options of `source_options`.
@@ -117,7 +136,7 @@ def build_source(options: argparse.Namespace, *, decoding: str = "beam", with_lo
     if source == "programs":
         from trl_pper.generation.dataset import DatasetSource
 
-        return DatasetSource(options.programs)
+        return functools.partial(DatasetSource, options.programs)
     return _server(options) if source == "server" else _model(options, decoding, with_logprobs=with_logprobs)
 
 
@@ -142,13 +161,16 @@ def _settings(options: argparse.Namespace, owned: Iterable[Option], *, without: 
     values = {option.name: getattr(options, option.name) for option in owned if option.name not in without}
     return {
         "max_completion_length": options.max_completion_length,
-        **{name.removeprefix("sampling_"): value for name, value in values.items() if value is not None},
+        **{
+            name.removeprefix("sampling_").removeprefix("generation_"): value
+            for name, value in values.items()
+            if value is not None
+        },
     }
 
 
-def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -> ProgramSource:
+def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -> Callable[[], ProgramSource]:
     from trl_pper.generation.beam_search import BeamSearchSource
-    from trl_pper.generation.local_model import load_model
     from trl_pper.generation.nucleus import NucleusSource
 
     decoding = options.decoding or decoding
@@ -158,15 +180,24 @@ def _model(options: argparse.Namespace, decoding: str, *, with_logprobs: bool) -
     chosen = _settings(options, _OWNED["model"], without=("decoding", "chat_template_kwargs", *LOADING))
     template = _mapping("chat_template_kwargs", options.chat_template_kwargs)
     chosen["batch_size"] = options.batch_size
-
-    def build(*local: Any) -> ProgramSource:
-        if decoding == "beam":
-            return BeamSearchSource(*local, num_beams=options.num_programs, **chosen)
-        return NucleusSource(*local, num_programs=options.num_programs, with_logprobs=with_logprobs, **chosen)
-
-    build()  # So that a value out of range is refused before a model is loaded.
+    kind: Callable[..., ProgramSource] = BeamSearchSource if decoding == "beam" else NucleusSource
+    chosen |= (
+        {"num_beams": options.num_programs}
+        if decoding == "beam"
+        else {"num_programs": options.num_programs, "with_logprobs": with_logprobs}
+    )
+    kind(**chosen)  # So that a value out of range is refused before a model is loaded.
     chosen["chat_template_kwargs"] = template
-    return build(*load_model(options.model, **{name: getattr(options, name) for name in LOADING}))
+    return functools.partial(_load, kind, options.model, {name: getattr(options, name) for name in LOADING}, chosen)
+
+
+def _load(
+    kind: Callable[..., ProgramSource], model: str, loading: dict[str, Any], chosen: dict[str, Any]
+) -> ProgramSource:
+    """Return a source with its own model; a function by itself, which pickle finds by its name."""
+    from trl_pper.generation.local_model import load_model
+
+    return kind(*load_model(model, **loading), **chosen)
 
 
 def _mapping(name: str, given: Any) -> dict[str, Any] | None:
@@ -181,12 +212,13 @@ def _mapping(name: str, given: Any) -> dict[str, Any] | None:
     return found
 
 
-def _server(options: argparse.Namespace) -> ProgramSource:
-    from trl_pper.generation.server import ServerSource
+def _server(options: argparse.Namespace) -> Callable[[], ProgramSource]:
+    from trl_pper.generation.servers.server_source import ServerSource
 
     if options.server_model is None:
         raise ValueError("--server_model: required with --server; name the model to ask for")
-    return ServerSource(
+    return functools.partial(
+        ServerSource,
         options.server,
         model=options.server_model,
         num_programs=options.num_programs,
@@ -255,13 +287,18 @@ def read_tasks(source: str, *, prompts: str = "auto", **options: Any) -> list[Co
 
 
 def put_to_writer(tasks: list[CodingTask], source: ProgramSource, prompts: str) -> list[CodingTask]:
-    """Return tasks as a local model is to be asked them, and print how; tasks of other sources stay as they are."""
+    """Return tasks as a local model is to be asked them, and print how; those of a file as its rows ask them."""
     from accelerate import PartialState
 
+    from trl_pper.generation.dataset import DatasetSource
+
+    if isinstance(source, DatasetSource):
+        return source.as_asked(tasks) if prompts == "auto" else tasks
     own = getattr(source, "own_model", None)
-    if own is None:
+    asked = getattr(source, "asked", None) if own is None else own.encoder
+    if asked is None:
         return tasks
-    prompted = put_to(tasks, own.encoder, prompts=prompts)
+    prompted = put_to(tasks, asked, prompts=prompts)
     if prompted.line and PartialState().is_main_process:
         print(prompted.line.replace("prompts=", "--prompts "))
     return prompted.tasks

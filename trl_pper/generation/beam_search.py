@@ -17,6 +17,7 @@ from trl_pper.generation.decoding import (
     generate_ids,
     own_model,
 )
+from trl_pper.generation.engines.token_scores import Completion
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
 from trl_pper.generation.source import (
@@ -145,10 +146,11 @@ class BeamSearchSource(ProgramSource):
 
     def _write(self, local: LocalModel, batch: PromptBatch) -> list[list[GeneratedProgram]]:
         config = self.generation_config(local.eos_token_ids(), local.pad_token_id)
-        found: list[list[list[int]]] = [[] for _ in batch.ids]
+        found: list[list[Completion]] = [[] for _ in batch.ids]
         # An earlier group is searched to its end before the next begins; the paper advances all groups step by step.
         for group in range(self.num_beam_groups):
-            apart = [EarlierGroups(found, start=batch.width, penalty=self.diversity_penalty)] if group else []
+            earlier = [[one.ids for one in completions] for completions in found]
+            apart = [EarlierGroups(earlier, start=batch.width, penalty=self.diversity_penalty)] if group else []
             written = generate_ids(local, batch, config, processors=apart, part=1 / self.num_beam_groups)
             for all_groups, beams in zip(found, written, strict=True):
                 all_groups += beams

@@ -1,7 +1,8 @@
 """Generate completions with a local model batch by batch, cut them at their stops, and score them.
 
-Beam search and nucleus sampling share these steps. The log-probability of a completion is computed afterwards, from
-one teacher-forced forward pass, so that it is comparable between beams and samples at any temperature.
+Beam search and nucleus sampling share these steps. The log-probability of a completion is the model's own, so that it
+is comparable between beams and samples at any temperature. It is noted while the completion is written; where that
+cannot be, it takes a teacher-forced forward pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from trl_pper.generation.encoding import Encoder
+from trl_pper.generation.engines.prompt_cache import left_padded, prompt_cache
+from trl_pper.generation.engines.token_scores import BeamScores, Completion, SampleScores
 from trl_pper.generation.extraction import extract
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.source import GeneratedProgram, is_truncated, tell_written
@@ -125,7 +128,8 @@ def generate_ids(
     *,
     processors: Sequence[Any] = (),
     part: float = 1.0,
-) -> list[list[list[int]]]:
+    with_logprobs: bool = True,
+) -> list[list[Completion]]:
     """Generate completions for a batch of prompts.
 
     Args:
@@ -134,37 +138,61 @@ def generate_ids(
         config: The whole generation configuration; the model's own configuration has no effect.
         processors: Logits processors.
         part: The part of the batch's programs that this call writes, in (0, 1], for a display.
+        with_logprobs: Whether to note log-probabilities; those of a sharded model, or of scores that processors
+            change, are not noted.
 
     Returns:
-        For each prompt the token ids of `config.num_return_sequences` completions, each up to its first end token.
+        For each prompt `config.num_return_sequences` completions, each up to its first end token.
     """
     eos = local.eos_token_ids()
     width, count = batch.width, config.num_return_sequences
-    # Left padding: every prompt has to end where generation starts.
-    padded = [[local.pad_token_id] * (width - len(ids)) + ids for ids in batch.ids]
-    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch.ids]
     stopping = [TaskStops(local.tokenizer, batch.stops, start=width)] if any(batch.stops) else []
     steps = StepsTold(config.max_new_tokens, tasks=part * len(batch.ids))
+    scores = _scores(config, eos) if with_logprobs and not processors and not local.is_sharded else None
+    # Samples need no record beside their tokens, and asking for one delays the end of a generation on a GPU.
+    config.return_dict_in_generate = config.num_beams > 1
     # `generate` fills fields of `config` that are None from the model's own configuration, which `inference` empties.
     with local.inference() as bare:
+        # Left padding: every prompt has to end where generation starts.
+        ids, mask = left_padded(batch.ids, local.pad_token_id, local.device)
+        # `generate` would run a prompt through the model once for each of its completions.
+        cache = prompt_cache(bare, ids, mask) if count > 1 and not local.is_sharded else None
+        if cache is not None:
+            cache.batch_repeat_interleave(count)
         output = bare.generate(
-            input_ids=torch.tensor(padded, device=local.device),
-            attention_mask=torch.tensor(mask, device=local.device),
+            input_ids=ids,
+            attention_mask=mask,
             generation_config=config,
-            logits_processor=[*processors, steps],
+            logits_processor=[*([scores] if scores else []), *processors, steps],
             stopping_criteria=stopping,
             # A process whose sequences have ended goes on computing: the other processes need its shards.
             synced_gpus=local.is_sharded,
+            **({} if cache is None else {"past_key_values": cache}),
         )
     steps.tell_rest()
-    rows = [_until_end(row, eos, local.pad_token_id) for row in output[:, width:].tolist()]
-    return [rows[start : start + count] for start in range(0, len(rows), count)]
+    written = getattr(output, "sequences", output)[:, width:]
+    rows = [_until_end(row, eos, local.pad_token_id) for row in written.tolist()]
+    beam_indices = getattr(output, "beam_indices", None)
+    found = list(map(Completion, rows))
+    # A model with a `generate` of its own may call no processors.
+    if isinstance(scores, SampleScores) and scores.steps >= written.shape[1]:
+        found = scores.completions(written, rows)
+    elif isinstance(scores, BeamScores) and beam_indices is not None and scores.steps >= written.shape[1]:
+        found = scores.completions(beam_indices, rows)
+    return [found[start : start + count] for start in range(0, len(found), count)]
+
+
+def _scores(config: GenerationConfig, eos: list[int]) -> SampleScores | BeamScores:
+    if config.num_beams == 1:
+        return SampleScores(eos)
+    # As many as beam search looks at, so that enough beams go on where others end.
+    return BeamScores(max(2, 1 + len(eos)) * config.num_beams, eos)
 
 
 def decode_programs(
     local: LocalModel,
     batch: PromptBatch,
-    completions: Sequence[Sequence[list[int]]],
+    completions: Sequence[Sequence[Completion]],
     *,
     settings: str,
     with_logprobs: bool = True,
@@ -175,9 +203,9 @@ def decode_programs(
     Args:
         local: The model that generated and scores.
         batch: The prompts.
-        completions: For each prompt the token ids of its completions.
+        completions: For each prompt its completions.
         settings: How they were generated, for the record.
-        with_logprobs: Whether to compute log-probabilities, which takes a forward pass.
+        with_logprobs: Whether log-probabilities are needed. Those that were not noted take a forward pass.
         score_batch_size: How many completions are scored at once.
 
     Returns:
@@ -190,17 +218,17 @@ def decode_programs(
         for task, prompt, stops, found in zip(batch.tasks, batch.ids, batch.stops, completions, strict=True)
         for _ in found
     ]
-    flat = [ids for found in completions for ids in found]
+    flat = [one for found in completions for one in found]
     encoder = local.encoder
-    written = [_write_down(encoder, *each, ids) for each, ids in zip(asked, flat, strict=True)]
-    logprobs: list[float | None] = [None] * len(written)
-    # The scores that `generate` returns are no alternative: they take steps * batch * sequences * vocabulary floats,
-    # and temperature, truncation and every logits processor have changed them. An empty sequence is scored, too: the
-    # processes of a sharded model have to score as many.
-    if with_logprobs:
-        pairs = [one.pair for one in written]
+    written = [_write_down(encoder, *each, one) for each, one in zip(asked, flat, strict=True)]
+    logprobs = [one.logprob if with_logprobs else None for one in written]
+    # An empty sequence is scored, too: the processes of a sharded model have to score as many.
+    missing = [at for at, one in enumerate(written) if with_logprobs and one.logprob is None]
+    if missing:
+        pairs = [written[at].pair for at in missing]
         prompts, ids = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        logprobs = list(local.logprobs(prompts, ids, batch_size=score_batch_size))
+        for at, logprob in zip(missing, local.logprobs(prompts, ids, batch_size=score_batch_size), strict=True):
+            logprobs[at] = logprob
     programs = iter(
         GeneratedProgram(
             completion=one.text,
@@ -226,18 +254,21 @@ class _Written:
         finish_reason: How it ended, as in `GeneratedProgram`.
         pair: The token ids of the prompt and of the completion.
         is_unlike_text: Whether the tokenizer makes other tokens of the text.
+        logprob: Log-probability of the completion's token ids as it was noted; None if it has to be computed.
     """
 
     text: str
     finish_reason: str
     pair: tuple[list[int], list[int]]
     is_unlike_text: bool
+    logprob: float | None = None
 
 
 def _write_down(
-    encoder: Encoder, task: CodingTask, prompt: list[int], stops: Sequence[str], ids: list[int]
+    encoder: Encoder, task: CodingTask, prompt: list[int], stops: Sequence[str], completion: Completion
 ) -> _Written:
     """Cut a completion before its first stop, and put an end token behind a program that the stop ended."""
+    ids = completion.ids
     text, reason, number = _finish(encoder, prompt, ids, stops)
     # Whether a whole program is in it matters only behind a stop.
     whole = reason == "stop" and extract(text, prompt=task.prompt, entry_point=task.entry_point).found
@@ -248,7 +279,13 @@ def _write_down(
         return _Written(text=text, finish_reason=reason, pair=encoded, is_unlike_text=False)
     end = encoded[1][-1:] if reason == "stop" and ended else []
     pair = (prompt, ids[:number] + end)
-    return _Written(text=text, finish_reason=reason, pair=pair, is_unlike_text=pair != encoded)
+    return _Written(
+        text=text,
+        finish_reason=reason,
+        pair=pair,
+        is_unlike_text=pair != encoded,
+        logprob=completion.logprob(number, end[0] if end else None),
+    )
 
 
 def _until_end(ids: list[int], eos: list[int], pad: int) -> list[int]:

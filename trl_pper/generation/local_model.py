@@ -7,7 +7,6 @@ configuration.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl.models.utils import unwrap_model_for_generation
 
 from trl_pper.generation.encoding import Encoder
+from trl_pper.generation.engines.prompt_cache import left_padded, positions, prompt_cache, takes
 from trl_pper.tasks.task import Prompt
 
 #: The name of activation checkpointing in training options and in model methods: transformers 5.23 renamed it.
@@ -196,20 +196,59 @@ class LocalModel:
     def _score_batch(
         self, bare: Any, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> list[float]:
+        """Return the log-probabilities of a batch; each prompt that it repeats goes through the model once."""
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        # The processes of a sharded model must run as many forward passes, whatever is in their batches.
+        if len(distinct) < len(prompts) and not self.is_sharded and all(completions):
+            ids, mask = left_padded(distinct, self.pad_token_id, self.device)
+            cache = prompt_cache(bare, ids, mask)
+            if cache is not None:
+                chosen = torch.tensor([distinct.index(tuple(prompt)) for prompt in prompts], device=self.device)
+                cache.batch_select_indices(chosen)
+                # The last token of a prompt predicts the first of its completion.
+                rest = [[prompt[-1], *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+                return self._sums(bare, rest, [1] * len(rest), before=mask[chosen, :-1], cache=cache)
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        return self._sums(bare, rows, list(map(len, prompts)))
+
+    def _sums(
+        self,
+        bare: Any,
+        rows: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        *,
+        before: torch.Tensor | None = None,
+        cache: Any = None,
+    ) -> list[float]:
+        """Return the sum of token log-probabilities of each row, from its start on.
+
+        Args:
+            bare: The model.
+            rows: n sequences of tokens.
+            starts: For each row the place of its first token to score, at least 1.
+            before: Mask of the tokens in `cache`, shape [n, width].
+            cache: Keys and values of tokens before the rows.
+        """
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), self.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(input_ids)
         scored = torch.zeros_like(input_ids, dtype=torch.bool)
-        for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
             input_ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row)] = 1
-            scored[i, len(prompt) : len(row)] = True
+            scored[i, start : len(row)] = True
         # Logits take width * vocabulary floats a row: compute them only at positions that predict completion tokens.
-        first = max(min(map(len, prompts)) - 1, 0)
-        keep = {"logits_to_keep": width - first} if _takes(bare, "logits_to_keep") else {}
+        first = max(min(starts) - 1, 0)
+        options: dict[str, Any] = {"logits_to_keep": width - first} if takes(bare, "logits_to_keep") else {}
         input_ids, mask, scored = (tensor.to(self.device) for tensor in (input_ids, mask, scored))
-        logits = bare(input_ids=input_ids, attention_mask=mask, use_cache=False, **keep).logits
+        if before is None:
+            options["use_cache"] = False
+        else:
+            mask = torch.cat([before, mask], dim=1)
+            options |= {"past_key_values": cache, "use_cache": True}
+            if takes(bare, "position_ids"):
+                options["position_ids"] = positions(mask)[:, -width:]
+        logits = bare(input_ids=input_ids, attention_mask=mask, **options).logits
         logits = logits[:, -(width - first) : -1]
         targets = input_ids[:, first + 1 :]
         chosen = logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -259,11 +298,6 @@ def end_token_ids(tokenizer: Any, generation_config: GenerationConfig | None) ->
 def _config_holders(bare: Any) -> list[Any]:
     # On each `generate` a PeftModel copies its own generation_config onto the base model.
     return [bare, bare.get_base_model()] if hasattr(bare, "get_base_model") else [bare]
-
-
-def _takes(bare: Any, argument: str) -> bool:
-    model = bare.get_base_model() if hasattr(bare, "get_base_model") else bare
-    return argument in inspect.signature(model.forward).parameters
 
 
 def load_model(

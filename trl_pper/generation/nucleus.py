@@ -24,9 +24,19 @@ from trl_pper.generation.decoding import (
     generate_ids,
     own_model,
 )
+from trl_pper.generation.engines.continuous import check_continuous, generate_continuously
+from trl_pper.generation.engines.token_scores import Completion
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.scorer import model_identity
-from trl_pper.generation.source import GeneratedProgram, ProgramSource, check_at_least_one, settings_json
+from trl_pper.generation.source import (
+    ENGINES,
+    GeneratedProgram,
+    ProgramSource,
+    check_at_least_one,
+    check_sampling,
+    settings_json,
+    tell_written,
+)
 from trl_pper.tasks.task import CodingTask, checked_stop
 
 
@@ -41,8 +51,8 @@ class NucleusSource(ProgramSource):
         num_programs: n, the number of programs per task.
         max_completion_length: Longest completion, in tokens.
         batch_size: Number of prompts in a batch.
-        max_sequences: Largest number of sequences generated at once. If a batch needs more, the programs of each of
-            its tasks are generated in several passes.
+        max_sequences: Largest number of sequences that "transformers" generates at once. If a batch needs more, the
+            programs of each of its tasks are generated in several passes.
         temperature: Divisor of the logits, above 0.
         top_p: Probability mass to sample from: the least probable tokens, with a total probability below 1 - top_p,
             are excluded. 1 excludes none.
@@ -51,6 +61,8 @@ class NucleusSource(ProgramSource):
         stop: Texts that end a completion, in addition to the stops of its task.
         chat_template_kwargs: With `model`: further arguments of the chat template, such as `enable_thinking`.
         with_logprobs: Whether to compute log P(t_i), which an evaluation does not need.
+        engine: "transformers" for `generate`; "continuous_batching" for `generate_batch`, which fills a GPU better
+            where completions differ in length.
 
     Raises:
         ValueError: An argument is out of range, or a model came without its tokenizer.
@@ -75,6 +87,7 @@ class NucleusSource(ProgramSource):
         seed: int = 0,
         stop: Sequence[str] = (),
         with_logprobs: bool = True,
+        engine: str = "transformers",
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         check_at_least_one(
@@ -83,15 +96,9 @@ class NucleusSource(ProgramSource):
             batch_size=batch_size,
             max_sequences=max_sequences,
         )
-        # `not >` instead of `<=`, so that NaN fails, too.
-        if not temperature > 0:
-            raise ValueError(
-                f"temperature: must be above 0; got {temperature}. Use beam search to generate without randomness"
-            )
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p: must be above 0 and at most 1; got {top_p}")
-        if top_k < 0:
-            raise ValueError(f"top_k: must not be negative; got {top_k}. Use 0 to sample from all tokens")
+        check_sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+        if engine not in ENGINES:
+            raise ValueError(f"engine: must be one of {', '.join(ENGINES)}; got {engine!r:.80}")
         self.num_programs = num_programs
         self.max_completion_length = max_completion_length
         self.batch_size = batch_size
@@ -102,6 +109,7 @@ class NucleusSource(ProgramSource):
         self.seed = seed
         self.stop = checked_stop(stop)
         self.with_logprobs = with_logprobs
+        self.engine = engine
         self.round_index = 0
         #: The source's own model; None if it generates with the model in training.
         self.own_model = own_model(model, processing_class, chat_template_kwargs)
@@ -118,6 +126,7 @@ class NucleusSource(ProgramSource):
             "top_p": self.top_p,
             **({"top_k": self.top_k} if self.top_k else {}),
             "seed": self.seed,
+            **({"engine": self.engine} if self.engine != "transformers" else {}),
             **({"stop": list(self.stop)} if self.stop else {}),
         }
 
@@ -147,7 +156,7 @@ class NucleusSource(ProgramSource):
             ValueError: There is no model, or a prompt and its completion do not fit the model's context.
         """
         local = chosen_model(self.own_model, student)
-        prompt_ids = checked_prompts(local, tasks, max_completion_length=self.max_completion_length)
+        prompt_ids = self._checked_prompts(local, tasks)
         for index, batch in enumerate(batches(prompt_ids, tasks, self.stop, batch_size=self.batch_size)):
             names = [task.task_id for task in tasks[index * self.batch_size :][: self.batch_size]]
             yield from self._write(local, batch, names)
@@ -158,21 +167,26 @@ class NucleusSource(ProgramSource):
         Raises:
             ValueError: The same errors as `generate`.
         """
-        checked_prompts(chosen_model(self.own_model, student), tasks, max_completion_length=self.max_completion_length)
+        self._checked_prompts(chosen_model(self.own_model, student), tasks)
+
+    def _checked_prompts(self, local: LocalModel, tasks: Sequence[CodingTask]) -> list[list[int]]:
+        if self.engine == "continuous_batching":
+            check_continuous(local)
+        return checked_prompts(local, tasks, max_completion_length=self.max_completion_length)
 
     def _write(self, local: LocalModel, batch: PromptBatch, names: list[str]) -> list[list[GeneratedProgram]]:
         at_once = max(1, self.max_sequences // len(batch.ids))
+        if self.engine == "continuous_batching":
+            # The engine itself divides the sequences by the memory it finds.
+            at_once = self.num_programs
         settings = settings_json(self.settings)
         written: list[list[GeneratedProgram]] = [[] for _ in batch.ids]
         for first in range(0, self.num_programs, at_once):
             count = min(at_once, self.num_programs - first)
             config = self.generation_config(local.eos_token_ids(), local.pad_token_id, num_programs=count)
-            devices = range(torch.cuda.device_count()) if local.device.type == "cuda" else ()
-            # The seed follows from the batch alone, so that the programs depend neither on the batches this process
-            # has generated before nor on a restart. The generators of training are restored afterwards.
-            with torch.random.fork_rng(devices=devices):
-                torch.manual_seed(_seed(self.seed, self.round_index, names, first))
-                completions = generate_ids(local, batch, config, part=count / self.num_programs)
+            completions = self._completions(
+                local, batch, config, seed=_seed(self.seed, self.round_index, names, first)
+            )
             parts = decode_programs(
                 local,
                 batch,
@@ -184,6 +198,21 @@ class NucleusSource(ProgramSource):
             for programs, part in zip(written, parts, strict=True):
                 programs += part
         return written
+
+    def _completions(
+        self, local: LocalModel, batch: PromptBatch, config: GenerationConfig, *, seed: int
+    ) -> list[list[Completion]]:
+        part = config.num_return_sequences / self.num_programs
+        devices = range(torch.cuda.device_count()) if local.device.type == "cuda" else ()
+        # The seed follows from the batch alone, so that the programs depend neither on the batches this process has
+        # generated before nor on a restart. The generators of training are restored afterwards.
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            if self.engine == "transformers":
+                return generate_ids(local, batch, config, part=part, with_logprobs=self.with_logprobs)
+            found = generate_continuously(local, batch, config, seed=seed)
+        tell_written(part * len(batch.ids))
+        return found
 
     def generation_config(self, eos_token_id: list[int], pad_token_id: int, *, num_programs: int) -> GenerationConfig:
         """Return the generation configuration, with every field set that changes the distribution."""

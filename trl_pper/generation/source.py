@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from trl_pper.tasks.task import CodingTask
 
 FINISH_REASONS = ("", "eos", "stop", "length")
+#: What writes samples of a local model: `generate`, or `generate_batch` with a paged cache.
+ENGINES = ("transformers", "continuous_batching")
 
 if TYPE_CHECKING:
     from trl_pper.generation.local_model import LocalModel
@@ -118,6 +120,9 @@ class ProgramSource(ABC):
     #: it resumes after a crash.
     batch_size: int = 1
 
+    #: Whether all processes have to write each batch together, as for a model that is sharded over them.
+    in_step: bool = False
+
     #: Whether `generate` may call the model in training. If its weights are sharded, every process has to generate the
     #: same number of batches with such a source.
     uses_student: bool = True
@@ -209,6 +214,24 @@ def check_above_zero(**numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and value <= 0:
             raise ValueError(f"{name}: must be above 0; got {value}")
+
+
+def check_sampling(*, temperature: float, top_p: float, top_k: int) -> None:
+    """Raise ValueError unless a distribution of samples can be made with these options."""
+    # `not >` instead of `<=`, so that NaN fails, too.
+    if not temperature > 0:
+        raise ValueError(
+            f"temperature: must be above 0; got {temperature}. Use beam search to generate without randomness"
+        )
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: must be above 0 and at most 1; got {top_p}")
+    if top_k < 0:
+        raise ValueError(f"top_k: must not be negative; got {top_k}. Use 0 to sample from all tokens")
+
+
+def keeps_distribution(*, temperature: float, top_p: float, top_k: int) -> bool:
+    """Return whether samples are drawn from the model's own distribution, so that an engine's numbers are its own."""
+    return temperature == 1.0 and top_p == 1.0 and top_k == 0
 
 
 def check_not_negative(**numbers: float) -> None:

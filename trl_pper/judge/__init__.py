@@ -1,6 +1,7 @@
 """Run untrusted programs on the tests of their tasks, and return a verdict for each program.
 
 - `judge`: `Judge`, the class to use: judge lists or streams of programs in several workers
+- `cluster`: `RayJudge`, a judge whose workers are on the nodes of a Ray cluster
 - `verdict`: the outcome of each test, and the pass rate of a program
 - `limits`: the CPU time, memory, output and files that a program may use
 - `levels`: choose the strongest isolation level that holds on this machine

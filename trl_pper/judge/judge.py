@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import Any, Self
 
-from trl_pper.judge.host.dispatcher import Dispatcher, Job
+from trl_pper.judge.host.dispatcher import Dispatcher, Job, JobDispatcher
 from trl_pper.judge.host.slot import Slot, VerdictCache
 from trl_pper.judge.host.system import usable_cores
 from trl_pper.judge.levels import choose_level
@@ -61,17 +62,21 @@ class Judge:
         seed: int = 0,
         shared_tests: str = "allow",
     ) -> None:
-        if shared_tests not in ("allow", "refuse"):
-            raise ValueError(f'shared_tests: must be "allow" or "refuse"; got {shared_tests!r}')
+        check_options(shared_tests=shared_tests, seed=seed)
+        # As given: in another process, or on another machine, defaults may come to something else.
+        self._arguments: dict[str, Any] = {
+            "workers": workers,
+            "isolation": isolation,
+            "limits": limits,
+            "cache_size": cache_size,
+            "seed": seed,
+            "shared_tests": shared_tests,
+        }
         if workers is None:
             # Launchers such as torchrun set it. Each of their processes has a judge, and all judges share the cores.
             workers = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers: must be a whole number of at least 1, or None for the cores; got {workers!r}")
-        # The range of PYTHONHASHSEED.
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise ValueError(f"seed: must be a whole number from 0 to {2**32 - 1}; got {seed!r}")
-        self.workers = workers
         self.limits = limits if limits is not None else Limits()
         self.cache = VerdictCache(cache_size)
         #: The level that programs run at.
@@ -80,9 +85,13 @@ class Judge:
         slots = [
             Slot(self.isolation, self.limits, self.cache, seed, shared_tests=shared_tests) for _ in range(workers)
         ]
-        self._dispatcher = Dispatcher(slots)
+        self._dispatcher: JobDispatcher = Dispatcher(slots)
 
-    def __enter__(self) -> Judge:
+    def __reduce__(self) -> tuple[Callable[..., Judge], tuple[type[Judge], dict[str, Any]]]:
+        # Workers and threads belong to this process. A copy in another process starts its own, with its first program.
+        return _with_arguments, (type(self), self._arguments)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -93,6 +102,11 @@ class Judge:
             self.close()
         else:
             self.abort()
+
+    @property
+    def workers(self) -> int:
+        """Number of programs that are judged at once."""
+        return self._dispatcher.workers
 
     def close(self) -> None:
         """Wait for the programs in flight, and end all workers; judging again starts new workers."""
@@ -220,7 +234,7 @@ class Judge:
 
     def processes(self) -> list[int]:
         """Return the process ids of the running workers; programs are among their descendants."""
-        return [worker.process.pid for slot in self._dispatcher.slots for worker in list(slot.workers.values())]
+        return self._dispatcher.processes()
 
     def report(self) -> dict[str, str]:
         """Measure the guarantees of this judge's level on this machine.
@@ -245,6 +259,19 @@ class Judge:
         done, _ = concurrent.futures.wait(futures, left, concurrent.futures.FIRST_COMPLETED)
         if not done:
             self._dispatcher.cancel(pending)
+
+
+def _with_arguments(kind: type[Judge], arguments: dict[str, Any]) -> Judge:
+    return kind(**arguments)
+
+
+def check_options(*, shared_tests: object, seed: object) -> None:
+    """Raise ValueError if an option of a judge is out of range."""
+    if shared_tests not in ("allow", "refuse"):
+        raise ValueError(f'shared_tests: must be "allow" or "refuse"; got {shared_tests!r}')
+    # The range of PYTHONHASHSEED.
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed: must be a whole number from 0 to {2**32 - 1}; got {seed!r}")
 
 
 def _checked_pair(row: int, job: object) -> Job:

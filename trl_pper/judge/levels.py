@@ -40,8 +40,7 @@ def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -
         ValueError: `isolation` is not the name of a level.
         IsolationUnavailable: The named level, or every level that "auto" may take, does not hold here.
     """
-    if isolation not in ("auto", *ISOLATION_LEVELS):
-        raise ValueError(f"isolation: must be 'auto' or one of {', '.join(ISOLATION_LEVELS)}; got {isolation!r}")
+    check_level(isolation)
     allowed = ISOLATION_LEVELS[: ISOLATION_LEVELS.index(WEAKEST_UNASKED) + 1] if isolation == "auto" else (isolation,)
     reasons = []
     for level in allowed:
@@ -56,6 +55,12 @@ def choose_level(isolation: str, *, probe: Callable[[str], str] | None = None) -
     raise IsolationUnavailable(
         f"isolation: {isolation!r} cannot be had on this machine ({'; '.join(reasons)}){_remedy(allowed[-1])}"
     )
+
+
+def check_level(isolation: object) -> None:
+    """Raise ValueError unless `isolation` is "auto" or the name of a level."""
+    if isolation not in ("auto", *ISOLATION_LEVELS):
+        raise ValueError(f"isolation: must be 'auto' or one of {', '.join(ISOLATION_LEVELS)}; got {isolation!r}")
 
 
 def _remedy(level: str) -> str:

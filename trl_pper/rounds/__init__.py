@@ -7,6 +7,7 @@
 - `journal`: write judged programs to disk as they come, and read them after a restart
 - `processes`: wait for all processes of a run, and learn of a failure in any of them
 - `collection_report`: compute the scores of a collection
+- `labels`: compare the labels of a preference set with the verdicts on its programs
 - `display`: show progress and log lines
 - `program_table`: show tables of programs
 - `evaluation`: evaluate a model on tasks

@@ -155,8 +155,10 @@ def judge_share(
 
 
 def keeps_step(source: ProgramSource, student: LocalModel | None) -> bool:
-    """Return whether the processes generate each batch together, since it needs the model's shards on all of them."""
-    return student is not None and student.is_sharded and source.uses_student
+    """Return whether the processes generate each batch together: it needs the model's shards, or an engine, of all."""
+    if student is None or not source.uses_student:
+        return False
+    return student.is_sharded or (source.in_step and PartialState().num_processes > 1)
 
 
 def _restore(

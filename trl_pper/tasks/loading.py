@@ -444,6 +444,10 @@ def _dataset(rows: list[dict[str, Any]], *, remedy: str) -> datasets.Dataset:
     if not rows:
         raise ValueError(f"nothing to export: {remedy}")
     # A column of an Arrow table has a single type.
-    if len({isinstance(row["prompt"], list) for row in rows}) > 1:
-        raise ValueError("prompt: a data set holds either text or chat prompts; got both. Export two buffers")
+    chats = sum(isinstance(row["prompt"], list) for row in rows)
+    if 0 < chats < len(rows):
+        raise ValueError(
+            "prompt: a data set holds either text or chat prompts; got "
+            f"{len(rows) - chats} rows with text and {chats} with chat messages. Export two buffers"
+        )
     return datasets.Dataset.from_list(rows)

@@ -53,7 +53,8 @@ class StdioTests:
     Args:
         cases: Input and expected output of each test, in order.
         compare: How to compare the output with the expected output: a name in `COMPARISONS`; "floats(abs, rel)", which
-            lets numbers differ by max(abs, rel * |expected|); or a `Checker`, which tasks in files cannot have.
+            lets numbers differ by max(abs, rel * |expected|); a `Checker`; or the name of a checker that
+            `register_comparison` was given. Files and data sets hold names only.
         checker: Source of a special judge that travels with the task, in place of `compare`: it defines
             `check(input, output, expected)`, which returns a bool, or a bool and a message. The judge runs it in a
             jail of its own. None compares by `compare`.
@@ -72,6 +73,8 @@ class StdioTests:
     def __post_init__(self) -> None:
         # A list would let the caller change frozen tests. Frozen classes can only be set in this way.
         object.__setattr__(self, "cases", tuple(self.cases))
+        if isinstance(self.compare, str) and self.compare in _registered:
+            object.__setattr__(self, "compare", _registered[self.compare])
         if callable(self.compare):
             _check_hashable(self.compare)
         elif self.compare not in COMPARISONS:
@@ -121,11 +124,60 @@ class StdioTests:
         except ValueError:
             found = []
         if len(found) != 2 or not all(math.isfinite(value) and value >= 0 for value in found):
+            known = f" ({', '.join(_registered)})" if _registered else ""
             raise ValueError(
                 f"compare: must be one of {', '.join(COMPARISONS)}, floats(abs, rel) with two numbers of at least 0,"
-                f" or a function of input, output and expected output; got {self.compare!r}"
+                f" a function of input, output and expected output, or a name that is registered in this process"
+                f"{known}; got {self.compare!r}. register_comparison(name, function) registers a function"
             )
         return found[0], found[1]
+
+
+#: The comparisons of `register_comparison`, by name.
+_registered: dict[str, Checker] = {}
+
+
+def register_comparison(name: str, checker: Checker) -> None:
+    """Name a function that compares outputs, so that tasks that compare with it can be rows of files and data sets.
+
+    A row holds the name alone. Every process that reads such rows has to register the function first, so register it
+    where the function is defined: at the top level of a module that each of them imports.
+
+    Args:
+        name: The name in the field `compare` of tests, letters, digits, "_", "-" and "." alone.
+        checker: A function of input, output and expected output, as for `StdioTests`.
+
+    Raises:
+        TypeError: `checker` cannot be called.
+        ValueError: The name means something else already, or the function cannot be hashed.
+
+    Examples:
+        >>> def divides(given, output, expected):
+        ...     return int(given) % int(output) == 0
+        >>> register_comparison("divides", divides)
+        >>> tests = StdioTests(cases=(StdioCase(input="12", output="3"),), compare=divides)
+        >>> tests_from_json(tests_to_json(tests)) == tests
+        True
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"name: must be letters, digits, '_', '-' and '.' alone; got {name!r:.80}")
+    if not callable(checker):
+        raise TypeError(f"checker: must be a function of input, output and expected output; got {checker!r:.80}")
+    _check_hashable(checker)
+    if name in COMPARISONS or _FLOATS.fullmatch(name):
+        raise ValueError(f"name: {name!r} is a comparison of every task already. Choose another name")
+    if name in _registered and not _is_same_function(_registered[name], checker):
+        raise ValueError(
+            f"name: {name!r} is the name of {_registered[name]!r:.200} already, and tests would be judged by another "
+            "function than they were written with. Choose another name"
+        )
+    _registered[name] = checker
+
+
+def _is_same_function(known: Checker, new: Checker) -> bool:
+    # A cell of a notebook that runs again, and a module that is loaded again, define the same function anew.
+    places = [(getattr(one, "__module__", None), getattr(one, "__qualname__", "<object>")) for one in (known, new)]
+    return known == new or (places[0] == places[1] and "<" not in places[0][1])
 
 
 def _check_hashable(compare: Checker) -> None:
@@ -273,6 +325,11 @@ def answer(prompt: Prompt, completion: str) -> str | list[Message]:
     return completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
 
 
+def content_text(content: Any) -> str:
+    """Return the text of a message's content: text, None, or parts, of which those without text add nothing."""
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content or ""
+
+
 def checked_stop(stop: object) -> tuple[str, ...]:
     """Return stop texts as a tuple.
 
@@ -317,22 +374,31 @@ def tests_to_json(tests: Tests) -> str:
     """Serialise tests as the JSON string of the native `tests` column.
 
     Raises:
-        ValueError: The tests compare with a function, which cannot be written to a file.
+        ValueError: The tests compare with a function that is not registered, which cannot be written to a file.
     """
     if isinstance(tests, StdioTests):
-        if callable(tests.compare):
-            raise ValueError(
-                "compare: a function cannot be written to a file; give the tests their checker after loading"
-            )
+        compare = _comparison_name(tests.compare)
         cases = [{"input": case.input, "output": case.output} for case in tests.cases]
         # Left out where there is none, so that texts and digests of other tests stay as they were.
         checker = {} if tests.checker is None else {"checker": tests.checker}
         if tests.checker_language != "python":
             checker["checker_language"] = tests.checker_language
-        return json.dumps({"type": "stdio", "cases": cases, "compare": tests.compare, **checker})
+        return json.dumps({"type": "stdio", "cases": cases, "compare": compare, **checker})
     fields = {"type": "function", "entry_point": tests.entry_point, "setup": tests.setup, "code": tests.code}
     # Left out where it is the default, for the same reason.
     return json.dumps(fields if tests.run == "auto" else fields | {"run": tests.run})
+
+
+def _comparison_name(compare: str | Checker) -> str:
+    if isinstance(compare, str):
+        return compare
+    for name, known in _registered.items():
+        if known == compare:
+            return name
+    raise ValueError(
+        f"compare: a function cannot be written to a file; got {compare!r:.200}, which is not registered. "
+        "register_comparison(name, function) lets rows hold its name; or give the source of a checker as checker"
+    )
 
 
 def tests_from_json(text: str | Mapping[str, Any]) -> Tests:

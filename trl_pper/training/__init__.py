@@ -9,6 +9,7 @@
 - `objectives`: compute the coefficient of each program in the loss, for losses that learn from failed programs
 - `collator`: put loss weights and columns of objectives into batches, and apply them to log-probabilities
 - `checkpoint`: write the buffer into checkpoints, and read it when a run resumes
+- `replay_grpo`: train by GRPO with passing programs of a buffer in each group
 - `card`: write the model card
 - `push`: check a push to the Hub, report failed uploads, and merge adapters
 

@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 
 from trl import SFTConfig
 
+from trl_pper.generation.source import ENGINES
+from trl_pper.generation.vllm import VLLMOptions
 from trl_pper.replay.draw_rule import TASK_WEIGHTS, DrawRule
 from trl_pper.replay.experience import POSSIBILITIES
 from trl_pper.replay.loss_weights import LOSS_WEIGHTINGS
@@ -41,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 _TOKENS = ("token", "hub_token", "use_auth_token", "api_key")
 _BENCHMARK = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", re.ASCII)
 DECODINGS = ("beam", "nucleus")
+GENERATION_ENGINES = (*ENGINES, "vllm")
 
 
 def _option(default: Any, help: str, **metadata: Any) -> Any:
@@ -80,6 +83,34 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         "samples, which repeat themselves less. Evaluation always uses beam search.",
         choices=list(DECODINGS),
     )
+    generation_engine: str = _option(
+        "transformers",
+        "What writes the programs of a collection: 'transformers' for `generate`, or, with nucleus sampling, "
+        "'continuous_batching' for `generate_batch` and its paged cache, which fills a GPU better, or 'vllm'.",
+        choices=list(GENERATION_ENGINES),
+    )
+    vllm_mode: str = _option(
+        "colocate",
+        "With the engine 'vllm': 'colocate' for an engine in each training process, 'server' for one that is started "
+        "with `trl vllm-serve`.",
+        choices=["colocate", "server"],
+    )
+    vllm_server_base_url: str | None = _option(
+        None, "Address of the vLLM server, such as 'http://localhost:8000'. If None, host and port tell it."
+    )
+    vllm_server_host: str = _option("0.0.0.0", "Host of the vLLM server.")
+    vllm_server_port: int = _option(8000, "Port of the vLLM server.")
+    vllm_server_timeout: float = _option(240.0, "Longest wait for the vLLM server to be up, in seconds.")
+    vllm_group_port: int = _option(51216, "Port on which weights are sent to the vLLM server.")
+    vllm_gpu_memory_utilization: float = _option(
+        0.3, "Share of a GPU's memory for a vLLM engine beside the trainer, in (0, 1]."
+    )
+    vllm_max_model_length: int | None = _option(
+        None, "Longest prompt and completion together for vLLM, in tokens. If None, the model's context."
+    )
+    vllm_tensor_parallel_size: int = _option(1, "Number of GPUs of a vLLM engine beside the trainer.")
+    vllm_enable_sleep_mode: bool = _option(False, "Whether vLLM gives its memory up while the model trains.")
+    vllm_model_impl: str = _option("vllm", "Whose code of the model vLLM runs.", choices=["vllm", "transformers"])
     num_beam_groups: int = _option(
         1,
         "Number of groups of beams; it divides num_beams. The groups are searched in turn, and diversity_penalty "
@@ -143,9 +174,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
     task_weight: str | None = _option(
         None,
         "How draws are divided among tasks: 'pooled' (not at all, as in the paper), 'equal', 'best' (the best pass "
-        "rate to the power of task_exponent), 'unsolved' (the share of failing programs), or 'learnability' "
-        "(p * (1 - p), where p is the share of passing programs). If None, 'best' with the priority 'best', and "
-        "'pooled' otherwise.",
+        "rate to the power of task_exponent; in the last round only tasks with a passing program), 'unsolved' (the "
+        "share of failing programs), or 'learnability' (p * (1 - p), where p is the share of passing programs). If "
+        "None, 'best' with the priority 'best', and 'pooled' otherwise.",
         choices=[None, *TASK_WEIGHTS],
     )
     task_exponent: float = _option(20.0, "With the task weight 'best': exponent of a task's best pass rate.")
@@ -224,7 +255,14 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         choices=list(EVICTIONS),
     )
     judge_workers: int | None = _option(
-        None, "Judge processes per training process. If None, the cores are divided among the training processes."
+        None,
+        "Judge processes per training process, and per node with judge_cluster. If None, the cores are divided among "
+        "the training processes.",
+    )
+    judge_cluster: str | None = _option(
+        None,
+        "The Ray cluster on whose CPUs programs are judged: 'auto' for the running one, or its address, 'HOST:6379' "
+        "or 'ray://HOST:10001'; 'local' starts Ray on this machine. If None, programs are judged on this machine.",
     )
     judge_isolation: str = _option(
         "auto",
@@ -284,6 +322,10 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         """Whether the loss of the drawn programs is multiplied by weights, or by coefficients of an objective."""
         return self.weighs_loss or self.objective != "sft"
 
+    def vllm_options(self) -> dict[str, Any]:
+        """Return the options of vLLM as keyword arguments of `VLLMOptions`."""
+        return {field.name: getattr(self, f"vllm_{field.name}") for field in fields(VLLMOptions)}
+
     def draw_options(self) -> dict[str, Any]:
         """Return the options of the draws, which are the fields of a `DrawRule`."""
         return {field.name: getattr(self, field.name) for field in fields(DrawRule)}
@@ -314,6 +356,9 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
         for name in ("steps_per_round", "buffer_capacity", "judge_workers"):
             value = getattr(self, name)
             _require(name, value is None or _is_count(value), "None or a whole number of at least 1", value)
+        cluster = self.judge_cluster
+        named = cluster is None or (isinstance(cluster, str) and bool(cluster))
+        _require("judge_cluster", named, "None, 'auto', 'local' or the address of a Ray cluster", cluster)
         printed = self.num_completions_to_print
         for name in ("log_completions", "mask_truncated_completions"):
             _require(name, isinstance(getattr(self, name), bool), "True or False", getattr(self, name))
@@ -345,6 +390,17 @@ class PPERConfig(SFTConfig):  # type: ignore[misc]
 
     def _check_decoding(self) -> None:
         _require("decoding", self.decoding in DECODINGS, f"one of {', '.join(DECODINGS)}", self.decoding)
+        engine = self.generation_engine
+        known = engine in GENERATION_ENGINES
+        _require("generation_engine", known, f"one of {', '.join(GENERATION_ENGINES)}", engine)
+        samples = engine == "transformers" or self.decoding == "nucleus"
+        _require("generation_engine", samples, "'transformers' unless decoding is 'nucleus'", engine)
+        # Its fields have the names of the options, without the prefix.
+        VLLMOptions(**self.vllm_options())
+        if engine != "vllm":
+            default, required = VLLMOptions(), f"its default unless generation_engine is 'vllm' (it is {engine!r})"
+            for name, value in self.vllm_options().items():
+                _require(f"vllm_{name}", value == getattr(default, name), required, value)
         groups, penalty = self.num_beam_groups, self.diversity_penalty
         _require("num_beam_groups", _is_count(groups), "a whole number of at least 1", groups)
         divides = self.num_beams % groups == 0

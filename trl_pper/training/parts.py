@@ -24,6 +24,8 @@ from trl_pper.generation.dataset import DatasetSource
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.nucleus import NucleusSource
 from trl_pper.generation.scorer import tokenizer_fingerprint
+from trl_pper.generation.vllm import VLLMOptions, VLLMSource
+from trl_pper.judge.cluster.judge import open_judge
 from trl_pper.judge.judge import Judge
 from trl_pper.judge.limits import Limits
 from trl_pper.replay.buffer import ReplayBuffer
@@ -134,18 +136,21 @@ def build_beam_search(
     )
 
 
-def build_source(args: PPERConfig) -> BeamSearchSource | NucleusSource:
+def build_source(args: PPERConfig) -> BeamSearchSource | NucleusSource | VLLMSource:
     """Return the source of a collection, which generates with the model in training."""
     if args.decoding == "beam":
         return build_beam_search(args, num_beam_groups=args.num_beam_groups)
-    return NucleusSource(
-        num_programs=args.num_beams,
-        max_completion_length=args.max_completion_length,
-        batch_size=args.generation_batch_size,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-    )
+    sampling: dict[str, Any] = {
+        "num_programs": args.num_beams,
+        "max_completion_length": args.max_completion_length,
+        "batch_size": args.generation_batch_size,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+    }
+    if args.generation_engine == "vllm":
+        options = VLLMOptions(**args.vllm_options())
+        return VLLMSource(**sampling, options=options, trust_remote_code=args.trust_remote_code)
+    return NucleusSource(**sampling, seed=args.seed, engine=args.generation_engine)
 
 
 def build_loss_weights(args: PPERConfig) -> Callable[[ReplayBuffer], FloatArray]:
@@ -233,7 +238,7 @@ def check_writer_logprobs(objective: Objective | None, buffer: ReplayBuffer) -> 
 def build_judge(args: PPERConfig) -> Judge:
     """Return a judge with the limits of a configuration; its workers start on first use."""
     limits = Limits(cpu_seconds=args.judge_cpu_seconds, memory_bytes=args.judge_memory_bytes)
-    return Judge(workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
+    return open_judge(args.judge_cluster, workers=args.judge_workers, isolation=args.judge_isolation, limits=limits)
 
 
 def choose_learning_rate(args: PPERConfig, model: Any) -> str:

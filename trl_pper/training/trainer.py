@@ -350,7 +350,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             find_student=lambda: self.student,
             steps_per_round=self.steps_per_round,
             max_length=self._longest_row,
-            before_collection=self._count_draws,
+            before_collection=self._before_collection,
             on_collected=self._on_collected,
         )
         check_prompt_room(
@@ -406,6 +406,18 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         if self.collector is None and round_index >= self._next_round:
             self._count_draws(round_index)
             self._next_round = round_index + 1
+        self._tell_buffer(round_index)
+
+    def _before_collection(self, round_index: int) -> None:
+        self._count_draws(round_index)
+        self._tell_buffer(round_index)
+
+    def _tell_buffer(self, round_index: int) -> None:
+        """Tell the buffer whether a round is the last."""
+        # Only now: draws of the round before are made again, and counted, as they were.
+        is_last = (round_index + 1) * self.steps_per_round >= self.state.max_steps
+        # A user may collect without training.
+        self.buffer.last_round = self.is_in_train and is_last
 
     def _count_draws(self, round_index: int) -> None:
         """Count the draws of the round before `round_index` in the buffer."""
@@ -455,7 +467,10 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         self.evaluated_before = evaluations(self.state.log_history)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(last_complete_checkpoint(self.args.output_dir))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self.buffer.last_round = False
 
     # The methods below override SFTTrainer and Trainer. The contract test pins each of them.
 

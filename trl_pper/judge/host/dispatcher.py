@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from trl_pper.judge.host.slot import Slot, total_tests
 from trl_pper.judge.host.worker import remove_abandoned
@@ -58,6 +59,29 @@ class Job:
             self.future.set_result([verdict or _not_run(self.task) for verdict in self.verdicts])
 
 
+class JobDispatcher(Protocol):
+    """A place to submit jobs to: the slots of this process, or the nodes of a cluster."""
+
+    @property
+    def workers(self) -> int:
+        """Number of programs that are judged at once."""
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the workers among the children of this process."""
+
+    def submit(self, *jobs: Job) -> None:
+        """Have the programs of jobs judged."""
+
+    def cancel(self, jobs: Iterable[Job], *, seconds: float | None = None) -> None:
+        """Break off jobs, and wait until their futures are settled, at most some seconds."""
+
+    def abort(self) -> None:
+        """Break off all jobs, and end the workers."""
+
+    def close(self) -> None:
+        """Wait until every job is settled, and end the workers."""
+
+
 class Dispatcher:
     """The slots of a judge, and the jobs that wait for them.
 
@@ -75,6 +99,15 @@ class Dispatcher:
         self._open: list[Job] = []
         #: The job of each slot at work.
         self._in_flight: list[Job] = []
+
+    @property
+    def workers(self) -> int:
+        """Number of programs that are judged at once."""
+        return len(self.slots)
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the running workers."""
+        return [worker.process.pid for slot in self.slots for worker in list(slot.workers.values())]
 
     def submit(self, *jobs: Job) -> None:
         """Have the programs of jobs judged; their futures are settled in threads of this dispatcher."""

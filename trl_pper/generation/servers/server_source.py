@@ -1,4 +1,4 @@
-"""Request programs from an OpenAI-compatible server (vLLM, llama.cpp, hosted APIs), for several tasks at once.
+"""Request programs from OpenAI-compatible servers (vLLM, llama.cpp, hosted APIs), for several tasks at once.
 
 Programs have log-probabilities if the server sends them. The source stores nothing: a collector with a journal keeps
 the programs received before an error, and requests the rest when it is started again.
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2 as httpx
 
-from trl_pper.generation.endpoint import Endpoint, Pace, RequestRefused, Usage, read_choices, read_program, read_usage
+from trl_pper.generation.servers.endpoint import AcceptedFields, Endpoint, Pace
+from trl_pper.generation.servers.pool import EndpointPool
+from trl_pper.generation.servers.replies import Usage, read_choices, read_program, read_usage
 from trl_pper.generation.source import (
     GeneratedProgram,
     ProgramSource,
@@ -37,18 +38,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Largest number of stops that OpenAI's servers accept.
-_FEW_STOPS = 4
-
 
 class ServerSource(ProgramSource):
-    """A source of programs that asks an OpenAI-compatible server.
+    """A source of programs that asks OpenAI-compatible servers of one model.
 
-    Text prompts go to `/completions`, chat messages to `/chat/completions`.
+    Text prompts go to `/completions`, chat messages to `/chat/completions`. Each request goes to the server with the
+    fewest requests in flight. A server that fails after all retries is left out for the rest of a generation.
 
     Args:
-        base_url: Address up to the version, for instance `http://localhost:8000/v1`.
-        model: The model's name on the server.
+        base_url: Address up to the version, for instance `http://localhost:8000/v1`, or the addresses of several
+            servers that serve the same model.
+        model: The model's name on the servers.
         num_programs: Number of programs per task. If the server sends fewer, the rest is requested again.
         max_completion_length: Longest completion, in tokens.
         temperature: Sampling temperature; ignored by servers that run beam search.
@@ -62,27 +62,29 @@ class ServerSource(ProgramSource):
             None is removed from the request. Put no secrets here: the fields are stored with each program.
         api_key: Key, sent as a bearer token.
         api_key_env: Name of the environment variable that holds the key, so that the key is in no file.
-        concurrency: Number of tasks to request programs for at the same time.
-        requests_per_minute: Highest rate of requests, including retries; None for no limit.
+        concurrency: Number of tasks to request programs for at the same time, of all servers together.
+        requests_per_minute: Highest rate of requests to each server, including retries; None for no limit.
         max_retries: How often a request is sent again after 429, 5xx, a broken connection or no reply in time.
         backoff_seconds: Wait before the first retry; it doubles with each further retry, with jitter. A longer wait
             that the server asks for by `Retry-After` is respected.
         timeout_seconds: Longest wait for a whole reply.
 
     Raises:
-        ValueError: A count is below 1, a number is negative, the address or the key is invalid, or both `api_key` and
-            `api_key_env` are given.
+        ValueError: A count is below 1, a number is negative, an address or the key is invalid, there is no address or
+            the same twice, or both `api_key` and `api_key_env` are given.
 
     Examples:
         >>> ServerSource("http://localhost:8000/v1", model="teacher", num_programs=3, concurrency=8)
         ServerSource('http://localhost:8000/v1', model='teacher')
+        >>> ServerSource(["http://localhost:8000/v1", "http://localhost:8001/v1"], model="teacher")
+        ServerSource(['http://localhost:8000/v1', 'http://localhost:8001/v1'], model='teacher')
     """
 
     uses_student = False
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         *,
         model: str,
         num_programs: int = 3,
@@ -106,7 +108,7 @@ class ServerSource(ProgramSource):
         )
         check_above_zero(requests_per_minute=requests_per_minute, timeout_seconds=timeout_seconds)
         check_not_negative(max_retries=max_retries, backoff_seconds=backoff_seconds, temperature=temperature)
-        self.base_url = _checked_address(base_url)
+        self.addresses = _checked_addresses(base_url)
         self.model = model
         self.num_programs = num_programs
         self.max_completion_length = max_completion_length
@@ -123,11 +125,12 @@ class ServerSource(ProgramSource):
         self.timeout_seconds = timeout_seconds
         self._api_key = _checked_key(api_key, api_key_env)
         self._usage, self._usage_lock = Usage(), threading.Lock()
-        self._refused: set[str] = set()
-        self._most_stops: int | None = None
+        # Kept from one generation to the next: asking for a refused field again costs a request.
+        self._accepted = [AcceptedFields(address) for address in self.addresses]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r}, model={self.model!r})"
+        given = self.addresses[0] if len(self.addresses) == 1 else list(self.addresses)
+        return f"{type(self).__name__}({given!r}, model={self.model!r})"
 
     @property
     def usage(self) -> Usage:
@@ -137,7 +140,7 @@ class ServerSource(ProgramSource):
     @property
     def settings(self) -> dict[str, Any]:
         """The options that decide which programs are requested, as plain values."""
-        # Address, key and rate do not change the programs. A server may move between two runs.
+        # Addresses, key and rate do not change the programs. A server may move between two runs, or get company.
         return {
             "method": "server",
             "model": self.model,
@@ -158,7 +161,7 @@ class ServerSource(ProgramSource):
     def generate(
         self, tasks: Sequence[CodingTask], *, student: LocalModel | None = None
     ) -> Iterator[list[GeneratedProgram]]:
-        """Yield the server's programs for each task, in order, while programs for further tasks are requested.
+        """Yield the servers' programs for each task, in order, while programs for further tasks are requested.
 
         A task without any program gets an empty list and a warning.
 
@@ -167,74 +170,58 @@ class ServerSource(ProgramSource):
             student: Unused.
 
         Raises:
-            ConnectionError: The server could not be reached, or answered with an error, after all retries.
+            ConnectionError: A server answered with an error that will not pass, or the last server could not be
+                reached, or answered with an error, after all retries.
             ValueError: A reply is not an OpenAI-style completion.
         """
-        endpoint = Endpoint(
-            self.base_url,
+        pool = EndpointPool([self._endpoint(accepted) for accepted in self._accepted])
+
+        async def write(task: CodingTask) -> list[GeneratedProgram]:
+            return await self._write(pool, task)
+
+        yield from in_order(tasks, write, concurrency=self.concurrency, close=pool.close)
+
+    def _endpoint(self, accepted: AcceptedFields) -> Endpoint:
+        pace = Pace(
+            requests_per_minute=self.requests_per_minute,
+            backoff_seconds=self.backoff_seconds,
+            seed=self.seed or 0,
+        )
+        return Endpoint(
+            accepted.address,
+            accepted=accepted,
             api_key=self._api_key,
             timeout_seconds=self.timeout_seconds,
             max_retries=self.max_retries,
-            pace=Pace(
-                requests_per_minute=self.requests_per_minute,
-                backoff_seconds=self.backoff_seconds,
-                seed=self.seed or 0,
-            ),
+            pace=pace,
             count=self._count,
         )
 
-        async def write(task: CodingTask) -> list[GeneratedProgram]:
-            return await self._write(endpoint, task)
-
-        yield from in_order(tasks, write, concurrency=self.concurrency, close=endpoint.close)
-
-    async def _write(self, endpoint: Endpoint, task: CodingTask) -> list[GeneratedProgram]:
+    async def _write(self, pool: EndpointPool, task: CodingTask) -> list[GeneratedProgram]:
         programs: list[GeneratedProgram] = []
         settings = settings_json(self.settings)
+        stops = self._stops(task)
+        path = "chat/completions" if self.chat or not isinstance(task.prompt, str) else "completions"
         # Enough requests for a server that sends a single program each time; the limit ends the loop with a server
         # that sends nothing.
         for _ in range(self.num_programs):
             missing = self.num_programs - len(programs)
-            reply = await self._ask(endpoint, task, missing, place=len(programs))
+            body = self._body(task, missing, place=len(programs))
+            endpoint, reply = await pool.post(path, body, task_id=task.task_id)
             try:
                 choices = read_choices(reply, most=missing)
             except ValueError as error:
                 said = endpoint.without_key(str(error))
-                raise ValueError(f"{self.base_url}: the reply for task {task.task_id!r} {said}") from None
+                raise ValueError(f"{endpoint.base_url}: the reply for task {task.task_id!r} {said}") from None
             self._count(read_usage(reply, choices))
-            stops = self._stops(task)
             programs += [read_program(choice, source=self.model, stops=stops, settings=settings) for choice in choices]
             tell_written(len(choices) / self.num_programs)
             if len(programs) == self.num_programs:
                 return programs
         self._count(Usage(missing=self.num_programs - len(programs)))
-        logger.warning(
-            "%s: sent %d of %d programs for task %r", self.base_url, len(programs), self.num_programs, task.task_id
-        )
+        sent = f"sent {len(programs)} of {self.num_programs} programs for task {task.task_id!r}"
+        logger.warning("%s: %s", endpoint.base_url, sent)
         return programs
-
-    async def _ask(self, endpoint: Endpoint, task: CodingTask, wanted: int, *, place: int) -> dict[str, Any]:
-        path = "chat/completions" if self.chat or not isinstance(task.prompt, str) else "completions"
-        while True:
-            body = self._body(task, wanted, place=place)
-            try:
-                return await endpoint.post(path, body, task_id=task.task_id)
-            except RequestRefused as error:
-                field = _refused_field(error, body)
-                if field is None:
-                    raise
-                self._do_without(field, body, error.detail)
-
-    def _do_without(self, field: str, body: Mapping[str, Any], detail: str) -> None:
-        if field == "stop" and isinstance(body["stop"], list) and len(body["stop"]) > _FEW_STOPS:
-            if self._most_stops is None:
-                logger.warning("%s: requests have %d stops from now on: %s", self.base_url, _FEW_STOPS, detail)
-            self._most_stops = _FEW_STOPS
-            return
-        if field not in self._refused:
-            logger.warning("%s: refuses the field %s, which is sent no more: %s", self.base_url, field, detail)
-        # Without stops in the request completions only get longer: they are cut at the stops after they arrive.
-        self._refused.add(field)
 
     def _stops(self, task: CodingTask) -> list[str]:
         # A task's stops are for a prompt that is continued as text; the answer to a message may begin with a stop.
@@ -251,17 +238,15 @@ class ServerSource(ProgramSource):
             asked = {"prompt": task.prompt, "logprobs": 1}
         asked |= {
             "model": self.model,
-            "n": 1 if "n" in self._refused else wanted,
+            "n": wanted,
             "max_tokens": self.max_completion_length,
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "stop": self._stops(task)[: self._most_stops] or None,
+            "stop": self._stops(task) or None,
             # With the same seed a second request for the task would bring the same programs.
             "seed": None if self.seed is None else self.seed + place,
             **self.extra_body,
         }
-        for field in {"logprobs", "stop"} & self._refused:
-            asked.pop(field, None)
         return {name: value for name, value in asked.items() if value is not None}
 
     def _count(self, more: Usage) -> None:
@@ -270,18 +255,19 @@ class ServerSource(ProgramSource):
             self._usage += more
 
 
-def _refused_field(error: RequestRefused, body: Mapping[str, Any]) -> str | None:
-    """Return the optional field that the server refused, according to its message; None if it is another field."""
-    if error.status not in (400, 422):
-        return None
-    if "logprobs" in body and "logprobs" in error.detail:
-        return "logprobs"
-    if "stop" in body and re.search(r"\bstop\b", error.detail):
-        return "stop"
-    # llama.cpp, in versions without `n`: "Only one completion choice is allowed".
-    if body.get("n", 1) > 1 and re.search(r"\bn\b|completion choice", error.detail):
-        return "n"
-    return None
+def _checked_addresses(base_url: str | Sequence[str]) -> tuple[str, ...]:
+    given = [base_url] if isinstance(base_url, str) else base_url
+    # Not every iterable: the addresses of a set have no order.
+    if not isinstance(given, list | tuple) or not all(isinstance(address, str) for address in given):
+        raise ValueError(f"base_url: an address or a list of addresses is required; got {type(base_url).__name__}")
+    if not given:
+        raise ValueError("base_url: at least one address is required; got an empty list")
+    addresses = tuple(map(_checked_address, given))
+    for place, address in enumerate(addresses):
+        # Equal in another spelling too: httpx writes hosts in lower case, and leaves the usual ports out.
+        if httpx.URL(address) in map(httpx.URL, addresses[:place]):
+            raise ValueError(f"base_url: every address must be another; got {address!r} twice. Leave one out")
+    return addresses
 
 
 def _checked_address(base_url: str) -> str:
