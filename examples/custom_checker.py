@@ -3,9 +3,8 @@
     python examples/custom_checker.py
 
 A checker is a function of input, output and expected output. It runs in your process, where programs cannot reach it.
-Tests of a function are Python code: assert the properties of every right answer, with helpers in `setup`. No data
-set can hold a checker: train with `BeamSampleCollector(tasks=tasks)`, reward with
-`pass_rate_reward(judge, tasks=tasks)`.
+Tests of a function are Python code: assert the properties of every right answer, with helpers in `setup`. Data sets
+hold the name of a checker, if `register_comparison(name, checker)` gives it one.
 """
 
 import inspect

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 
 from tests.support.pages import DOCS, blocks
@@ -23,7 +24,7 @@ def commands_of(page: Path) -> list[list[str]]:
 
 def test_every_command_of_the_page_has_known_options():
     commands = commands_of(DOCS / "collecting.md")
-    assert len(commands) == 10
+    assert len(commands) == 12
     for words in commands:
         command = words[words.index("trl_pper.cli") + 1 :] if words[0] == "accelerate" else words[1:]
         if command[0] != "train" and "..." not in command:
@@ -39,6 +40,9 @@ def test_the_commands_of_the_page_run(page, tmp_path, monkeypatch, make_model, t
     Path("held-out.jsonl").write_text(rows)
     written = [{"task_id": task.task_id, "completion": "    return x\n"} for task in tasks]
     Path("completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
+    pairs = [{"prompt": task.prompt, "chosen": "    return 0\n", "rejected": f"    return x + {place}\n"}
+             for place, task in enumerate(tasks, start=1)]  # fmt: skip
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     make_model().save_pretrained("model")
     tokenizer.save_pretrained("model")
     stands_for = {
@@ -79,3 +83,6 @@ def test_the_commands_of_the_page_run(page, tmp_path, monkeypatch, make_model, t
         else:
             assert main(command) == 0
     assert {one.scorer for one in ReplayBuffer.load("scored.parquet")} == {"model"}
+    # Every pair of the set is the wrong way round, and none of the cleaned one is.
+    chosen = parquet.read_table("cleaned.parquet")["chosen"].to_pylist()
+    assert chosen == [f"    return x + {place}\n" for place in range(1, len(tasks) + 1)]

@@ -99,6 +99,17 @@ def test_grpo_reward(run):
 
 @slow
 @long
+@pytest.mark.runs("examples/pper_then_grpo.py")
+def test_pper_then_grpo(run):
+    lines = run("pper_then_grpo.py").splitlines()
+    # Half of the tasks have a success, which has one of eight places.
+    assert "30 programs of the teacher; 6.2% of the completions are replayed" in lines
+    before, between, after = shares(lines[-1])
+    assert before + 20 < between <= after
+
+
+@slow
+@long
 @pytest.mark.runs("examples/custom_priority.py")
 def test_custom_priority(run):
     lines = run("custom_priority.py").splitlines()
@@ -179,5 +190,7 @@ def test_an_example_is_short_and_says_first_how_it_is_run(name):
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) <= 75
     docstring = text.split('"""')[1]
-    assert f"    python examples/{name}" in docstring
+    # A neighbour has a command of its own.
+    assert re.search(rf"^    .*\bexamples/{name}", docstring, flags=re.MULTILINE)
+    assert name.startswith("neighbours/") or f"    python examples/{name}" in docstring
     assert "yours" in text or "--model_name_or_path" in text or "PROGRAMS" in text

@@ -126,7 +126,7 @@ def test_the_judge(page):
     names: dict = {}
     execute(page, judging, names)
     assert len(names["verdict"].outcomes) == 2
-    assert len(checkers) == 2
+    assert len(checkers) == 3
     for code in checkers:
         execute(page, code, names)
         with Judge(workers=1) as judge:
@@ -218,6 +218,10 @@ def test_the_versions_of_the_page_are_those_measured():
     extras = [one for name in ("metric", "quantization", "report") for one in project["optional-dependencies"][name]]
     for text in (*project["dependencies"], *extras):
         name, bound = re.match(r"([\w-]+)>=([\d.]+)", text).groups()
+        if name == "rapidfuzz":
+            # It joined after the measurement; the page says what was tried.
+            assert f"rapidfuzz {bound}.0" in (DOCS / "installing.md").read_text()
+            continue
         # 2.13 is 2.13.0.
         assert f"{sets[0]['installed'][name].partition('+')[0]}.0".startswith(f"{bound}."), text
 

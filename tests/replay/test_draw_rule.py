@@ -74,18 +74,20 @@ def naive_priorities(rows, rule):
     return [value**rule.priority_exponent for value in values]
 
 
-def naive_task_weight(rule, rows):
+def naive_task_weight(rule, rows, others=(), last_round=False):
     rates = [row["pass_rate"] for row in rows]
     passing = sum(rate == 1.0 for rate in rates) / len(rates)
+    solved = [mates for mates in others if max(one["pass_rate"] for one in mates) == 1]
+    is_left_out = not any(rates) or (last_round and solved and max(rates) < 1)
     return {
         "equal": 1.0,
-        "best": max(rates) ** rule.task_exponent if max(rates) > 0 else 0.0,
+        "best": 0.0 if is_left_out else max(rates) ** rule.task_exponent,
         "unsolved": 1 - passing,
         "learnability": passing * (1 - passing),
     }[rule.chosen_task_weight]
 
 
-def naive_probabilities(rows, rule):
+def naive_probabilities(rows, rule, last_round=False):
     weights = naive_priorities(rows, rule)
     for at, row in enumerate(rows):
         weights[at] *= row["possibility"] ** rule.possibility_exponent
@@ -102,7 +104,10 @@ def naive_probabilities(rows, rule):
                 weights[at] = 0.0
     if rule.chosen_task_weight != "pooled":
         drawable = [task for task in tasks if any(weights[at] for at in members[task])]
-        share = {task: naive_task_weight(rule, [rows[at] for at in members[task]]) for task in drawable}
+        mates = [[rows[at] for at in members[task]] for task in drawable]
+        share = {
+            task: naive_task_weight(rule, own, mates, last_round) for task, own in zip(drawable, mates, strict=True)
+        }
         if not any(share.values()):
             share = dict.fromkeys(drawable, 1.0)
         for task in drawable:
@@ -114,15 +119,15 @@ def naive_probabilities(rows, rule):
     return [weight / sum(weights) for weight in weights]
 
 
-@given(st.lists(PROGRAM, min_size=1, max_size=9), RULE)
+@given(st.lists(PROGRAM, min_size=1, max_size=9), RULE, st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_a_rule_equals_its_naive_twin(rows, options):
+def test_a_rule_equals_its_naive_twin(rows, options, last_round):
     rule = DrawRule(**options)
     # Exact ties may round apart: their order would be decided by the last bit, not by the next key.
     if options["programs_per_task"] is not None:
         rule = replace(rule, possibility_exponent=0.0, cpu_time_exponent=0.0)
-    found = rule.probabilities(columns(rows))
-    assert found.tolist() == pytest.approx(naive_probabilities(rows, rule), rel=1e-9, abs=1e-12)
+    found = rule.probabilities(columns(rows), last_round=last_round)
+    assert found.tolist() == pytest.approx(naive_probabilities(rows, rule, last_round), rel=1e-9, abs=1e-12)
     assert found.sum() == pytest.approx(1.0, abs=1e-12)
 
 
@@ -137,7 +142,19 @@ def test_best_draws_the_best_of_each_task_that_passes_a_test():
 def test_temperature_0_shares_a_task_among_its_best_alone():
     programs = ProgramColumns([0.5, 0.5, 0.49, 0.1], task=[0, 0, 0, 1], pass_rate=[1.0, 1.0, 1.0, 1.0])
     drawn = DrawRule(priority_temperature=0).probabilities(programs)
-    assert drawn.tolist() == [0.25, 0.25, 0.0, 0.5]
+    assert drawn.tolist() == pytest.approx([0.25, 0.25, 0.0, 0.5])
+
+
+def test_the_last_round_draws_near_misses_only_if_none_passes():
+    programs = ProgramColumns([0.9, 0.8, 0.5], task=[0, 1, 2], pass_rate=[1.0, 0.9, 0.5])
+    assert DrawRule().probabilities(programs)[1] > 0.05
+    assert DrawRule().probabilities(programs, last_round=True).tolist() == [1.0, 0.0, 0.0]
+    unsolved = programs.where(np.array([False, True, True]))
+    assert DrawRule().probabilities(unsolved, last_round=True).tolist() == DrawRule().probabilities(unsolved).tolist()
+    # Other priorities draw all along what they draw.
+    for name in ("uniform", "proportional", "rank"):
+        rule = DrawRule(priority=name)
+        assert rule.probabilities(programs, last_round=True).tolist() == rule.probabilities(programs).tolist()
 
 
 def test_best_without_a_passing_test_draws_the_most_probable():

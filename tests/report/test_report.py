@@ -74,7 +74,7 @@ def test_nothing_is_fetched_and_only_its_own_script_may_run(tmp_path):
 def test_charts_have_names_and_say_in_words_what_they_show(tmp_path):
     page = report(tmp_path, filled(), history=history_of(evaluations=[(0, {"eval_accuracy": 0.2})]))
     charts = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
-    assert len(charts) == 5
+    assert len(charts) == 6
     names = re.findall(r'\sid="([^"]*)"', page)
     assert len(names) == len(set(names))
     for chart in charts:
@@ -187,7 +187,7 @@ def test_png_files_are_written_where_asked_for(tmp_path, capsys):
     command = ["report", str(tmp_path / "buffer.parquet"), "--output", str(tmp_path / "report.html")]
     assert main([*command, "--png", str(tmp_path / "png"), "--title", "Mine", "--programs", "5"]) == 0
     assert {file.name for file in (tmp_path / "png").iterdir()} == {
-        "possibility.png", "draw.png", "coverage.png", "outcomes.png",
+        "possibility.png", "draw.png", "coverage.png", "outcomes.png", "pairs.png",
     }  # fmt: skip
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "png").iterdir())
     page = (tmp_path / "report.html").read_text()

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_pper import Experience, ReplayBuffer
+from trl_pper.replay.exports.summary import summarise_exports
 from trl_pper.report import charts
 from trl_pper.report.content import (
     PASS_RATE_CLASSES,
@@ -184,3 +185,31 @@ def test_the_learning_chart_has_a_row_a_round_and_an_evaluation():
         ["0", "1,200", "none", "0.1", "0.5", "none", "none", "none"],
         ["1.5", *["none"] * 6, "0.25"],
     ]
+
+
+def test_an_exports_pairs_and_distances_are_drawn_and_listed():
+    buffer = ReplayBuffer()
+    texts = [
+        ("a", "12345", 1.0),
+        ("a", "1234", 0.0),
+        ("a", "12", 0.0),
+        ("b", "1", 1.0),
+        ("c", "x", 1.0),
+        ("c", "", 0.5),
+    ]
+    buffer.add(
+        Experience(task_id=task, prompt="p", completion=text, program=text, pass_rate=rate)
+        for task, text, rate in texts
+    )
+    pairs, distances = charts.export_charts(summarise_exports(buffer))
+    assert pairs.rows == [["0", "1", "33.3 %"], ["1", "1", "33.3 %"], ["2 to 3", "1", "33.3 %"]]
+    assert pairs.text == (
+        "2 of 3 tasks have a passing and a failing completion of the same prompt, in 3 pairs; the distance of the "
+        "closest is 1 characters in the median (quartiles 1 and 1). 3 completions pass every test (desirable, for "
+        "KTO), and 3 do not."
+    )
+    assert distances.rows == [["0", "0", "0.0 %"], ["1", "2", "100.0 %"]]
+    alone = ReplayBuffer()
+    alone.add([Experience(task_id="b", prompt="p", completion="1", program="1", pass_rate=1.0)])
+    (only,) = charts.export_charts(summarise_exports(alone))
+    assert only.rows == [["0", "1", "100.0 %"]]

@@ -11,7 +11,7 @@
 - `buffer`: the replay buffer
 - `loss_weights`: compute the factor of each drawn program in the loss
 - `arrow`: write experiences to files and data sets, and check the rows that are read
-- `export`: convert a buffer to data sets for supervised fine-tuning, DPO and KTO
+- `exports`: convert a buffer to data sets for other trainers
 - `hub`: upload a buffer to the Hugging Face Hub with a data card, and download it
 
 The folder `templates` holds the data card.

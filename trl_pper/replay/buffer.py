@@ -34,6 +34,8 @@ from trl_pper.replay.columns import (
 )
 from trl_pper.replay.distribution import Distribution
 from trl_pper.replay.experience import Experience, possibility
+from trl_pper.replay.exports import trainers
+from trl_pper.replay.exports.pairs import PairRule
 from trl_pper.replay.priority import FloatArray, PriorityFunction, p2value
 from trl_pper.replay.program_columns import ProgramColumns
 from trl_pper.replay.settings import BufferSettings, one_tokenizer
@@ -41,6 +43,8 @@ from trl_pper.replay.table import ExperienceTable
 
 if TYPE_CHECKING:
     import datasets
+
+    from trl_pper.tasks.task import CodingTask
 
 
 T = TypeVar("T")
@@ -177,6 +181,7 @@ class ReplayBuffer:
         self.tokenizer = tokenizer
         self._table = ExperienceTable()
         self._cache: dict[str, Any] = {}
+        self._last_round = False
 
     def __len__(self) -> int:
         return len(self._table)
@@ -337,8 +342,20 @@ class ReplayBuffer:
             )
         probabilities = np.zeros(len(self))
         # Ranks and passing programs are counted among the programs that can be drawn.
-        probabilities[learnable] = self._settings.probabilities(self.columns().where(learnable))
+        programs = self.columns().where(learnable)
+        probabilities[learnable] = self._settings.probabilities(programs, last_round=self._last_round)
         return probabilities
+
+    @property
+    def last_round(self) -> bool:
+        """Whether draws are those of the last round of a training; `PPERTrainer` sets it, and files do not hold it."""
+        return self._last_round
+
+    @last_round.setter
+    def last_round(self, value: bool) -> None:
+        if value != self._last_round:
+            self._last_round = value
+            self._cache.clear()
 
     def columns(self) -> ProgramColumns:
         """Return all that a priority may look at, a row for each program."""
@@ -514,6 +531,136 @@ class ReplayBuffer:
         buffer = cls(**settings)
         buffer._put(list(from_dataset(dataset)))
         return buffer
+
+    def to_sft(self, min_pass_rate: float = 1.0) -> datasets.Dataset:
+        """Return the completions with a sufficient pass rate, for `SFTTrainer`, repairs among them.
+
+        Args:
+            min_pass_rate: Smallest pass rate to include, in [0, 1]; 1 includes only programs that pass every test.
+
+        Returns:
+            A data set with the columns `prompt` and `completion`: text, or messages where the prompts are messages.
+
+        Raises:
+            ValueError: `min_pass_rate` is out of range, no whole program reaches it, or some prompts are text and
+                some are chat messages.
+        """
+        return trainers.sft_dataset(self, min_pass_rate=min_pass_rate)
+
+    def to_preferences(
+        self,
+        strategy: str = "closest",
+        *,
+        pairs_per_task: int = 1,
+        min_gap: float = 0.0,
+        min_pass_rate: float = 1.0,
+        seed: int = 0,
+    ) -> datasets.Dataset:
+        """Return pairs of a passing and a failing completion of the same prompt, for `DPOTrainer` and its like.
+
+        Truncated completions and repairs are left out, and completions that are equal are no pair.
+
+        Args:
+            strategy: "closest" for the pairs of the smallest Levenshtein distance, of equal ones those stored first;
+                "random"; or "mixed", half of each.
+            pairs_per_task: Largest number of pairs of a task, at least 1.
+            min_gap: Smallest difference of the two pass rates, in [0, 1]; any difference above 0 will do for 0.
+            min_pass_rate: Smallest pass rate of the chosen completion, in [0, 1].
+            seed: Seed of the random choices. They are the same whatever other tasks there are.
+
+        Returns:
+            A data set with the columns `prompt`, `chosen` and `rejected`.
+
+        Raises:
+            ValueError: An argument is out of range, there is no pair (the message counts what the tasks have), or
+                some prompts are text and some are chat messages.
+
+        Examples:
+            >>> buffer = ReplayBuffer()
+            >>> task = {"task_id": "one", "prompt": "1?"}
+            >>> rows = [("return 1", 1.0), ("return 2", 0.0), ("print('no')", 0.0)]
+            >>> buffer.add(Experience(**task, completion=text, program=text, pass_rate=rate) for text, rate in rows)
+            AddReport(added=3, refreshed=0, evicted=0)
+            >>> buffer.to_preferences()[0]
+            {'prompt': '1?', 'chosen': 'return 1', 'rejected': 'return 2'}
+        """
+        rule = PairRule(
+            strategy=strategy,
+            pairs_per_task=pairs_per_task,
+            min_gap=min_gap,
+            min_pass_rate=min_pass_rate,
+            seed=seed,
+        )
+        return trainers.preference_dataset(self, rule)
+
+    def to_unpaired(self, min_pass_rate: float = 1.0) -> datasets.Dataset:
+        """Return every whole completion with a label, for `KTOTrainer`, repairs among them.
+
+        Args:
+            min_pass_rate: Smallest pass rate of a completion with the label True (desirable), in [0, 1].
+
+        Returns:
+            A data set with the columns `prompt`, `completion` and `label`. `label_weights(dataset["label"])` are the
+            weights of `KTOConfig` that make up for unequal numbers of the labels.
+
+        Raises:
+            ValueError: `min_pass_rate` is out of range, the buffer holds no whole program, or some prompts are text
+                and some are chat messages.
+        """
+        return trainers.unpaired_dataset(self, min_pass_rate=min_pass_rate)
+
+    def to_reward_model(
+        self,
+        strategy: str = "closest",
+        *,
+        pairs_per_task: int = 1,
+        min_gap: float = 0.0,
+        min_pass_rate: float = 0.0,
+        seed: int = 0,
+    ) -> datasets.Dataset:
+        """Return pairs of completions with the difference of their pass rates, for `RewardTrainer`.
+
+        `RewardTrainer` takes pairs and no graded targets. Pass rates are graded nevertheless: any two programs with
+        different pass rates may be a pair, and the reward of the better one has to lead by the difference.
+
+        Args:
+            strategy: As for `to_preferences`.
+            pairs_per_task: As for `to_preferences`.
+            min_gap: As for `to_preferences`.
+            min_pass_rate: As for `to_preferences`; 1 chooses only programs that pass every test.
+            seed: As for `to_preferences`.
+
+        Returns:
+            A data set with the columns `prompt`, `chosen`, `rejected` and `margin`, which is in (0, 1].
+
+        Raises:
+            ValueError: As for `to_preferences`.
+        """
+        rule = PairRule(
+            strategy=strategy,
+            pairs_per_task=pairs_per_task,
+            min_gap=min_gap,
+            min_pass_rate=min_pass_rate,
+            seed=seed,
+        )
+        return trainers.reward_dataset(self, rule)
+
+    def to_verl(self, tasks: Iterable[CodingTask]) -> datasets.Dataset:
+        """Return the prompts with the tests of their tasks, in the layout that verl and rLLM read from Parquet files.
+
+        Args:
+            tasks: The tasks that the programs were written for. A buffer holds no tests.
+
+        Returns:
+            A data set with a row for each prompt and the columns `data_source`, `prompt`, `ability`, `reward_model`
+            (its `ground_truth` is the native row of the task as JSON) and `extra_info` (with the mean pass rate and
+            the number of the prompt's programs; a task of rLLM).
+
+        Raises:
+            ValueError: A prompt is text, since both ask by a chat template; the tests of a task are missing, or
+                compare with a function that is not registered; or the buffer is empty.
+        """
+        return trainers.verl_dataset(self, tasks)
 
     def save(self, path: str | Path) -> None:
         """Write experiences, settings and tokenizer to a Parquet file, which appears complete or not at all."""

@@ -58,7 +58,8 @@ class DrawRule:
             "pooled": not at all; programs of all tasks compete, as in the paper.
             "equal": all tasks alike; with "filter" that is the mean over a task's passing programs (MaxRL,
             arXiv 2602.02710).
-            "best": the best pass rate of the task ** `task_exponent`, 0 where nothing passes any test.
+            "best": the best pass rate of the task ** `task_exponent`, 0 where nothing passes any test; in the last
+            round of a training 0 where no program passes every test, if there is a task where one does.
             "unsolved": the share of the task's programs that fail (Prop2Diff of DART-Math, arXiv 2407.13690).
             "learnability": p * (1 - p), where p is the share of the task's programs that pass (arXiv 2502.12272).
             None: "best" for the priority "best", otherwise "pooled". If all weights are 0, tasks weigh the same.
@@ -128,8 +129,12 @@ class DrawRule:
         """The task weight, where None has become the weight that it stands for."""
         return self.task_weight or ("best" if self.priority == "best" else "pooled")
 
-    def probabilities(self, programs: ProgramColumns) -> FloatArray:
+    def probabilities(self, programs: ProgramColumns, *, last_round: bool = False) -> FloatArray:
         """Return the probability of each program to be drawn, float64, shape [n], sum 1; empty without programs.
+
+        Args:
+            programs: The programs.
+            last_round: Whether they are drawn for the last round of a training, after which nothing is collected.
 
         Raises:
             ValueError: A column has other values than the rule needs, the function returns no priorities, or the
@@ -147,7 +152,7 @@ class DrawRule:
             weights[tasks.ranks(weights, programs.p2value, programs.round_index) >= self.programs_per_task] = -np.inf
         if self.chosen_task_weight != "pooled":
             highest = tasks.highest(weights)
-            share = self._task_weights(programs, tasks, drawable=np.isfinite(highest))
+            share = self._task_weights(programs, tasks, drawable=np.isfinite(highest), last_round=last_round)
             # Relative to the best of the task first: beside large numbers a task's share would be lost to rounding.
             weights = weights - np.where(np.isfinite(highest), highest, 0.0)[tasks.group]
             weights = weights + (share - tasks.log_sum_exp(weights))[tasks.group]
@@ -203,7 +208,9 @@ class DrawRule:
         factors[passing] = _bounded(speed[passing] - fastest[passing], np.multiply, self.cpu_time_exponent)
         return factors
 
-    def _task_weights(self, programs: ProgramColumns, tasks: _Tasks, *, drawable: NDArray[np.bool_]) -> FloatArray:
+    def _task_weights(
+        self, programs: ProgramColumns, tasks: _Tasks, *, drawable: NDArray[np.bool_], last_round: bool
+    ) -> FloatArray:
         """Return the logarithm of each task's weight, shape [tasks]; `drawable` tasks have a program to draw."""
         rates = programs.pass_rate
         match self.chosen_task_weight:
@@ -212,6 +219,9 @@ class DrawRule:
                 # 0 to the power of 0 stays 0 here: nothing is to be learned from a task without a passing test.
                 powers = _bounded(_log(np.where(highest > 0, highest, 1.0)), np.multiply, self.task_exponent)
                 weights = np.where(highest > 0, powers, -np.inf)
+                if last_round and (highest[drawable] >= 1.0).any():
+                    # A near miss is learned for the sake of later collections.
+                    weights[highest < 1.0] = -np.inf
             case "unsolved":
                 weights = _log(1.0 - tasks.mean(rates >= 1.0))
             case "learnability":

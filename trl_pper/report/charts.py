@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trl_pper.replay.exports.summary import ExportSummary, doubling_classes
 from trl_pper.replay.priority import FloatArray
 from trl_pper.report.chart import ACCENT, GOOD, INK, LINE, MUTE, WARM, Chart, drawn_figure, number
 from trl_pper.report.content import (
@@ -30,13 +31,16 @@ from trl_pper.report.history import History
 _CELLS = 25
 
 
-def draw_charts(content: Content, history: History, *, possibility: str) -> list[Chart]:
+def draw_charts(
+    content: Content, history: History, *, possibility: str, exports: ExportSummary | None = None
+) -> list[Chart]:
     """Draw all charts for which there is data.
 
     Args:
         content: Content of the buffer.
         history: History of its run.
         possibility: Kind of possibility, "mean" or "product".
+        exports: What exports of the buffer would hold; None for no charts of it.
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
@@ -51,7 +55,56 @@ def draw_charts(content: Content, history: History, *, possibility: str) -> list
         draw_chart(content),
         coverage_chart(content),
         outcome_chart(content),
+        *([] if exports is None else export_charts(exports)),
     ]
+
+
+def export_charts(exports: ExportSummary) -> list[Chart]:
+    """Draw how many pairs the tasks would give a preference trainer, and how far apart the closest of each are."""
+    if not len(exports.pairs):
+        # Every completion was cut off, or is a repair.
+        return []
+    pairs, distances = exports.pairs_in_words(), exports.distances
+    charts = [
+        _counts_chart(
+            "pairs",
+            "What an export would hold",
+            f"{pairs[0].upper()}{pairs[1:]}. {exports.balance()}.",
+            exports.pairs,
+            "pairs of the task",
+        )
+    ]
+    if len(distances):
+        text = f"{len(distances):,} tasks: in close pairs little but the mistake differs."
+        charts.append(
+            _counts_chart(
+                "distances", "How far apart the closest pairs are", text, distances, "characters that differ"
+            )
+        )
+    return charts
+
+
+def _counts_chart(name: str, title: str, text: str, values: IntArray, label: str) -> Chart:
+    """Draw the number of tasks by a whole number, in classes that double."""
+    names, counts = doubling_classes(values)
+
+    def draw(axes: Any) -> None:
+        x = np.arange(len(counts))
+        axes.bar(x, counts, width=0.6, color=ACCENT)
+        axes.set_xticks(x, [name.replace(" to ", "\u2013") for name in names], fontsize=8)
+        # Names of thousands are too wide to stand beside each other.
+        axes.tick_params(axis="x", rotation=45 if len(counts) > 6 else 0)
+        axes.grid(axis="y", color=LINE, linewidth=0.5)
+        axes.set(xlabel=label, ylabel="tasks")
+
+    return Chart(
+        name=name,
+        title=title,
+        text=text,
+        figure=drawn_figure(draw),
+        header=[label, "tasks", "share"],
+        rows=[[one, f"{count:,}", percent(count / len(values))] for one, count in zip(names, counts, strict=True)],
+    )
 
 
 def possibility_chart(content: Content, kind: str) -> Chart:

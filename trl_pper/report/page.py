@@ -20,6 +20,7 @@ from markupsafe import Markup
 from trl_pper import __version__
 from trl_pper.files import atomic_file
 from trl_pper.replay.buffer import ReplayBuffer
+from trl_pper.replay.exports.summary import summarise_exports
 from trl_pper.report.chart import Chart, to_svg
 from trl_pper.report.charts import draw_charts
 from trl_pper.report.content import Content, buffer_facts, read_content
@@ -81,7 +82,7 @@ def write_report(
         facts = {"repair experiences, which are not shown here": f"{repairs:,}", **(facts or {})}
         buffer = programs_alone
     content = read_content(buffer)
-    charts = draw_charts(content, history, possibility=buffer.possibility)
+    charts = draw_charts(content, history, possibility=buffer.possibility, exports=summarise_exports(buffer))
     page = _page(buffer, content, charts, history, title=title, facts=facts or {}, programs=programs)
     with atomic_file(path) as file:
         file.write(page.encode("utf-8"))

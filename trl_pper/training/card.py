@@ -24,6 +24,7 @@ from jinja2 import Environment, PackageLoader
 from trl_pper import __version__
 from trl_pper.files import atomic_file
 from trl_pper.metrics.scores import FigureName, figure_named
+from trl_pper.replay.exports.summary import ExportSummary, summarise_exports
 from trl_pper.replay.hub import BufferContents, as_code
 from trl_pper.rounds.collection_report import CollectionReport
 from trl_pper.tasks.mixture import SourceCount, count_by_source
@@ -65,6 +66,7 @@ class RunFacts:
     Args:
         contents: The summary of the buffer.
         settings: The buffer's settings.
+        exports: What exports of the buffer would hold; None to leave it out.
         tasks: Number of tasks that programs were written for, by source; empty for a run on judged programs.
         rounds: The report of each collection, in order.
         evaluated: The changes of the scores of evaluations.
@@ -78,6 +80,7 @@ class RunFacts:
 
     contents: BufferContents
     settings: Mapping[str, Any]
+    exports: ExportSummary | None = None
     tasks: Sequence[SourceCount] = ()
     rounds: Sequence[CollectionReport] = ()
     evaluated: Sequence[Change] = ()
@@ -207,6 +210,7 @@ def run_facts(trainer: Any) -> RunFacts:
     return RunFacts(
         contents=trainer.buffer.contents(),
         settings=trainer.buffer.settings(),
+        exports=summarise_exports(trainer.buffer),
         tasks=count_by_source(collector.tasks or []) if collector is not None else [],
         rounds=collector.reports if collector is not None else [],
         evaluated=changes(logged, kept_step=state.best_global_step if args.load_best_model_at_end else None),
