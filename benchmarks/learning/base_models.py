@@ -62,6 +62,8 @@ NUM_BEAMS = 3
 #: The longest right completion has fewer tokens.
 MAX_COMPLETION_TOKENS = 96
 TASKS = 200
+#: The benches have so many base models of a family and regime, so that no result is of one model alone.
+BASE_SEEDS = 2
 FACTS = "base.json"
 
 

@@ -26,13 +26,53 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from base_models import REGIMES, base_model
+import torch
+from base_models import BASE_SEEDS, REGIMES, base_model
 from contenders import ALIKE, BATCH_SIZE, LEARNING_RATE, TASKS
+from datasets import Dataset
 from families import FAMILIES
-from tables import interval, kept_runs, with_filled
+from learners import (
+    EVALUATION_BEAMS,
+    GENERATIONS,
+    GRPO_LEARNING_RATE,
+    LIMITS,
+    MAX_COMPLETION_LENGTH,
+    beams,
+    collected,
+    loaded,
+)
+from tables import cell_of, interval, keep, kept_runs, merged, with_filled
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
-#: Seeds have one of two base models, as in the learning bench.
-BASE_SEEDS = 2
+from trl_pper import (
+    CodingTask,
+    Judge,
+    NucleusSource,
+    PPERConfig,
+    PPERTrainer,
+    ReplayBuffer,
+    ReplayGRPOTrainer,
+    count_task,
+    demo,
+    evaluate_tasks,
+    extract_program,
+    label_weights,
+    pass_rate_reward,
+    sum_up,
+    task_rows,
+)
+
 FAMILY = "lists"
 #: Programs of a task from one collection; ways that write on-policy leave a part of them to their training.
 PROGRAMS, PROGRAMS_BEFORE = 9, 5
@@ -41,8 +81,8 @@ STEPS = 150
 SECOND_STEPS = TASKS * (PROGRAMS - PROGRAMS_BEFORE) // BATCH_SIZE
 #: Steps of the reward model, which come on top.
 REWARD_STEPS = 75
-MAX_COMPLETION_LENGTH = 96
-GENERATIONS = 4
+#: A pair is two rows of a minibatch.
+PAIRED = {"per_device_train_batch_size": BATCH_SIZE // 2}
 #: Samples of a held-out task, and the numbers of them that are counted.
 SAMPLES = 1000
 SAMPLED_TASKS = 20
@@ -72,8 +112,8 @@ class Stage:
     replayed: int = 0
 
 
-#: By trial on a seed that the table has not (`--tuning`); GRPO's is that of the learning bench.
-RATE: dict[str, float] = {"dpo": 1e-5, "orpo": 5e-4, "kto": 1e-5, "grpo": 1e-4}
+#: The best of RATES on a seed that the table has not (`--tuning`); GRPO's is that of the learning bench.
+RATE: dict[str, float] = {"dpo": 1e-5, "orpo": 5e-4, "kto": 1e-5, "grpo": GRPO_LEARNING_RATE}
 RATES = (1e-5, 1e-4, 5e-4)
 
 
@@ -117,8 +157,6 @@ class Bench:
     def __init__(
         self, seed: int, *, bases: Path, folder: Path, judge: Any, regime: str, source: str, quick: bool
     ) -> None:
-        from trl_pper import demo
-
         self.seed, self.folder, self.judge, self.quick = seed, folder, judge, quick
         family = FAMILIES[FAMILY]
         self.model, self.writer = (
@@ -129,15 +167,9 @@ class Bench:
         self.held_out = family.tasks("test", seed=seed, count=4 if quick else TASKS, tests=8)
 
     @functools.cache  # noqa: B019 - a seed's bench lives as long as its process
-    def buffer(self, programs: int) -> Any:
+    def buffer(self, programs: int) -> ReplayBuffer:
         """Return a collection with a number of programs for each task, by beam search."""
-        from trl_pper import BeamSampleCollector, ReplayBuffer
-
-        collected = ReplayBuffer(seed=self.seed)
-        collector = BeamSampleCollector(tasks=self.tasks, judge=self.judge)
-        collector.attach(collected, source=self._beams(self.writer, programs))
-        collector.collect(0)
-        return collected
+        return self._collected(self.tasks, self.writer, programs)
 
     @functools.cache  # noqa: B019
     def trained(self, stages: tuple[Stage, ...], programs: int) -> Path:
@@ -150,23 +182,15 @@ class Bench:
     @functools.cache  # noqa: B019
     def reward_model(self, warm: bool) -> tuple[Path, float]:
         """Return a reward model of the smaller collection, and its accuracy on pairs of held-out tasks."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-        from trl import RewardConfig, RewardTrainer
-
-        from trl_pper import BeamSampleCollector, ReplayBuffer
-
         start = self.trained(_second("dpo")[:1], PROGRAMS_BEFORE) if warm else self.model
         tokenizer = AutoTokenizer.from_pretrained(start)
         model = AutoModelForSequenceClassification.from_pretrained(
             start, num_labels=1, pad_token_id=tokenizer.pad_token_id
         )
-        unseen = ReplayBuffer(seed=self.seed)
-        collector = BeamSampleCollector(tasks=self.held_out, judge=self.judge)
-        collector.attach(unseen, source=self._beams(self.model, PROGRAMS))
-        collector.collect(0)
+        unseen = self._collected(self.held_out, self.model, PROGRAMS)
         trainer = RewardTrainer(
             model,
-            RewardConfig(**self.common("reward", REWARD_STEPS) | {"per_device_train_batch_size": BATCH_SIZE // 2}),
+            RewardConfig(**self.common("reward", REWARD_STEPS) | PAIRED),
             train_dataset=self.buffer(PROGRAMS_BEFORE).to_reward_model("mixed", pairs_per_task=4, seed=self.seed),
             eval_dataset=unseen.to_reward_model("random", pairs_per_task=4, seed=self.seed),
             processing_class=tokenizer,
@@ -198,27 +222,16 @@ class Bench:
         tokenizer.save_pretrained(folder)
         return folder
 
-    def _beams(self, model: Path, number: int) -> Any:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from trl_pper import BeamSearchSource
-
-        loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-        return BeamSearchSource(
-            loaded, tokenizer, num_beams=number, max_completion_length=MAX_COMPLETION_LENGTH, batch_size=64
-        )
+    def _collected(self, tasks: Sequence[CodingTask], model: Path, programs: int) -> ReplayBuffer:
+        return collected(tasks, beams(*loaded(model), programs), self.judge, seed=self.seed)[0]
 
     def scores(self, model: Path) -> dict[str, Any]:
         """Return what a model solves by beams on all held-out tasks, and by samples on the first of them."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from trl_pper import NucleusSource, count_task, evaluate_tasks, extract_program, sum_up
-
-        beams = evaluate_tasks(self.held_out, self._beams(model, 3), self.judge)
-        loaded, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        student, tokenizer = loaded(model)
+        by_beams = evaluate_tasks(self.held_out, beams(student, tokenizer, EVALUATION_BEAMS), self.judge)
         samples = 20 if self.quick else SAMPLES
         source = NucleusSource(
-            loaded, tokenizer, num_programs=samples, max_completion_length=MAX_COMPLETION_LENGTH, batch_size=1,
+            student, tokenizer, num_programs=samples, max_completion_length=MAX_COMPLETION_LENGTH, batch_size=1,
             max_sequences=SAMPLING_BATCH, top_p=1.0, seed=self.seed, with_logprobs=False,
         )  # fmt: skip
         tasks = self.held_out[:SAMPLED_TASKS]
@@ -232,91 +245,67 @@ class Bench:
         figures = sum_up(counts, k=[k for k in AT if k <= samples])
         return {
             "tasks": len(self.held_out),
-            "solved": round(beams.accuracy * beams.tasks),
-            "any_of_3": round(beams.solved * beams.tasks),
+            "solved": round(by_beams.accuracy * by_beams.tasks),
+            "any_of_3": round(by_beams.solved * by_beams.tasks),
             "sampled_tasks": len(tasks),
             "pass@k": {str(k): one.value for k, one in figures.pass_at_k.items()},
             "compile_rate": figures.compile_rate,
-            "unjudged": figures.unjudged + beams.unjudged,
+            "unjudged": figures.unjudged + by_beams.unjudged,
         }
 
 
 def _trained_sft(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    from trl import SFTConfig, SFTTrainer
-
-    config = SFTConfig(**bench.common("sft", stage.steps) | dict(stage.options))
-    return _given(bench, SFTTrainer, config, model, bench.buffer(programs).to_sft())
+    return _given(bench, SFTTrainer, _config(bench, SFTConfig, stage), model, bench.buffer(programs).to_sft())
 
 
 def _trained_dpo(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    from trl import DPOConfig, DPOTrainer
-
-    return _given(bench, DPOTrainer, _paired(bench, DPOConfig, stage), model, _pairs(bench, programs))
+    return _given(bench, DPOTrainer, _config(bench, DPOConfig, stage, PAIRED), model, _pairs(bench, programs))
 
 
 def _trained_orpo(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
+    # TRL warns on import that its experimental trainers may change; `run_seed` asks for silence first.
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    return _given(bench, ORPOTrainer, _paired(bench, ORPOConfig, stage), model, _pairs(bench, programs))
+    return _given(bench, ORPOTrainer, _config(bench, ORPOConfig, stage, PAIRED), model, _pairs(bench, programs))
 
 
 def _trained_kto(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    from trl import KTOConfig, KTOTrainer
-
-    from trl_pper import label_weights
-
     rows = bench.buffer(programs).to_unpaired()
-    config = KTOConfig(**bench.common("kto", stage.steps) | label_weights(rows["label"]) | dict(stage.options))
-    return _given(bench, KTOTrainer, config, model, rows)
+    return _given(bench, KTOTrainer, _config(bench, KTOConfig, stage, label_weights(rows["label"])), model, rows)
 
 
 def _trained_pper(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    from trl_pper import PPERConfig, PPERTrainer
-
     steps = 2 if bench.quick else stage.steps
-    options = {"max_steps": -1, "num_train_epochs": 1, "steps_per_round": steps, **stage.options}
-    config = PPERConfig(**bench.common("pper", steps) | options)
+    settings = {"max_steps": -1, "num_train_epochs": 1, "steps_per_round": steps}
+    config = _config(bench, PPERConfig, stage, settings)
     return _given(bench, PPERTrainer, config, model, bench.buffer(programs).to_dataset())
 
 
 def _trained_grpo(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig
-
-    from trl_pper import ReplayGRPOTrainer, pass_rate_reward, task_rows
-
-    more = {"num_generations": GENERATIONS, "max_completion_length": MAX_COMPLETION_LENGTH, **stage.options}
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    trainer = ReplayGRPOTrainer(
-        AutoModelForCausalLM.from_pretrained(model),
+    settings = {"num_generations": GENERATIONS, "max_completion_length": MAX_COMPLETION_LENGTH}
+    return _given(
+        bench,
+        ReplayGRPOTrainer,
+        _config(bench, GRPOConfig, stage, settings),
+        model,
+        Dataset.from_list(task_rows(bench.tasks)),
         reward_funcs=pass_rate_reward(bench.judge) if stage.reward == "judge" else str(bench.reward_model(True)[0]),
-        args=GRPOConfig(**bench.common("grpo", stage.steps) | more),
-        train_dataset=Dataset.from_list(task_rows(bench.tasks)),
-        processing_class=tokenizer,
         buffer=bench.buffer(programs),
         replayed_generations=stage.replayed,
     )
-    return bench.finish(trainer, tokenizer)
 
 
-def _paired(bench: Bench, kind: Any, stage: Stage) -> Any:
-    # A pair is two rows of a minibatch.
-    return kind(
-        **bench.common("pairs", stage.steps) | {"per_device_train_batch_size": BATCH_SIZE // 2} | dict(stage.options)
-    )
+def _config(bench: Bench, kind: Any, stage: Stage, settings: Mapping[str, Any] | None = None) -> Any:
+    return kind(**bench.common(stage.method, stage.steps) | dict(settings or {}) | dict(stage.options))
 
 
-def _pairs(bench: Bench, programs: int) -> Any:
+def _pairs(bench: Bench, programs: int) -> Dataset:
     return bench.buffer(programs).to_preferences("mixed", pairs_per_task=4, seed=bench.seed)
 
 
-def _given(bench: Bench, kind: Any, config: Any, model: Path, rows: Any) -> Path:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    loaded = AutoModelForCausalLM.from_pretrained(model)
-    return bench.finish(kind(loaded, args=config, train_dataset=rows, processing_class=tokenizer), tokenizer)
+def _given(bench: Bench, kind: Any, config: Any, model: Path, rows: Dataset, **more: Any) -> Path:
+    student, tokenizer = loaded(model)
+    return bench.finish(kind(student, args=config, train_dataset=rows, processing_class=tokenizer, **more), tokenizer)
 
 
 TRAINERS = {
@@ -333,13 +322,9 @@ def run_seed(
     seed: int, ways: Sequence[str], *, folder: Path, setting: str, regime: str, source: str, quick: bool
 ) -> None:
     """Make the runs of a seed, a file for each."""
-    import torch
-
-    from trl_pper import Judge, Limits
-
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
-    with tempfile.TemporaryDirectory() as scratch, Judge(1, limits=Limits(cpu_seconds=2.0)) as judge:
+    with tempfile.TemporaryDirectory() as scratch, Judge(1, limits=LIMITS) as judge:
         bench = Bench(
             seed, bases=folder / "bases", folder=Path(scratch), judge=judge, regime=regime, source=source, quick=quick
         )
@@ -426,8 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     folder = options.folder / "quick" if options.quick else options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    kept = [] if options.runs is None else kept_runs(options.runs)
-    made = {(run["setting"], run["contender"], run["seed"]) for run in kept}
+    made = {cell_of(run) for run in kept_runs(options.runs)} if options.runs else set()
     first = TUNING_SEED if options.tuning else options.first_seed
     seeds = range(first, first + (1 if options.quick else options.seeds))
     ways = options.ways or list(TUNING if options.tuning else MAIN)
@@ -453,10 +437,9 @@ def main(arguments: list[str] | None = None) -> None:
         # An error ends the command behind the other seeds, whose files stay.
         errors = [error for one in running if (error := one.exception()) is not None]
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("iotacode - *.json"))]
-    by_cell = {(run["setting"], run["contender"], run["seed"]): run for run in [*kept, *found]}
-    runs = [by_cell[cell] for cell in sorted(by_cell)]
+    runs = merged(options.runs, found)
     if options.runs is not None:
-        options.runs.write_text("".join(json.dumps(run) + "\n" for run in runs))
+        keep(options.runs, runs)
     rows = summarise(runs)
     for name in dict.fromkeys(row["setting"] for row in rows):
         print(f"\n{name}\n\n{table(rows, name)}")

@@ -59,7 +59,7 @@ class Examiner(TrainerCallback):  # type: ignore[misc]
         """Evaluate a model, and keep its scores."""
         training = model.training
         model.eval()
-        scores = evaluate_tasks(self.held_out, _beams(model, self.tokenizer, EVALUATION_BEAMS), self.judge)
+        scores = evaluate_tasks(self.held_out, beams(model, self.tokenizer, EVALUATION_BEAMS), self.judge)
         model.train(training)
         self.scores.append(
             {
@@ -117,8 +117,7 @@ def learn(
 ) -> Figures:
     """Train a model and return its figures, those before training and those after each round."""
     set_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    student = AutoModelForCausalLM.from_pretrained(model)
+    student, tokenizer = loaded(model)
     with Judge(workers=1, limits=LIMITS) as judge:
         examiner = Examiner(held_out, tokenizer, judge, every=steps_per_round)
         examiner.examine(student)
@@ -137,7 +136,7 @@ def learn(
         )
         figures: Figures = {"collections": [], "gradient_tokens": 0, "entropy": []}
         if contender.method == "pper":
-            figures |= _pper(run, None if teacher is None else _teacher(teacher, setting))
+            figures |= _pper(run, None if teacher is None else beams(*loaded(teacher), setting.programs))
         elif contender.method == "references":
             rows = [{"task_id": one.task_id, "completion": reference(one.task_id)} for one in tasks]
             figures |= _pper(run, DatasetSource(rows))
@@ -148,10 +147,26 @@ def learn(
     return {"rounds": examiner.scores, **figures}
 
 
-def _beams(model: Any, tokenizer: Any, number: int) -> BeamSearchSource:
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """Return the model and the tokenizer of a folder."""
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def beams(model: Any, tokenizer: Any, number: int) -> BeamSearchSource:
+    """Return beam search with a number of programs for each task."""
     return BeamSearchSource(
         model, tokenizer, num_beams=number, max_completion_length=MAX_COMPLETION_LENGTH, batch_size=GENERATION_BATCH
     )
+
+
+def collected(
+    tasks: Sequence[CodingTask], writer: BeamSearchSource, judge: Judge, *, seed: int = 0, round_index: int = 0
+) -> tuple[ReplayBuffer, Any]:
+    """Return a buffer of one collection, and the report on it."""
+    buffer = ReplayBuffer(seed=seed)
+    collector = BeamSampleCollector(tasks=tasks, judge=judge)
+    collector.attach(buffer, source=writer)
+    return buffer, collector.collect(round_index)
 
 
 def _pper(run: Run, source: Any) -> Figures:
@@ -210,11 +225,6 @@ class _Weaning(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the teacher."""
         self.collector.source = None
-
-
-def _teacher(folder: Path, setting: Setting) -> BeamSearchSource:
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    return _beams(model, tokenizer, setting.programs)
 
 
 def _collection(report: Any) -> Figures:
@@ -276,11 +286,10 @@ def _dpo(run: Run) -> Figures:
     # Its trainers are one for each round, and count their steps from 0.
     run.examiner.every = run.steps
     for round_index in range(run.setting.rounds):
-        buffer = ReplayBuffer()
-        collector = BeamSampleCollector(tasks=run.tasks, judge=run.judge)
         run.student.eval()
-        collector.attach(buffer, source=_beams(run.student, run.tokenizer, run.setting.programs))
-        reports.append(collector.collect(round_index))
+        writer = beams(run.student, run.tokenizer, run.setting.programs)
+        buffer, report = collected(run.tasks, writer, run.judge, round_index=round_index)
+        reports.append(report)
         run.student.train()
         settings = {
             "max_steps": run.steps,

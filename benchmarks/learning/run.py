@@ -24,10 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS, STEPS_PER_ROUND, STUDIES, TASKS, Setting
-from tables import kept_runs
-
-#: Base models differ by their seed, so that no result is of one model alone.
-BASE_SEEDS = 2
+from tables import cell_of, kept_runs
 
 
 def cells(study: str, *, seeds: int | None = None) -> Iterator[tuple[Setting, str, int]]:
@@ -44,7 +41,7 @@ def cell_file(folder: Path, setting: Setting, contender: str, seed: int) -> Path
 
 def run_cell(setting: Setting, contender: str, seed: int, *, folder: Path, quick: bool = False) -> dict[str, Any]:
     """Train and evaluate a contender, and return its figures; a quick run has the demo's model and few steps."""
-    from base_models import base_model
+    from base_models import BASE_SEEDS, base_model
     from families import FAMILIES
     from learners import learn
 
@@ -127,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = [cell for study in studies for cell in cells(study, seeds=options.seeds)]
     wanted = [cell for cell in wanted if options.contenders is None or cell[1] in options.contenders]
     if options.runs is not None:
-        made = {(run["setting"], run["contender"], run["seed"]) for run in kept_runs(options.runs)}
+        made = {cell_of(run) for run in kept_runs(options.runs)}
         wanted = [cell for cell in wanted if (cell[0].name, *cell[1:]) not in made]
     if options.again:
         for cell in wanted:

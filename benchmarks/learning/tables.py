@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,28 @@ def compact(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_runs(folder: Path, kept: Path | None = None) -> list[dict[str, Any]]:
     """Return the runs in a folder and in a file of kept runs, each once; those in the folder replace kept ones."""
-    found = [compact(json.loads(path.read_text())) for path in folder.glob("*.json")]
-    by_cell = {
-        (run["setting"], run["contender"], run["seed"]): run for run in [*(kept_runs(kept) if kept else []), *found]
-    }
-    return [by_cell[cell] for cell in sorted(by_cell)]
+    return merged(kept, [compact(json.loads(path.read_text())) for path in folder.glob("*.json")])
+
+
+def cell_of(run: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return what no two runs have in common."""
+    return run["setting"], run["contender"], run["seed"]
 
 
 def kept_runs(path: Path) -> list[dict[str, Any]]:
     """Return the runs in a file of kept runs; none if there is no file yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def merged(kept: Path | None, found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the runs of a file of kept runs and further ones, each once; the further ones replace kept ones."""
+    by_cell = {cell_of(run): run for run in [*(kept_runs(kept) if kept else []), *found]}
+    return [by_cell[cell] for cell in sorted(by_cell)]
+
+
+def keep(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write a file of kept runs."""
+    path.write_text("".join(json.dumps(run) + "\n" for run in runs))
 
 
 def interval(values: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
@@ -220,7 +232,7 @@ def main() -> None:
     if not runs:
         sys.exit(f"--folder: {options.folder} holds no run; make some with benchmarks/learning/run.py")
     if options.runs is not None:
-        options.runs.write_text("".join(json.dumps(run) + "\n" for run in runs))
+        keep(options.runs, runs)
     rows = summarise(runs, options.reference)
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     for setting in settings:

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_pper import Experience, ReplayBuffer, ReplayGRPOTrainer
@@ -54,7 +55,7 @@ BUFFER = (
 def build(make_model, tokenizer, tmp_path):
     """Build a trainer that records what it gives to its reward function, and learns at a high rate."""
 
-    def build(kind=ReplayGRPOTrainer, *, prompts=PROMPTS, template=None, config=None, **given):
+    def build(kind=ReplayGRPOTrainer, *, prompts=PROMPTS, template=None, config=None, tokenizer=tokenizer, **given):
         tokenizer.chat_template = template
         seen = []
 
@@ -68,7 +69,7 @@ def build(make_model, tokenizer, tmp_path):
             "logging_steps": 1, "learning_rate": 1e-2, "seed": 5, CHECKPOINTING: False, **(config or {}),
         }  # fmt: skip
         trainer = kind(
-            make_model(),
+            make_model(vocab_size=len(tokenizer)),
             reward_funcs=reward,
             args=GRPOConfig(str(tmp_path), **settings),
             train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
@@ -214,6 +215,24 @@ def test_messages_are_replayed_as_answers(build):
     assert answers[-1] == [{"role": "assistant", "content": "right"}]
     # What is longer than a completion may be has no place.
     assert len(trainer._successes) == 1
+
+
+def test_tokens_that_merge_across_the_border_are_parted(build, tokenizer, monkeypatch):
+    """A model is given the prompt alone, so that it cannot write a token that begins in the prompt."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    line_feed, first = "\u010a", "r"
+    state["model"]["vocab"][line_feed + first] = len(tokenizer)
+    state["model"]["merges"] = [[line_feed, first]]
+    state["pre_tokenizer"]["use_regex"] = False
+    merging = type(tokenizer)(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), eos_token="<eos>", pad_token="<pad>"
+    )
+    asked = merging("# one\n")["input_ids"]
+    assert merging("# one\nright")["input_ids"][: len(asked)] != asked
+    trainer, seen = build(buffer=filled(program("# one\n", "right")), tokenizer=merging)
+    trainer.train()
+    [ids] = [ids for _, text, ids in seen[0] if text == "right"]
+    assert ids == [*merging("right")["input_ids"], merging.eos_token_id]
 
 
 def test_fields_that_tokenizers_give_for_each_row_stay_whole(build, tokenizer, monkeypatch):

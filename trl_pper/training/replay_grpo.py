@@ -6,6 +6,7 @@ a difference to learn from, as in RLEP (arXiv 2507.07451) and ExGRPO (arXiv 2510
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from trl import GRPOTrainer
 
 from trl_pper.generation.encoding import Encoder
 from trl_pper.replay.buffer import ReplayBuffer
-from trl_pper.replay.experience import chat_json
+from trl_pper.replay.experience import Experience, chat_json
 from trl_pper.tasks.task import Prompt, content_text
 
 #: Token ids of a prompt, as the trainer tokenises it.
 _Ids = tuple[int, ...]
+#: The passing programs of each prompt with their draw probabilities, by the JSON text of the prompt.
+_Successes = dict[str, list[tuple[Experience, float]]]
 #: The token ids of the completions of a prompt, and their draw probabilities.
 _Encoded = tuple[list[list[int]], NDArray[np.float64]]
 
@@ -66,10 +69,10 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.num_generations} completions of a group or more; got {replayed_generations!r:.80}. Lower it, "
                 "or raise num_generations"
             )
-        _check_prompts(successes, self.train_dataset)
+        _check_prompts([programs[0][0].prompt for programs in successes.values()], self.train_dataset)
         self._successes = self._encode(successes)
 
-    def _encode(self, successes: dict[str, _Successes]) -> dict[_Ids, _Encoded]:
+    def _encode(self, successes: _Successes) -> dict[_Ids, _Encoded]:
         """Return the completions and draw probabilities of each prompt, by the token ids of the prompt."""
         encoder = Encoder(
             tokenizer=self._tokenizer,
@@ -78,14 +81,14 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             chat_template_kwargs=self.chat_template_kwargs or {},
         )
         encoded: dict[_Ids, _Encoded] = {}
-        for one in successes.values():
-            [asked], _, _ = self._tokenize_prompts([one.prompt])
+        for programs in successes.values():
+            [asked], _, _ = self._tokenize_prompts([programs[0][0].prompt])
             kept: dict[_Ids, float] = {}
-            for (completion, token_ids), weight in zip(one.completions, one.weights, strict=True):
-                prompt_ids, ids = encoder.pair(one.prompt, completion, token_ids=token_ids)
+            for one, weight in programs:
+                prompt_ids, ids = encoder.pair(one.prompt, one.completion, token_ids=one.token_ids)
                 if prompt_ids != asked:
                     # Tokens merge across the border: a model that is given the prompt alone would write these.
-                    ids = [*self._tokenizer(text=completion, add_special_tokens=False)["input_ids"]]
+                    ids = [*self._tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
                     ids += [self._tokenizer.eos_token_id]
                 if len(ids) <= self.max_completion_length:
                     kept[tuple(ids)] = kept.get(tuple(ids), 0.0) + weight
@@ -142,17 +145,8 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return [completions[at] for at in generator.choice(len(completions), count, replace=False, p=weights)]
 
 
-class _Successes:
-    """The passing programs of a prompt, with their draw probabilities."""
-
-    def __init__(self, prompt: Prompt) -> None:
-        self.prompt = prompt
-        self.completions: list[tuple[str, tuple[int, ...]]] = []
-        self.weights: list[float] = []
-
-
-def _passing(buffer: ReplayBuffer) -> dict[str, _Successes]:
-    """Return the whole programs that pass every test, by the JSON text of their prompt."""
+def _passing(buffer: ReplayBuffer) -> _Successes:
+    """Return the whole programs that pass every test."""
     positions = np.flatnonzero((buffer.pass_rates() >= 1.0) & ~buffer.truncated())
     if not len(positions):
         raise ValueError(
@@ -160,23 +154,21 @@ def _passing(buffer: ReplayBuffer) -> dict[str, _Successes]:
             f"{len(buffer)} programs and none that does. Collect more, or train with trl.GRPOTrainer"
         )
     weights = buffer.probabilities()[positions]
-    successes: dict[str, _Successes] = {}
+    successes: _Successes = {}
     for one, weight in zip(buffer.take(positions), weights, strict=True):
-        found = successes.setdefault(chat_json(one.prompt), _Successes(one.prompt))
-        found.completions.append((one.completion, one.token_ids))
-        found.weights.append(float(weight))
+        successes.setdefault(chat_json(one.prompt), []).append((one, float(weight)))
     return successes
 
 
-def _check_prompts(successes: dict[str, _Successes], dataset: Any) -> None:
-    """Raise an error if no prompt of a data set has a passing program; a stream is not looked through."""
+def _check_prompts(solved: Sequence[Prompt], dataset: Any) -> None:
+    """Raise an error if a data set has none of some prompts; a stream is not looked through."""
     if not hasattr(dataset, "__len__"):
         return
     prompts = {_words(prompt) for prompt in dataset["prompt"]}
-    if prompts.isdisjoint(_words(one.prompt) for one in successes.values()):
+    if prompts.isdisjoint(map(_words, solved)):
         raise ValueError(
             f"buffer: must hold passing programs for prompts of train_dataset, with the same text or messages; its "
-            f"{len(successes)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
+            f"{len(solved)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
             "data set of the tasks that the programs were collected for, as chat messages (as_chat) if they were"
         )
 
