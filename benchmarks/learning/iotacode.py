@@ -73,7 +73,6 @@ from trl_pper import (
     task_rows,
 )
 
-FAMILY = "lists"
 #: Programs of a task from one collection; ways that write on-policy leave a part of them to their training.
 PROGRAMS, PROGRAMS_BEFORE = 9, 5
 #: Optimizer steps in all, and those of the trainer behind a warm-up. GRPO writes BATCH_SIZE programs in each.
@@ -89,6 +88,22 @@ SAMPLED_TASKS = 20
 AT = (1, 10, 100, 1000)
 #: Completions that are sampled at once.
 SAMPLING_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the ways of a table have alike: the tasks, how often the base model passes, and who writes programs."""
+
+    family: str
+    regime: str
+    source: Literal["self", "teacher"]
+    tuning: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the name, for files and tables."""
+        return f"{self.family}, {self.regime}" + ", teacher" * (self.source == "teacher") + ", tuning" * self.tuning
+
 
 Method = Literal["sft", "pper", "dpo", "orpo", "kto", "grpo"]
 
@@ -154,17 +169,15 @@ TUNING_SEED = 20
 class Bench:
     """The parts that the ways of a seed share: base model, tasks, collections, warmed-up models, the reward model."""
 
-    def __init__(
-        self, seed: int, *, bases: Path, folder: Path, judge: Any, regime: str, source: str, quick: bool
-    ) -> None:
+    def __init__(self, setting: Setting, seed: int, *, bases: Path, folder: Path, judge: Judge, quick: bool) -> None:
         self.seed, self.folder, self.judge, self.quick = seed, folder, judge, quick
-        family = FAMILIES[FAMILY]
+        tasks = FAMILIES[setting.family].tasks
         self.model, self.writer = (
-            demo.MODEL if quick else base_model(FAMILY, name, seed=seed % BASE_SEEDS, cache=bases)
-            for name in (regime, regime if source == "self" else "common")
+            demo.MODEL if quick else base_model(setting.family, name, seed=seed % BASE_SEEDS, cache=bases)
+            for name in (setting.regime, setting.regime if setting.source == "self" else "common")
         )
-        self.tasks = family.tasks("train", seed=seed, count=12 if quick else TASKS, tests=8)
-        self.held_out = family.tasks("test", seed=seed, count=4 if quick else TASKS, tests=8)
+        self.tasks = tasks("train", seed=seed, count=12 if quick else TASKS, tests=8)
+        self.held_out = tasks("test", seed=seed, count=4 if quick else TASKS, tests=8)
 
     @functools.cache  # noqa: B019 - a seed's bench lives as long as its process
     def buffer(self, programs: int) -> ReplayBuffer:
@@ -318,16 +331,12 @@ TRAINERS = {
 }
 
 
-def run_seed(
-    seed: int, ways: Sequence[str], *, folder: Path, setting: str, regime: str, source: str, quick: bool
-) -> None:
+def run_seed(setting: Setting, seed: int, ways: Sequence[str], *, folder: Path, quick: bool) -> None:
     """Make the runs of a seed, a file for each."""
     torch.set_num_threads(1)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     with tempfile.TemporaryDirectory() as scratch, Judge(1, limits=LIMITS) as judge:
-        bench = Bench(
-            seed, bases=folder / "bases", folder=Path(scratch), judge=judge, regime=regime, source=source, quick=quick
-        )
+        bench = Bench(setting, seed, bases=folder / "bases", folder=Path(scratch), judge=judge, quick=quick)
         for name in ways:
             started = time.perf_counter()
             stages = WAYS[name]
@@ -337,17 +346,12 @@ def run_seed(
             if any(stage.reward == "model" for stage in stages):
                 figures["reward_accuracy"] = bench.reward_model(True)[1]
                 figures["reward_accuracy_without_warm_up"] = bench.reward_model(False)[1]
-            run = {"setting": setting, "contender": name, "seed": seed, **figures}
+            run = {"setting": setting.name, "contender": name, "seed": seed, **figures}
             run["seconds"] = round(time.perf_counter() - started, 1)
-            path = _file(folder, setting, name, seed)
+            path = _file(folder, setting.name, name, seed)
             path.with_suffix(".part").write_text(json.dumps(run) + "\n")
             path.with_suffix(".part").rename(path)
             print(f"{path.stem}: {figures['solved']} of {figures['tasks']}, {run['seconds']} s", flush=True)
-
-
-def setting_name(regime: str, source: str, *, tuning: bool) -> str:
-    """Return the name of a setting, for files and tables."""
-    return f"{FAMILY}, {regime}" + ", teacher" * (source == "teacher") + ", tuning" * tuning
 
 
 def _file(folder: Path, setting: str, name: str, seed: int) -> Path:
@@ -400,6 +404,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--tuning", action="store_true", help="compare rates, from seed 20 on")
     parser.add_argument("--ways", nargs="+", default=None, choices=list(WAYS), metavar="NAME")
+    parser.add_argument("--family", default="lists", choices=list(FAMILIES))
     parser.add_argument("--regime", default="almost_none", choices=REGIMES, help="how often the base model passes")
     parser.add_argument("--source", default="self", choices=["self", "teacher"], help="who writes the collection")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
@@ -415,25 +420,22 @@ def main(arguments: list[str] | None = None) -> None:
     first = TUNING_SEED if options.tuning else options.first_seed
     seeds = range(first, first + (1 if options.quick else options.seeds))
     ways = options.ways or list(TUNING if options.tuning else MAIN)
-    setting = setting_name(options.regime, options.source, tuning=options.tuning)
+    setting = Setting(family=options.family, regime=options.regime, source=options.source, tuning=options.tuning)
     wanted = {
         seed: [
             name
             for name in ways
-            if (setting, name, seed) not in made and not _file(folder, setting, name, seed).exists()
+            if (setting.name, name, seed) not in made and not _file(folder, setting.name, name, seed).exists()
         ]
         for seed in seeds
     }
-    settings = {
-        "folder": folder,
-        "setting": setting,
-        "regime": options.regime,
-        "source": options.source,
-        "quick": options.quick,
-    }
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-        running = [pool.submit(run_seed, seed, names, **settings) for seed, names in wanted.items() if names]
+        running = [
+            pool.submit(run_seed, setting, seed, names, folder=folder, quick=options.quick)
+            for seed, names in wanted.items()
+            if names
+        ]
         # An error ends the command behind the other seeds, whose files stay.
         errors = [error for one in running if (error := one.exception()) is not None]
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("iotacode - *.json"))]
