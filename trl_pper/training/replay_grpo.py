@@ -6,7 +6,6 @@ a difference to learn from, as in RLEP (arXiv 2507.07451) and ExGRPO (arXiv 2510
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,11 +32,13 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Of the `num_generations` completions of a prompt the last `replayed_generations` come from the buffer, or as many
     as it holds different whole programs for this prompt that pass every test; the model writes the others. Replayed
     completions are rewarded, normalised and learned like the model's own: the ratio of the loss begins at 1 for them,
-    too. Text models write the other completions only, unless vLLM does. In evaluation nothing is replayed.
+    too. They end with an end token; programs for which `max_completion_length` is too short are left out. Text models
+    write the other completions only, unless vLLM does. In evaluation nothing is replayed.
 
     Which programs are replayed follows from the seed, the optimizer step and the group, so that it is the same on any
     number of processes and after a resume: they are drawn without replacement by their draw probabilities in the
-    buffer, among the passing programs of the prompt.
+    buffer, among the passing programs of the prompt. From a checkpoint between steps that share a generation, as with
+    `num_iterations` above 1, `GRPOTrainer` goes on with a new generation, and new programs are drawn for it.
 
     Args:
         args: Positional arguments of `GRPOTrainer`.
@@ -47,8 +48,9 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kwargs: Arguments of `GRPOTrainer` by keyword, other than `rollout_func`, `tools` and `environment_factory`.
 
     Raises:
-        ValueError: An argument is out of range; or the buffer holds no passing program, or none for a prompt of
-            `train_dataset`.
+        TypeError: `buffer` is no buffer.
+        ValueError: An argument is out of range; or the buffer holds no passing program, none for a prompt of
+            `train_dataset` (a stream is not looked through), or none for which `max_completion_length` suffices.
     """
 
     def __init__(self, *args: Any, buffer: ReplayBuffer, replayed_generations: int = 1, **kwargs: Any) -> None:
@@ -69,8 +71,9 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.num_generations} completions of a group or more; got {replayed_generations!r:.80}. Lower it, "
                 "or raise num_generations"
             )
-        _check_prompts([programs[0][0].prompt for programs in successes.values()], self.train_dataset)
-        self._successes = self._encode(successes)
+        self._successes = self._encode(_asked_for(successes, self.train_dataset))
+        #: The optimizer step of the last generation, and its number among those of the step.
+        self._generation = (-1, 0)
 
     def _encode(self, successes: _Successes) -> dict[_Ids, _Encoded]:
         """Return the completions and draw probabilities of each prompt, by the token ids of the prompt."""
@@ -80,23 +83,29 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             chat_template=self.chat_template,
             chat_template_kwargs=self.chat_template_kwargs or {},
         )
-        encoded: dict[_Ids, _Encoded] = {}
+        kept: dict[_Ids, dict[_Ids, float]] = {}
+        lengths = []
         for programs in successes.values():
             [asked], _, _ = self._tokenize_prompts([programs[0][0].prompt])
-            kept: dict[_Ids, float] = {}
             for one, weight in programs:
-                prompt_ids, ids = encoder.pair(one.prompt, one.completion, token_ids=one.token_ids)
-                if prompt_ids != asked:
-                    # Tokens merge across the border: a model that is given the prompt alone would write these.
-                    ids = [*self._tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
-                    ids += [self._tokenizer.eos_token_id]
+                ids = tuple(_ended_ids(encoder, list(asked), one))
+                lengths.append(len(ids))
                 if len(ids) <= self.max_completion_length:
-                    kept[tuple(ids)] = kept.get(tuple(ids), 0.0) + weight
-            if kept:
-                weights = np.array([*kept.values()])
-                # A rule may give none of them a share, as one that prefers other rounds does.
-                weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(kept), 1 / len(kept))
-                encoded[tuple(asked)] = ([list(ids) for ids in kept], weights)
+                    # Prompts that differ in what a template leaves out have the same tokens.
+                    shares = kept.setdefault(tuple(asked), {})
+                    shares[ids] = shares.get(ids, 0.0) + weight
+        if not kept:
+            raise ValueError(
+                f"max_completion_length: must have room for a passing program of the buffer and its end token; got "
+                f"{self.max_completion_length}, and the shortest of {len(lengths)} programs for prompts of "
+                f"train_dataset has {min(lengths)} tokens. Raise it to at least that"
+            )
+        encoded: dict[_Ids, _Encoded] = {}
+        for prompt_ids, shares in kept.items():
+            weights = np.array([*shares.values()])
+            # A rule may give none of them a share, as one that prefers other rounds does.
+            weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(shares), 1 / len(shares))
+            encoded[prompt_ids] = ([list(ids) for ids in shares], weights)
         return encoded
 
     def _generate_single_turn(
@@ -104,6 +113,8 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     ) -> Any:
         if not self.model.training:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        step, number = self._generation
+        self._generation = (self.state.global_step, number + 1 if step == self.state.global_step else 0)
         replayed = self._replayed(prompt_ids)
         share = torch.tensor([len(replayed) / len(prompt_ids)], device=self.accelerator.device)
         self._metrics["train"]["replayed"].append(self.accelerator.gather(share).mean().item())
@@ -124,8 +135,10 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _replayed(self, prompt_ids: Any) -> dict[int, list[int]]:
         """Return the completions that this process replays, by row."""
-        # The rows of all processes, one behind the other, are groups of equal prompts.
-        first = self.accelerator.process_index * len(prompt_ids)
+        # The rows of all processes, one behind the other, are groups of equal prompts. Groups are counted through an
+        # optimizer step, which may have several generations: with equal numbers they would replay the same programs.
+        rows, (_, earlier) = len(prompt_ids), self._generation
+        first = (earlier * self.accelerator.num_processes + self.accelerator.process_index) * rows
         replayed = {}
         for row, asked in enumerate(prompt_ids):
             group, place = divmod(first + row, self.num_generations)
@@ -147,6 +160,10 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
 def _passing(buffer: ReplayBuffer) -> _Successes:
     """Return the whole programs that pass every test."""
+    if not isinstance(buffer, ReplayBuffer):
+        raise TypeError(
+            f"buffer: must be a ReplayBuffer; got {type(buffer).__name__}. Read a file with ReplayBuffer.load(path)"
+        )
     positions = np.flatnonzero((buffer.pass_rates() >= 1.0) & ~buffer.truncated())
     if not len(positions):
         raise ValueError(
@@ -160,17 +177,38 @@ def _passing(buffer: ReplayBuffer) -> _Successes:
     return successes
 
 
-def _check_prompts(solved: Sequence[Prompt], dataset: Any) -> None:
-    """Raise an error if a data set has none of some prompts; a stream is not looked through."""
+def _asked_for(successes: _Successes, dataset: Any) -> _Successes:
+    """Return the programs for prompts of a data set, or raise an error if there are none; all for a stream."""
     if not hasattr(dataset, "__len__"):
-        return
+        return successes
     prompts = {_words(prompt) for prompt in dataset["prompt"]}
-    if prompts.isdisjoint(map(_words, solved)):
+    asked = {name: programs for name, programs in successes.items() if _words(programs[0][0].prompt) in prompts}
+    if not asked:
         raise ValueError(
             f"buffer: must hold passing programs for prompts of train_dataset, with the same text or messages; its "
-            f"{len(solved)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
+            f"{len(successes)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
             "data set of the tasks that the programs were collected for, as chat messages (as_chat) if they were"
         )
+    return asked
+
+
+def _ended_ids(encoder: Encoder, asked: list[int], one: Experience) -> list[int]:
+    """Return the token ids of a completion, the last of which ends it.
+
+    Args:
+        encoder: Encodes prompts and completions.
+        asked: The token ids of the prompt alone.
+        one: The program.
+    """
+    prompt_ids, ids = encoder.pair(one.prompt, one.completion, token_ids=one.token_ids)
+    end = next((last for last in ids[-1:] if last in encoder.end_token_ids), encoder.tokenizer.eos_token_id)
+    if end not in ids[-1:]:
+        # What the template puts behind an answer, if anything, ends nothing: TRL would count the program as cut off.
+        prompt_ids, ids = encoder.pair(one.prompt, one.completion, ended=False, token_ids=one.token_ids)
+    if prompt_ids != asked:
+        # Tokens merge across the border: a model that is given the prompt alone would write these.
+        ids = [*encoder.tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
+    return ids if end in ids[-1:] else [*ids, end]
 
 
 def _words(prompt: Prompt) -> str:
