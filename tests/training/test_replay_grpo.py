@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_pper import Experience, ReplayBuffer, ReplayGRPOTrainer
@@ -224,6 +225,19 @@ def test_messages_are_replayed_as_answers(build):
     assert answers[-1] == [{"role": "assistant", "content": "right"}]
     # What is longer than a completion may be has no place.
     assert len(trainer._successes) == 1
+
+
+def test_prompts_with_a_date_are_known_after_midnight(build, tokenizer):
+    class Midnight(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            tokenizer.chat_template = TEMPLATE.replace("{% for", "2 May {% for", 1)
+
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    given = {"template": TEMPLATE.replace("{% for", "1 May {% for", 1), "config": {"max_steps": 2}}
+    trainer, _ = build(prompts=chats, buffer=filled(program(chats[0], "right")), callbacks=[Midnight()], **given)
+    trainer.train()
+    logged = [entry["replayed"] for entry in trainer.state.log_history if "replayed" in entry]
+    assert logged == [pytest.approx(1 / 12)] * 2
 
 
 UNLIKE = TEMPLATE.replace("<eos>", "<end>\n")

@@ -71,28 +71,30 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.num_generations} completions of a group or more; got {replayed_generations!r:.80}. Lower it, "
                 "or raise num_generations"
             )
-        self._successes = self._encode(_asked_for(successes, self.train_dataset))
+        self._solved = self._encode(_asked_for(successes, self.train_dataset))
+        self._successes = self._by_tokens()
         #: The optimizer step of the last generation, and its number among those of the step.
         self._generation = (-1, 0)
 
-    def _encode(self, successes: _Successes) -> dict[_Ids, _Encoded]:
-        """Return the completions and draw probabilities of each prompt, by the token ids of the prompt."""
+    def _encode(self, successes: _Successes) -> list[tuple[Prompt, _Encoded]]:
+        """Return each prompt with its completions and their draw probabilities."""
         encoder = Encoder(
             tokenizer=self._tokenizer,
             end_token_ids=frozenset(self.eos_token_ids),
             chat_template=self.chat_template,
             chat_template_kwargs=self.chat_template_kwargs or {},
         )
-        kept: dict[_Ids, dict[_Ids, float]] = {}
+        kept: dict[_Ids, tuple[Prompt, dict[_Ids, float]]] = {}
         lengths = []
         for programs in successes.values():
-            [asked], _, _ = self._tokenize_prompts([programs[0][0].prompt])
+            prompt = programs[0][0].prompt
+            asked = self._tokens(prompt)
             for one, weight in programs:
                 ids = tuple(_ended_ids(encoder, list(asked), one))
                 lengths.append(len(ids))
                 if len(ids) <= self.max_completion_length:
                     # Prompts that differ in what a template leaves out have the same tokens.
-                    shares = kept.setdefault(tuple(asked), {})
+                    _, shares = kept.setdefault(asked, (prompt, {}))
                     shares[ids] = shares.get(ids, 0.0) + weight
         if not kept:
             raise ValueError(
@@ -100,19 +102,31 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.max_completion_length}, and the shortest of {len(lengths)} programs for prompts of "
                 f"train_dataset has {min(lengths)} tokens. Raise it to at least that"
             )
-        encoded: dict[_Ids, _Encoded] = {}
-        for prompt_ids, shares in kept.items():
+        solved = []
+        for prompt, shares in kept.values():
             weights = np.array([*shares.values()])
             # A rule may give none of them a share, as one that prefers other rounds does.
             weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(shares), 1 / len(shares))
-            encoded[prompt_ids] = ([list(ids) for ids in shares], weights)
-        return encoded
+            solved.append((prompt, ([list(ids) for ids in shares], weights)))
+        return solved
+
+    def _tokens(self, prompt: Prompt) -> _Ids:
+        """Return the token ids that a prompt has now."""
+        [asked], _, _ = self._tokenize_prompts([prompt])
+        return tuple(asked)
+
+    def _by_tokens(self) -> dict[_Ids, _Encoded]:
+        """Return the completions and draw probabilities of each prompt, by the token ids that the prompt has now."""
+        return {self._tokens(prompt): encoded for prompt, encoded in self._solved}
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> Any:
         if not self.model.training:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        if self._tokens(self._solved[0][0]) not in self._successes:
+            # Chat templates may write the date: from midnight on all prompts have other tokens.
+            self._successes = self._by_tokens()
         step, number = self._generation
         self._generation = (self.state.global_step, number + 1 if step == self.state.global_step else 0)
         replayed = self._replayed(prompt_ids)
