@@ -227,6 +227,15 @@ def test_messages_are_replayed_as_answers(build):
     assert len(trainer._successes) == 1
 
 
+def test_prompts_are_rendered_with_the_keys_of_the_data_set(build):
+    named = TEMPLATE.replace("{{ message.role }}", "{{ message.role }}{{ message.name }}")
+    chats = [[{"role": "user", "content": prompt, "name": "Ann"}] for prompt in PROMPTS]
+    asked = [{"role": "user", "content": PROMPTS[0]}]
+    trainer, seen = build(prompts=chats, template=named, buffer=filled(program(asked, "right")))
+    trainer.train()
+    assert [text for prompt, text, _ in seen[0] if prompt == chats[0]][-1][0]["content"] == "right"
+
+
 def test_prompts_with_a_date_are_known_after_midnight(build, tokenizer):
     class Midnight(TrainerCallback):
         def on_step_end(self, *_, **__):

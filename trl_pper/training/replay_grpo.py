@@ -20,8 +20,8 @@ from trl_pper.tasks.task import Prompt, content_text
 
 #: Token ids of a prompt, as the trainer tokenises it.
 _Ids = tuple[int, ...]
-#: The passing programs of each prompt with their draw probabilities, by the JSON text of the prompt.
-_Successes = dict[str, list[tuple[Experience, float]]]
+#: Passing programs with their draw probabilities.
+_Programs = list[tuple[Experience, float]]
 #: The token ids of the completions of a prompt, and their draw probabilities.
 _Encoded = tuple[list[list[int]], NDArray[np.float64]]
 
@@ -76,7 +76,7 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         #: The optimizer step of the last generation, and its number among those of the step.
         self._generation = (-1, 0)
 
-    def _encode(self, successes: _Successes) -> list[tuple[Prompt, _Encoded]]:
+    def _encode(self, solved: list[tuple[Prompt, _Programs]]) -> list[tuple[Prompt, _Encoded]]:
         """Return each prompt with its completions and their draw probabilities."""
         encoder = Encoder(
             tokenizer=self._tokenizer,
@@ -86,11 +86,10 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         kept: dict[_Ids, tuple[Prompt, dict[_Ids, float]]] = {}
         lengths = []
-        for programs in successes.values():
-            prompt = programs[0][0].prompt
+        for prompt, programs in solved:
             asked = self._tokens(prompt)
             for one, weight in programs:
-                ids = tuple(_ended_ids(encoder, list(asked), one))
+                ids = tuple(_ended_ids(encoder, prompt, list(asked), one))
                 lengths.append(len(ids))
                 if len(ids) <= self.max_completion_length:
                     # Prompts that differ in what a template leaves out have the same tokens.
@@ -102,13 +101,13 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.max_completion_length}, and the shortest of {len(lengths)} programs for prompts of "
                 f"train_dataset has {min(lengths)} tokens. Raise it to at least that"
             )
-        solved = []
+        encoded = []
         for prompt, shares in kept.values():
             weights = np.array([*shares.values()])
             # A rule may give none of them a share, as one that prefers other rounds does.
             weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(shares), 1 / len(shares))
-            solved.append((prompt, ([list(ids) for ids in shares], weights)))
-        return solved
+            encoded.append((prompt, ([list(ids) for ids in shares], weights)))
+        return encoded
 
     def _tokens(self, prompt: Prompt) -> _Ids:
         """Return the token ids that a prompt has now."""
@@ -172,7 +171,7 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return [completions[at] for at in generator.choice(len(completions), count, replace=False, p=weights)]
 
 
-def _passing(buffer: ReplayBuffer) -> _Successes:
+def _passing(buffer: ReplayBuffer) -> _Programs:
     """Return the whole programs that pass every test."""
     if not isinstance(buffer, ReplayBuffer):
         raise TypeError(
@@ -185,40 +184,45 @@ def _passing(buffer: ReplayBuffer) -> _Successes:
             f"{len(buffer)} programs and none that does. Collect more, or train with trl.GRPOTrainer"
         )
     weights = buffer.probabilities()[positions]
-    successes: _Successes = {}
-    for one, weight in zip(buffer.take(positions), weights, strict=True):
-        successes.setdefault(chat_json(one.prompt), []).append((one, float(weight)))
-    return successes
+    return list(zip(buffer.take(positions), weights.tolist(), strict=True))
 
 
-def _asked_for(successes: _Successes, dataset: Any) -> _Successes:
-    """Return the programs for prompts of a data set, or raise an error if there are none; all for a stream."""
+def _asked_for(successes: _Programs, dataset: Any) -> list[tuple[Prompt, _Programs]]:
+    """Return the prompts of a data set with their programs, or raise an error if there are none.
+
+    The prompts of a stream, which is not looked through, are those of the programs.
+    """
+    programs: dict[str, _Programs] = {}
+    for one, weight in successes:
+        programs.setdefault(_words(one.prompt), []).append((one, weight))
     if not hasattr(dataset, "__len__"):
-        return successes
-    prompts = {_words(prompt) for prompt in dataset["prompt"]}
-    asked = {name: programs for name, programs in successes.items() if _words(programs[0][0].prompt) in prompts}
+        return [(found[0][0].prompt, found) for found in programs.values()]
+    # As they stand there: a template may render further keys of a message.
+    prompts = {repr(prompt): prompt for prompt in dataset["prompt"]}
+    asked = [(prompt, programs[words]) for prompt in prompts.values() if (words := _words(prompt)) in programs]
     if not asked:
         raise ValueError(
             f"buffer: must hold passing programs for prompts of train_dataset, with the same text or messages; its "
-            f"{len(successes)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
+            f"{len(programs)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
             "data set of the tasks that the programs were collected for, as chat messages (as_chat) if they were"
         )
     return asked
 
 
-def _ended_ids(encoder: Encoder, asked: list[int], one: Experience) -> list[int]:
+def _ended_ids(encoder: Encoder, prompt: Prompt, asked: list[int], one: Experience) -> list[int]:
     """Return the token ids of a completion, the last of which ends it.
 
     Args:
         encoder: Encodes prompts and completions.
+        prompt: The prompt, as the data set has it.
         asked: The token ids of the prompt alone.
         one: The program.
     """
-    prompt_ids, ids = encoder.pair(one.prompt, one.completion, token_ids=one.token_ids)
+    prompt_ids, ids = encoder.pair(prompt, one.completion, token_ids=one.token_ids)
     end = next((last for last in ids[-1:] if last in encoder.end_token_ids), encoder.tokenizer.eos_token_id)
     if end not in ids[-1:]:
         # What the template puts behind an answer, if anything, ends nothing: TRL would count the program as cut off.
-        prompt_ids, ids = encoder.pair(one.prompt, one.completion, ended=False, token_ids=one.token_ids)
+        prompt_ids, ids = encoder.pair(prompt, one.completion, ended=False, token_ids=one.token_ids)
     if prompt_ids != asked:
         # Tokens merge across the border: a model that is given the prompt alone would write these.
         ids = [*encoder.tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
