@@ -32,13 +32,13 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Of the `num_generations` completions of a prompt the last `replayed_generations` come from the buffer, or as many
     as it holds different whole programs for this prompt that pass every test; the model writes the others. Replayed
     completions are rewarded, normalised and learned like the model's own: the ratio of the loss begins at 1 for them,
-    too. They end with an end token; programs for which `max_completion_length` is too short are left out. Text models
+    too. Each ends with an end token; programs longer than `max_completion_length` with it are left out. Text models
     write the other completions only, unless vLLM does. In evaluation nothing is replayed.
 
     Which programs are replayed follows from the seed, the optimizer step and the group, so that it is the same on any
     number of processes and after a resume: they are drawn without replacement by their draw probabilities in the
     buffer, among the passing programs of the prompt. From a checkpoint between steps that share a generation, as with
-    `num_iterations` above 1, `GRPOTrainer` goes on with a new generation, and new programs are drawn for it.
+    `num_iterations` above 1, `GRPOTrainer` goes on with a new generation, and new programs are drawn.
 
     Args:
         args: Positional arguments of `GRPOTrainer`.
@@ -50,7 +50,7 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Raises:
         TypeError: `buffer` is no buffer.
         ValueError: An argument is out of range; or the buffer holds no passing program, none for a prompt of
-            `train_dataset` (a stream is not looked through), or none for which `max_completion_length` suffices.
+            `train_dataset` (a stream is not looked through), or none that fits into `max_completion_length`.
     """
 
     def __init__(self, *args: Any, buffer: ReplayBuffer, replayed_generations: int = 1, **kwargs: Any) -> None:
@@ -188,9 +188,9 @@ def _passing(buffer: ReplayBuffer) -> _Programs:
 
 
 def _asked_for(successes: _Programs, dataset: Any) -> list[tuple[Prompt, _Programs]]:
-    """Return the prompts of a data set with their programs, or raise an error if there are none.
+    """Return the prompts of a data set with their programs, or raise an error if no prompt has any.
 
-    The prompts of a stream, which is not looked through, are those of the programs.
+    A stream is not looked through: the prompts of the programs stand for its prompts.
     """
     programs: dict[str, _Programs] = {}
     for one, weight in successes:
