@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_pper import Experience, ReplayBuffer, ReplayGRPOTrainer
@@ -55,7 +56,16 @@ BUFFER = (
 def build(make_model, tokenizer, tmp_path):
     """Build a trainer that records what it gives to its reward function, and learns at a high rate."""
 
-    def build(kind=ReplayGRPOTrainer, *, prompts=PROMPTS, template=None, config=None, tokenizer=tokenizer, **given):
+    def build(
+        kind=ReplayGRPOTrainer,
+        *,
+        prompts=PROMPTS,
+        template=None,
+        config=None,
+        tokenizer=tokenizer,
+        model=None,
+        **given,
+    ):
         tokenizer.chat_template = template
         seen = []
 
@@ -69,7 +79,7 @@ def build(make_model, tokenizer, tmp_path):
             "logging_steps": 1, "learning_rate": 1e-2, "seed": 5, CHECKPOINTING: False, **(config or {}),
         }  # fmt: skip
         trainer = kind(
-            make_model(vocab_size=len(tokenizer)),
+            model or make_model(vocab_size=len(tokenizer)),
             reward_funcs=reward,
             args=GRPOConfig(str(tmp_path), **settings),
             train_dataset=datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
@@ -217,7 +227,91 @@ def test_messages_are_replayed_as_answers(build):
     assert len(trainer._successes) == 1
 
 
-def test_tokens_that_merge_across_the_border_are_parted(build, tokenizer, monkeypatch):
+def test_prompts_are_rendered_with_the_keys_of_the_data_set(build):
+    named = TEMPLATE.replace("{{ message.role }}", "{{ message.role }}{{ message.name }}")
+    chats = [[{"role": "user", "content": prompt, "name": "Ann"}] for prompt in PROMPTS]
+    asked = [{"role": "user", "content": PROMPTS[0]}]
+    trainer, seen = build(prompts=chats, template=named, buffer=filled(program(asked, "right")))
+    trainer.train()
+    assert [text for prompt, text, _ in seen[0] if prompt == chats[0]][-1][0]["content"] == "right"
+
+
+def test_prompts_with_a_date_are_known_after_midnight(build, tokenizer):
+    class Midnight(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            tokenizer.chat_template = TEMPLATE.replace("{% for", "2 May {% for", 1)
+
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    given = {"template": TEMPLATE.replace("{% for", "1 May {% for", 1), "config": {"max_steps": 2}}
+    trainer, _ = build(prompts=chats, buffer=filled(program(chats[0], "right")), callbacks=[Midnight()], **given)
+    trainer.train()
+    logged = [entry["replayed"] for entry in trainer.state.log_history if "replayed" in entry]
+    assert logged == [pytest.approx(1 / 12)] * 2
+
+
+UNLIKE = TEMPLATE.replace("<eos>", "<end>\n")
+#: An answer after a prompt is rendered in another way than the prompt alone.
+THOUGHT = UNLIKE.replace("<assistant>", "<assistant><think>")
+
+
+@pytest.mark.parametrize(
+    ("template", "ends", "end"),
+    [
+        (UNLIKE, ["<eos>"], "<eos>"),
+        (UNLIKE.replace("<end>\n", ""), ["<eos>"], "<eos>"),
+        (UNLIKE, ["<eos>", "<end>"], "<end>"),
+        (THOUGHT, ["<eos>", "<end>"], "<end>"),
+        (THOUGHT, ["<eos>"], "<eos>"),
+    ],
+)
+def test_answers_end_as_the_model_ends_them(build, make_model, tokenizer, template, ends, end):
+    """TRL takes a completion without an end token for cut off, and may leave it out."""
+    more = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<pad>")
+    more.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    model = make_model(vocab_size=len(more))
+    model.generation_config.eos_token_id = more.convert_tokens_to_ids(ends)
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    buffer = filled(program(chats[0], "right"), program(chats[1], ""))
+    config = {"mask_truncated_completions": True}
+    trainer, seen = build(prompts=chats, template=template, tokenizer=more, buffer=buffer, config=config, model=model)
+    trainer.train()
+    answers = {str(prompt): (text[0]["content"], more.decode(ids)) for prompt, text, ids in seen[0]}
+    # The last of each group.
+    assert answers[str(chats[0])] == ("right", f"right{end}")
+    assert answers[str(chats[1])] == ("", end)
+    [logged] = [entry for entry in trainer.state.log_history if "replayed" in entry]
+    assert logged["completions/clipped_ratio"] <= 10 / 12
+
+
+def test_prompts_of_the_same_tokens_share_their_programs(build):
+    trimmed = TEMPLATE.replace("message.content", "message.content | trim")
+    chats = [[{"role": "user", "content": text}] for text in ("one", "one\n", "two")]
+    trainer, _ = build(prompts=chats, template=trimmed, buffer=filled(program(chats[0], "a"), program(chats[1], "b")))
+    [(completions, weights)] = trainer._successes.values()
+    assert [trainer._tokenizer.decode(ids) for ids in completions] == ["a<eos>", "b<eos>"]
+    assert weights.tolist() == [0.5, 0.5]
+
+
+def test_prompts_that_are_not_asked_are_not_encoded(build):
+    """Chat messages need a template, which a tokenizer for text has not."""
+    chat = [{"role": "user", "content": "# one\n"}]
+    trainer, _ = build(buffer=filled(program("# one\n", "right"), program(chat, "right")))
+    assert len(trainer._successes) == 1
+
+
+def test_generations_of_one_step_replay_different_programs(build):
+    shares = [program("# one\n", f"p{number}") for number in range(8)]
+    config = {"per_device_train_batch_size": 4, "steps_per_generation": 1, "gradient_accumulation_steps": 8}
+    trainer, seen = build(prompts=PROMPTS[:1] * 8, buffer=filled(*shares), config=config)
+    trainer.train()
+    replayed = [rows[-1][1] for rows in seen]
+    assert len(replayed) == 8
+    assert set(replayed) <= {f"p{number}" for number in range(8)}
+    assert len(set(replayed)) > 2
+
+
+@pytest.mark.parametrize("completion", ["right", "right<eos>"])
+def test_tokens_that_merge_across_the_border_are_parted(build, tokenizer, completion):
     """A model is given the prompt alone, so that it cannot write a token that begins in the prompt."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     line_feed, first = "\u010a", "r"
@@ -229,7 +323,8 @@ def test_tokens_that_merge_across_the_border_are_parted(build, tokenizer, monkey
     )
     asked = merging("# one\n")["input_ids"]
     assert merging("# one\nright")["input_ids"][: len(asked)] != asked
-    trainer, seen = build(buffer=filled(program("# one\n", "right")), tokenizer=merging)
+    # A completion that ends in the text of the end token has one of them.
+    trainer, seen = build(buffer=filled(program("# one\n", completion)), tokenizer=merging)
     trainer.train()
     [ids] = [ids for _, text, ids in seen[0] if text == "right"]
     assert ids == [*merging("right")["input_ids"], merging.eos_token_id]
@@ -273,6 +368,11 @@ def test_replayed_tokens_have_no_log_probability(build, monkeypatch):
         (BUFFER[1:2], {}, "buffer: must hold a whole program that passes every test.* 1 programs and none"),
         ((), {}, "got 0 programs and none"),
         ([program("# four\n", "x")], {}, "its 1 prompts with such programs are none of the 3 of train_dataset"),
+        (
+            [program("# one\n", "x" * LENGTH), program("# four\n", "x")],
+            {},
+            "max_completion_length: .* got 8, and the shortest of 1 programs for .* has 9 tokens",
+        ),
         (BUFFER, {"replayed_generations": 4}, "must be a whole number from 0 to 3, .* of the 4 completions .* got 4"),
         (BUFFER, {"replayed_generations": -1}, "from 0 to 3"),
         (BUFFER, {"replayed_generations": True}, "from 0 to 3"),
@@ -284,6 +384,11 @@ def test_replayed_tokens_have_no_log_probability(build, monkeypatch):
 def test_errors_say_what_to_do(build, programs, given, words):
     with pytest.raises(ValueError, match=words):
         build(buffer=filled(*programs), **given)
+
+
+def test_a_path_is_no_buffer(build):
+    with pytest.raises(TypeError, match=r"buffer: must be a ReplayBuffer; got str\. Read a file with"):
+        build(buffer="buffer.parquet")
 
 
 def test_the_hook_of_trl():

@@ -6,7 +6,6 @@ a difference to learn from, as in RLEP (arXiv 2507.07451) and ExGRPO (arXiv 2510
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from trl_pper.tasks.task import Prompt, content_text
 
 #: Token ids of a prompt, as the trainer tokenises it.
 _Ids = tuple[int, ...]
-#: The passing programs of each prompt with their draw probabilities, by the JSON text of the prompt.
-_Successes = dict[str, list[tuple[Experience, float]]]
+#: Passing programs with their draw probabilities.
+_Programs = list[tuple[Experience, float]]
 #: The token ids of the completions of a prompt, and their draw probabilities.
 _Encoded = tuple[list[list[int]], NDArray[np.float64]]
 
@@ -33,11 +32,13 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     Of the `num_generations` completions of a prompt the last `replayed_generations` come from the buffer, or as many
     as it holds different whole programs for this prompt that pass every test; the model writes the others. Replayed
     completions are rewarded, normalised and learned like the model's own: the ratio of the loss begins at 1 for them,
-    too. Text models write the other completions only, unless vLLM does. In evaluation nothing is replayed.
+    too. Each ends with an end token; programs longer than `max_completion_length` with it are left out. Text models
+    write the other completions only, unless vLLM does. In evaluation nothing is replayed.
 
     Which programs are replayed follows from the seed, the optimizer step and the group, so that it is the same on any
     number of processes and after a resume: they are drawn without replacement by their draw probabilities in the
-    buffer, among the passing programs of the prompt.
+    buffer, among the passing programs of the prompt. From a checkpoint between steps that share a generation, as with
+    `num_iterations` above 1, `GRPOTrainer` goes on with a new generation, and new programs are drawn.
 
     Args:
         args: Positional arguments of `GRPOTrainer`.
@@ -47,8 +48,9 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         kwargs: Arguments of `GRPOTrainer` by keyword, other than `rollout_func`, `tools` and `environment_factory`.
 
     Raises:
-        ValueError: An argument is out of range; or the buffer holds no passing program, or none for a prompt of
-            `train_dataset`.
+        TypeError: `buffer` is no buffer.
+        ValueError: An argument is out of range; or the buffer holds no passing program, none for a prompt of
+            `train_dataset` (a stream is not looked through), or none that fits into `max_completion_length`.
     """
 
     def __init__(self, *args: Any, buffer: ReplayBuffer, replayed_generations: int = 1, **kwargs: Any) -> None:
@@ -69,41 +71,63 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{self.num_generations} completions of a group or more; got {replayed_generations!r:.80}. Lower it, "
                 "or raise num_generations"
             )
-        _check_prompts([programs[0][0].prompt for programs in successes.values()], self.train_dataset)
-        self._successes = self._encode(successes)
+        self._solved = self._encode(_asked_for(successes, self.train_dataset))
+        self._successes = self._by_tokens()
+        #: The optimizer step of the last generation, and its number among those of the step.
+        self._generation = (-1, 0)
 
-    def _encode(self, successes: _Successes) -> dict[_Ids, _Encoded]:
-        """Return the completions and draw probabilities of each prompt, by the token ids of the prompt."""
+    def _encode(self, solved: list[tuple[Prompt, _Programs]]) -> list[tuple[Prompt, _Encoded]]:
+        """Return each prompt with its completions and their draw probabilities."""
         encoder = Encoder(
             tokenizer=self._tokenizer,
             end_token_ids=frozenset(self.eos_token_ids),
             chat_template=self.chat_template,
             chat_template_kwargs=self.chat_template_kwargs or {},
         )
-        encoded: dict[_Ids, _Encoded] = {}
-        for programs in successes.values():
-            [asked], _, _ = self._tokenize_prompts([programs[0][0].prompt])
-            kept: dict[_Ids, float] = {}
+        kept: dict[_Ids, tuple[Prompt, dict[_Ids, float]]] = {}
+        lengths = []
+        for prompt, programs in solved:
+            asked = self._tokens(prompt)
             for one, weight in programs:
-                prompt_ids, ids = encoder.pair(one.prompt, one.completion, token_ids=one.token_ids)
-                if prompt_ids != asked:
-                    # Tokens merge across the border: a model that is given the prompt alone would write these.
-                    ids = [*self._tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
-                    ids += [self._tokenizer.eos_token_id]
+                ids = tuple(_ended_ids(encoder, prompt, list(asked), one))
+                lengths.append(len(ids))
                 if len(ids) <= self.max_completion_length:
-                    kept[tuple(ids)] = kept.get(tuple(ids), 0.0) + weight
-            if kept:
-                weights = np.array([*kept.values()])
-                # A rule may give none of them a share, as one that prefers other rounds does.
-                weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(kept), 1 / len(kept))
-                encoded[tuple(asked)] = ([list(ids) for ids in kept], weights)
+                    # Prompts that differ in what a template leaves out have the same tokens.
+                    _, shares = kept.setdefault(asked, (prompt, {}))
+                    shares[ids] = shares.get(ids, 0.0) + weight
+        if not kept:
+            raise ValueError(
+                f"max_completion_length: must have room for a passing program of the buffer and its end token; got "
+                f"{self.max_completion_length}, and the shortest of {len(lengths)} programs for prompts of "
+                f"train_dataset has {min(lengths)} tokens. Raise it to at least that"
+            )
+        encoded = []
+        for prompt, shares in kept.values():
+            weights = np.array([*shares.values()])
+            # A rule may give none of them a share, as one that prefers other rounds does.
+            weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(shares), 1 / len(shares))
+            encoded.append((prompt, ([list(ids) for ids in shares], weights)))
         return encoded
+
+    def _tokens(self, prompt: Prompt) -> _Ids:
+        """Return the token ids that a prompt has now."""
+        [asked], _, _ = self._tokenize_prompts([prompt])
+        return tuple(asked)
+
+    def _by_tokens(self) -> dict[_Ids, _Encoded]:
+        """Return the completions and draw probabilities of each prompt, by the token ids that the prompt has now."""
+        return {self._tokens(prompt): encoded for prompt, encoded in self._solved}
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, *args: Any, **kwargs: Any
     ) -> Any:
         if not self.model.training:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        if self._tokens(self._solved[0][0]) not in self._successes:
+            # Chat templates may write the date: from midnight on all prompts have other tokens.
+            self._successes = self._by_tokens()
+        step, number = self._generation
+        self._generation = (self.state.global_step, number + 1 if step == self.state.global_step else 0)
         replayed = self._replayed(prompt_ids)
         share = torch.tensor([len(replayed) / len(prompt_ids)], device=self.accelerator.device)
         self._metrics["train"]["replayed"].append(self.accelerator.gather(share).mean().item())
@@ -124,8 +148,10 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _replayed(self, prompt_ids: Any) -> dict[int, list[int]]:
         """Return the completions that this process replays, by row."""
-        # The rows of all processes, one behind the other, are groups of equal prompts.
-        first = self.accelerator.process_index * len(prompt_ids)
+        # The rows of all processes, one behind the other, are groups of equal prompts. Groups are counted through an
+        # optimizer step, which may have several generations: with equal numbers they would replay the same programs.
+        rows, (_, earlier) = len(prompt_ids), self._generation
+        first = (earlier * self.accelerator.num_processes + self.accelerator.process_index) * rows
         replayed = {}
         for row, asked in enumerate(prompt_ids):
             group, place = divmod(first + row, self.num_generations)
@@ -145,8 +171,12 @@ class ReplayGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return [completions[at] for at in generator.choice(len(completions), count, replace=False, p=weights)]
 
 
-def _passing(buffer: ReplayBuffer) -> _Successes:
+def _passing(buffer: ReplayBuffer) -> _Programs:
     """Return the whole programs that pass every test."""
+    if not isinstance(buffer, ReplayBuffer):
+        raise TypeError(
+            f"buffer: must be a ReplayBuffer; got {type(buffer).__name__}. Read a file with ReplayBuffer.load(path)"
+        )
     positions = np.flatnonzero((buffer.pass_rates() >= 1.0) & ~buffer.truncated())
     if not len(positions):
         raise ValueError(
@@ -154,23 +184,49 @@ def _passing(buffer: ReplayBuffer) -> _Successes:
             f"{len(buffer)} programs and none that does. Collect more, or train with trl.GRPOTrainer"
         )
     weights = buffer.probabilities()[positions]
-    successes: _Successes = {}
-    for one, weight in zip(buffer.take(positions), weights, strict=True):
-        successes.setdefault(chat_json(one.prompt), []).append((one, float(weight)))
-    return successes
+    return list(zip(buffer.take(positions), weights.tolist(), strict=True))
 
 
-def _check_prompts(solved: Sequence[Prompt], dataset: Any) -> None:
-    """Raise an error if a data set has none of some prompts; a stream is not looked through."""
+def _asked_for(successes: _Programs, dataset: Any) -> list[tuple[Prompt, _Programs]]:
+    """Return the prompts of a data set with their programs, or raise an error if no prompt has any.
+
+    A stream is not looked through: the prompts of the programs stand for its prompts.
+    """
+    programs: dict[str, _Programs] = {}
+    for one, weight in successes:
+        programs.setdefault(_words(one.prompt), []).append((one, weight))
     if not hasattr(dataset, "__len__"):
-        return
-    prompts = {_words(prompt) for prompt in dataset["prompt"]}
-    if prompts.isdisjoint(map(_words, solved)):
+        return [(found[0][0].prompt, found) for found in programs.values()]
+    # As they stand there: a template may render further keys of a message.
+    prompts = {repr(prompt): prompt for prompt in dataset["prompt"]}
+    asked = [(prompt, programs[words]) for prompt in prompts.values() if (words := _words(prompt)) in programs]
+    if not asked:
         raise ValueError(
             f"buffer: must hold passing programs for prompts of train_dataset, with the same text or messages; its "
-            f"{len(solved)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
+            f"{len(programs)} prompts with such programs are none of the {len(prompts)} of train_dataset. Make the "
             "data set of the tasks that the programs were collected for, as chat messages (as_chat) if they were"
         )
+    return asked
+
+
+def _ended_ids(encoder: Encoder, prompt: Prompt, asked: list[int], one: Experience) -> list[int]:
+    """Return the token ids of a completion, the last of which ends it.
+
+    Args:
+        encoder: Encodes prompts and completions.
+        prompt: The prompt, as the data set has it.
+        asked: The token ids of the prompt alone.
+        one: The program.
+    """
+    prompt_ids, ids = encoder.pair(prompt, one.completion, token_ids=one.token_ids)
+    end = next((last for last in ids[-1:] if last in encoder.end_token_ids), encoder.tokenizer.eos_token_id)
+    if end not in ids[-1:]:
+        # What the template puts behind an answer, if anything, ends nothing: TRL would count the program as cut off.
+        prompt_ids, ids = encoder.pair(prompt, one.completion, ended=False, token_ids=one.token_ids)
+    if prompt_ids != asked:
+        # Tokens merge across the border: a model that is given the prompt alone would write these.
+        ids = [*encoder.tokenizer(text=one.completion, add_special_tokens=False)["input_ids"]]
+    return ids if end in ids[-1:] else [*ids, end]
 
 
 def _words(prompt: Prompt) -> str:
