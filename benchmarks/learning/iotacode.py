@@ -92,12 +92,21 @@ SAMPLING_BATCH = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the ways of a table have alike: the tasks, how often the base model passes, and who writes programs."""
+    """What the ways of a table have alike.
+
+    Args:
+        family: The family of the tasks.
+        regime: How often the base model passes.
+        source: Who writes the collection: the base model, or one that passes often.
+        tuning: Whether the runs are for a choice of rates.
+        samples: Samples of a held-out task in an evaluation.
+    """
 
     family: str
     regime: str
     source: Literal["self", "teacher"]
     tuning: bool = False
+    samples: int = SAMPLES
 
     @property
     def name(self) -> str:
@@ -170,7 +179,7 @@ class Bench:
     """The parts that the ways of a seed share: base model, tasks, collections, warmed-up models, the reward model."""
 
     def __init__(self, setting: Setting, seed: int, *, bases: Path, folder: Path, judge: Judge, quick: bool) -> None:
-        self.seed, self.folder, self.judge, self.quick = seed, folder, judge, quick
+        self.setting, self.seed, self.folder, self.judge, self.quick = setting, seed, folder, judge, quick
         tasks = FAMILIES[setting.family].tasks
         self.model, self.writer = (
             demo.MODEL if quick else base_model(setting.family, name, seed=seed % BASE_SEEDS, cache=bases)
@@ -242,7 +251,7 @@ class Bench:
         """Return what a model solves by beams on all held-out tasks, and by samples on the first of them."""
         student, tokenizer = loaded(model)
         by_beams = evaluate_tasks(self.held_out, beams(student, tokenizer, EVALUATION_BEAMS), self.judge)
-        samples = 20 if self.quick else SAMPLES
+        samples = 20 if self.quick else self.setting.samples
         source = NucleusSource(
             student, tokenizer, num_programs=samples, max_completion_length=MAX_COMPLETION_LENGTH, batch_size=1,
             max_sequences=SAMPLING_BATCH, top_p=1.0, seed=self.seed, with_logprobs=False,
@@ -407,6 +416,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--family", default="lists", choices=list(FAMILIES))
     parser.add_argument("--regime", default="almost_none", choices=REGIMES, help="how often the base model passes")
     parser.add_argument("--source", default="self", choices=["self", "teacher"], help="who writes the collection")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of a held-out task in an evaluation")
     parser.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
     parser.add_argument("--folder", type=Path, default=Path("outputs/iotacode"))
     parser.add_argument("--runs", type=Path, default=None, help="JSONL file that keeps the runs, read and renewed")
@@ -420,7 +430,13 @@ def main(arguments: list[str] | None = None) -> None:
     first = TUNING_SEED if options.tuning else options.first_seed
     seeds = range(first, first + (1 if options.quick else options.seeds))
     ways = options.ways or list(TUNING if options.tuning else MAIN)
-    setting = Setting(family=options.family, regime=options.regime, source=options.source, tuning=options.tuning)
+    setting = Setting(
+        family=options.family,
+        regime=options.regime,
+        source=options.source,
+        tuning=options.tuning,
+        samples=options.samples,
+    )
     wanted = {
         seed: [
             name
