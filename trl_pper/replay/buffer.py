@@ -597,7 +597,7 @@ class ReplayBuffer:
         """Return every whole completion with a label, for `KTOTrainer`, repairs among them.
 
         `KTOTrainer` does not shuffle, and estimates its KL term from each prompt with the completion of the row
-        before. The rows are in a random order in which those of a prompt are spread evenly.
+        before. The rows are in a random order that spreads the rows of each prompt evenly.
 
         Args:
             min_pass_rate: Smallest pass rate of a completion with the label True (desirable), in [0, 1].

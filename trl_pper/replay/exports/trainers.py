@@ -123,7 +123,7 @@ def _whole(experiences: Iterable[Experience]) -> list[Experience]:
 
 
 def _apart(experiences: list[Experience], seed: int) -> list[Experience]:
-    """Return experiences in a random order in which those of a prompt are spread evenly."""
+    """Return experiences in a random order that spreads the answers to each prompt evenly."""
     # `KTOTrainer` takes rows in their order, and its KL term is that of each prompt with the completion of the row
     # before, which has to answer another prompt.
     chance = np.random.default_rng(seed)
