@@ -118,7 +118,7 @@ def test_kinds_that_are_not_exported_are_refused(folder, capsys, to, output, sai
             "--strategy: belongs to --to dpo and --to reward; got it with sft. Leave it",
         ),
         ("kto", ["--min_gap", "0.5"], "--min_gap: belongs to --to dpo and --to reward; got it with kto"),
-        ("native", ["--seed", "0"], "--seed: belongs to --to dpo and --to reward; got it with native"),
+        ("native", ["--seed", "0"], "--seed: belongs to --to dpo and --to kto and --to reward; got it with native"),
         ("dpo", ["--tasks", "tasks.jsonl"], "--tasks: belongs to --to verl; got it with dpo"),
         ("dpo", ["--strategy", "nearest"], "strategy: must be one of closest, random, mixed; got 'nearest'"),
         ("dpo", ["--pairs_per_task", "0"], "pairs_per_task: must be a whole number of at least 1; got 0"),
