@@ -173,6 +173,7 @@ def test_merge_pushes_where_it_is_asked_to(folder, tmp_path, monkeypatch, capsys
         (["me/lora", "a", "--private"], "--private: belongs to --push_to; name the repository"),
         (["me/lora", "a", "b"], "an adapter needs one folder for the merged model; got a, b"),
         (["me/lora", "a", "--output", "b"], "an adapter needs one folder for the merged model; got a, b"),
+        (["a/b/c", "d"], "a/b/c: must be the folder of an adapter, or its name on the Hub; Can't find"),
         (["model", "a"], "model: must be a buffer file (.parquet), or hold an adapter (adapter_config.json)"),
     ],
 )

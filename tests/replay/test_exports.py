@@ -51,8 +51,35 @@ def test_rows_for_a_reward_model_have_the_gap_as_margin():
 
 def test_unpaired_labels_every_completion():
     rows = filled(MIXED).to_unpaired().to_list()
-    assert [(row["completion"], row["label"]) for row in rows] == [(name, rate == 1.0) for _, name, rate in MIXED]
-    assert filled(MIXED).to_unpaired(0.5)["label"] == [True, True, False, True, True, False]
+    labels = {row["completion"]: row["label"] for row in rows}
+    assert labels == {name: rate == 1.0 for _, name, rate in MIXED}
+    assert len(rows) == len(MIXED)
+    half = filled(MIXED).to_unpaired(0.5).to_list()
+    assert {row["completion"] for row in half if row["label"]} == {"a1", "a2", "a4", "b1"}
+
+
+def test_unpaired_rows_of_a_prompt_lie_apart():
+    """`KTOTrainer` takes batches in the order of the rows, and measures the KL on prompts with the row before."""
+    buffer = ReplayBuffer()
+    # Of three tasks more programs than of the others, all of a task together, as they are collected.
+    buffer.add(
+        Experience(task_id=f"t{task}", prompt=f"p{task}", completion=f"{number}", program=f"{number}", pass_rate=rate)
+        for task in range(20)
+        for number, rate in enumerate([1.0, 0.0, 0.5, 0.0] * (1 + 2 * (task < 3)))
+    )
+    rows = buffer.to_unpaired()
+    prompts = rows["prompt"][:]
+    assert sorted(zip(prompts, rows["completion"], strict=True)) == sorted(
+        (one.prompt, one.completion) for one in buffer
+    )
+    batches = [prompts[first : first + 4] for first in range(0, len(prompts), 4)]
+    assert sum(len(set(batch)) < len(batch) for batch in batches) <= 2
+    # Neither do all of a prompt's desirable completions come first.
+    assert len({tuple(label for row, label in zip(prompts, rows["label"], strict=True) if row == f"p{task}")
+                for task in range(3, 20)}) > 1  # fmt: skip
+    assert buffer.to_unpaired(seed=0).to_list() == rows.to_list() != buffer.to_unpaired(seed=1).to_list()
+    with pytest.raises(ValueError, match=r"^seed: must be a whole number of at least 0; got -1"):
+        buffer.to_unpaired(seed=-1)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +124,7 @@ def test_chat_prompts_are_answered_by_messages():
     assert buffer.to_sft()[0] == {"prompt": CHAT, "completion": answer}
     assert buffer.to_preferences()[0]["chosen"] == answer
     assert buffer.to_reward_model(min_gap=1.0)[0]["chosen"] == answer
-    assert buffer.to_unpaired()[1]["completion"] == answer
+    assert answer in buffer.to_unpaired()["completion"]
 
 
 @pytest.mark.parametrize("export", EXPORTS)
@@ -126,7 +153,7 @@ def test_bounds_out_of_range_are_refused(export, bound):
 def test_text_and_messages_in_one_buffer_are_counted(export):
     buffer = filled(MIXED)
     buffer.add(filled([("d", "d1", 1.0), ("d", "d2", 0.0)], CHAT))
-    with pytest.raises(ValueError, match=r"^prompt: .* got \d rows with text and \d with chat messages. Export two"):
+    with pytest.raises(ValueError, match=r"^prompt: .* got \d rows with text and \d with chat messages. Collect"):
         export(buffer)
 
 

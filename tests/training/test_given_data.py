@@ -164,3 +164,9 @@ def test_a_whole_data_set_names_its_splits(make, tasks):
 def test_a_wrong_argument_is_one_of_pper_trainer(make, tasks, name, said):
     with pytest.raises(TypeError, match=f"^{said}"):
         make(tasks, **{name: None})
+
+
+def test_an_adapter_in_place_of_a_model_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^model: must be a whole model; .* Merge it first.*: trl-pper merge "):
+        PPERTrainer(str(tmp_path))

@@ -410,3 +410,16 @@ def test_template_options_of_a_source_need_its_own_model(make_model, chat_tokeni
             make(chat_template_kwargs={"enable_thinking": False})
         source = make(make_model().eval(), chat_tokenizer, chat_template_kwargs={"enable_thinking": False})
         assert source.identity()["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompts", "said"), [("text", "auto", True), ("text", "text", False), ("chat", "auto", False)]
+)
+def test_answers_to_text_for_an_instruct_model_are_told_of(make_trainer, capsys, kind, prompts, said):
+    rows = [
+        {"task_id": task.task_id, "prompt": task.prompt, "completion": WHOLE, "program": WHOLE, "pass_rate": 1.0}
+        for task in asked(kind)
+    ]
+    make_trainer(rows, prompts=prompts)
+    line = "4 of 4 programs answer text prompts, and this is an instruct model, which is asked in chat messages: "
+    assert (line in capsys.readouterr().out) == said

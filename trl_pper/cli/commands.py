@@ -58,7 +58,7 @@ _PAIR_OPTIONS = ("min_pass_rate", "strategy", "pairs_per_task", "min_gap", "seed
 _BUFFER_EXPORTS: dict[str, tuple[str, ...]] = {
     "sft": ("min_pass_rate",),
     "dpo": _PAIR_OPTIONS,
-    "kto": ("min_pass_rate",),
+    "kto": ("min_pass_rate", "seed"),
     "reward": _PAIR_OPTIONS,
     "verl": ("tasks",),
 }
@@ -168,7 +168,7 @@ COMMANDS = {
         Option("strategy", str, "pairs for dpo and reward: closest (the default), random, or mixed, half of each"),
         Option("pairs_per_task", int, "most pairs of a task, for dpo and reward (1)"),
         Option("min_gap", float, "smallest difference of the pass rates in a pair, for dpo and reward (0)"),
-        Option("seed", int, "seed of random pairs, for dpo and reward (0)"),
+        Option("seed", int, "seed of random pairs, for dpo and reward, and of the order of the rows, for kto (0)"),
         replace(TASKS, required=False, help="for verl: the tasks of the buffer, whose tests are the ground truth"),
         *TASK_OPTIONS,
     )),

@@ -337,6 +337,11 @@ def read_columns(path: str | Path) -> tuple[dict[str, Any], Iterator[Columns]]:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a saved buffer. The iterator raises the same error for a damaged file.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{path}: no such file. trl-pper collect and ReplayBuffer.save write buffers, and a run has one in each "
+            "checkpoint"
+        )
     with parquet_errors(path, _SAVED):
         # Not `read_table`, which would add columns for folders with names such as `seed=1`.
         file = pq.ParquetFile(path, page_checksum_verification=True)

@@ -593,21 +593,25 @@ class ReplayBuffer:
         )
         return trainers.preference_dataset(self, rule)
 
-    def to_unpaired(self, min_pass_rate: float = 1.0) -> datasets.Dataset:
+    def to_unpaired(self, min_pass_rate: float = 1.0, *, seed: int = 0) -> datasets.Dataset:
         """Return every whole completion with a label, for `KTOTrainer`, repairs among them.
+
+        `KTOTrainer` does not shuffle, and estimates its KL term from each prompt with the completion of the row
+        before. The rows are in a random order in which those of a prompt are spread evenly.
 
         Args:
             min_pass_rate: Smallest pass rate of a completion with the label True (desirable), in [0, 1].
+            seed: Seed of the order, at least 0.
 
         Returns:
             A data set with the columns `prompt`, `completion` and `label`. `label_weights(dataset["label"])` are the
             weights of `KTOConfig` that make up for unequal numbers of the labels.
 
         Raises:
-            ValueError: `min_pass_rate` is out of range, the buffer holds no whole program, or some prompts are text
-                and some are chat messages.
+            ValueError: An argument is out of range, the buffer holds no whole program, or some prompts are text and
+                some are chat messages.
         """
-        return trainers.unpaired_dataset(self, min_pass_rate=min_pass_rate)
+        return trainers.unpaired_dataset(self, min_pass_rate=min_pass_rate, seed=seed)
 
     def to_reward_model(
         self,

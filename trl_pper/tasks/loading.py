@@ -448,6 +448,7 @@ def _dataset(rows: list[dict[str, Any]], *, remedy: str) -> datasets.Dataset:
     if 0 < chats < len(rows):
         raise ValueError(
             "prompt: a data set holds either text or chat prompts; got "
-            f"{len(rows) - chats} rows with text and {chats} with chat messages. Export two buffers"
+            f"{len(rows) - chats} rows with text and {chats} with chat messages. "
+            "Collect the programs of a buffer with the same --prompts, or export two buffers"
         )
     return datasets.Dataset.from_list(rows)

@@ -174,7 +174,7 @@ def newest_complete_checkpoint(output_dir: str | Path) -> Path | None:
     for folder in _checkpoints(Path(output_dir)):
         if _is_complete(folder):
             return folder
-        logger.warning("%s: skipped, since the run was killed while writing it", folder)
+        logger.warning("%s: skipped, since the run was killed while writing it, or another trainer wrote it", folder)
     return None
 
 

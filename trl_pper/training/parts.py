@@ -21,6 +21,7 @@ from trl import SFTTrainer
 
 from trl_pper.generation.beam_search import BeamSearchSource
 from trl_pper.generation.dataset import DatasetSource
+from trl_pper.generation.encoding import Encoder
 from trl_pper.generation.local_model import LocalModel
 from trl_pper.generation.nucleus import NucleusSource
 from trl_pper.generation.scorer import tokenizer_fingerprint
@@ -43,6 +44,7 @@ from trl_pper.training.objectives import Objective, writer_logprobs
 #: The learning rate of LoRA adapters where none is given.
 LORA_LEARNING_RATE = 1e-4
 
+_ADAPTER_FILE = "adapter_config.json"
 #: Arguments of other trainers, and of scripts, by the names that people try.
 _MEANT = {
     "tokenizer": "processing_class", "config": "args", "training_args": "args", "dataset": "train_dataset",
@@ -208,6 +210,29 @@ def check_writer(objective: Objective | None, collector: BeamSampleCollector | N
         )
     if collector.scorer is not None:
         raise ValueError(f"scorer: must be None {need}; got {collector.scorer.name!r}. Leave it out. {remedy}")
+
+
+def check_model(model: Any) -> None:
+    """Raise ValueError if a model is named by the folder of an adapter, which holds no model."""
+    # TRL would say that the model has no known type.
+    if isinstance(model, str) and Path(model, _ADAPTER_FILE).is_file() and not Path(model, "config.json").is_file():
+        raise ValueError(
+            f"model: must be a whole model; {model} holds an adapter alone ({_ADAPTER_FILE}). Merge it first, and "
+            f"train the merged model: trl-pper merge {model} OUTPUT"
+        )
+
+
+def line_on_prompts(prompts: str, encoder: Encoder, buffer: ReplayBuffer) -> str:
+    """Return a line that tells of an instruct model that learns answers to text prompts; "" if it does not."""
+    if prompts != "auto" or not encoder.answers_messages:
+        return ""
+    text = sum(isinstance(one.prompt, str) for one in buffer)
+    if not text:
+        return ""
+    return (
+        f"{text} of {len(buffer)} programs answer text prompts, and this is an instruct model, which is asked in chat "
+        "messages: collect with --prompts chat, or with prompts='text' it is asked in text"
+    )
 
 
 def line_on_draws(objective: Objective | None, buffer: ReplayBuffer) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import EntryNotFoundError
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoTokenizer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -138,7 +138,7 @@ def merge_adapter(
         The folder, which `from_pretrained` loads.
 
     Raises:
-        ValueError: The folder is not empty.
+        ValueError: The folder is not empty, or there is no adapter.
 
     Examples:
         `merge_adapter("outputs/lora", "outputs/merged", push_to="me/merged")` in docs/hub.md, which the tests run.
@@ -148,6 +148,13 @@ def merge_adapter(
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"output: must be a new or an empty folder; {folder} has files in it. Choose another folder")
     # The base is loaded as it was published, so that an adapter of QLoRA is merged into unquantised weights.
+    try:
+        PeftConfig.from_pretrained(str(adapter), token=token)
+    except ValueError as error:
+        raise ValueError(
+            f"{adapter}: must be the folder of an adapter, or its name on the Hub; {error}. Runs with use_peft or "
+            "peft_config write one to their output folder"
+        ) from error
     model = AutoPeftModelForCausalLM.from_pretrained(str(adapter), token=token).merge_and_unload()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(adapter), token=token).save_pretrained(folder)

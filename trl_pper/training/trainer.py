@@ -63,6 +63,7 @@ from trl_pper.training.parts import (
     check_draws,
     check_formatting,
     check_keywords,
+    check_model,
     check_options_of_logits,
     check_prompt_room,
     check_sharding,
@@ -76,6 +77,7 @@ from trl_pper.training.parts import (
     find_collector,
     fit_best_metric,
     line_on_draws,
+    line_on_prompts,
     with_collector,
 )
 from trl_pper.training.push import check_push, push_in_background
@@ -144,6 +146,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
         **unknown: Any,
     ) -> None:
         check_keywords(unknown)
+        check_model(model)
         args = config_or_default(args, model)
         check_processes()
         if args.push_to_hub:
@@ -334,6 +337,7 @@ class PPERTrainer(SFTTrainer):  # type: ignore[misc]
             # Numbers of tokens may have to be counted, with the end tokens of the model.
             self.buffer.add(judged_experiences(self._train_rows, self.student.encoder))
             check_writer_logprobs(self.objective, self.buffer)
+            self._tell(line_on_prompts(self.args.prompts, self.student.encoder, self.buffer))
             # All rows that may be drawn, so that nothing to draw, and a completion that `max_length` cuts off, are
             # errors before training. A truncated completion without text has no token, and is never drawn.
             self.train_dataset.prepare(np.flatnonzero(self.buffer.probabilities()))

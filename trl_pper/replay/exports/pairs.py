@@ -49,9 +49,7 @@ class PairRule:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"strategy: must be one of {', '.join(STRATEGIES)}; got {self.strategy!r:.80}")
         for name, least in (("pairs_per_task", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not is_number(value, whole=True) or value < least:
-                raise ValueError(f"{name}: must be a whole number of at least {least}; got {value!r:.80}")
+            check_whole(name, getattr(self, name), least=least)
         for name in ("min_gap", "min_pass_rate"):
             check_rate(name, getattr(self, name))
 
@@ -73,6 +71,12 @@ def check_rate(name: str, value: float) -> None:
     """Raise ValueError unless an argument is a number in [0, 1]."""
     if not (is_number(value) and 0.0 <= value <= 1.0):
         raise ValueError(f"{name}: must be in [0, 1]; got {value!r:.80}")
+
+
+def check_whole(name: str, value: int, *, least: int) -> None:
+    """Raise ValueError unless an argument is a whole number of at least `least`."""
+    if not is_number(value, whole=True) or value < least:
+        raise ValueError(f"{name}: must be a whole number of at least {least}; got {value!r:.80}")
 
 
 def choose_pairs(experiences: Iterable[Experience], rule: PairRule) -> list[Pair]:

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trl_pper.replay.experience import Experience, chat_json, repaired_task
-from trl_pper.replay.exports.pairs import Pair, PairRule, check_rate, choose_pairs
+from trl_pper.replay.exports.pairs import Pair, PairRule, check_rate, check_whole, choose_pairs
 from trl_pper.tasks.loading import _dataset
 from trl_pper.tasks.task import CodingTask, answer, content_text
 
@@ -34,12 +36,13 @@ def sft_dataset(experiences: Iterable[Experience], *, min_pass_rate: float) -> d
     )
 
 
-def unpaired_dataset(experiences: Iterable[Experience], *, min_pass_rate: float) -> datasets.Dataset:
+def unpaired_dataset(experiences: Iterable[Experience], *, min_pass_rate: float, seed: int) -> datasets.Dataset:
     """Return every completion with a label, as `ReplayBuffer.to_unpaired` does."""
     check_rate("min_pass_rate", min_pass_rate)
+    check_whole("seed", seed, least=0)
     rows = [
         {**_row(one, completion=one.completion), "label": one.pass_rate >= min_pass_rate}
-        for one in _whole(experiences)
+        for one in _apart(_whole(experiences), seed)
     ]
     return _dataset(rows, remedy="the buffer holds no whole program; add judged programs first")
 
@@ -117,6 +120,20 @@ def label_weights(labels: Sequence[bool]) -> dict[str, float]:
 
 def _whole(experiences: Iterable[Experience]) -> list[Experience]:
     return [one for one in experiences if not one.truncated]
+
+
+def _apart(experiences: list[Experience], seed: int) -> list[Experience]:
+    """Return experiences in a random order in which those of a prompt are spread evenly."""
+    # `KTOTrainer` takes rows in their order, and its KL term is that of each prompt with the completion of the row
+    # before, which has to answer another prompt.
+    chance = np.random.default_rng(seed)
+    prompts: dict[str, list[int]] = {}
+    for index, one in enumerate(experiences):
+        prompts.setdefault(chat_json(one.prompt), []).append(index)
+    places = np.empty(len(experiences))
+    for indices in prompts.values():
+        places[chance.permutation(indices)] = (np.arange(len(indices)) + chance.random()) / len(indices)
+    return [experiences[index] for index in np.argsort(places, kind="stable")]
 
 
 def _row(one: Experience, **completions: str) -> dict[str, Any]:
