@@ -292,7 +292,7 @@ def _trained_orpo(bench: Bench, stage: Stage, model: Path, programs: int) -> Pat
 
 
 def _trained_kto(bench: Bench, stage: Stage, model: Path, programs: int) -> Path:
-    rows = bench.buffer(programs).to_unpaired()
+    rows = bench.buffer(programs).to_unpaired(seed=bench.seed)
     return _given(bench, KTOTrainer, _config(bench, KTOConfig, stage, label_weights(rows["label"])), model, rows)
 
 
