@@ -149,6 +149,20 @@ def test_a_layout_of_verl_is_a_parquet_file(folder, tasks, capsys):
     assert main([*command, "tasks.jsonl"]) == 2
 
 
+def test_cut_off_programs_are_counted(folder, capsys):
+    buffer = ReplayBuffer()
+    given = {"task_id": "add-1", "prompt": "# one\n", "pass_rate": 1.0}
+    buffer.add([Experience(completion=text, program=text, truncated=text == "c", **given) for text in "abc"])
+    buffer.save(folder / "cut.parquet")
+    assert main(["export", "cut.parquet", "--to", "sft", "--output", "x.parquet"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2 rows of cut.parquet: x.parquet",
+        "1 of 3 programs were cut off while they were written, and are in no row",
+    ]
+    assert main(["export", "b.parquet", "--to", "sft", "--output", "x.parquet"]) == 0
+    assert "cut off" not in capsys.readouterr().out
+
+
 def test_a_trainer_that_trl_lacks_is_named(folder, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(

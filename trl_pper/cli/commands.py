@@ -476,6 +476,8 @@ def _export(options: argparse.Namespace) -> int:
     with atomic_file(options.output) as file:
         write(file)
     print(f"{len(rows)} rows of {run.path}: {options.output}")
+    if options.to != "verl" and (cut := int(buffer.truncated().sum())):
+        print(f"{cut} of {len(buffer)} programs were cut off while they were written, and are in no row")
     if options.to == "kto":
         labels = rows["label"][:]
         if 0 < sum(labels) < len(labels):
