@@ -265,7 +265,7 @@ def test_files_of_others_are_refused_with_the_remedy(tmp_path):
     (tmp_path / "junk.parquet").write_bytes(b"junk" * 10)
     with pytest.raises(ValueError, match="Parquet"):
         ReplayBuffer.load(tmp_path / "junk.parquet")
-    with pytest.raises(FileNotFoundError, match=r"none\.parquet: no such file\. trl-pper collect and .* write bu"):
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet: no such file\. .* write buffers"):
         ReplayBuffer.load(tmp_path / "none.parquet")
 
 
