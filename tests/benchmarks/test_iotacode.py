@@ -49,6 +49,15 @@ def test_rows_are_means_over_seeds_the_best_way_first(bench):
     assert "| PPER | 1 | 90.0 | 90.0 to 90.0 | 100.0 | 90.0 | 90.0 | 50.0 |" in text
 
 
+def test_the_tables_of_the_page_follow_from_the_runs(bench):
+    results = LEARNING.parent / "results"
+    held = json.loads((results / "iotacode.json").read_text())["table"]
+    assert bench.summarise(bench.kept_runs(results / "iotacode_runs.jsonl")) == held
+    page = (LEARNING.parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page.count("<!-- iotacode: ") == 3
+    assert bench.with_filled(page, "iotacode", lambda name: bench.table(held, name)) == page
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_way_runs_and_is_not_made_again(bench, tmp_path, monkeypatch, capfd):

@@ -432,6 +432,10 @@ class ReplayBuffer:
         """Return whether each completion is truncated, shape [len(self)]."""
         return self._array("truncated", lambda: self._table.numbers["truncated"].copy())
 
+    def text_prompts(self) -> int:
+        """Count the programs that answer a text prompt, and no chat messages."""
+        return int(self._table.texts("chat_prompt").null_count)
+
     def distribution(self) -> Distribution:
         """Return the distribution of draws from the buffer's present content; later changes do not affect it.
 

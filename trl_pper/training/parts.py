@@ -226,7 +226,7 @@ def line_on_prompts(prompts: str, encoder: Encoder, buffer: ReplayBuffer) -> str
     """Return a line that tells of an instruct model that learns answers to text prompts; "" if it does not."""
     if prompts != "auto" or not encoder.answers_messages:
         return ""
-    text = sum(isinstance(one.prompt, str) for one in buffer)
+    text = buffer.text_prompts()
     if not text:
         return ""
     return (
