@@ -7,15 +7,17 @@ a local judge of as many workers; the CPU time that a call costs the calling pro
 CPU time of a call in all processes of a local judge; the milliseconds of a call of one program whose task of 1 KiB
 to 16 MiB is new to the node, and known; and the CPU time that a batch of 8 tasks with 10 programs of 1,000 characters
 costs the process that collects through `ClusterSource`, from a source that writes them at once. Several nodes on one
-machine would share its cores and show nothing.
+machine would share its cores and show nothing. What bounds any number of nodes is measured by itself: the tasks per
+second that a calling process hands out and takes back if its node says at once that all programs pass.
 
 Simulated from these costs, not measured: tasks per second against nodes, for 10 programs of a task (see
 `cluster_simulation.py`). Quick tests cost what was measured here, those of `benchmarks/judge.py` take a program 10 CPU
-milliseconds, and slow ones 100 with 4 MiB of tests. A node has 16 cores like those of this machine, the calling
-process one, and the network carries 1 GB/s. Other costs are left out.
+milliseconds, and slow ones 100 with 4 MiB of tests. A node has 16 cores like those of this machine, of which one is
+for the process that hands programs to workers, the calling process one, and the network carries 1 GB/s. Other costs
+are left out.
 
-The CPU time of the calling process is less what Ray's threads use while nothing is judged, which grows with the wall
-time of a busy machine and not with the calls.
+The CPU time of a call in the calling process is less what Ray's threads use while nothing is judged. Between two
+calls they use more than that, so that it says little of how many calls such a process could make.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cluster_simulation import Costs, simulate
 from environment import markdown, snapshot, write_result
@@ -39,10 +42,14 @@ from trl_pper import (
     FunctionTests,
     GeneratedProgram,
     Judge,
+    Outcome,
     ProgramSource,
     RayJudge,
     StdioTests,
+    Verdict,
 )
+from trl_pper.judge.cluster import nodes
+from trl_pper.judge.cluster.node import NodeJudge
 from trl_pper.tasks.task import StdioCase
 
 PROGRAMS = 10
@@ -51,21 +58,27 @@ CORES_PER_NODE = 16
 #: CPU milliseconds of a call and bytes of a task; those of quick tests are measured.
 ORDINARY = 10.0 * PROGRAMS, 1 << 10
 SLOW = 100.0 * PROGRAMS, 1 << 22
+QUICK_BYTES = 1 << 10
 NETWORK_BYTES_PER_SECOND = 1e9
 BATCH_SIZE = 8
 SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)
 
 
-def tasks(count: int, tag: str) -> list[tuple[CodingTask, list[str]]]:
-    """Return tasks of three tests with ten programs each, none of them equal to any of another tag."""
+def tasks(count: int, tag: str, *, size: int = 0) -> list[tuple[CodingTask, list[str]]]:
+    """Return tasks of three tests with ten programs each, none of them equal to any of another tag.
+
+    Args:
+        count: Number of tasks.
+        tag: What makes them differ from others.
+        size: Bytes of each task's tests, beyond those of the assertions.
+    """
+    rest = f"  # {'.' * size}\nassert f(1) == 2\nassert f(2) == 3\nassert f(3) == 4"
     return [
         (
             CodingTask(
                 task_id=f"{tag}-{n}",
                 prompt="p",
-                tests=FunctionTests(
-                    entry_point="f", code=f"name = '{tag}-{n}'\nassert f(1) == 2\nassert f(2) == 3\nassert f(3) == 4"
-                ),
+                tests=FunctionTests(code=f"name = '{tag}-{n}'{rest}", entry_point="f"),
             ),
             [f"def f(x):\n    return x + {1 + program % 2}  # {program}" for program in range(PROGRAMS)],
         )
@@ -114,6 +127,37 @@ def measure_cpu(judge: Judge, count: int, tag: str) -> float:
     # Only processes that have ended are counted.
     judge.close()
     return 1000 * (used() - before) / (4 * count)
+
+
+class Immediate(NodeJudge):
+    """A node that says of every program that it passes three tests, without running any."""
+
+    def judge(self, call: int, name: str, task: Sequence[Any], programs: Sequence[str]) -> list[Verdict]:
+        """Return a verdict for each program."""
+        # As with every node, a large task crosses.
+        self._task(name, task[0])
+        return [Verdict.uniform(Outcome.PASSED, 3) for _ in programs]
+
+
+def measure_handing_out(address: str, size: int, count: int, rounds: int) -> dict[str, float]:
+    """Return tasks per second, and milliseconds of a task, of a calling process whose node judges at once.
+
+    Args:
+        address: A cluster of one node, which shares the cores of this machine with the calling process.
+        size: Bytes of a task, each of which is new to the node.
+        count: Tasks of a round.
+        rounds: Number of rounds, of which the median counts.
+    """
+    found = []
+    with mock.patch.object(nodes, "NodeJudge", Immediate), RayJudge(address, CORES_PER_NODE) as judge:
+        for turn in range(rounds + 1):
+            jobs = tasks(count, f"at-once-{turn}-{size}", size=size)
+            started = time.perf_counter()
+            judge.run(jobs)
+            found.append(1000 * (time.perf_counter() - started) / count)
+    # The first turn warms up.
+    milliseconds = statistics.median(found[1:])
+    return {"bytes": size, "ms_per_task": milliseconds, "tasks_per_second": 1000 / milliseconds}
 
 
 def measure_transfer(judge: Judge, size: int, repeats: int) -> dict[str, float]:
@@ -178,16 +222,18 @@ def project(costs: Costs, task_bytes: int) -> list[dict[str, Any]]:
         task_bytes: Bytes of a task, each of which is new to a node.
     """
     rows: list[dict[str, Any]] = []
-    for nodes in NODES:
+    cpu_ms = costs.program_ms * costs.programs + costs.host_ms
+    for count in NODES:
         rates = {
-            "the nodes": nodes * CORES_PER_NODE * 1000 / (costs.program_ms * costs.programs),
+            "the cores of the nodes": count * CORES_PER_NODE * 1000 / cpu_ms,
+            "the host of each node": count * 1000 / costs.host_ms,
             "the calling process": 1000 / costs.caller_ms,
             "the network": NETWORK_BYTES_PER_SECOND / task_bytes,
         }
-        rate = simulate(costs, nodes=nodes, cores=CORES_PER_NODE)
+        rate = simulate(costs, nodes=count, cores=CORES_PER_NODE)
         rows.append(
             {
-                "nodes": nodes,
+                "nodes": count,
                 "tasks_per_second": round(rate, 1),
                 "of_one_node": round(rate / rows[0]["tasks_per_second"], 2) if rows else 1.0,
                 "bound": min(rates, key=lambda name: rates[name]),
@@ -196,12 +242,20 @@ def project(costs: Costs, task_bytes: int) -> list[dict[str, Any]]:
     return rows
 
 
-def costs_of(call_ms: float, caller_ms: float, task_bytes: int) -> Costs:
-    """Return the costs of a task, given the CPU milliseconds of its programs, and of its call in the caller."""
+def costs_of(call_ms: float, host_ms: float, caller_ms: float, task_bytes: int) -> Costs:
+    """Return the costs of a task.
+
+    Args:
+        call_ms: CPU milliseconds of its programs, in all processes of a node.
+        host_ms: Those among them that are the host's.
+        caller_ms: Milliseconds in the calling process.
+        task_bytes: Bytes of the task.
+    """
     return Costs(
-        program_ms=call_ms / PROGRAMS,
+        program_ms=(call_ms - host_ms) / PROGRAMS,
         programs=PROGRAMS,
         caller_ms=caller_ms,
+        host_ms=host_ms,
         transfer_ms=1000 * task_bytes / NETWORK_BYTES_PER_SECOND,
     )
 
@@ -236,12 +290,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             figures = {f"{name}_{key}": value for name, one in found.items() for key, value in one.items()}
             transfers.append({"bytes": size, **rounded(figures)})
         isolation = remote.isolation
-        batch_ms = measure_batches(options.address, options.tasks, options.rounds)
+    # Once no other judge waits for calls.
+    batch_ms = measure_batches(options.address, options.tasks, options.rounds)
+    handing_out = {
+        size: rounded(measure_handing_out(options.address, size, count, options.rounds))
+        for size, count in ((QUICK_BYTES, 50 * options.tasks), (SLOW[1], 2 * options.tasks))
+    }
     calls = {name: rounded(median_of(found)) for name, found in rounds.items()}
     calls["local"]["cpu_ms_per_call"] = round(statistics.median(cpu), 3)
-    caller_ms = calls["ray"]["caller_cpu_ms_per_call"]
+    # A node's host does what the process of a local judge does.
+    host_ms = calls["local"]["caller_cpu_ms_per_call"]
     workloads = {
-        "quick_tests": (calls["local"]["cpu_ms_per_call"], 1 << 10),
+        "quick_tests": (calls["local"]["cpu_ms_per_call"], QUICK_BYTES),
         "ordinary_tests": ORDINARY,
         "slow_tests": SLOW,
     }
@@ -253,13 +313,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "measured": {
             "calls": calls,
             "transfers": transfers,
+            "handing_out": list(handing_out.values()),
             "caller_cpu_ms_per_batch": round(batch_ms, 3),
         },
         "simulated": {
             "cores_per_node": CORES_PER_NODE,
             **{
-                name: project(costs_of(call_ms, caller_ms, task_bytes), task_bytes)
-                for name, (call_ms, task_bytes) in workloads.items()
+                name: project(costs_of(call_ms, host_ms, handing_out[size]["ms_per_task"], size), size)
+                for name, (call_ms, size) in workloads.items()
             },
         },
     }
@@ -286,6 +347,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print("\nMeasured: ms of a call of one program, by the bytes of its task\n")
     print(markdown(measured["transfers"], list(measured["transfers"][0])))
+    print("\nMeasured: tasks handed out to a node that judges at once, by the bytes of a task\n")
+    print(markdown(measured["handing_out"], list(measured["handing_out"][0])))
     print(f"\nMeasured: {measured['caller_cpu_ms_per_batch']} CPU ms of the collecting process for a batch")
     for name in ("quick_tests", "ordinary_tests", "slow_tests"):
         rows = result["simulated"][name]

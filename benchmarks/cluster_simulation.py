@@ -1,8 +1,9 @@
 """Simulates judging on the nodes of a cluster, from measured costs: tasks per second against nodes.
 
 The caller hands out a task at a time and takes its verdicts, on one core; the network carries the task to the node
-with the fewest tasks; a node judges the programs of its tasks on as many workers as it has cores. As in `RayJudge`, no
-node has more than twice as many tasks as workers.
+with the fewest tasks; a node judges the programs of its tasks on as many workers as it has cores, and one process of
+the node hands programs to workers and compares what they say. As in `RayJudge`, no node has more than twice as many
+tasks as workers.
 """
 
 from __future__ import annotations
@@ -25,15 +26,17 @@ class Costs:
     """The costs of a task.
 
     Args:
-        program_ms: CPU milliseconds of a program, on average.
+        program_ms: CPU milliseconds of a program in a worker, on average.
         programs: Programs of a task.
-        caller_ms: CPU milliseconds of a task in the calling process.
+        caller_ms: Milliseconds of a task in the calling process.
+        host_ms: Milliseconds of a task in the process of its node that the workers belong to.
         transfer_ms: Milliseconds that the network needs for a task.
     """
 
     program_ms: float
     programs: int
     caller_ms: float
+    host_ms: float
     transfer_ms: float
 
 
@@ -52,6 +55,7 @@ def simulate(costs: Costs, *, nodes: int, cores: int, tasks: int = 2000, seed: i
     world = simpy.Environment()
     caller, network = simpy.Resource(world), simpy.Resource(world)
     workers = [simpy.Resource(world, capacity=cores) for _ in range(nodes)]
+    hosts = [simpy.Resource(world) for _ in range(nodes)]
     in_flight, changed = [0] * nodes, [world.event()]
 
     def hold(resource: simpy.Resource, milliseconds: float) -> Iterator[Any]:
@@ -59,10 +63,17 @@ def simulate(costs: Costs, *, nodes: int, cores: int, tasks: int = 2000, seed: i
             yield turn
             yield world.timeout(milliseconds)
 
+    def run(node: int, milliseconds: float) -> Iterator[Any]:
+        with workers[node].request() as turn:
+            yield turn
+            yield world.timeout(milliseconds)
+            # A worker gets its next program once the host has compared what this one gave.
+            yield from hold(hosts[node], costs.host_ms / costs.programs)
+
     def judge(node: int) -> Iterator[Any]:
         yield from hold(network, costs.transfer_ms)
         times = [costs.program_ms * draw.lognormvariate(mean_of_log, SPREAD) for _ in range(costs.programs)]
-        yield world.all_of([world.process(hold(workers[node], time)) for time in times])
+        yield world.all_of([world.process(run(node, time)) for time in times])
         yield from hold(caller, costs.caller_ms / 2)
         in_flight[node] -= 1
         changed[0].succeed()

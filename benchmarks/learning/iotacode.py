@@ -111,7 +111,10 @@ class Setting:
     @property
     def name(self) -> str:
         """Return the name, for files and tables."""
-        return f"{self.family}, {self.regime}" + ", teacher" * (self.source == "teacher") + ", tuning" * self.tuning
+        parts = [self.family, self.regime]
+        parts += ["teacher"] * (self.source == "teacher") + ["tuning"] * self.tuning
+        parts += [f"{self.samples} samples"] * (self.samples != SAMPLES)
+        return ", ".join(parts)
 
 
 Method = Literal["sft", "pper", "dpo", "orpo", "kto", "grpo"]

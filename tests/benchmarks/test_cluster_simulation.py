@@ -20,7 +20,7 @@ def module():
 
 
 def rate(module, *, nodes=1, cores=2, tasks=300, **costs):
-    chosen = {"program_ms": 10.0, "programs": 2, "caller_ms": 0.0, "transfer_ms": 0.0} | costs
+    chosen = {"program_ms": 10.0, "programs": 2, "caller_ms": 0.0, "host_ms": 0.0, "transfer_ms": 0.0} | costs
     return module.simulate(module.Costs(**chosen), nodes=nodes, cores=cores, tasks=tasks)
 
 
@@ -40,6 +40,15 @@ def test_times_that_differ_cost_no_more_than_the_end(module):
 def test_what_is_not_shared_bounds_any_number_of_nodes(module, cost):
     assert rate(module, nodes=8, **{cost: 5.0}) == pytest.approx(200.0, rel=0.05)
     assert rate(module, nodes=1, **{cost: 0.001}) == pytest.approx(rate(module), rel=0.02)
+
+
+def test_the_host_of_each_node_bounds_its_workers(module, monkeypatch):
+    monkeypatch.setattr(module, "SPREAD", 0.0)
+    # Both workers wait for the same host, 10 ms for each of two programs.
+    assert rate(module, host_ms=20.0, program_ms=1.0) == pytest.approx(50.0, rel=0.02)
+    assert rate(module, host_ms=20.0, program_ms=1.0, nodes=3) == pytest.approx(150.0, rel=0.02)
+    # One worker, the program and then the host.
+    assert rate(module, host_ms=20.0, program_ms=15.0, cores=1) == pytest.approx(20.0, rel=0.02)
 
 
 def test_a_node_has_a_bounded_number_of_tasks(module, monkeypatch):

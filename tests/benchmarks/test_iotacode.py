@@ -28,6 +28,15 @@ def test_all_ways_write_and_step_alike(bench):
         assert not any(batches & stage.options.keys() for stage in stages)
 
 
+def test_settings_that_measure_otherwise_have_other_names(bench):
+    same = {"family": "lists", "regime": "almost_none", "source": "self"}
+    others = [{}, {"family": "stdin"}, {"regime": "rare"}, {"source": "teacher"}, {"tuning": True}, {"samples": 100}]
+    names = [bench.Setting(**same | other).name for other in others]
+    assert names[0] == "lists, almost_none"
+    assert names[-1] == "lists, almost_none, 100 samples"
+    assert len(set(names)) == len(others)
+
+
 def run_of(name, seed, solved, setting="self"):
     return {
         "setting": setting, "contender": name, "seed": seed, "tasks": 10, "solved": solved, "any_of_3": solved + 1,
