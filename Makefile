@@ -29,8 +29,9 @@ demo: $(STAMP)  ## improve a tiny code model from its own judged programs, under
 test: $(STAMP)  ## the fast tests
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
+# In the order of the files: files of few tests, which otherwise come last, hold the longest ones.
 test-slow: $(STAMP)  ## the tests that `make test` leaves out
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile
