@@ -53,21 +53,21 @@ def test_a_sample_of_what_the_judge_does_without_linux():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @NAMES
 def test_what_the_judge_does_at_this_level(emulated):
     assert run_pytest(CASES, emulated=emulated)["passed"] >= 32
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_what_the_judge_does_at_any_level():
     found = run_pytest(*FILES, "-k", f"not ({_OTHERWISE})", emulated=True)
     assert found["passed"] > 150
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @pytest.mark.parametrize("kind", ["function", "stdio"])
 @pytest.mark.skipif(os.geteuid() != 0, reason="hostile programs run here as a user that owns nothing; root can be one")
 def test_no_program_forges_a_verdict(kind):
@@ -77,7 +77,7 @@ def test_no_program_forges_a_verdict(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @pytest.mark.skipif(os.geteuid() != 0, reason="the tests run as an ordinary user already")
 def test_no_policy_learns_where_the_judge_is_an_ordinary_user():
     """At `namespaces` and `landlock`, which this user may have in other ways than root."""
@@ -106,7 +106,7 @@ def test_the_command_line_says_what_is_missing_and_runs_without():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_a_model_is_trained_where_linux_is_not():
     """Import, collection, judge, trainer and report, from one command."""
     options = ["--rounds", "1", "--output", "home/demo", "--isolation", "processes"]

@@ -447,7 +447,9 @@ def test_interrupts_cost_no_slot():
         "        timer.start()\n"
         "        judge.run([(task, [f'def f(): return 1  # {number} {n}']) for n in range(3)] + [(task, [])])\n"
         "        timer.join()\n"
-        "    except KeyboardInterrupt:\n"
+        "    except (KeyboardInterrupt, RuntimeError) as error:\n"
+        # A condition of Python's own that is interrupted while it waits may find its lock open.
+        "        assert KeyboardInterrupt in (type(error), type(error.__context__)), error\n"
         "        interrupted += 1\n"
         "assert judge.run([(task, ['def f(): return 1'])])[0][0].accepted\n"
         "judge.close()\n"

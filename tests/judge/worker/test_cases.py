@@ -125,8 +125,9 @@ def judge():
         yield judge
 
 
-def judged(judge, program, code, entry_point="f"):
-    task = CodingTask(task_id="t", prompt="p", tests=FunctionTests(code=code, entry_point=entry_point))
+def judged(judge, program, code, entry_point="f", cpu_seconds=None):
+    tests = FunctionTests(code=code, entry_point=entry_point)
+    task = CodingTask(task_id="t", prompt="p", tests=tests, cpu_seconds=cpu_seconds)
     [[verdict]] = judge.run([(task, [program])])
     assert verdict.run == "shared"
     return verdict
@@ -329,10 +330,10 @@ def test_what_fails_before_a_class_fails_its_tests(judge):
 def test_known_tricks_pass_no_shared_test(program, judge):
     case = "import unittest\nclass T(unittest.TestCase):\n"
     case += "    def test_a(self): self.assertEqual(f(1), 2)\n    def test_b(self): self.assertEqual(f(2), 4)\n"
-    verdict = judged(judge, program, case)
+    verdict = judged(judge, program, case, cpu_seconds=1.0)
     assert (verdict.passed, verdict.total) == (0, 2), verdict.outcomes
     plain = "import inspect\nassert inspect.isfunction(f)\nassert f(1) == 2\nassert f(2) == 4"
-    assert judged(judge, program, plain).passed <= 1
+    assert judged(judge, program, plain, cpu_seconds=1.0).passed <= 1
 
 
 def test_a_class_of_the_program_is_compared_by_its_own_rules(judge):
