@@ -63,7 +63,7 @@ def test_the_tables_of_the_page_follow_from_the_runs(bench):
     held = json.loads((results / "iotacode.json").read_text())["table"]
     assert bench.summarise(bench.kept_runs(results / "iotacode_runs.jsonl")) == held
     page = (LEARNING.parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert page.count("<!-- iotacode: ") == 3
+    assert page.count("<!-- iotacode: ") == 5
     assert bench.with_filled(page, "iotacode", lambda name: bench.table(held, name)) == page
 
 
