@@ -31,7 +31,7 @@ test: $(STAMP)  ## the fast tests
 
 # In the order of the files: files of few tests, which otherwise come last, hold the longest ones.
 test-slow: $(STAMP)  ## the tests that `make test` leaves out
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	$(BIN)/pytest -n 2 --dist loadfile
