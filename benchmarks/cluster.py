@@ -12,9 +12,9 @@ second that a calling process hands out and takes back if its node says at once 
 
 Simulated from these costs, not measured: tasks per second against nodes, for 10 programs of a task (see
 `cluster_simulation.py`). Quick tests cost what was measured here, those of `benchmarks/judge.py` take a program 10 CPU
-milliseconds, and slow ones 100 with 4 MiB of tests. A node has 16 cores like those of this machine, of which one is
-for the process that hands programs to workers, the calling process one, and the network carries 1 GB/s. Other costs
-are left out.
+milliseconds, and slow ones 100 with 4 MiB of tests. A node has 16 cores like those of this machine, a worker on each
+and one process that hands programs to them and compares, all of whose time counts as if it held Python's lock; the
+calling process has one core, and the network carries 1 GB/s. Other costs are left out.
 
 The CPU time of a call in the calling process is less what Ray's threads use while nothing is judged. Between two
 calls they use more than that, so that it says little of how many calls such a process could make.
