@@ -42,7 +42,7 @@ test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed
 
 test-trackers: $(STAMP)  ## tensorboard, trackio and wandb, all offline; installs the extra `trackers`, which is large
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[trackers]'
-	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/training/test_trackers.py
+	REQUIRE_TRACKERS=1 $(BIN)/pytest tests/training/test_trackers.py tests/training/test_swap.py -k tracker
 
 $(SERVERS)/.installed: constraints.txt
 	$(PYTHON) -m venv $(SERVERS)

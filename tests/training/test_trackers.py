@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import struct
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,9 @@ def run(make_model, tokenizer, tasks, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    # It looks where to write when it is imported, which an earlier test may have done.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)
 
     def build(report_to: str) -> PPERTrainer:
         rows = [{"task_id": one.task_id, "completion": text} for one in tasks for text in (PROGRAM, "    return x\n")]
