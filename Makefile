@@ -34,7 +34,7 @@ test-slow: $(STAMP)  ## the tests that `make test` leaves out
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
 
 test-all: $(STAMP)  ## every test, the slow ones too
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-zero: $(STAMP)  ## DeepSpeed ZeRO on the CPU; installs the extra `deepspeed`, which is built from source
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[deepspeed]'

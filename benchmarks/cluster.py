@@ -56,9 +56,9 @@ PROGRAMS = 10
 NODES = (1, 2, 3, 4, 8, 16, 32)
 CORES_PER_NODE = 16
 #: CPU milliseconds of a call and bytes of a task; those of quick tests are measured.
-ORDINARY = 10.0 * PROGRAMS, 1 << 10
-SLOW = 100.0 * PROGRAMS, 1 << 22
 QUICK_BYTES = 1 << 10
+ORDINARY = 10.0 * PROGRAMS, QUICK_BYTES
+SLOW = 100.0 * PROGRAMS, 1 << 22
 NETWORK_BYTES_PER_SECOND = 1e9
 BATCH_SIZE = 8
 SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 24)

@@ -1,11 +1,13 @@
 """The tests themselves: names that a reader of a failure understands, and nothing left behind for the next test."""
 
 import ast
+import functools
 from pathlib import Path
 
 LONGEST = 60
 
 
+@functools.cache
 def trees():
     return {path: ast.parse(path.read_text()) for path in Path(__file__).parents[1].rglob("*.py")}
 
@@ -30,5 +32,5 @@ def test_no_test_sets_a_constant_for_those_after_it():
     """Tests share the modules of a process, and which tests share one differs from run to run."""
     assert list(set_constants(ast.parse("tables.RESAMPLES = 500\nthis.number = 1\nX = tables.RESAMPLES"))) == [1]
     # Files of other names run in processes of their own.
-    found = {path.name: list(set_constants(tree)) for path, tree in trees().items() if path.name.startswith("test_")}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    found = {path: list(set_constants(tree)) for path, tree in trees().items() if path.name.startswith("test_")}
+    assert {path: lines for path, lines in found.items() if lines} == {}

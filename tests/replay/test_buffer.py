@@ -282,6 +282,17 @@ def test_an_empty_dataset_has_the_columns_all_the_same():
     assert "pass_rate" in ReplayBuffer().to_dataset().column_names
 
 
+def test_text_prompts_are_counted_as_one_by_one():
+    chat = [{"role": "user", "content": "hi"}]
+    buffer, counts = ReplayBuffer(3), [0]
+    assert buffer.text_prompts() == 0
+    for number, prompt in enumerate([chat, "p", "q", chat, chat]):
+        buffer.add([make(number, prompt=prompt)])
+        counts.append(buffer.text_prompts())
+        assert counts[-1] == sum(isinstance(one.prompt, str) for one in buffer)
+    assert max(counts) == 2
+
+
 def test_mixed_prompts_do_not_fit_one_column():
     buffer = ReplayBuffer()
     buffer.add([make(1), make(2, prompt=[{"role": "user", "content": "hi"}])])
